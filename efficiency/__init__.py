@@ -1,0 +1,1 @@
+"""What each configuration costs. Useful by itself: `from efficiency import profile`."""

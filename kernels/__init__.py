@@ -1,0 +1,1 @@
+"""The hot operations of the spaces, one file each."""

@@ -1,0 +1,63 @@
+"""Arms: the searches that a study compares, as its file states them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from search_spaces import Options
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+
+
+class AlphaOptimiser(Options):
+    """Adam over the architecture parameters; the defaults are DARTS's (Liu 2019)."""
+
+    learning_rate: float = Field(3e-4, gt=0)
+    betas: tuple[float, float] = (0.5, 0.999)
+    weight_decay: float = Field(1e-3, ge=0)
+
+
+class Differentiable(Options):
+    """Gradient descent on relaxed architecture parameters, bilevel (DARTS and its family)."""
+
+    engine: Literal["differentiable"]
+    name: Name
+    epochs: int = Field(gt=0)
+    order: Literal["first", "second"] = "first"
+    relaxation: Literal["softmax", "sigmoid", "gumbel"] = "softmax"
+    gumbel_hard: bool = True
+    """GDAS samples one candidate with a straight-through gradient; SNAS (false) samples soft weights."""
+    temperature: tuple[float, float] = (10.0, 0.1)
+    """Gumbel temperature at the start and at the end of the search, geometric in between."""
+    partial_channels: int = Field(1, ge=1)
+    entropy_weight: float = Field(0.0, ge=0)
+    """Weight of the mixing weights' mean entropy in the alpha loss, raised linearly from 0."""
+    skip_weight: float = Field(0.0, ge=0)
+    """Weight of the parameter-free candidates' mean share in the alpha loss, faded linearly to 0."""
+    zero_one_weight: float = Field(0.0, ge=0)
+    """Weight of FairDARTS's zero-one loss, which pushes sigmoid weights to 0 or 1 (its default is 10)."""
+    warmup_epochs: int = Field(0, ge=0)
+    """Epochs at the start in which only the weights are trained."""
+    alpha: AlphaOptimiser = AlphaOptimiser()
+    searches: int = Field(1, ge=1)
+    """Independent repetitions with different seeds; the one with the best supernet score gives the finalist."""
+
+
+class Sampled(Options):
+    """Ask-and-tell search: Optuna's samplers, or regularised evolution (Real 2019)."""
+
+    engine: Literal["optuna"]
+    name: Name
+    sampler: Literal["random", "tpe", "evolution"]
+    trials: int | None = Field(None, gt=0)
+    device_hours: float | None = Field(None, gt=0)
+    """Stop asking once the arm's trials, failed and pruned ones too, have spent this."""
+    pruner: Literal["none", "median", "asha"] = "none"
+    population: int = Field(8, ge=2)
+    tournament: int = Field(3, ge=1)
+    """Evolution: size of the ageing population and of the tournament drawn from it."""
+
+
+Arm = Annotated[Differentiable | Sampled, Field(discriminator="engine")]

@@ -1,0 +1,172 @@
+"""The study file: what a user asks for. Read, overridden and validated here, once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from efficiency.errors import InputError
+from nas.arms import Arm, Name, Sampled
+from search_spaces import Options, SearchSpace, Task, explain, find_space
+
+SCHEMA = "naslab.study/1"
+
+
+class SpaceChoice(Options):
+    """Which space, from which preset, with which of its own options changed."""
+
+    name: str
+    preset: str | None = None
+    options: dict[str, Any] = {}
+
+
+class Ranking(Options):
+    """How the configurations are ordered (DESIGN: accuracy per device hour above an accuracy floor)."""
+
+    floor: Literal["reference", "none"] | float = "reference"
+
+
+class Study(Options):
+    """A whole study file. `space` and `task` options are validated by the space that they name."""
+
+    schema_: Literal["naslab.study/1"] = Field(alias="schema")
+    name: Name
+    description: str = ""
+    seed: int = Field(0, ge=0)
+    """Everything random derives from it."""
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    """Seeds with which the reference and every finalist are trained; intervals are over them."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    space: SpaceChoice
+    task: dict[str, Any] = {}
+    arms: tuple[Arm, ...] = ()
+    finalists: int = Field(1, ge=1)
+    """How many of each arm's best are retrained with every seed."""
+    random_architectures: int = Field(4, ge=0)
+    """Size of the random baseline that every search is held against."""
+    ranking: Ranking = Ranking()
+
+    @model_validator(mode="after")
+    def _arms_are_sound(self) -> Study:
+        names = [arm.name for arm in self.arms]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two arms are named {name!r}; names must differ")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)} repeat; each may stand once")
+        for arm in self.arms:
+            if isinstance(arm, Sampled) and arm.trials is None and arm.device_hours is None:
+                raise ValueError(f"arm {arm.name!r} needs a budget: trials or device_hours")
+        return self
+
+    @cached_property
+    def search_space(self) -> SearchSpace:
+        """The space with its options.
+
+        Raises:
+            InputError: see `find_space`.
+        """
+        return find_space(self.space.name, self.space.preset, self.space.options)
+
+    def make_task(self, device: torch.device) -> Task:
+        """The task on `device`.
+
+        Raises:
+            InputError: an option that the task does not allow, or data that is missing or does not fit.
+        """
+        space = self.search_space
+        try:
+            options = space.Task.Options.model_validate(self.task)
+        except ValidationError as error:
+            raise InputError(explain(error, "task")) from None
+        return space.Task(space, options, device)
+
+    def document(self) -> dict[str, Any]:
+        """The study as plain values with every default filled in, as the ledger keeps it."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @property
+    def digest(self) -> str:
+        """Content hash of everything that decides the results; the description does not."""
+        document = {k: v for k, v in self.document().items() if k != "description"}
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def load_study(path: Path, overrides: list[str] | None = None) -> Study:
+    """Read a study file and apply `a.b=c` overrides (values are YAML; list items by index).
+
+    Raises:
+        InputError: no such file, not YAML, an unknown key or impossible value, an older or newer schema.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such study file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: a study file is a mapping of keys to values, this one is not")
+    for override in overrides or []:
+        _override(document, override)
+    return parse_study(document, str(path))
+
+
+def parse_study(document: dict[str, Any], where: str) -> Study:
+    """Validate a study given as plain values; `where` opens every error message.
+
+    Raises:
+        InputError: as for `load_study`.
+    """
+    schema = document.get("schema")
+    if schema != SCHEMA:
+        problem = "has no 'schema' key" if schema is None else f"has schema {schema!r}"
+        raise InputError(f"{where}: {problem}; this version reads {SCHEMA!r} (see docs/studies.md for changes)")
+    try:
+        return Study.model_validate(document)
+    except ValidationError as error:
+        raise InputError(f"{where}: {explain(error)}") from None
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise InputError(f"--set {override}: write it as a.b=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"--set {override}: {text!r} is not a YAML value") from None
+    *parents, last = path.split(".")
+    node: Any = document
+    for part in parents:
+        node = _step(node, part, override)
+    if isinstance(node, list):
+        node[_index(node, last, override)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise InputError(f"--set {override}: {'.'.join(parents)} holds a single value, it has no {last!r}")
+
+
+def _step(node: Any, part: str, override: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, part, override)]
+    if isinstance(node, dict):
+        return node.setdefault(part, {})
+    raise InputError(f"--set {override}: the value before {part!r} is a single value, it has no keys")
+
+
+def _index(items: list[Any], part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(items):
+        raise InputError(f"--set {override}: {part!r} is not an index into a list of {len(items)}")
+    return int(part)

@@ -1,0 +1,126 @@
+"""Task: trains a built model rung by rung, evaluates it, and names its metric."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import nn
+
+from efficiency.errors import NaslabError
+from search_spaces.options import Options
+
+if TYPE_CHECKING:
+    from search_spaces.space import SearchSpace
+
+Split = Literal["validation", "test"]
+
+
+class TrainingDiverged(NaslabError):
+    """The training loss is not finite; the trial fails, the study goes on."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What training reports after each unit of fidelity: `epoch` counts from 1, `facts` are named numbers."""
+
+    epoch: int
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Control:
+    """A score that needs no search: what the metric says without the thing under study.
+
+    `measure(seed, split)` returns the same named scores as `Task.evaluate`. An unseeded control gives the same
+    score for every seed and is measured once.
+    """
+
+    name: str
+    description: str
+    measure: Callable[[int, Split], dict[str, float]]
+    seeded: bool = True
+
+
+class Task(ABC):
+    """Trains and scores the models of `space` on one data set. Stateless between calls: state is in the model.
+
+    `metric` is the name, among the scores that `evaluate` returns, of the one that ranks; larger is better.
+
+    Raises (constructor):
+        InputError: the data is missing, broken, or does not fit the space.
+    """
+
+    Options: ClassVar[type[Options]]
+    metric: str
+
+    def __init__(self, space: SearchSpace, options: Any, device: torch.device) -> None:
+        self.space = space
+        self.options = options
+        self.device = device
+
+    @property
+    @abstractmethod
+    def max_epochs(self) -> int:
+        """The full budget in epochs: the epoch of the last rung."""
+
+    @abstractmethod
+    def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
+        """Train `model` in place for the budget in the options, yielding after each rung.
+
+        Args:
+            model: as built by the space, on any device; moved to the task's.
+            seed: decides data order and augmentation.
+            checkpoint: folder to save the state in after each rung; when it holds one, training goes on from
+                there and ends with the same weights as an unbroken run.
+
+        Raises:
+            TrainingDiverged: the loss is not finite.
+        """
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
+        """Named scores of a model, the metric among them.
+
+        A search looks at "validation" only; "test" is for the final figures. `full=False` leaves out what the
+        metric does not need, for rungs.
+        """
+
+    @abstractmethod
+    def controls(self) -> tuple[Control, ...]:
+        """The scores that every report of this task shows beside the results."""
+
+    @abstractmethod
+    def example_input(self, batch_size: int) -> torch.Tensor:
+        """A batch as the model's forward sees it, for the profiler, on the task's device."""
+
+
+class GradientTask(Task):
+    """A task that the differentiable engine can take apart into batches, optimiser and learning rate."""
+
+    @abstractmethod
+    def batches(self, seed: int, epoch: int, share: tuple[float, float] = (0.0, 1.0)) -> Iterator[Any]:
+        """Augmented training batches of one epoch, on the device, from a fixed share of the training set.
+
+        Args:
+            seed: with `epoch`, decides order and augmentation; the same pair gives the same batches.
+            epoch: from 0.
+            share: the part of the (once, by the data set's own seed shuffled) training images to draw from;
+                (0, .5) and (.5, 1) are disjoint halves.
+        """
+
+    @abstractmethod
+    def num_batches(self, share: tuple[float, float] = (0.0, 1.0)) -> int:
+        """Batches in one epoch of `share`."""
+
+    @abstractmethod
+    def optimiser(self, model: nn.Module, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The recipe's optimiser over `parameters` of `model`."""
+
+    @abstractmethod
+    def set_learning_rate(self, optimiser: torch.optim.Optimizer, progress: float) -> None:
+        """Set the scheduled learning rate; `progress` goes from 0 (first step) to 1 (after the last)."""
