@@ -18,7 +18,9 @@ from search_spaces.space import SearchSpace
 def space_names() -> list[str]:
     """Names of the spaces that ship: the folders of this package that have a `space` module."""
     here = Path(__file__).parent
-    return sorted(m.name for m in pkgutil.iter_modules([str(here)]) if m.ispkg and (here / m.name / "space.py").exists())
+    return sorted(
+        m.name for m in pkgutil.iter_modules([str(here)]) if m.ispkg and (here / m.name / "space.py").exists()
+    )
 
 
 def find_space(name: str, preset: str | None = None, options: dict[str, Any] | None = None) -> SearchSpace:

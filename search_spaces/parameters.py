@@ -114,7 +114,7 @@ class Integer(Parameter):
     def sample(self, rng: np.random.Generator) -> Value:
         """See Parameter.sample."""
         if self.log:
-            return int(round(math.exp(rng.uniform(math.log(self.low), math.log(self.high)))))
+            return round(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
         return self.low + self.step * int(rng.integers((self.high - self.low) // self.step + 1))
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from efficiency.errors import InputError
 from search_spaces.configuration import Configuration
-from search_spaces.parameters import Chain, Parameter, Value
 from search_spaces.options import Options
+from search_spaces.parameters import Chain, Parameter, Value
 from search_spaces.task import Task
 
 

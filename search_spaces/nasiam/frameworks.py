@@ -1,0 +1,223 @@
+"""SimSiam, SimCLR, MoCo v2 and BYOL: heads around a backbone, the loss between two views, momentum encoders.
+
+Every framework splits its loss in two: `encode` runs what the searched cells do not touch (the backbones),
+`head_loss` the rest. The alpha step of the differentiable engine records gradients for `head_loss` alone.
+
+Shapes: a view is (B, C, H, W); features f are (B, F), projections z and predictions p (B, D).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Views(NamedTuple):
+    """Two augmented views of the same images, each (B, C, H, W)."""
+
+    first: Tensor
+    second: Tensor
+
+
+Encoded = tuple[Tensor, ...]
+MakeHead = Callable[[], nn.Module]
+
+
+class Framework(nn.Module, ABC):
+    """A siamese self-supervised method. `projector` and `predictor` are the heads that the lab searches.
+
+    Args:
+        backbone: images to (B, F); a factory, because a momentum encoder needs a second one.
+        projector: factory of F -> D.
+        predictor: factory of D -> D; frameworks without one ignore it.
+    """
+
+    has_predictor = True
+
+    def __init__(self, backbone: MakeHead, projector: MakeHead, predictor: MakeHead) -> None:
+        super().__init__()
+        self.backbone = backbone()
+        self.projector = projector()
+        self.predictor = predictor() if self.has_predictor else nn.Identity()
+
+    def features(self, images_BCHW: Tensor) -> Tensor:
+        """What evaluation freezes and scores: backbone features (B, F)."""
+        output: Tensor = self.backbone(images_BCHW)
+        return output
+
+    def project(self, images_BCHW: Tensor) -> Tensor:
+        """Projections z (B, D), where collapse shows."""
+        output: Tensor = self.projector(self.features(images_BCHW))
+        return output
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """One branch from image to the end of its heads, (B, D): what the profiler counts."""
+        output: Tensor = self.predictor(self.project(images_BCHW))
+        return output
+
+    def loss(self, views: Views) -> Tensor:
+        """The framework's loss, a scalar."""
+        return self.head_loss(self.encode(views))
+
+    def encode(self, views: Views) -> Encoded:
+        """Features of both views; each goes through the backbone by itself, with its own batch statistics."""
+        return self.features(views.first), self.features(views.second)
+
+    @abstractmethod
+    def head_loss(self, encoded: Encoded) -> Tensor:
+        """The loss from the features on."""
+
+    def after_step(self, progress: float) -> None:
+        """What follows a weight step; `progress` from 0 to 1."""
+
+
+def negative_cosine(p_BD: Tensor, z_BD: Tensor) -> Tensor:
+    """SimSiam equation 1: minus the mean cosine similarity, gradient stopped at z."""
+    return -F.cosine_similarity(p_BD, z_BD.detach(), dim=1).mean()
+
+
+class SimSiam(Framework):
+    """Chen & He 2021: negative cosine to the other view's stopped projection, mean of the two sides."""
+
+    def head_loss(self, encoded: Encoded) -> Tensor:
+        """Equation 2."""
+        z1, z2 = (self.projector(f) for f in encoded)
+        p1, p2 = self.predictor(z1), self.predictor(z2)
+        return (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2
+
+
+def nt_xent(z1_BD: Tensor, z2_BD: Tensor, temperature: float) -> Tensor:
+    """Normalised temperature-scaled cross entropy over the 2B views of a batch (SimCLR, equation 1)."""
+    z = F.normalize(torch.cat([z1_BD, z2_BD]), dim=1)
+    similarity = (z @ z.T / temperature).fill_diagonal_(float("-inf"))
+    batch = z1_BD.shape[0]
+    positive = torch.arange(2 * batch, device=z.device).roll(batch)
+    return F.cross_entropy(similarity, positive)
+
+
+class SimCLR(Framework):
+    """Chen et al. 2020: every other image of the batch is a negative."""
+
+    has_predictor = False
+
+    def __init__(self, backbone: MakeHead, projector: MakeHead, predictor: MakeHead, temperature: float) -> None:
+        super().__init__(backbone, projector, predictor)
+        self.temperature = temperature
+
+    def head_loss(self, encoded: Encoded) -> Tensor:
+        """NT-Xent."""
+        z1, z2 = (self.projector(f) for f in encoded)
+        return nt_xent(z1, z2, self.temperature)
+
+
+class MomentumFramework(Framework):
+    """A framework with a second, slowly following encoder (`target_*`), never trained by gradient."""
+
+    def __init__(self, backbone: MakeHead, projector: MakeHead, predictor: MakeHead) -> None:
+        super().__init__(backbone, projector, predictor)
+        self.target_backbone = backbone()
+        self.target_projector = projector()
+        self.target_backbone.load_state_dict(self.backbone.state_dict())
+        self.target_projector.load_state_dict(self.projector.state_dict())
+        for parameter in (*self.target_backbone.parameters(), *self.target_projector.parameters()):
+            parameter.requires_grad_(False)
+
+    @torch.no_grad()
+    def follow(self, momentum: float) -> None:
+        """target <- momentum target + (1 - momentum) online."""
+        for online, target in (
+            (self.backbone, self.target_backbone),
+            (self.projector, self.target_projector),
+        ):
+            torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - momentum)
+
+
+class MoCoV2(MomentumFramework):
+    """He et al. 2020, Chen et al. 2020: queries against their keys and a queue of earlier keys (InfoNCE).
+
+    The key encoder sees the batch shuffled and in `key_groups` parts with their own batch statistics, the one-device
+    form of shuffling BatchNorm, so that the query cannot recognise its key by them.
+    """
+
+    has_predictor = False
+    queue: Tensor
+
+    def __init__(
+        self,
+        backbone: MakeHead,
+        projector: MakeHead,
+        predictor: MakeHead,
+        temperature: float,
+        momentum: float,
+        queue_size: int,
+        width: int,
+        key_groups: int = 4,
+    ) -> None:
+        super().__init__(backbone, projector, predictor)
+        self.temperature = temperature
+        self.momentum = momentum
+        self.key_groups = key_groups
+        self.register_buffer("queue", F.normalize(torch.randn(queue_size, width), dim=1))
+        self._new_keys: Tensor | None = None
+
+    def encode(self, views: Views) -> Encoded:
+        """Query features, and key features from the momentum backbone."""
+        return self.features(views.first), self._shuffled(views.second)
+
+    @torch.no_grad()
+    def _shuffled(self, images_BCHW: Tensor) -> Tensor:
+        order = torch.randperm(images_BCHW.shape[0], device=images_BCHW.device)
+        groups = images_BCHW[order].chunk(min(self.key_groups, max(images_BCHW.shape[0] // 2, 1)))
+        encoded = torch.cat([self.target_backbone(group) for group in groups])
+        return encoded[torch.argsort(order)]
+
+    def head_loss(self, encoded: Encoded) -> Tensor:
+        """InfoNCE with the key as the positive and the queue as the negatives."""
+        query_features, key_features = encoded
+        query = F.normalize(self.projector(query_features), dim=1)
+        with torch.no_grad():
+            keys = F.normalize(self.target_projector(key_features), dim=1)
+        positive = (query * keys).sum(1, keepdim=True)
+        logits = torch.cat([positive, query @ self.queue.T], dim=1) / self.temperature
+        self._new_keys = keys
+        return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        """Momentum step, then the newest keys replace the oldest (the queue is kept in order of age)."""
+        self.follow(self.momentum)
+        if self._new_keys is not None:
+            self.queue = torch.cat([self._new_keys, self.queue])[: self.queue.shape[0]]
+            self._new_keys = None
+
+
+class BYOL(MomentumFramework):
+    """Grill et al. 2020: predict the momentum encoder's projection of the other view, no negatives."""
+
+    def __init__(self, backbone: MakeHead, projector: MakeHead, predictor: MakeHead, momentum: float) -> None:
+        super().__init__(backbone, projector, predictor)
+        self.momentum = momentum
+
+    def encode(self, views: Views) -> Encoded:
+        """Online and target features of both views."""
+        with torch.no_grad():
+            targets = tuple(self.target_backbone(view) for view in views)
+        return (*super().encode(views), *targets)
+
+    def head_loss(self, encoded: Encoded) -> Tensor:
+        """Normalised mean squared error, both sides (equation 2): 2 - 2 cosine."""
+        online, targets = encoded[:2], encoded[2:]
+        p1, p2 = (self.predictor(self.projector(f)) for f in online)
+        with torch.no_grad():
+            z1, z2 = (self.target_projector(f) for f in targets)
+        return 4 + 2 * (negative_cosine(p1, z2) + negative_cosine(p2, z1))
+
+    def after_step(self, progress: float) -> None:
+        """The momentum rises to 1 along a half cosine (section 3.2 of the paper)."""
+        rising = 1 - (1 - self.momentum) * (1 + torch.cos(torch.tensor(torch.pi * progress)).item()) / 2
+        self.follow(rising)

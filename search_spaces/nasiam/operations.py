@@ -1,0 +1,94 @@
+"""The seven candidate operations of a NASiam layer, and what each becomes when the layer changes width.
+
+Source: Heuillet et al. 2023 and its published code. Layers map (batch, width_in) to (batch, width_out); pooling
+runs along the feature axis. Where a layer widens, the linears lose normalisation and activation, which the
+authors found to keep the predictor's output stable.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from kernels import ACTIVATIONS
+
+POOLINGS = ("maxpool", "avgpool")
+OPERATIONS = (*POOLINGS, "identity", *ACTIVATIONS)
+"""Candidate names in the order of the architecture parameters' columns, as in the published code."""
+
+PARAMETER_FREE = frozenset((*POOLINGS, "identity"))
+"""What adds no linear where the width stays: a cell made of these alone has collapsed."""
+
+
+def pool(name: str) -> nn.Module:
+    """Pooling along the features: window 3, stride 1, padding 1."""
+    return nn.MaxPool1d(3, 1, 1) if name == "maxpool" else nn.AvgPool1d(3, 1, 1)
+
+
+class Activation(nn.Module):
+    """An activation by its genotype name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        """Elementwise."""
+        return ACTIVATIONS[self.name](x_BD)
+
+    def extra_repr(self) -> str:
+        """Name of the activation."""
+        return self.name
+
+
+class FeaturePool(nn.Module):
+    """Pooling of a (batch, width) tensor along its width, then batch normalisation."""
+
+    def __init__(self, name: str, width: int) -> None:
+        super().__init__()
+        self.pool = pool(name)
+        self.norm = nn.BatchNorm1d(width)
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        """Shape kept."""
+        pooled: Tensor = self.norm(self.pool(x_BD.unsqueeze(1)).squeeze(1))
+        return pooled
+
+
+def operation(name: str, width_in: int, width_out: int) -> nn.Module:
+    """The layer that `name` stands for between two widths; `canonical_name` tells which coincide."""
+    if width_in < width_out:
+        linear: nn.Module = nn.Linear(width_in, width_out)
+    elif width_in > width_out or name in ACTIVATIONS:
+        activation = name if name in ACTIVATIONS else "relu"
+        linear = nn.Sequential(
+            nn.Linear(width_in, width_out, bias=False), nn.BatchNorm1d(width_out), Activation(activation)
+        )
+    else:
+        linear = nn.Identity()
+    if name in POOLINGS:
+        return (
+            FeaturePool(name, width_out)
+            if width_in == width_out
+            else nn.Sequential(linear, FeaturePool(name, width_out))
+        )
+    return linear
+
+
+def canonical_name(name: str, width_in: int, width_out: int) -> str:
+    """One name for all candidates that are the same function at these widths.
+
+    A widening layer is a bare linear whatever its activation is called ("identity" here); a narrowing identity
+    is the linear with ReLU.
+    """
+    if width_in < width_out and name not in POOLINGS:
+        return "identity"
+    if width_in > width_out and name == "identity":
+        return "relu"
+    return name
+
+
+def cell(operations: tuple[str, ...], widths: tuple[int, ...]) -> nn.Sequential:
+    """The chain of layers of a genotype; `widths` has one more entry than `operations`."""
+    return nn.Sequential(
+        *(operation(name, a, b) for name, a, b in zip(operations, widths[:-1], widths[1:], strict=True))
+    )

@@ -1,0 +1,254 @@
+"""Self-supervised pre-training by two views, scored by weighted kNN and a linear probe on frozen features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from efficiency.errors import InputError
+from search_spaces.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
+from search_spaces.data import (
+    Augmentation,
+    AugmentationOptions,
+    DatasetOptions,
+    ImageSet,
+    few_labels,
+    load_dataset,
+)
+from search_spaces.evaluation import effective_rank, feature_std, knn_accuracy, linear_probe_accuracy
+from search_spaces.nasiam import recipes
+from search_spaces.nasiam.frameworks import Framework, Views
+from search_spaces.options import Options
+from search_spaces.space import derive_seed, seed_everything
+from search_spaces.task import Control, GradientTask, Rung, Split, TrainingDiverged
+
+if TYPE_CHECKING:
+    from search_spaces.nasiam.space import NASiam
+
+EVALUATION_BATCH = 1000
+
+
+class SelfSupervisedOptions(Options):
+    """Data, budget and evaluation of a self-supervised study; the recipe is the framework's unless changed."""
+
+    dataset: DatasetOptions = DatasetOptions()
+    augmentation: AugmentationOptions | None = None
+    """None: the framework's own for colour images, crop-flip-brightness-contrast for grey ones."""
+    epochs: int = Field(gt=0)
+    batch_size: int = Field(256, ge=2)
+    learning_rate: float | None = Field(None, gt=0)
+    weight_decay: float | None = Field(None, ge=0)
+    metric: Literal["knn_top1", "linear_top1"] = "knn_top1"
+    rung_epochs: int = Field(1, gt=0)
+    """Epochs between two rungs."""
+    knn_k: int = Field(20, gt=0)
+    knn_temperature: float = Field(0.1, gt=0)
+    rung_bank: int = Field(2000, gt=0)
+    """How many labelled training images a rung's score may use; the full evaluation uses all."""
+    labels_per_class: int | None = Field(None, gt=0)
+    """Also score with this many labels a class (`few_knn_top1`, `few_linear_top1`)."""
+
+
+class Featured(Protocol):
+    """What evaluation asks of a model: a Framework, or the supernet around one."""
+
+    def features(self, images_BCHW: Tensor) -> Tensor:
+        """Frozen features (B, F)."""
+
+    def project(self, images_BCHW: Tensor) -> Tensor:
+        """Projections (B, D)."""
+
+
+class SelfSupervised(GradientTask):
+    """Trains a siamese framework without labels; labels serve evaluation alone."""
+
+    Options = SelfSupervisedOptions
+    space: NASiam
+    options: SelfSupervisedOptions
+
+    def __init__(self, space: NASiam, options: SelfSupervisedOptions, device: torch.device) -> None:
+        super().__init__(space, options, device)
+        self.metric = options.metric
+        self.data = load_dataset(options.dataset)
+        self._check_fit()
+        self.train_images = self.data.train.to(device)
+        self.augmentation = Augmentation(
+            options.augmentation or AugmentationOptions.for_framework(space.options.framework, self.data.channels),
+            self.data.mean,
+            self.data.std,
+        )
+        self.recipe = recipes.RECIPES[space.options.framework].changed(options.learning_rate, options.weight_decay)
+
+    def _check_fit(self) -> None:
+        data, space = self.data, self.space.options
+        if (data.channels, data.image_size) != (space.in_channels, space.image_size):
+            raise InputError(
+                f"task.dataset: {data.name} has {data.channels}x{data.image_size}x{data.image_size} images, the space "
+                f"takes {space.in_channels}x{space.image_size}x{space.image_size}; set space.options.in_channels and "
+                "image_size"
+            )
+        if self.options.batch_size > len(data.train):
+            raise InputError(
+                f"task.batch_size: {self.options.batch_size} is more than the {len(data.train)} training images"
+            )
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of pre-training."""
+        return self.options.epochs
+
+    def num_batches(self, share: tuple[float, float] = (0.0, 1.0)) -> int:
+        """Whole batches in one epoch of `share`; the remainder is dropped, as batch statistics want equal batches."""
+        first, last = self._bounds(share)
+        return (last - first) // self.options.batch_size
+
+    def batches(self, seed: int, epoch: int, share: tuple[float, float] = (0.0, 1.0)) -> Iterator[Views]:
+        """Two augmented views per image; see GradientTask.batches."""
+        first, last = self._bounds(share)
+        generator = torch.Generator(self.device).manual_seed(derive_seed(seed, "order", epoch, first))
+        order = torch.randperm(last - first, generator=generator, device=self.device) + first
+        for indices in order.split(self.options.batch_size)[: self.num_batches(share)]:
+            images = self.train_images.fetch(indices)
+            yield Views(self.augmentation(images, generator), self.augmentation(images, generator))
+
+    def _bounds(self, share: tuple[float, float]) -> tuple[int, int]:
+        number = len(self.data.train)
+        first, last = round(share[0] * number), round(share[1] * number)
+        if last - first < self.options.batch_size:
+            raise InputError(
+                f"task.batch_size: {self.options.batch_size} is more than the {last - first} training images of its "
+                "share (a differentiable search halves the training set)"
+            )
+        return first, last
+
+    def optimiser(self, model: nn.Module, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The recipe's optimiser."""
+        return recipes.make_optimiser(self.recipe, model, parameters, self.options.batch_size)
+
+    def set_learning_rate(self, optimiser: torch.optim.Optimizer, progress: float) -> None:
+        """The recipe's schedule."""
+        recipes.set_learning_rate(optimiser, progress)
+
+    def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
+        """Pre-train by the framework's loss; see Task.train."""
+        framework = cast(Framework, model).to(self.device)
+        optimiser = self.optimiser(framework, [p for p in framework.parameters() if p.requires_grad])
+        start = self._resume(framework, optimiser, checkpoint)
+        if start == 0:
+            seed_everything(derive_seed(seed, "train"))
+        for epoch in range(start, self.options.epochs):
+            loss = self._epoch(framework, optimiser, seed, epoch)
+            if (epoch + 1) % self.options.rung_epochs and epoch + 1 < self.options.epochs:
+                continue
+            if checkpoint is not None:
+                state = {
+                    "model": framework.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "rng": rng_state(),
+                }
+                save_checkpoint(checkpoint, {"epoch": epoch + 1, **state})
+            yield Rung(epoch + 1, {"loss": loss})
+
+    def _resume(self, framework: nn.Module, optimiser: torch.optim.Optimizer, checkpoint: Path | None) -> int:
+        state = load_checkpoint(checkpoint, self.device) if checkpoint is not None else None
+        if state is None:
+            return 0
+        framework.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        restore_rng(state["rng"])
+        return int(state["epoch"])
+
+    def _epoch(self, framework: Framework, optimiser: torch.optim.Optimizer, seed: int, epoch: int) -> float:
+        framework.train()
+        steps = self.num_batches()
+        total = torch.zeros((), device=self.device)
+        for step, views in enumerate(self.batches(seed, epoch)):
+            progress = (epoch + step / steps) / self.options.epochs
+            self.set_learning_rate(optimiser, progress)
+            loss = framework.loss(views)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            framework.after_step(progress)
+            total += loss.detach()
+        mean = total.item() / steps
+        if not math.isfinite(mean):
+            raise TrainingDiverged(f"the training loss is {mean} in epoch {epoch + 1}")
+        return mean
+
+    def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
+        """kNN on backbone features, collapse metrics of the projections; in full also the linear probe.
+
+        Scores are in percent (`knn_top1`, `linear_top1`, `few_*`); `feature_std` and `effective_rank` tell collapse
+        of the normalised projections: 1 and the width D when healthy, near 0 and 1 when collapsed.
+        """
+        featured = cast(Featured, model)
+        model.to(self.device).eval()
+        bank = self.data.train if full else self.data.train.head(self.options.rung_bank)
+        queries = self.data.validation if split == "validation" else self.data.test
+        with torch.no_grad():
+            bank_x = self._map(featured.features, bank)
+            query_x = self._map(featured.features, queries)
+            projections = self._map(featured.project, queries.head(EVALUATION_BATCH))
+        scores = self._scores(bank_x, bank.labels, query_x, queries.labels, full)
+        return {
+            **scores,
+            "feature_std": feature_std(projections),
+            "effective_rank": effective_rank(projections),
+        }
+
+    def _map(self, function: Any, images: ImageSet) -> Tensor:
+        parts = torch.arange(len(images)).split(EVALUATION_BATCH)
+        return torch.cat(
+            [function(self.augmentation.normalise(images.fetch(part).to(self.device))).float() for part in parts]
+        )
+
+    def _scores(self, bank_x: Tensor, bank_y: Tensor, x: Tensor, y: Tensor, full: bool) -> dict[str, float]:
+        options, classes = self.options, len(self.data.classes)
+        bank_y, y = bank_y.to(self.device), y.to(self.device)
+
+        def knn(bx: Tensor, by: Tensor) -> float:
+            return 100 * knn_accuracy(bx, by, x, y, classes, options.knn_k, options.knn_temperature)
+
+        scores = {}
+        if full or options.metric == "knn_top1":
+            scores["knn_top1"] = knn(bank_x, bank_y)
+        if full or options.metric == "linear_top1":
+            scores["linear_top1"] = 100 * linear_probe_accuracy(bank_x, bank_y, x, y, classes)
+        if full and options.labels_per_class is not None:
+            few = few_labels(bank_y.cpu(), per_class=options.labels_per_class, seed=options.dataset.seed)
+            few = few.to(self.device)
+            scores["few_knn_top1"] = knn(bank_x[few], bank_y[few])
+            scores["few_linear_top1"] = 100 * linear_probe_accuracy(bank_x[few], bank_y[few], x, y, classes)
+        return scores
+
+    def controls(self) -> tuple[Control, ...]:
+        """Raw pixels, and the backbone as initialised: what is left to gain over both is what training gave."""
+        return (
+            Control("raw_pixels", "the metric on the images themselves", self._raw_pixels, seeded=False),
+            Control("untrained", "the metric on the untrained backbone's features", self._untrained),
+        )
+
+    def _raw_pixels(self, seed: int, split: Split) -> dict[str, float]:
+        queries = self.data.validation if split == "validation" else self.data.test
+
+        def flat(images_BCHW: Tensor) -> Tensor:
+            return images_BCHW.flatten(1)
+
+        bank_x, query_x = self._map(flat, self.data.train), self._map(flat, queries)
+        return self._scores(bank_x, self.data.train.labels, query_x, queries.labels, full=True)
+
+    def _untrained(self, seed: int, split: Split) -> dict[str, float]:
+        seed_everything(seed)
+        return self.evaluate(self.space.build(self.space.reference), split)
+
+    def example_input(self, batch_size: int) -> Tensor:
+        """Normalised validation images."""
+        images = self.data.validation.fetch(torch.arange(batch_size) % len(self.data.validation))
+        return self.augmentation.normalise(images.to(self.device))
