@@ -104,12 +104,11 @@ class Integer(Parameter):
 
     def check(self, value: object) -> Value:
         """See Parameter.check."""
-        if isinstance(value, bool) or not isinstance(value, int | float | np.integer) or value != int(value):
+        if isinstance(value, bool) or not isinstance(value, int | float | np.integer):
             raise self._refuse(value)
-        number = int(value)
-        if not self.low <= number <= self.high or (number - self.low) % self.step:
+        if not self.low <= value <= self.high or value != int(value) or (int(value) - self.low) % self.step:
             raise self._refuse(value)
-        return number
+        return int(value)
 
     def sample(self, rng: np.random.Generator) -> Value:
         """See Parameter.sample."""

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from efficiency.errors import InputError
+from search_spaces import Categorical, Chain, Float, Integer, When, derive_seed
+
+PARAMETERS = (
+    Categorical("kind", ("random", "block", 3, True)),
+    Integer("depth", 2, 11, step=3),
+    Integer("width", 8, 4096, log=True),
+    Float("ratio", 0.1, 0.95),
+    Float("rate", 1e-5, 1e-1, log=True),
+    Chain("cell", ("relu", "silu"), 4),
+)
+
+
+@given(st.integers(0, 2**31), st.sampled_from(PARAMETERS))
+def test_samples_are_allowed(seed, parameter):
+    value = parameter.sample(np.random.default_rng(seed))
+    assert parameter.check(value) == value
+
+
+def test_log_ranges_are_sampled_evenly_in_the_exponent():
+    rng = np.random.default_rng(0)
+    values = [Float("rate", 1e-4, 1.0, log=True).sample(rng) for _ in range(2000)]
+    assert np.mean(np.array(values) < 1e-2) == pytest.approx(0.5, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        (PARAMETERS[0], "grid"),
+        (PARAMETERS[0], 1),
+        (PARAMETERS[1], 3),
+        (PARAMETERS[1], 14),
+        (PARAMETERS[1], 2.5),
+        (PARAMETERS[1], True),
+        (PARAMETERS[3], 0.96),
+        (PARAMETERS[3], "0.5"),
+        (PARAMETERS[3], float("nan")),
+        (PARAMETERS[1], float("nan")),
+        (PARAMETERS[1], float("inf")),
+        (PARAMETERS[5], "relu"),
+        (PARAMETERS[5], ["relu"] * 3),
+        (PARAMETERS[5], ["relu", "silu", "mish", "relu"]),
+        (PARAMETERS[5], None),
+    ],
+)
+def test_what_is_not_allowed_is_refused_by_name(parameter, value):
+    with pytest.raises(InputError, match=rf"^{parameter.name}.*(use|allowed)"):
+        parameter.check(value)
+
+
+def test_values_get_their_canonical_type():
+    assert repr(PARAMETERS[1].check(5.0)) == "5"
+    assert repr(Float("x", 0, 2).check(1)) == "1.0"
+    assert Chain("cell", ("a", "b"), 2).check(["a", "b"]) == ("a", "b")
+
+
+def test_conditions_look_at_what_was_chosen():
+    condition = When("head", ("cell", "both"))
+    assert condition.holds({"head": "cell"})
+    assert not condition.holds({"head": "published"})
+    assert not condition.holds({})
+
+
+def test_a_proposed_choice_must_be_a_choice():
+    with pytest.raises(ValueError, match="proposed"):
+        Categorical("head", ("a", "b"), proposed=("c",))
+
+
+def test_derived_seeds_depend_on_every_part():
+    seeds = {derive_seed(a, b, c) for a in range(5) for b in ("x", "y") for c in range(5)}
+    assert len(seeds) == 50
+    assert all(0 <= s < 2**31 for s in seeds)
+    assert derive_seed(1, "x", 2) == derive_seed(1, "x", 2)
