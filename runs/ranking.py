@@ -1,0 +1,333 @@
+"""The ranking: which configuration is worth its device hours, and which the data cannot tell apart.
+
+Formulas and how to read them: docs/ranking.md. Everything is computed from the ledger's trials, nothing is kept.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+import torch
+from nas.statistics import Interval, difference_interval, mean_interval
+
+from efficiency.errors import InputError
+from runs.spend import (
+    SECONDS_PER_HOUR,
+    ArmSpend,
+    CostUnit,
+    arm_spend,
+    cost_unit,
+    one_device,
+    phase_hours,
+)
+from runs.study import Study
+from runs.trial import Phase, Trial
+from search_spaces import Configuration
+
+SCHEMA = "naslab.rank/1"
+RANKED = ("reference", "final")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration. Intervals are over seeds; `rank` is None below the floor.
+
+    `gain` is the gain over the reference per device hour, search included; None for the reference itself.
+    `hours_to_floor` is None where some seed never got there.
+    """
+
+    rank: int | None
+    name: str
+    configuration: Configuration
+    reference: bool
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    metric: Interval
+    device_hours: Interval
+    score: Interval
+    gain: Interval | None
+    search_hours: float
+    hours_to_floor: Interval | None
+    pareto: bool
+    trials: tuple[int, ...]
+    scores_by_seed: tuple[float, ...]
+    """Metric per device hour of each seed, in the order of `seeds`: what ranks are decided on."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as in the published schema."""
+        return {
+            "rank": self.rank,
+            "name": self.name,
+            "configuration": self.configuration.as_dict(),
+            "digest": self.configuration.digest,
+            "reference": self.reference,
+            "arms": list(self.arms),
+            "seeds": list(self.seeds),
+            "metric": interval_dict(self.metric),
+            "device_hours": interval_dict(self.device_hours),
+            "score": interval_dict(self.score),
+            "gain_per_device_hour": interval_dict(self.gain),
+            "search_hours": self.search_hours,
+            "hours_to_floor": interval_dict(self.hours_to_floor),
+            "pareto": self.pareto,
+            "trials": list(self.trials),
+        }
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A control or the random baseline: its metric over the trials named."""
+
+    name: str
+    metric: Interval
+    trials: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"name": self.name, "metric": interval_dict(self.metric), "trials": list(self.trials)}
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Rows in order of rank, those below the floor last, with what they are to be held against."""
+
+    study: str
+    metric: str
+    device: str
+    cost_unit: CostUnit
+    floor: float | None
+    rows: tuple[Row, ...]
+    controls: tuple[Baseline, ...]
+    random: Baseline | None
+    arms: tuple[ArmSpend, ...]
+    phases: dict[Phase, float]
+
+    @property
+    def reference(self) -> Row | None:
+        """The row of the published setting."""
+        return next((row for row in self.rows if row.reference), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document of `naslab rank --json`."""
+        return {
+            "schema": SCHEMA,
+            "study": self.study,
+            "metric": self.metric,
+            "device": self.device,
+            "cost_unit": self.cost_unit,
+            "floor": self.floor,
+            "rows": [row.to_dict() for row in self.rows],
+            "controls": [control.to_dict() for control in self.controls],
+            "random": self.random.to_dict() if self.random else None,
+            "arms": [arm.to_dict() for arm in self.arms],
+            "phase_hours": dict(self.phases),
+        }
+
+
+def rank(study: Study, trials: Sequence[Trial]) -> Ranking:
+    """Rank the reference and the finalists of a study by metric per device hour.
+
+    Raises:
+        InputError: different metrics or devices stand side by side, or a profile does not say where it was taken.
+    """
+    trials = sorted(trials, key=lambda t: t.number)
+    metric = metric_name(study, trials)
+    device = one_device(trials)
+    _check_profiles(trials)
+    scored = [t for t in trials if t.state == "complete" and metric in t.scores]
+    groups = _group([t for t in scored if t.job.role in RANKED])
+    spends = arm_spend(trials)
+    reference = next((g for g in groups if any(t.job.role == "reference" for t in g)), [])
+    bar = _validation_bar(study, reference, metric)
+    rows = [_row(group, reference, metric, spends, bar) for group in groups]
+    floor = _floor(study, rows)
+    return Ranking(
+        study=study.name,
+        metric=metric,
+        device=device,
+        cost_unit=cost_unit(device),
+        floor=floor,
+        rows=_ordered(_with_pareto(rows), floor),
+        controls=_controls(scored, metric),
+        random=_baseline("random architectures", [t for t in scored if t.job.role == "random"], metric),
+        arms=spends,
+        phases=phase_hours(trials),
+    )
+
+
+def metric_name(study: Study, trials: Sequence[Trial]) -> str:
+    """The metric that the trials say they were scored by, or else the task's.
+
+    Raises:
+        InputError: trials of one study were scored by different metrics.
+    """
+    named = {str(t.result["metric"]): t.number for t in reversed(trials) if "metric" in t.result}
+    if len(named) > 1:
+        found = "; ".join(f"trial {number} by {name}" for name, number in sorted(named.items()))
+        raise InputError(f"study {study.name}: scored by different metrics ({found}); they cannot be ranked together")
+    metric = next(iter(named)) if named else study.make_task(torch.device("cpu")).metric
+    for trial in trials:
+        if trial.job.role in RANKED and trial.state == "complete" and metric not in trial.scores:
+            have = ", ".join(sorted(trial.scores)) or "none"
+            raise InputError(f"study {study.name}: trial {trial.number} has no score {metric!r}; its scores: {have}")
+    return metric
+
+
+def validation_score(trial: Trial, metric: str) -> float | None:
+    """The last rung's validation score of a trial, which choices may look at (the test score they may not)."""
+    scores = [rung.scores[metric] for rung in trial.rungs if metric in rung.scores]
+    return scores[-1] if scores else None
+
+
+def interval_dict(interval: Interval | None) -> dict[str, float | None] | None:
+    """`mean`, `low` and `high` of an interval; the bounds are None with one seed."""
+    if interval is None:
+        return None
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high}
+
+
+def _check_profiles(trials: Sequence[Trial]) -> None:
+    for trial in trials:
+        profile = trial.result.get("profile")
+        if profile is not None and not profile.get("provenance"):
+            raise InputError(
+                f"trial {trial.number}: its profile has no provenance, so its figures cannot be told apart from "
+                "another machine's; profile it again"
+            )
+
+
+def _group(trials: Sequence[Trial]) -> list[list[Trial]]:
+    groups: dict[str, list[Trial]] = defaultdict(list)
+    for trial in trials:
+        if trial.job.configuration is not None:
+            groups[trial.job.configuration.digest].append(trial)
+    return [groups[digest] for digest in sorted(groups)]
+
+
+def _row(group: list[Trial], reference: list[Trial], metric: str, spends: Sequence[ArmSpend], bar: float | None) -> Row:
+    configuration = group[0].job.configuration
+    assert configuration is not None
+    metrics = _by_seed(group, lambda t: t.scores[metric])
+    run_hours = _by_seed(group, lambda t: t.run_seconds / SECONDS_PER_HOUR)
+    scores = tuple(m / h for m, h in zip(metrics.values(), run_hours.values(), strict=True))
+    arms = tuple(sorted({t.job.arm for t in group if t.job.arm is not None}))
+    search_hours = sum(s.search_hours for s in spends if s.arm in arms)
+    is_reference = group is reference
+    return Row(
+        rank=None,
+        name=_name(configuration, is_reference, arms),
+        configuration=configuration,
+        reference=is_reference,
+        arms=arms,
+        seeds=tuple(metrics),
+        metric=mean_interval(list(metrics.values())),
+        device_hours=mean_interval(list(run_hours.values())),
+        score=mean_interval(scores),
+        gain=_gain(group, reference, metric, search_hours + fmean(run_hours.values())),
+        search_hours=search_hours,
+        hours_to_floor=_hours_to_floor(group, metric, bar),
+        pareto=False,
+        trials=tuple(t.number for t in group),
+        scores_by_seed=scores,
+    )
+
+
+def _by_seed(group: Sequence[Trial], value: Any) -> dict[int, float]:
+    """One observation a seed: repeats of a seed are averaged, as they are no independent evidence."""
+    values: dict[int, list[float]] = defaultdict(list)
+    for trial in group:
+        values[trial.job.seed].append(value(trial))
+    return {seed: fmean(values[seed]) for seed in sorted(values)}
+
+
+def _name(configuration: Configuration, is_reference: bool, arms: tuple[str, ...]) -> str:
+    parts = [f"reference (published {configuration.space})"] if is_reference else []
+    return f"{' + '.join([*parts, *arms])} {configuration.digest[:6]}"
+
+
+def _gain(group: list[Trial], reference: list[Trial], metric: str, total_hours: float) -> Interval | None:
+    if not reference or group is reference:
+        return None
+    own, other = (list(_by_seed(g, lambda t: t.scores[metric]).values()) for g in (group, reference))
+    gain = difference_interval(own, other)
+    low, high = (None if bound is None else bound / total_hours for bound in (gain.low, gain.high))
+    return replace(gain, mean=gain.mean / total_hours, low=low, high=high)
+
+
+def _validation_bar(study: Study, reference: Sequence[Trial], metric: str) -> float | None:
+    floor = study.ranking.floor
+    if floor == "none":
+        return None
+    if floor != "reference":
+        return float(floor)
+    found = [score for t in reference if (score := validation_score(t, metric)) is not None]
+    return fmean(found) if found else None
+
+
+def _hours_to_floor(group: Sequence[Trial], metric: str, bar: float | None) -> Interval | None:
+    if bar is None:
+        return None
+    reached: dict[int, float] = {}
+    for trial in group:
+        at = [r.device_seconds for r in trial.rungs if r.scores.get(metric, float("-inf")) >= bar]
+        if not at:
+            return None
+        reached.setdefault(trial.job.seed, min(at) / SECONDS_PER_HOUR)
+    return mean_interval([reached[seed] for seed in sorted(reached)])
+
+
+def _floor(study: Study, rows: Sequence[Row]) -> float | None:
+    if study.ranking.floor == "reference":
+        return next((row.metric.mean for row in rows if row.reference), None)
+    return None if study.ranking.floor == "none" else float(study.ranking.floor)
+
+
+def _with_pareto(rows: Sequence[Row]) -> list[Row]:
+    return [replace(row, pareto=not any(_dominates(other, row) for other in rows)) for row in rows]
+
+
+def _dominates(a: Row, b: Row) -> bool:
+    better, cheaper = a.metric.mean - b.metric.mean, b.device_hours.mean - a.device_hours.mean
+    return better >= 0 and cheaper >= 0 and (better > 0 or cheaper > 0)
+
+
+def _ordered(rows: Sequence[Row], floor: float | None) -> tuple[Row, ...]:
+    rows = sorted(rows, key=lambda row: (-row.score.mean, row.configuration.digest))
+    above = [row for row in rows if floor is None or row.metric.mean >= floor]
+    below = [row for row in rows if floor is not None and row.metric.mean < floor]
+    return (*_shared_ranks(above), *below)
+
+
+def _shared_ranks(rows: Sequence[Row]) -> list[Row]:
+    """Competition ranking (1, 1, 3): a row shares the rank of its group's first unless the data separate them."""
+    ranked: list[Row] = []
+    leader = None
+    for position, row in enumerate(rows, start=1):
+        if leader is None or _separable(leader, row):
+            leader = replace(row, rank=position)
+        ranked.append(replace(row, rank=leader.rank))
+    return ranked
+
+
+def _separable(a: Row, b: Row) -> bool:
+    difference = difference_interval(a.scores_by_seed, b.scores_by_seed)
+    return difference.low is not None and difference.high is not None and not difference.low <= 0 <= difference.high
+
+
+def _controls(scored: Sequence[Trial], metric: str) -> tuple[Baseline, ...]:
+    labels = sorted({t.job.label for t in scored if t.job.role == "control"})
+    found = (
+        _baseline(label, [t for t in scored if t.job.role == "control" and t.job.label == label], metric)
+        for label in labels
+    )
+    return tuple(control for control in found if control is not None)
+
+
+def _baseline(name: str, trials: Sequence[Trial], metric: str) -> Baseline | None:
+    if not trials:
+        return None
+    return Baseline(name, mean_interval([t.scores[metric] for t in trials]), tuple(t.number for t in trials))
