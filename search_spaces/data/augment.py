@@ -1,0 +1,190 @@
+"""Random views of a batch, every step vectorised over the images, so that the loader is never the bottleneck.
+
+Crop, resize and flip are one affine sampling; colour operations take one random number per image. The recipes are
+SimCLR's (Chen et al. 2020, appendix A) as SimSiam, MoCo v2 and BYOL adapted them to small images, without blur.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from search_spaces.options import Options
+
+GREY_WEIGHTS = (0.2989, 0.587, 0.114)
+
+
+class AugmentationOptions(Options):
+    """Strengths and probabilities; the defaults are SimSiam's for CIFAR. Jitter x draws factors from [1-x, 1+x]."""
+
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    """Share of the area that a crop keeps."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = Field(0.5, ge=0, le=1)
+    brightness: float = Field(0.4, ge=0, le=1)
+    contrast: float = Field(0.4, ge=0, le=1)
+    saturation: float = Field(0.4, ge=0, le=1)
+    hue: float = Field(0.1, ge=0, le=0.5)
+    jitter_probability: float = Field(0.8, ge=0, le=1)
+    grey_probability: float = Field(0.2, ge=0, le=1)
+    blur_probability: float = Field(0.0, ge=0, le=1)
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarise_probability: float = Field(0.0, ge=0, le=1)
+
+    @staticmethod
+    def for_framework(framework: str, channels: int) -> AugmentationOptions:
+        """The published recipe for small colour images; for grey ones a gentler crop and no colour."""
+        if channels == 1:
+            return AugmentationOptions(crop_scale=(0.45, 1.0))
+        if framework == "simclr":
+            return AugmentationOptions(crop_scale=(0.08, 1.0))
+        if framework == "byol":
+            return AugmentationOptions(crop_scale=(0.08, 1.0), saturation=0.2, solarise_probability=0.1)
+        return AugmentationOptions()
+
+
+class Augmentation:
+    """Random view and plain normalisation of uint8 images, both to float32 (B, C, H, W)."""
+
+    def __init__(self, options: AugmentationOptions, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.options = options
+        self.mean = torch.tensor(mean).view(1, -1, 1, 1)
+        self.std = torch.tensor(std).view(1, -1, 1, 1)
+
+    def __call__(self, images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
+        """One random view of each image; the generator, on the images' device, decides everything."""
+        draw = _Draw(len(images_BCHW), images_BCHW.device, generator)
+        view = crop_and_flip(images_BCHW.float() / 255, self.options, draw)
+        return self._standardise(colour(view, self.options, draw))
+
+    def normalise(self, images_BCHW: Tensor) -> Tensor:
+        """The images themselves, standardised per channel."""
+        return self._standardise(images_BCHW.float() / 255)
+
+    def _standardise(self, images_BCHW: Tensor) -> Tensor:
+        return (images_BCHW - self.mean.to(images_BCHW.device)) / self.std.to(images_BCHW.device)
+
+
+class _Draw:
+    """Random numbers, one per image, shape (B, 1, 1, 1)."""
+
+    def __init__(self, batch: int, device: torch.device, generator: torch.Generator) -> None:
+        self.batch, self.device, self.generator = batch, device, generator
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
+        number = torch.rand(self.batch, 1, 1, 1, device=self.device, generator=self.generator)
+        return low + (high - low) * number
+
+    def chance(self, probability: float) -> Tensor:
+        return self.uniform() < probability
+
+
+def crop_and_flip(images_BCHW: Tensor, options: AugmentationOptions, draw: _Draw) -> Tensor:
+    """Random resized crop (area and log aspect ratio uniform, inside the image) and horizontal flip."""
+    area = draw.uniform(*options.crop_scale).flatten()
+    log_ratio = draw.uniform(math.log(options.crop_ratio[0]), math.log(options.crop_ratio[1])).flatten()
+    width = (area * log_ratio.exp()).sqrt().clamp(max=1.0)
+    height = (area / log_ratio.exp()).sqrt().clamp(max=1.0)
+    x = draw.uniform(-1, 1).flatten() * (1 - width)
+    y = draw.uniform(-1, 1).flatten() * (1 - height)
+    sign = 1 - 2 * draw.chance(options.flip).flatten().float()
+    return sample_boxes(images_BCHW, width, height, x, y, sign)
+
+
+def sample_boxes(images_BCHW: Tensor, width: Tensor, height: Tensor, x: Tensor, y: Tensor, sign: Tensor) -> Tensor:
+    """Resample one box of each image to the full size, bilinearly.
+
+    Args:
+        width, height: of the box as a share of the image's, (B,).
+        x, y: its centre, in [-1, 1] over the image, (B,).
+        sign: -1 mirrors the box, (B,).
+    """
+    zero = torch.zeros_like(width)
+    rows = [torch.stack([sign * width, zero, x], 1), torch.stack([zero, height, y], 1)]
+    grid = F.affine_grid(torch.stack(rows, 1), list(images_BCHW.shape), align_corners=False)
+    return F.grid_sample(images_BCHW, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def colour(images_BCHW: Tensor, options: AugmentationOptions, draw: _Draw) -> Tensor:
+    """Jitter, grey, blur and solarisation, each on a random part of the batch; values stay in [0, 1]."""
+    images = torch.where(draw.chance(options.jitter_probability), _jitter(images_BCHW, options, draw), images_BCHW)
+    if images.shape[1] == 3 and options.grey_probability:
+        images = torch.where(draw.chance(options.grey_probability), grey(images), images)
+    if options.blur_probability:
+        blurred = blur(images, draw.uniform(*options.blur_sigma).flatten())
+        images = torch.where(draw.chance(options.blur_probability), blurred, images)
+    if options.solarise_probability:
+        solarised = torch.where(images >= 0.5, 1 - images, images)
+        images = torch.where(draw.chance(options.solarise_probability), solarised, images)
+    return images
+
+
+def _jitter(images: Tensor, options: AugmentationOptions, draw: _Draw) -> Tensor:
+    if options.brightness:
+        images = brightness(images, draw.uniform(1 - options.brightness, 1 + options.brightness))
+    if options.contrast:
+        images = contrast(images, draw.uniform(1 - options.contrast, 1 + options.contrast))
+    if images.shape[1] != 3:
+        return images
+    if options.saturation:
+        images = saturation(images, draw.uniform(1 - options.saturation, 1 + options.saturation))
+    if options.hue:
+        images = hue(images, draw.uniform(-options.hue, options.hue))
+    return images
+
+
+def brightness(images_BCHW: Tensor, factor_B111: Tensor) -> Tensor:
+    """Scale the values."""
+    return (images_BCHW * factor_B111).clamp(0, 1)
+
+
+def contrast(images_BCHW: Tensor, factor_B111: Tensor) -> Tensor:
+    """Blend with the mean of each image's grey form."""
+    mean = grey(images_BCHW).mean((1, 2, 3), keepdim=True)
+    return (factor_B111 * images_BCHW + (1 - factor_B111) * mean).clamp(0, 1)
+
+
+def saturation(images_BCHW: Tensor, factor_B111: Tensor) -> Tensor:
+    """Blend with each image's grey form."""
+    return (factor_B111 * images_BCHW + (1 - factor_B111) * grey(images_BCHW)).clamp(0, 1)
+
+
+def grey(images_BCHW: Tensor) -> Tensor:
+    """Luma in every channel; an image of one channel is its own."""
+    if images_BCHW.shape[1] != 3:
+        return images_BCHW
+    weights = torch.tensor(GREY_WEIGHTS, device=images_BCHW.device).view(1, 3, 1, 1)
+    return (images_BCHW * weights).sum(1, keepdim=True).expand_as(images_BCHW)
+
+
+def hue(images_BCHW: Tensor, shift_B111: Tensor) -> Tensor:
+    """Turn the hue by a share of the full circle, through HSV.
+
+    The channel of hue h is v - v s max(0, min(k, 4 - k, 1)) with k = (n + 6 h) mod 6 and n = 5, 3, 1 for R, G, B.
+    """
+    value, _ = images_BCHW.max(1, keepdim=True)
+    chroma = value - images_BCHW.min(1, keepdim=True).values
+    r, g, b = images_BCHW.split(1, 1)
+    safe = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
+    sixth = torch.where(value == r, (g - b) / safe, torch.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
+    turned = sixth + 6 * shift_B111
+    n = torch.tensor([5.0, 3.0, 1.0], device=images_BCHW.device).view(1, 3, 1, 1)
+    k = (n + turned) % 6
+    return value - chroma * torch.minimum(k, 4 - k).clamp(0, 1)
+
+
+def blur(images_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
+    """Gaussian blur with one sigma (pixels) per image, kernel a tenth of the side, odd, at least 3."""
+    batch, channels, height, width = images_BCHW.shape
+    radius = max(height // 20, 1)
+    offsets = torch.arange(-radius, radius + 1, device=images_BCHW.device)
+    kernel = torch.exp(-(offsets**2) / (2 * sigma_B[:, None] ** 2))
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)[:, None, None, :]
+    flat = F.pad(images_BCHW.reshape(1, batch * channels, height, width), (radius,) * 4, mode="reflect")
+    across = F.conv2d(flat, kernel, groups=batch * channels)
+    return F.conv2d(across, kernel.transpose(2, 3), groups=batch * channels).view_as(images_BCHW)

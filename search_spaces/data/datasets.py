@@ -1,0 +1,134 @@
+"""From the options in a study file to three disjoint sets of images: train, validation, test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from efficiency.errors import InputError
+from search_spaces.data import files
+from search_spaces.data.images import ImageSet
+from search_spaces.options import Options
+
+STATISTICS_SAMPLE = 2000
+"""Images from which channel means and deviations are taken."""
+
+
+class DatasetOptions(Options):
+    """Which images. `validation` is held out of the training images; a search looks at it instead of the test set."""
+
+    name: Literal["embedded", "fashion_mnist", "cifar10", "cifar100", "stl10", "folder"] = "embedded"
+    root: Path | None = None
+    train: int | None = Field(None, gt=0)
+    """How many training images, as balanced over the classes as they come; None: all that validation leaves."""
+    validation: int = Field(1000, gt=0)
+    test: int | None = Field(None, gt=0)
+    image_size: int = Field(224, ge=8)
+    """Side of decoded images; for `folder` only."""
+    unlabeled: bool = False
+    """STL-10 only: train on the unlabelled images too."""
+    seed: int = Field(0, ge=0)
+    """Decides which images are chosen, and their order."""
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set ready for use. `mean` and `std` are per channel, of the training images scaled to [0, 1]."""
+
+    name: str
+    classes: tuple[str, ...]
+    channels: int
+    image_size: int
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def load_dataset(options: DatasetOptions) -> ImageData:
+    """Read and split the data set.
+
+    Raises:
+        InputError: missing or damaged files, or more images asked for than there are.
+    """
+    train, test, classes = _read(options)
+    generator = torch.Generator().manual_seed(options.seed)
+    labelled = int((train.labels >= 0).sum())
+    _check_sizes(options, len(train), labelled, len(test))
+    order = balanced_order(train.labels, generator)
+    validation = order[: options.validation]
+    rest = order[options.validation :][: options.train]
+    rest = rest[torch.randperm(len(rest), generator=generator)]
+    test_order = balanced_order(test.labels, generator)[: options.test]
+    chosen = train.take(rest)
+    mean, std = _statistics(chosen)
+    sample = chosen.fetch(torch.tensor([0]))
+    return ImageData(
+        name=options.name,
+        classes=classes,
+        channels=sample.shape[1],
+        image_size=sample.shape[2],
+        train=chosen,
+        validation=train.take(validation),
+        test=test.take(test_order),
+        mean=mean,
+        std=std,
+    )
+
+
+def _read(options: DatasetOptions) -> files.Splits:
+    match options.name:
+        case "embedded":
+            return files.read_embedded()
+        case "fashion_mnist":
+            return files.fashion_mnist(options.root)
+        case "cifar10" | "cifar100":
+            return files.cifar(options.name, options.root)
+        case "stl10":
+            return files.stl10(options.root, options.unlabeled)
+        case "folder":
+            return files.image_folder(options.root, options.image_size, options.seed)
+
+
+def _check_sizes(options: DatasetOptions, train: int, labelled: int, test: int) -> None:
+    wanted = options.validation + (options.train or 1)
+    if wanted > train or options.validation > labelled:
+        raise InputError(
+            f"task.dataset: {options.name} has {train} training images; {options.validation} for validation and "
+            f"{options.train or 'some'} for training are more than that"
+        )
+    if options.test is not None and options.test > test:
+        raise InputError(f"task.dataset.test: {options.name} has {test} test images, not {options.test}")
+
+
+def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Indices in which the first n are, for every n, as evenly spread over the classes as the set allows.
+
+    Images without label (-1) come last.
+    """
+    shuffled = torch.randperm(len(labels), generator=generator)
+    rank_in_class = torch.empty(len(labels), dtype=torch.long)
+    for c in labels.unique():
+        members = shuffled[labels[shuffled] == c]
+        rank_in_class[members] = torch.arange(len(members)) + (len(labels) if c < 0 else 0)
+    return shuffled[torch.argsort(rank_in_class[shuffled], stable=True)]
+
+
+def few_labels(labels: Tensor, per_class: int, seed: int) -> Tensor:
+    """Indices of `per_class` labelled images of each class (fewer where a class has fewer)."""
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(len(labels), generator=generator)
+    classes = [c for c in labels.unique().tolist() if c >= 0]
+    return torch.cat([shuffled[labels[shuffled] == c][:per_class] for c in classes])
+
+
+def _statistics(images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    sample = images.head(STATISTICS_SAMPLE)
+    pixels = sample.fetch(torch.arange(len(sample))).float().transpose(0, 1).flatten(1) / 255
+    return tuple(pixels.mean(1).tolist()), tuple(pixels.std(1).clamp(min=1e-3).tolist())

@@ -1,0 +1,1 @@
+"""The subset of Fashion-MNIST that ships with the project."""

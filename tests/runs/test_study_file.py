@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from efficiency.errors import InputError
+from runs.study import load_study, parse_study
+
+DOCUMENT = {
+    "schema": "naslab.study/1",
+    "name": "mine",
+    "space": {"name": "nasiam", "preset": "tiny"},
+    "task": {"epochs": 2},
+    "arms": [{"name": "tpe", "engine": "optuna", "sampler": "tpe", "trials": 3}],
+}
+
+
+def write(tmp_path, document):
+    path = tmp_path / "mine.yaml"
+    path.write_text(document if isinstance(document, str) else yaml.safe_dump(document))
+    return path
+
+
+def changed(**changes):
+    return {k: v for k, v in {**DOCUMENT, **changes}.items() if v is not None}
+
+
+@pytest.mark.parametrize("path", sorted(Path("studies").glob("*.yaml")), ids=lambda p: p.name)
+def test_shipped_studies_are_valid(path):
+    study = load_study(path)
+    assert study.name == path.stem
+    study.search_space.Task.Options.model_validate(study.task)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (changed(sede=1), "sede: unknown key"),
+        (changed(schema=None), "no 'schema' key"),
+        (changed(schema="naslab.study/0"), "naslab.study/0.*reads 'naslab.study/1'"),
+        (changed(name="a/b"), "name"),
+        (changed(seeds=[]), "seeds"),
+        (changed(seeds=[1, 1]), "seeds.*repeat"),
+        (changed(seed=-1), "seed"),
+        (changed(arms=[{"name": "a", "engine": "grid"}]), "arms.0"),
+        (changed(arms=[{"name": "a", "engine": "optuna", "sampler": "tpe"}]), "needs a budget"),
+        (changed(arms=[{"name": "a", "engine": "optuna", "sampler": "cma", "trials": 3}]), "sampler"),
+        (changed(arms=[DOCUMENT["arms"][0]] * 2), "two arms are named 'tpe'"),
+        (changed(arms=[{"name": "d", "engine": "differentiable", "epochs": 0}]), "epochs"),
+        ("a: [", "not valid YAML"),
+        ("just text", "mapping"),
+        ("", "mapping"),
+    ],
+)
+def test_a_bad_file_gets_one_line_with_the_place(tmp_path, document, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_study(write(tmp_path, document))
+    assert "\n" not in str(caught.value)
+    assert "mine.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"name": "nasnet"}, "nasnet"),
+        ({"name": "nasiam", "preset": "huge"}, "preset 'huge'"),
+        ({"name": "nasiam", "options": {"depth": 3}}, "depth: unknown key"),
+        ({"name": "no.such.module:Space"}, "cannot import"),
+        ({"name": "json:JSONDecoder"}, "names no SearchSpace"),
+    ],
+)
+def test_a_bad_space_gets_one_line(space, message):
+    with pytest.raises(InputError, match=message):
+        _ = parse_study(changed(space=space), "mine.yaml").search_space
+
+
+def test_files_that_are_not_there_or_not_text(tmp_path):
+    with pytest.raises(InputError, match="no such study file"):
+        load_study(tmp_path / "absent.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x9f")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_study(tmp_path / "binary.yaml")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_study(tmp_path)
+
+
+def test_overrides_reach_into_mappings_and_lists(tmp_path):
+    path = write(tmp_path, DOCUMENT)
+    study = load_study(path, ["task.epochs=5", "arms.0.trials=7", "seeds=[4, 5]", "space.options.framework=simclr"])
+    assert (study.task["epochs"], study.arms[0].trials, study.seeds) == (5, 7, (4, 5))
+    assert study.search_space.options.framework == "simclr"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("epochs", "a.b=value"),
+        ("=3", "a.b=value"),
+        ("arms.4.trials=1", "not an index"),
+        ("arms.first=1", "not an index"),
+        ("name.first=1", "single value"),
+        ("task.epochs.first=1", "single value"),
+        ("seeds=[1", "not a YAML value"),
+        ("sede=1", "sede: unknown key"),
+    ],
+)
+def test_bad_overrides_say_which(tmp_path, override, message):
+    with pytest.raises(InputError, match=message):
+        load_study(write(tmp_path, DOCUMENT), [override])
+
+
+def test_the_digest_ignores_words_and_sees_everything_else():
+    study = parse_study(DOCUMENT, "mine.yaml")
+    assert parse_study(changed(description="other words"), "mine.yaml").digest == study.digest
+    assert parse_study(changed(seed=1), "mine.yaml").digest != study.digest
+    assert parse_study(study.document(), "again").digest == study.digest
