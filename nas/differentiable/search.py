@@ -1,0 +1,248 @@
+"""The differentiable engine: bilevel training of a supernet, epoch by epoch, to a genotype.
+
+Half of the training images train the weights, the other half the architecture parameters; one alpha step comes
+before every weight step. All state is in the checkpoint, so that a killed search goes on to the same result.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Generator, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.arms import Differentiable
+from nas.differentiable.bilevel import first_order, second_order
+from nas.differentiable.regularisation import penalty
+from nas.differentiable.relaxation import anneal, discrete, entropy, make_relaxation, shares
+from search_spaces import (
+    Configuration,
+    GradientTask,
+    RelaxableSpace,
+    Supernet,
+    TrainingDiverged,
+    derive_seed,
+    seed_everything,
+)
+from search_spaces.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
+
+WEIGHT_SHARE, ALPHA_SHARE = (0.0, 0.5), (0.5, 1.0)
+HELD_OUT_BATCHES = 4
+"""Batches of the alphas' half on which the relaxed and the discretised supernet are compared at the end."""
+
+
+@dataclass(frozen=True)
+class SearchEpoch:
+    """State of a search after `epoch` (from 1). Per chain: alphas (layers, candidates) and entropy per layer.
+
+    `skip_share` is the mixing weight of the parameter-free candidates, averaged over the layers that have any.
+    """
+
+    epoch: int
+    alphas: dict[str, list[list[float]]]
+    entropy: dict[str, list[float]]
+    skip_share: float
+    train_loss: float
+    held_out_loss: float
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found, and how it got there. `candidates` names the columns of the alphas."""
+
+    genotype: Configuration
+    candidates: dict[str, tuple[str, ...]]
+    trajectory: tuple[SearchEpoch, ...]
+    relaxed_loss: float
+    discrete_loss: float
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The supernet's own scores at the end."""
+        return self.trajectory[-1].scores
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for the ledger."""
+        return {
+            "genotype": self.genotype.as_dict(),
+            "candidates": {name: list(names) for name, names in self.candidates.items()},
+            "trajectory": [asdict(epoch) for epoch in self.trajectory],
+            "relaxed_loss": self.relaxed_loss,
+            "discrete_loss": self.discrete_loss,
+            "supernet_scores": self.scores,
+        }
+
+
+def search(
+    space: RelaxableSpace, task: GradientTask, arm: Differentiable, seed: int, checkpoint: Path | None = None
+) -> Generator[SearchEpoch, None, SearchResult]:
+    """Search `space` by gradient, yielding after every epoch; the generator's return value is the result.
+
+    Args:
+        seed: decides initialisation, order and augmentation.
+        checkpoint: folder; when it holds a checkpoint, the search goes on from there.
+
+    Raises:
+        InputError: `partial_channels` does not fit the space, or the batch does not fit half the training set.
+        TrainingDiverged: a loss is not finite.
+    """
+    run = _Search(space, task, arm, seed)
+    done = run.resume(checkpoint)
+    for epoch in range(done, arm.epochs):
+        record = run.epoch(epoch)
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, run.state(epoch + 1))
+        yield record
+    return run.result()
+
+
+class _Search:
+    """One search in progress: supernet, two optimisers, the trajectory so far."""
+
+    def __init__(self, space: RelaxableSpace, task: GradientTask, arm: Differentiable, seed: int) -> None:
+        self.space, self.task, self.arm, self.seed = space, task, arm, seed
+        seed_everything(derive_seed(seed, "search"))
+        self.relaxation = make_relaxation(arm)
+        self.supernet: Supernet = space.supernet(self.relaxation, arm.partial_channels).to(task.device)
+        self.weight_optimiser = task.optimiser(self.supernet, self.supernet.weights())
+        self.alpha_optimiser = torch.optim.Adam(
+            self.supernet.architecture(),
+            lr=arm.alpha.learning_rate,
+            betas=arm.alpha.betas,
+            weight_decay=arm.alpha.weight_decay,
+        )
+        self.trajectory: list[SearchEpoch] = []
+
+    def state(self, epoch: int) -> dict[str, Any]:
+        """Everything that the rest of the search depends on."""
+        return {
+            "epoch": epoch,
+            "supernet": self.supernet.state_dict(),
+            "weight_optimiser": self.weight_optimiser.state_dict(),
+            "alpha_optimiser": self.alpha_optimiser.state_dict(),
+            "rng": rng_state(),
+            "trajectory": [asdict(record) for record in self.trajectory],
+        }
+
+    def resume(self, checkpoint: Path | None) -> int:
+        """Take up a checkpoint if there is one; epochs already done."""
+        state = load_checkpoint(checkpoint, self.task.device) if checkpoint is not None else None
+        if state is None:
+            return 0
+        self.supernet.load_state_dict(state["supernet"])
+        self.weight_optimiser.load_state_dict(state["weight_optimiser"])
+        self.alpha_optimiser.load_state_dict(state["alpha_optimiser"])
+        restore_rng(state["rng"])
+        self.trajectory = [SearchEpoch(**record) for record in state["trajectory"]]
+        return int(state["epoch"])
+
+    def epoch(self, epoch: int) -> SearchEpoch:
+        """Train alphas and weights through one epoch of the weights' half."""
+        steps = self.task.num_batches(WEIGHT_SHARE)
+        held_out = self._alpha_batches(epoch * steps)
+        losses: dict[str, list[torch.Tensor]] = {"train": [], "held_out": []}
+        self.supernet.train()
+        for step, training in enumerate(self.task.batches(self.seed, epoch, WEIGHT_SHARE)):
+            progress = (epoch + step / steps) / self.arm.epochs
+            anneal(self.relaxation, self.arm, progress)
+            self.task.set_learning_rate(self.weight_optimiser, progress)
+            if epoch >= self.arm.warmup_epochs:
+                self._alpha_step(next(held_out), training, progress)
+            losses["train"].append(self._weight_step(training, progress))
+        losses["held_out"] += self._held_out_losses(epoch)
+        means = {name: float(torch.stack(values).mean()) for name, values in losses.items()}
+        for name, mean in means.items():
+            if not math.isfinite(mean):
+                raise TrainingDiverged(f"the search's {name} loss is {mean} in epoch {epoch + 1}")
+        scores = self.task.evaluate(self.supernet, "validation", full=False)
+        self.trajectory.append(self._record(epoch + 1, means["train"], means["held_out"], scores))
+        return self.trajectory[-1]
+
+    def _alpha_batches(self, taken: int) -> Iterator[Any]:
+        """Batches of the alphas' half from where the last epoch left off, epoch after epoch without end."""
+        first, skip = divmod(taken, self.task.num_batches(ALPHA_SHARE))
+        endless = itertools.chain.from_iterable(
+            self.task.batches(self.seed, epoch, ALPHA_SHARE) for epoch in itertools.count(first)
+        )
+        return itertools.islice(endless, skip, None)
+
+    def _alpha_step(self, held_out: Any, training: Any, progress: float) -> None:
+        def regulariser() -> torch.Tensor:
+            return penalty(self.supernet, self.arm, progress)
+
+        if self.arm.order == "first":
+            gradients = first_order(self.supernet, held_out, regulariser)
+        else:
+            rate = self.weight_optimiser.param_groups[0]["lr"]
+            gradients = second_order(self.supernet, held_out, training, rate, regulariser)
+        for alpha, gradient in zip(self.supernet.architecture(), gradients, strict=True):
+            alpha.grad = gradient
+        self.alpha_optimiser.step()
+        self.alpha_optimiser.zero_grad(set_to_none=True)
+
+    def _weight_step(self, training: Any, progress: float) -> torch.Tensor:
+        loss = self.supernet.loss(training)
+        weights = self.supernet.weights()
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient
+        self.weight_optimiser.step()
+        self.supernet.after_step(progress)
+        return loss.detach()
+
+    @torch.no_grad()
+    def _held_out_losses(self, seed: int) -> list[torch.Tensor]:
+        """Loss on a few batches of the alphas' half, batch statistics and random numbers left alone."""
+        buffers = {name: buffer.clone() for name, buffer in self.supernet.named_buffers()}
+        batches = itertools.islice(
+            self.task.batches(derive_seed(self.seed, "held out"), 0, ALPHA_SHARE), HELD_OUT_BATCHES
+        )
+        with torch.random.fork_rng():
+            losses = [self.supernet.loss(batch) for batch in batches]
+        for name, buffer in self.supernet.named_buffers():
+            buffer.copy_(buffers[name])
+        return losses
+
+    def _record(self, epoch: int, train_loss: float, held_out_loss: float, scores: dict[str, float]) -> SearchEpoch:
+        alphas = {name: alpha.detach().cpu() for name, alpha in self.supernet.alphas.items()}
+        return SearchEpoch(
+            epoch=epoch,
+            alphas={name: alpha.tolist() for name, alpha in alphas.items()},
+            entropy={name: entropy(shares(alpha, self.arm)).tolist() for name, alpha in alphas.items()},
+            skip_share=self._skip_share(alphas),
+            train_loss=train_loss,
+            held_out_loss=held_out_loss,
+            scores=scores,
+        )
+
+    def _skip_share(self, alphas: dict[str, torch.Tensor]) -> float:
+        layers = []
+        for name, alpha in alphas.items():
+            skipping = self.supernet.skipping(name)
+            layers.append((shares(alpha, self.arm) * skipping).sum(-1)[skipping.any(-1)])
+        found = torch.cat(layers)
+        return float(found.mean()) if len(found) else 0.0
+
+    def result(self) -> SearchResult:
+        """The genotype by argmax, and what discretising costs the supernet before any retraining."""
+        chosen = {
+            chain.name: tuple(chain.choices[i] for i in self.supernet.alphas[chain.name].argmax(-1).tolist())
+            for chain in self.space.chains()
+        }
+        self.supernet.train()
+        relaxed = torch.stack(self._held_out_losses(0)).mean()
+        self.supernet.relaxation = discrete
+        discretised = torch.stack(self._held_out_losses(0)).mean()
+        self.supernet.relaxation = self.relaxation
+        return SearchResult(
+            genotype=self.space.genotype(chosen),
+            candidates={chain.name: chain.choices for chain in self.space.chains()},
+            trajectory=tuple(self.trajectory),
+            relaxed_loss=float(relaxed),
+            discrete_loss=float(discretised),
+        )
