@@ -23,7 +23,11 @@ def make_study(**changes: Any) -> Study:
         "description": "SimSiam heads on small images",
         "seeds": [0, 1, 2],
         "space": {"name": "nasiam", "preset": "tiny"},
-        "task": {"epochs": 4, "batch_size": 64},
+        "task": {
+            "epochs": 4,
+            "batch_size": 64,
+            "dataset": {"name": "embedded", "train": 200, "validation": 100, "test": 100},
+        },
         "arms": [
             {"engine": "differentiable", "name": "darts", "epochs": 5},
             {"engine": "optuna", "name": "tpe", "sampler": "tpe", "trials": 6},
@@ -32,7 +36,7 @@ def make_study(**changes: Any) -> Study:
     return parse_study({**document, **changes}, "test")
 
 
-def head(*projector: str, predictor: Sequence[str] = ("silu", "relu", "identity", "elu")) -> Configuration:
+def head(*projector: str, predictor: Sequence[str] = ("silu", "relu", "identity", "identity")) -> Configuration:
     """A searched head; the operations given are repeated to six layers."""
     chain = tuple(projector[i % len(projector)] for i in range(6))
     return Configuration("nasiam", (("head", "cell"), ("projector", chain), ("predictor", tuple(predictor))))

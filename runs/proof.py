@@ -1,0 +1,68 @@
+"""Proof that an exported folder gives back the trained model: same input, new process, same bits.
+
+`python -m runs.proof FOLDER INPUT OUTPUT` is what the new process runs: it knows the folder and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from efficiency.errors import NaslabError
+from runs.architecture import outputs, rebuild
+
+
+class ProofFailed(NaslabError):
+    """The rebuilt model is not the one that was trained; nothing is exported."""
+
+
+def prove(original: nn.Module, folder: Path, inputs: torch.Tensor) -> None:
+    """Compare `original` with the model that a new process rebuilds from `folder`, bit for bit, on the CPU.
+
+    Raises:
+        ProofFailed: an output differs in shape, type or any bit, or the folder cannot be rebuilt.
+    """
+    expected = outputs(original, inputs)
+    if not expected:
+        raise ProofFailed(f"{folder.name}: the model returns no tensor, so its export cannot be proved")
+    with tempfile.TemporaryDirectory() as scratch:
+        given, answer = Path(scratch, "input.safetensors"), Path(scratch, "output.safetensors")
+        safetensors.torch.save_file({"input": inputs.contiguous()}, given)
+        _in_new_process(folder, given, answer)
+        found = safetensors.torch.load_file(answer)
+    if found.keys() != expected.keys():
+        raise ProofFailed(f"{folder.name}: rebuilt, it returns {len(found)} tensors, not {len(expected)}")
+    for name, tensor in expected.items():
+        if not _same_bits(tensor, found[name]):
+            raise ProofFailed(f"{folder.name}: output {name} of the rebuilt model differs from the trained one's")
+
+
+def _in_new_process(folder: Path, given: Path, answer: Path) -> None:
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-m", "runs.proof", str(folder), str(given), str(answer)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | threads, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ProofFailed(f"{folder.name}: cannot be rebuilt in a new process: {last}")
+
+
+def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    alike = a.shape == b.shape and a.dtype == b.dtype
+    return alike and torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
+
+
+def main(folder: str, given: str, answer: str) -> None:
+    """Rebuild `folder`, run it on the tensor in `given` and write what it returns to `answer`."""
+    inputs = safetensors.torch.load_file(given)["input"]
+    safetensors.torch.save_file(outputs(rebuild(folder), inputs), answer)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
