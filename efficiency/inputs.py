@@ -1,0 +1,49 @@
+"""What a model is called with: one tensor, several, or tensors by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+Inputs: TypeAlias = Tensor | tuple[Any, ...] | Mapping[str, Any]
+
+
+def call_model(model: Callable[..., Any], inputs: Inputs) -> Any:
+    """The model's output for `inputs`: a tuple is spread over positions, a mapping over keywords."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
+    """`inputs` with every tensor in them replaced by `function` of it."""
+    mapped: Inputs = torch.utils._pytree.tree_map_only(Tensor, function, inputs)
+    return mapped
+
+
+def tensors_in(inputs: Inputs) -> list[Tensor]:
+    """Every tensor in `inputs`, in order."""
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+
+
+def batch_size(inputs: Inputs) -> int:
+    """Samples in a batch: the first dimension of the first tensor; 1 where there is none."""
+    first = next((t for t in tensors_in(inputs) if t.ndim), None)
+    return 1 if first is None else first.shape[0]
+
+
+def tensors_of(model: nn.Module) -> Iterable[Tensor]:
+    """Parameters and buffers of a model."""
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def device_of(model: nn.Module, inputs: Inputs) -> torch.device:
+    """Device of the model's first parameter or buffer; of the input where it has none; else the CPU."""
+    first = next(iter(tensors_of(model)), None)
+    if first is None:
+        first = next(iter(tensors_in(inputs)), None)
+    return torch.device("cpu") if first is None else first.device
