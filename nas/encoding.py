@@ -31,7 +31,8 @@ def distributions(parameter: Parameter, proposed_only: bool = True) -> dict[str,
                 f"{parameter.name}[{i}]": CategoricalDistribution(parameter.choices) for i in range(parameter.length)
             }
         case Categorical():
-            return {parameter.name: CategoricalDistribution(parameter.proposed if proposed_only else parameter.choices)}
+            choices = parameter.proposed if proposed_only else parameter.choices
+            return {parameter.name: CategoricalDistribution(choices)}
         case Integer():
             step = 1 if parameter.log else parameter.step
             return {parameter.name: IntDistribution(parameter.low, parameter.high, parameter.log, step)}

@@ -61,14 +61,15 @@ def _or_zero(parameter: Tensor, gradient: Tensor | None) -> Tensor:
 @contextmanager
 def _moved(weights: list[nn.Parameter], direction: list[Tensor], distance: float) -> Iterator[None]:
     """The weights at w + distance * direction, put back bit for bit afterwards."""
-    kept = [w.detach().clone() for w in weights]
+    moving: list[Tensor] = [w.detach() for w in weights]
+    kept = [w.clone() for w in moving]
     with torch.no_grad():
-        torch._foreach_add_(weights, direction, alpha=distance)
+        torch._foreach_add_(moving, direction, alpha=distance)
     try:
         yield
     finally:
         with torch.no_grad():
-            torch._foreach_copy_(weights, kept)
+            torch._foreach_copy_(moving, kept)
 
 
 @contextmanager

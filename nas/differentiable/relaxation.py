@@ -66,4 +66,4 @@ def shares(alpha_LO: Tensor, arm: Differentiable) -> Tensor:
 def entropy(shares_LO: Tensor) -> Tensor:
     """Entropy of each layer's shares over the largest possible, (layers,): 1 undecided, 0 decided."""
     largest = torch.log(torch.tensor(float(shares_LO.shape[-1])))
-    return torch.special.entr(shares_LO).sum(-1) / largest
+    return -torch.xlogy(shares_LO, shares_LO).sum(-1) / largest

@@ -154,7 +154,7 @@ class _Search:
             if epoch >= self.arm.warmup_epochs:
                 self._alpha_step(next(held_out), training, progress)
             losses["train"].append(self._weight_step(training, progress))
-        losses["held_out"] += self._held_out_losses(epoch)
+        losses["held_out"] += self._held_out_losses()
         means = {name: float(torch.stack(values).mean()) for name, values in losses.items()}
         for name, mean in means.items():
             if not math.isfinite(mean):
@@ -196,12 +196,11 @@ class _Search:
         return loss.detach()
 
     @torch.no_grad()
-    def _held_out_losses(self, seed: int) -> list[torch.Tensor]:
+    def _held_out_losses(self) -> list[torch.Tensor]:
         """Loss on a few batches of the alphas' half, batch statistics and random numbers left alone."""
         buffers = {name: buffer.clone() for name, buffer in self.supernet.named_buffers()}
-        batches = itertools.islice(
-            self.task.batches(derive_seed(self.seed, "held out"), 0, ALPHA_SHARE), HELD_OUT_BATCHES
-        )
+        order = derive_seed(self.seed, "held out")
+        batches = itertools.islice(self.task.batches(order, 0, ALPHA_SHARE), HELD_OUT_BATCHES)
         with torch.random.fork_rng():
             losses = [self.supernet.loss(batch) for batch in batches]
         for name, buffer in self.supernet.named_buffers():
@@ -235,9 +234,9 @@ class _Search:
             for chain in self.space.chains()
         }
         self.supernet.train()
-        relaxed = torch.stack(self._held_out_losses(0)).mean()
+        relaxed = torch.stack(self._held_out_losses()).mean()
         self.supernet.relaxation = discrete
-        discretised = torch.stack(self._held_out_losses(0)).mean()
+        discretised = torch.stack(self._held_out_losses()).mean()
         self.supernet.relaxation = self.relaxation
         return SearchResult(
             genotype=self.space.genotype(chosen),
