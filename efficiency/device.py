@@ -1,8 +1,9 @@
-"""Devices by name: what a study file or the command line may ask for."""
+"""Devices by the names that users give them."""
 
 from __future__ import annotations
 
 import platform
+import re
 from functools import cache
 from pathlib import Path
 
@@ -12,37 +13,43 @@ from efficiency.errors import InputError
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
+    """The device called `name`: "auto" is the first CUDA (or ROCm) device, else the CPU.
 
     Raises:
-        InputError: no such device on this machine.
+        InputError: no such device here.
     """
+    count = torch.cuda.device_count()
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"device: {name!r} is not a device; use auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"device: {name!r} is not supported; use auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device: {name} is not there; this machine has {torch.cuda.device_count()} CUDA devices")
-    return device
+        return torch.device("cuda:0" if count else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    match = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if match is None:
+        raise InputError(f"device: {name!r} is unknown; use auto, cpu, cuda or cuda:0 to cuda:N")
+    index = int(match[1] or 0)
+    if index >= count:
+        here = f"cuda:0 to cuda:{count - 1}" if count else "none"
+        raise InputError(f"device: {name!r} is not there; CUDA devices here: {here}")
+    return torch.device("cuda", index)
 
 
 def device_name(device: torch.device) -> str:
-    """`cuda: NVIDIA H100 80GB HBM3` or `cpu: Intel(R) Xeon(R) ...`."""
+    """Kind and maker's name: `cuda: NVIDIA H100 80GB HBM3`, `cpu: AMD EPYC`."""
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
-    return f"cpu: {cpu_model()}"
+    return f"cpu: {cpu_model()}" if device.type == "cpu" else device.type
 
 
 @cache
 def cpu_model() -> str:
     """The processor's model name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    found = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return found[0] if found else platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.exists() else ""
+    match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return match[1].strip() if match else platform.processor() or platform.machine()
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done everything it was given; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

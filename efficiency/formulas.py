@@ -301,9 +301,10 @@ FORMULAS: dict[str, Formula] = {
         per_output(1),
         "add sub rsub mul div true_divide neg abs maximum minimum fmax fmin clamp clamp_min clamp_max relu sign floor "
         "ceil round trunc frac remainder fmod floor_divide eq ne lt le gt ge logical_and logical_or logical_not "
-        "bitwise_and bitwise_or bitwise_not bitwise_xor isnan isinf isfinite where threshold exp exp2 expm1 log log2 log10 "
-        "log1p sqrt rsqrt reciprocal pow square sin cos tan tanh atan atan2 asin acos sinh cosh erf erfc erfinv "
-        "cumsum cumprod native_dropout _fused_dropout threshold_backward where_backward relu6 hardtanh mse_loss hypot",
+        "bitwise_and bitwise_or bitwise_not bitwise_xor isnan isinf isfinite where threshold exp exp2 expm1 log "
+        "log2 log10 log1p sqrt rsqrt reciprocal pow square sin cos tan tanh atan atan2 asin acos sinh cosh erf "
+        "erfc erfinv cumsum cumprod native_dropout _fused_dropout threshold_backward relu6 hardtanh "
+        "mse_loss hypot",
     ),
     **_table(
         per_output(2),
@@ -372,12 +373,10 @@ FORMULAS: dict[str, Formula] = {
         "one_hot _unsafe_view lift_fresh lift_fresh_copy resize resize_as set _local_scalar_dense item "
         "upsample_nearest1d upsample_nearest2d upsample_nearest3d _pin_memory rot90 kthvalue complex "
         "_nested_tensor_from_mask _nested_tensor_size to_padded_tensor _nested_tensor_from_mask_left_aligned "
-        "nested_to_padded_tensor _cudnn_rnn_flatten_weight mkldnn_reorder_conv2d_weight equal is_same_size",
+        "_cudnn_rnn_flatten_weight as_strided transpose t squeeze unsqueeze detach "
+        "equal is_same_size",
     ),
-    **_table(
-        per_element("values"),
-        "index_put _index_put_impl _unsafe_index_put",
-    ),
+    **_table(per_element("values"), "index_put _index_put_impl _unsafe_index_put"),
     **_table(per_element("src"), "scatter_add"),
     **_table(per_element("source"), "index_add"),
     **_table(per_output(1), "upsample_nearest1d_backward upsample_nearest2d_backward upsample_nearest3d_backward"),

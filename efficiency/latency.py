@@ -1,109 +1,177 @@
-"""Wall time of a call, with enough repeats to know how well it is known."""
+"""Latency: the end-to-end time of a call, sampled until its median is known well enough.
+
+The interval of the median is the percentile bootstrap's in its exact form: the median of a resample is at most the
+k-th smallest of n samples with probability P(Bin(n, k/n) >= (n + 1) / 2), so nothing needs to be drawn.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import perf_counter, perf_counter_ns
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.stats import binom
 
-WARMUP = 3
-MIN_SAMPLES, MAX_SAMPLES = 10, 2000
+from efficiency.device import synchronise
+
+CONFIDENCE = 0.95
+MIN_SAMPLES = 10
+MAX_SAMPLES = 2000
+WARM_UP_CALLS = 3
+WARM_UP_SECONDS = 0.1
+RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one call. `low` and `high` bound the median (bootstrap, 95 %); `noisy` says that time ran out
-    before that interval was as narrow as wanted."""
+    """Milliseconds of one call. `low` and `high` bound the median (95 %); `noisy` says that time ran out before
+    they were as close together as asked.
+    """
 
+    samples_ms: tuple[float, ...]
     median: float
     p10: float
     p90: float
     low: float
     high: float
-    samples_ms: tuple[float, ...]
     noisy: bool
-
-
-def measure_latency(
-    call: Callable[[], Any], device: torch.device, relative_width: float = 0.05, max_seconds: float = 2.0
-) -> Latency:
-    """Time `call`, warmed up and synchronised, until the median's interval is `relative_width` of it wide.
-
-    Args:
-        max_seconds: upper bound on the measuring, warm-up aside.
-    """
-    for _ in range(WARMUP):
-        call()
-    samples: list[float] = []
-    started = time.perf_counter()
-    low, high = 0.0, float("inf")
-    while len(samples) < MAX_SAMPLES:
-        samples.append(_once(call, device))
-        if len(samples) >= MIN_SAMPLES and len(samples) % 5 == 0:
-            low, high = median_interval(samples)
-            if high - low <= relative_width * float(np.median(samples)):
-                break
-        if time.perf_counter() - started > max_seconds and len(samples) >= 3:
-            break
-    low, high = median_interval(samples)
-    median, p10, p90 = (float(np.percentile(samples, q)) for q in (50, 10, 90))
-    return Latency(median, p10, p90, low, high, tuple(samples), high - low > relative_width * median)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Time of A over time of B, timed in turn, with a bootstrap interval over the pairs."""
+    """Two calls timed in turn. `ratio` is the median of a over that of b; `low` and `high` bound it (95 %)."""
 
+    a: Latency
+    b: Latency
     ratio: float
     low: float
     high: float
-    a_ms: tuple[float, ...]
-    b_ms: tuple[float, ...]
+    noisy: bool
+
+
+def measure_latency(
+    function: Callable[[], Any],
+    device: torch.device | None = None,
+    *,
+    relative_width: float = 0.05,
+    min_seconds: float = 0.5,
+    max_seconds: float = 10.0,
+) -> Latency:
+    """Time `function` after a warm-up, waiting for the device before and after each call.
+
+    Args:
+        device: where it runs; the CPU when left out.
+        relative_width: enough is known when the interval of the median is narrower than this share of the median.
+        min_seconds: sample at least as long.
+        max_seconds: sample no longer (but at least 10 times), and say `noisy` if the interval is still wider.
+    """
+    device = device or torch.device("cpu")
+    _warm_up(function, device)
+    samples: list[float] = []
+
+    def narrow() -> bool:
+        low, high = median_interval(samples)
+        return high - low <= relative_width * float(np.median(samples))
+
+    _sample([(function, samples)], device, narrow, min_seconds, max_seconds)
+    return _latency(samples, relative_width)
 
 
 def compare_latency(
-    a: Callable[[], Any], b: Callable[[], Any], device: torch.device, max_seconds: float = 5.0
+    function_a: Callable[[], Any],
+    function_b: Callable[[], Any],
+    device: torch.device | None = None,
+    *,
+    relative_width: float = 0.05,
+    min_seconds: float = 1.0,
+    max_seconds: float = 20.0,
 ) -> Comparison:
-    """Interleave A B A B ..., so that drift of the machine falls on both."""
-    for call in (a, b) * WARMUP:
-        call()
-    pairs: list[tuple[float, float]] = []
-    started = time.perf_counter()
-    while len(pairs) < MIN_SAMPLES or (len(pairs) < 200 and time.perf_counter() - started < max_seconds):
-        pairs.append((_once(a, device), _once(b, device)))
-    table, rng = np.array(pairs), np.random.default_rng(0)
-    drawn = np.median(table[rng.integers(len(table), size=(1000, len(table)))], axis=1)
-    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
-    medians = np.median(table, axis=0)
+    """Time two functions interleaved, A-B-A-B, so that a drift of the machine meets both alike.
+
+    The interval of the ratio is a bootstrap over the pairs. Arguments as for `measure_latency`, of the ratio.
+    """
+    device = device or torch.device("cpu")
+    _warm_up(function_a, device)
+    _warm_up(function_b, device)
+    a: list[float] = []
+    b: list[float] = []
+
+    def narrow() -> bool:
+        low, high = ratio_interval(a, b)
+        return high - low <= relative_width * float(np.median(a) / np.median(b))
+
+    _sample([(function_a, a), (function_b, b)], device, narrow, min_seconds, max_seconds)
+    low, high = ratio_interval(a, b)
+    ratio = float(np.median(a) / np.median(b))
     return Comparison(
-        float(medians[0] / medians[1]),
-        float(low),
-        float(high),
-        tuple(table[:, 0].tolist()),
-        tuple(table[:, 1].tolist()),
+        _latency(a, relative_width), _latency(b, relative_width), ratio, low, high, high - low > relative_width * ratio
     )
 
 
-def median_interval(samples: Sequence[float], draws: int = 400) -> tuple[float, float]:
-    """Bootstrap 95 % interval of the median, with a fixed seed."""
-    values, rng = np.asarray(samples), np.random.default_rng(0)
-    medians = np.median(values[rng.integers(len(values), size=(draws, len(values)))], axis=1)
-    low, high = np.percentile(medians, [2.5, 97.5])
+def median_interval(samples: Sequence[float]) -> tuple[float, float]:
+    """95 % bootstrap interval of the median of `samples`."""
+    ordered, n = np.sort(samples), len(samples)
+    at_most = binom.sf((n + 1) // 2 - 1, n, np.arange(1, n + 1) / n)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = (int(np.searchsorted(at_most, probability)) for probability in (tail, 1 - tail))
+    return float(ordered[low]), float(ordered[min(high, n - 1)])
+
+
+def ratio_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
+    """95 % bootstrap interval of median(a) / median(b), resampling pairs; the same input gives the same interval."""
+    rng = np.random.default_rng(0)
+    first, second = np.asarray(a), np.asarray(b)
+    ratios: NDArray[np.float64] = np.empty(RESAMPLES)
+    for i in range(RESAMPLES):
+        drawn = rng.integers(0, len(first), len(first))
+        ratios[i] = np.median(first[drawn]) / np.median(second[drawn])
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(ratios, [tail, 100 - tail])
     return float(low), float(high)
 
 
-def _once(call: Callable[[], Any], device: torch.device) -> float:
-    _synchronise(device)
-    start = time.perf_counter_ns()
-    call()
-    _synchronise(device)
-    return (time.perf_counter_ns() - start) / 1e6
+def _warm_up(function: Callable[[], Any], device: torch.device) -> None:
+    end = perf_counter() + WARM_UP_SECONDS
+    calls = 0
+    while calls < WARM_UP_CALLS or perf_counter() < end:
+        function()
+        synchronise(device)
+        calls += 1
 
 
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _sample(
+    turns: Sequence[tuple[Callable[[], Any], list[float]]],
+    device: torch.device,
+    enough: Callable[[], bool],
+    min_seconds: float,
+    max_seconds: float,
+) -> None:
+    start, samples, check_at = perf_counter(), turns[0][1], MIN_SAMPLES
+    while True:
+        for function, into in turns:
+            synchronise(device)
+            began = perf_counter_ns()
+            function()
+            synchronise(device)
+            into.append((perf_counter_ns() - began) / 1e6)
+        seconds = perf_counter() - start
+        if len(samples) < MIN_SAMPLES:
+            continue
+        if seconds >= max_seconds or len(samples) >= MAX_SAMPLES:
+            return
+        if seconds >= min_seconds and len(samples) >= check_at:
+            if enough():
+                return
+            # Looking again only after a quarter more keeps both the cost of looking and its bias small.
+            check_at = len(samples) * 5 // 4
+
+
+def _latency(samples: list[float], relative_width: float) -> Latency:
+    p10, median, p90 = np.percentile(samples, [10, 50, 90])
+    low, high = median_interval(samples)
+    noisy = bool(high - low > relative_width * median)
+    return Latency(tuple(samples), float(median), float(p10), float(p90), low, high, noisy)

@@ -1,51 +1,86 @@
-"""Peak memory of a call: the allocator's own figure on CUDA, live tensor bytes on the CPU."""
+"""Peak memory of a forward.
+
+CUDA: the allocator's own record. CPU: exact accounting of storages, see `LiveBytes`.
+"""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from efficiency.inputs import Inputs, call_model, device_of, tensors_in, tensors_of
 
-class _LiveBytes(TorchDispatchMode):
-    """Sum of the distinct storages alive after each operation; temporaries inside an operation are not seen."""
 
-    def __init__(self, resident: Iterable[Tensor]) -> None:
-        super().__init__()
-        self.live: dict[int, tuple[StorageWeakRef, int]] = {}
+def parameter_bytes(model: nn.Module) -> int:
+    """Bytes of the model's parameters, shared ones once."""
+    return _storage_bytes(model.parameters())
+
+
+def peak_memory_bytes(model: nn.Module, inputs: Inputs) -> int:
+    """Most bytes held at once during one forward: parameters, buffers, inputs and every intermediate tensor.
+
+    The model runs in the caller's mode. On CUDA other tensors of this process on the device are counted too.
+    """
+    device = device_of(model, inputs)
+    if device.type == "cuda":
+        return cuda_peak_bytes(lambda: call_model(model, inputs), device)
+    live = LiveBytes([*tensors_of(model), *tensors_in(inputs)])
+    with live:
+        call_model(model, inputs)
+    return live.peak
+
+
+def cuda_peak_bytes(function: Callable[[], Any], device: torch.device) -> int:
+    """`torch.cuda.max_memory_allocated` of one call."""
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    function()
+    torch.cuda.synchronize(device)
+    return int(torch.cuda.max_memory_allocated(device))
+
+
+class LiveBytes(TorchDispatchMode):
+    """The sum of the sizes of all distinct storages that an operation returned and that are still alive.
+
+    Exact for what tensors hold. It does not see a kernel's internal workspace, the intermediates inside one fused
+    operation, or the allocator's rounding; resident memory of the process is therefore larger. `known` tensors
+    count from the start.
+    """
+
+    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = 0
         self.peak = 0
-        self._see(resident)
+        self._sizes: dict[int, int] = {}
+        for tensor in known:
+            self._see(tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self._see(leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
-        return out
+        outputs = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(outputs):
+            if isinstance(leaf, Tensor):
+                self._see(leaf)
+        return outputs
 
-    def _see(self, tensors: Iterable[Tensor]) -> None:
-        self.live = {key: entry for key, entry in self.live.items() if not entry[0].expired()}
-        for tensor in tensors:
-            storage = tensor.untyped_storage()
-            self.live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.peak = max(self.peak, sum(size for _, size in self.live.values()))
+    def _see(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._sizes:
+            weakref.finalize(storage, self._forget, key)
+        self.now += size - self._sizes.get(key, 0)  # a known storage may have been resized
+        self._sizes[key] = size
+        self.peak = max(self.peak, self.now)
+
+    def _forget(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
 
 
-def peak_memory_bytes(call: Callable[[], Any], resident: Iterable[Tensor], device: torch.device) -> int:
-    """Most bytes alive at once during one call.
-
-    Args:
-        resident: what is there before and after: parameters, buffers, inputs.
-        device: on CUDA the figure is `max_memory_allocated`, which sees the operations' workspaces too.
-    """
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        call()
-        return int(torch.cuda.max_memory_allocated(device))
-    mode = _LiveBytes(resident)
-    with mode:
-        call()
-    return mode.peak
+def _storage_bytes(tensors: Iterable[Tensor]) -> int:
+    storages: dict[int, int] = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())

@@ -1,108 +1,185 @@
-"""`profile`: what a model costs. Time first, count afterwards on copies, so that counting disturbs nothing."""
+"""The profile of a model: what it computes, how long it takes, what it holds, and where that was measured."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from efficiency.flops import count_forward, count_training_step
-from efficiency.latency import measure_latency
-from efficiency.memory import peak_memory_bytes
-from efficiency.provenance import collect_provenance
+from efficiency.flops import FlopCount, count_forward, count_training_step, eager
+from efficiency.inputs import Inputs, batch_size, call_model, device_of, map_tensors
+from efficiency.latency import Latency, measure_latency
+from efficiency.memory import parameter_bytes, peak_memory_bytes
+from efficiency.provenance import Provenance, collect_provenance, dtype_name
 
 SCHEMA = "naslab.profile/1"
 
 
 @dataclass(frozen=True)
-class EfficiencyProfile:
-    """Cost of one model at one batch size. FLOPs are for the whole batch, a multiply-add is two.
+class Flops:
+    """FLOPs of the whole batch, a multiply-add is 2.
 
-    `flops` has `forward`, `training_step` (forward and backward) and `effective_forward` (executed work less what
-    is masked; equal to `forward` for dense models). `latency_ms` is of a forward in evaluation mode: median, p10,
-    p90, and the 95 % interval of the median. `throughput` is in samples per second.
+    `forward`, `training_step` (forward and backward) and `effective_forward` count contractions: matrix products,
+    convolutions, attention, recurrent layers. The `_pointwise` fields count everything else. `effective_forward` leaves
+    out what a causal mask throws away. Training figures are None where the model has nothing to train.
+    """
+
+    forward: int
+    training_step: int | None
+    effective_forward: int
+    forward_pointwise: int
+    training_step_pointwise: int | None
+
+
+@dataclass(frozen=True)
+class EfficiencyProfile:
+    """What one model costs for one batch; `to_dict` is the public `profile` document.
+
+    `coverage` is the share of executed operations, by output elements, that had a formula, in the forward or the
+    training step, whichever is less; `uncovered` names the rest. `throughput` is samples per second at the median
+    latency. `predicted` is for figures of other devices, by device.
     """
 
     target: str
     batch_size: int
     dtype: str
     parameters: int
-    flops: Mapping[str, int]
+    parameter_bytes: int
+    flops: Flops
     coverage: float
     uncovered: tuple[str, ...]
-    latency_ms: Mapping[str, float]
-    noisy: bool
-    samples_ms: tuple[float, ...]
+    latency_ms: Latency
     throughput: float
     peak_memory_bytes: int
-    provenance: Mapping[str, Any]
+    provenance: Provenance
+    predicted: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The document of `naslab profile --json`."""
+        """Plain values with `schema`, as docs/schemas/profile.json describes them."""
+        latency = asdict(self.latency_ms)
+        samples, noisy = latency.pop("samples_ms"), latency.pop("noisy")
         return {
             "schema": SCHEMA,
             "target": self.target,
             "batch_size": self.batch_size,
             "dtype": self.dtype,
             "parameters": self.parameters,
-            "flops": dict(self.flops),
+            "parameter_bytes": self.parameter_bytes,
+            "flops": asdict(self.flops),
             "coverage": self.coverage,
             "uncovered": list(self.uncovered),
-            "latency_ms": dict(self.latency_ms),
-            "noisy": self.noisy,
-            "samples_ms": list(self.samples_ms),
+            "latency_ms": latency,
+            "noisy": noisy,
+            "samples_ms": list(samples),
             "throughput": self.throughput,
             "peak_memory_bytes": self.peak_memory_bytes,
-            "predicted": {},
-            "provenance": dict(self.provenance),
+            "predicted": dict(self.predicted),
+            "provenance": self.provenance.to_dict(),
         }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> EfficiencyProfile:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: another schema.
+        """
+        if document.get("schema") != SCHEMA:
+            raise ValueError(f"schema {document.get('schema')!r} is not {SCHEMA!r}")
+        values = {key: value for key, value in document.items() if key not in ("schema", "noisy", "samples_ms")}
+        return cls(
+            **values
+            | {
+                "flops": Flops(**document["flops"]),
+                "uncovered": tuple(document["uncovered"]),
+                "latency_ms": Latency(tuple(document["samples_ms"]), noisy=document["noisy"], **document["latency_ms"]),
+                "provenance": Provenance.from_dict(document["provenance"]),
+            }
+        )
 
 
 def profile(
-    model: nn.Module, example_input: Tensor, *, target: str = "", max_seconds: float = 2.0
+    model: nn.Module,
+    example_input: Inputs,
+    *,
+    target: str = "",
+    dtype: torch.dtype | None = None,
+    min_seconds: float = 0.5,
+    max_seconds: float = 10.0,
 ) -> EfficiencyProfile:
-    """Profile `model` on the device where it and `example_input` are; the model is left as it was.
+    """Profile inference of `model` on `example_input`, and count its training step.
+
+    The model, its mode and torch's random state are afterwards as before. Time is measured first, by itself.
 
     Args:
-        example_input: one batch; its first dimension is the batch size.
-        target: what to call the model in tables.
-        max_seconds: bound on the timing.
+        example_input: a batch: one tensor, a tuple of positional or a mapping of keyword arguments; moved to the
+            model's device.
+        target: what the profile calls the model; its class when left out.
+        dtype: cast floating-point parameters, buffers and inputs (in a copy) to this first.
+        min_seconds: time at least as long.
+        max_seconds: time no longer; the profile says `noisy` if the median is then known to less than 5 %.
     """
-    device = example_input.device
-    was_training = model.training
-    model.eval()
-
-    def forward() -> Any:
-        with torch.no_grad():
-            return model(example_input)
-
-    latency = measure_latency(forward, device, max_seconds=max_seconds)
-    provenance = collect_provenance(device).to_dict()
-    resident = [*itertools.chain(model.parameters(), model.buffers()), example_input]
-    peak = peak_memory_bytes(forward, resident, device)
-    model.train(was_training)
-    forward_count, step_count = count_forward(model, example_input), count_training_step(model, example_input)
-    batch_size = len(example_input)
+    device = device_of(model, example_input)
+    inputs = map_tensors(lambda t: t.to(device, dtype if t.is_floating_point() else None), example_input)
+    subject = model if dtype is None else copy.deepcopy(model).to(dtype)
+    with _inference(subject), _same_random_state(device):
+        latency = measure_latency(
+            lambda: call_model(subject, inputs), device, min_seconds=min_seconds, max_seconds=max_seconds
+        )
+        peak = peak_memory_bytes(eager(subject), inputs)
+    forward, training = count_forward(subject, inputs), count_training_step(subject, inputs)
+    counts = [forward] if training is None else [forward, training]
+    size, precision = batch_size(inputs), _dtype_name(subject)
     return EfficiencyProfile(
         target=target or type(model).__name__,
-        batch_size=batch_size,
-        dtype=str(example_input.dtype).removeprefix("torch."),
-        parameters=sum(p.numel() for p in model.parameters()),
-        flops={
-            "forward": forward_count.total,
-            "training_step": step_count.total,
-            "effective_forward": forward_count.total,
-        },
-        coverage=min(forward_count.coverage, step_count.coverage),
-        uncovered=tuple(sorted({*forward_count.uncovered, *step_count.uncovered})),
-        latency_ms={name: getattr(latency, name) for name in ("median", "p10", "p90", "low", "high")},
-        noisy=latency.noisy,
-        samples_ms=latency.samples_ms,
-        throughput=1000 * batch_size / latency.median,
+        batch_size=size,
+        dtype=precision,
+        parameters=sum(p.numel() for p in subject.parameters()),
+        parameter_bytes=parameter_bytes(subject),
+        flops=_flops(forward, training),
+        coverage=min(c.coverage for c in counts),
+        uncovered=tuple(sorted({name for c in counts for name in c.uncovered})),
+        latency_ms=latency,
+        throughput=1e3 * size / latency.median,
         peak_memory_bytes=peak,
-        provenance=provenance,
+        provenance=collect_provenance(device, precision, "eager" if eager(model) is model else "torch.compile"),
     )
+
+
+def _flops(forward: FlopCount, training: FlopCount | None) -> Flops:
+    return Flops(
+        forward=forward.total,
+        training_step=None if training is None else training.total,
+        effective_forward=forward.work.effective,
+        forward_pointwise=forward.work.pointwise,
+        training_step_pointwise=None if training is None else training.work.pointwise,
+    )
+
+
+@contextmanager
+def _inference(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def _same_random_state(device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def _dtype_name(model: nn.Module) -> str:
+    tensor = next((p for p in model.parameters() if p.is_floating_point()), None)
+    dtype = torch.get_default_dtype() if tensor is None else tensor.dtype
+    return dtype_name(dtype)

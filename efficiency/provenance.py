@@ -1,77 +1,130 @@
-"""Where a figure comes from: machine, versions and settings, recorded beside every measurement."""
+"""Provenance: where and with what a figure was measured."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from efficiency.device import device_name
+from efficiency.device import cpu_model, device_name
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """`load_average` is of the last minute; `commit` of the code that ran, with + when it had changes."""
+    """Everything outside the model that a figure depends on.
+
+    `commit` is that of the running code, "-dirty" behind it when files differ, None when it is not in a git work tree.
+    `load_average` is the system's over the last minute. `gpu` holds what the driver tells: driver, clocks (MHz), power
+    limit (W); it is empty without an NVIDIA GPU or without the `nvidia` extra.
+    """
 
     device: str
+    device_kind: str
+    cpu_model: str
     num_cpus: int
     torch_threads: int
-    platform: str
-    python: str
     torch: str
+    python: str
     naslab: str
+    platform: str
+    dtype: str
+    compile_mode: str
     commit: str | None
     utc: str
-    load_average: float
-    cuda: str | None = None
-    gpu_memory_bytes: int | None = None
+    load_average: float | None
+    gpu: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values, as in the published schema."""
+        return asdict(self) | {"gpu": dict(self.gpu)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Provenance:
+        """The inverse of `to_dict`."""
+        return cls(**values)
 
 
-def collect_provenance(device: torch.device) -> Provenance:
-    """The provenance of a measurement made now on `device`."""
-    gpu = device.type == "cuda"
+def collect_provenance(device: torch.device, dtype: str | None = None, compile_mode: str = "eager") -> Provenance:
+    """The provenance of a figure measured now on `device`.
+
+    Args:
+        dtype: number format of the measured work; torch's default when left out.
+        compile_mode: "eager" or "torch.compile".
+    """
     return Provenance(
         device=device_name(device),
+        device_kind=device.type,
+        cpu_model=cpu_model(),
         num_cpus=os.cpu_count() or 0,
         torch_threads=torch.get_num_threads(),
-        platform=platform.platform(),
-        python=platform.python_version(),
         torch=torch.__version__,
+        python=platform.python_version(),
         naslab=naslab_version(),
+        platform=platform.platform(),
+        dtype=dtype or dtype_name(torch.get_default_dtype()),
+        compile_mode=compile_mode,
         commit=_commit(),
         utc=datetime.now(UTC).isoformat(timespec="seconds"),
-        load_average=os.getloadavg()[0],
-        cuda=torch.version.cuda if gpu else None,
-        gpu_memory_bytes=torch.cuda.get_device_properties(device).total_memory if gpu else None,
+        load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        gpu=_gpu(device) if device.type == "cuda" else {},
     )
 
 
 def naslab_version() -> str:
     """The installed version, or "source" where it is not installed."""
     try:
-        return version("naslab")
-    except PackageNotFoundError:
+        return metadata.version("naslab")
+    except metadata.PackageNotFoundError:
         return "source"
 
 
-def _commit() -> str | None:
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32`, `bfloat16`, ..."""
+    return str(dtype).removeprefix("torch.")
 
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.SubprocessError):
+
+@cache
+def _commit() -> str | None:
+    """Of this very file: a copy installed inside somebody else's work tree is not tracked there."""
+    here = Path(__file__)
+    if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
         return None
+    return _git(here.parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _gpu(device: torch.device) -> dict[str, Any]:
+    properties = torch.cuda.get_device_properties(device)
+    facts = {"memory_bytes": properties.total_memory, "cuda": torch.version.cuda, "rocm": torch.version.hip}
+    try:
+        import pynvml
+    except ImportError:
+        return facts
+    try:
+        pynvml.nvmlInit()
+        # By UUID: CUDA_VISIBLE_DEVICES renumbers torch's devices but not the driver's.
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{properties.uuid}")
+        return facts | {
+            "driver": pynvml.nvmlSystemGetDriverVersion(),
+            "sm_clock_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
+            "memory_clock_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
+            "power_limit_watts": pynvml.nvmlDeviceGetPowerManagementLimit(handle) / 1000,
+        }
+    except pynvml.NVMLError as error:
+        return facts | {"nvml": str(error)}
