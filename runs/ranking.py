@@ -12,9 +12,9 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from nas.statistics import Interval, difference_interval, mean_interval
 
 from efficiency.errors import InputError
+from nas.statistics import Interval, difference_interval, mean_interval
 from runs.spend import (
     SECONDS_PER_HOUR,
     ArmSpend,
@@ -54,8 +54,9 @@ class Row:
     hours_to_floor: Interval | None
     pareto: bool
     trials: tuple[int, ...]
+    metrics_by_seed: tuple[float, ...]
     scores_by_seed: tuple[float, ...]
-    """Metric per device hour of each seed, in the order of `seeds`: what ranks are decided on."""
+    """Metric per device hour in the order of `seeds`: what ranks are decided on."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the published schema."""
@@ -232,6 +233,7 @@ def _row(group: list[Trial], reference: list[Trial], metric: str, spends: Sequen
         hours_to_floor=_hours_to_floor(group, metric, bar),
         pareto=False,
         trials=tuple(t.number for t in group),
+        metrics_by_seed=tuple(metrics.values()),
         scores_by_seed=scores,
     )
 

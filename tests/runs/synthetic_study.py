@@ -105,11 +105,46 @@ def make_trials() -> list[Trial]:
                 trial(10 + 4 * seed + k, role, score + jitter, arm=arm, seconds=seconds + seed, seed=seed,  # type: ignore[arg-type]
                       configuration=configuration, rungs=rungs)
             )  # fmt: skip
-    profile = {"target": "reference", "parameters": 512_345, "provenance": PROVENANCE}
+    profile = {
+        "target": "reference",
+        "batch_size": 32,
+        "parameters": 512_345,
+        "flops": {"forward": 123_456_789, "training_step": 370_000_000, "effective_forward": 123_456_789},
+        "coverage": 0.97,
+        "latency_ms": {"median": 4.2, "p10": 4.0, "p90": 5.1, "low": 4.1, "high": 4.3},
+        "peak_memory_bytes": 12_345_678,
+        "provenance": PROVENANCE,
+    }
     trials.append(trial(30, "profile", 0.0, configuration=PUBLISHED, seconds=5.0, result={"profile": profile}))
     return trials
 
 
-def search_result() -> dict[str, Any]:
-    """What a differentiable search leaves: genotype and trajectory."""
-    return {}
+def search_result(epochs: int = 12) -> dict[str, Any]:
+    """What a differentiable search leaves: its genotype is BY_DARTS, and one candidate a layer pulls ahead."""
+    chosen = {"projector": BY_DARTS.chain("projector"), "predictor": BY_DARTS.chain("predictor")}
+    trajectory = []
+    for epoch in range(1, epochs + 1):
+        alphas = {
+            name: [[0.03 * epoch * (o == pick) - 0.002 * epoch * i for i, o in enumerate(OPERATIONS)] for pick in picks]
+            for name, picks in chosen.items()
+        }
+        entropy = {name: [1.0 - 0.02 * epoch] * len(picks) for name, picks in chosen.items()}
+        trajectory.append(
+            {
+                "epoch": epoch,
+                "alphas": alphas,
+                "entropy": entropy,
+                "skip_share": 0.4 - 0.01 * epoch,
+                "train_loss": 5.0 - 0.1 * epoch,
+                "held_out_loss": 5.1 - 0.1 * epoch,
+                "scores": {METRIC: 60.0 + epoch},
+            }
+        )
+    return {
+        "genotype": BY_DARTS.as_dict(),
+        "candidates": {name: list(OPERATIONS) for name in chosen},
+        "trajectory": trajectory,
+        "relaxed_loss": 3.9,
+        "discrete_loss": 4.2,
+        "supernet_scores": trajectory[-1]["scores"],
+    }

@@ -1,0 +1,92 @@
+"""The report's first sentence: which configuration is worth its hours, or that none is shown to be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nas.statistics import Interval, difference_interval
+from runs.ranking import Ranking, Row
+from runs.report.markup import significant_digits
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One sentence that answers the study's question, and what a reader should know before acting on it."""
+
+    sentence: str
+    caveats: tuple[str, ...] = ()
+
+
+def answer(ranking: Ranking, random_scores: Sequence[float]) -> Answer:
+    """Say what the ranking shows, no more.
+
+    Args:
+        random_scores: metric of the random architectures, one each.
+    """
+    ranked = [row for row in ranking.rows if row.rank is not None]
+    if not ranking.rows:
+        return Answer("No configuration has finished yet, so nothing can be said.")
+    if not ranked:
+        return Answer(f"No configuration reaches the floor of {ranking.floor:.2f} {ranking.metric}.")
+    best, reference = ranked[0], ranking.reference
+    caveats = (*_against_random(best, ranking, random_scores), *_few_seeds(ranked))
+    if reference is None:
+        return Answer(f"{best.name} leads with {_score(best, ranking)}; the reference has no finished run.", caveats)
+    if len(ranking.rows) == 1:
+        return Answer("Only the reference has finished, so there is nothing to hold against it yet.", caveats)
+    if reference.rank == 1:
+        return Answer(_nothing_better(ranked, reference, ranking), caveats)
+    return Answer(_better(best, reference, ranking), caveats)
+
+
+def unit(ranking: Ranking) -> str:
+    """The cost unit in words, singular."""
+    return "GPU hour" if ranking.cost_unit == "gpu_hours" else "CPU hour"
+
+
+def _score(row: Row, ranking: Ranking) -> str:
+    return f"{significant_digits(row.score.mean)} {ranking.metric} per {unit(ranking)}"
+
+
+def _nothing_better(ranked: Sequence[Row], reference: Row, ranking: Ranking) -> str:
+    tied = [row.name for row in ranked if row.rank == 1 and row is not reference]
+    if not tied:
+        return f"Nothing is better than the reference, which gives {_score(reference, ranking)}."
+    listed = ", ".join(tied)
+    return f"Nothing is shown to be better than the reference: the data cannot tell {listed} apart from it."
+
+
+def _better(best: Row, reference: Row, ranking: Ranking) -> str:
+    gain = difference_interval(best.scores_by_seed, reference.scores_by_seed)
+    metric = difference_interval(best.metrics_by_seed, reference.metrics_by_seed)
+    tied = [row.name for row in ranking.rows if row.rank == 1 and row is not best]
+    if not _excludes_zero(gain):
+        return f"{best.name} leads with {_score(best, ranking)}, but the data cannot tell it from the reference."
+    also = f" (the data cannot tell {', '.join(tied)} apart from it)" if tied else ""
+    return (
+        f"{best.name} is worth its hours{also}: {_score(best, ranking)} against the reference's "
+        f"{significant_digits(reference.score.mean)}, with {metric.mean:+.2f} {ranking.metric}."
+    )
+
+
+def _against_random(best: Row, ranking: Ranking, random_scores: Sequence[float]) -> tuple[str, ...]:
+    if not random_scores:
+        return ("No random architecture was measured, so luck cannot be ruled out.",)
+    difference = difference_interval(best.metrics_by_seed, random_scores)
+    if difference.low is not None and difference.low > 0:
+        return ()
+    shown = f"{difference.mean:+.2f}"
+    if difference.low is not None and difference.high is not None:
+        shown += f", 95 % interval {difference.low:+.2f} to {difference.high:+.2f}"
+    return (f"In {ranking.metric}, {best.name} is not shown to be better than random architectures ({shown}).",)
+
+
+def _few_seeds(rows: Sequence[Row]) -> tuple[str, ...]:
+    if all(len(row.seeds) > 1 for row in rows):
+        return ()
+    return ("With one seed nothing can be told apart; run more seeds.",)
+
+
+def _excludes_zero(interval: Interval) -> bool:
+    return interval.low is not None and interval.high is not None and not interval.low <= 0 <= interval.high

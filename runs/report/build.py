@@ -1,0 +1,109 @@
+"""Puts the report together: one HTML file with everything in it, which opens without a network."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from plotly.offline import get_plotlyjs
+
+from efficiency.errors import InputError
+from runs.ranking import rank
+from runs.report.answer import Answer, answer, unit
+from runs.report.findings import random_scores
+from runs.report.markup import Html, html, join, tag
+from runs.report.sections import Findings, Section, all_sections, seconds_in_hours
+from runs.study import Study
+from runs.trial import Trial
+
+SCHEMA = "naslab.report/1"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The page and what it says."""
+
+    study: str
+    answer: Answer
+    sections: tuple[Section, ...]
+    page: str
+
+    def write(self, path: Path) -> None:
+        """Save the page.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(self.page, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+    def to_dict(self, path: Path) -> dict[str, Any]:
+        """The document of `naslab report --json`."""
+        return {
+            "schema": SCHEMA,
+            "study": self.study,
+            "file": str(path),
+            "answer": self.answer.sentence,
+            "caveats": list(self.answer.caveats),
+            "sections": [{"id": s.id, "title": s.title, "empty": s.empty} for s in self.sections],
+        }
+
+
+def build_report(study: Study, trials: Sequence[Trial]) -> Report:
+    """The report on a study as its ledger stands; a study that still runs gives a partial one.
+
+    Raises:
+        InputError: as for `rank`.
+    """
+    ranking = rank(study, trials)
+    found = Findings(study, ranking, tuple(sorted(trials, key=lambda t: t.number)))
+    said = answer(ranking, random_scores(ranking, found.trials))
+    sections = tuple(all_sections(found))
+    template = Template(files("runs.report").joinpath("page.html").read_text(encoding="utf-8"))
+    page = template.substitute(
+        title=html(study.name),
+        description=html(study.description),
+        answer=html(said.sentence),
+        caveats=join(tag("p", caveat, css="caveat") for caveat in said.caveats),
+        summary=html(_summary(found)),
+        navigation=join(Html(f'<a href="#{s.id}">{html(s.title)}</a>') for s in sections),
+        sections=join(_section(s) for s in sections),
+        download=_download(json.dumps(ranking.to_dict(), indent=2), f"{study.name}-ranking.json"),
+        ranking=_script_safe(json.dumps(ranking.to_dict())),
+        plotly=get_plotlyjs(),
+    )
+    return Report(study.name, said, sections, page)
+
+
+def _summary(found: Findings) -> str:
+    spent = seconds_in_hours(found.trials)
+    seeds = len(found.study.seeds)
+    return (
+        f"{found.study.space.name} · {len(found.trials)} trials · {spent:.3g} {unit(found.ranking)}s in all · "
+        f"{seeds} seed{'s' if seeds != 1 else ''} · metric {found.ranking.metric}"
+    )
+
+
+def _section(section: Section) -> Html:
+    return Html(f'<section id="{section.id}"><h2>{html(section.title)}</h2>{section.body}</section>')
+
+
+def _download(text: str, name: str) -> Html:
+    encoded = base64.b64encode(text.encode()).decode()
+    return Html(
+        f'<a class="button" download="{html(name)}" href="data:application/json;base64,{encoded}">Ranking as JSON</a>'
+    )
+
+
+def _script_safe(text: str) -> Html:
+    """JSON that cannot close the script element around it."""
+    return Html(text.replace("<", "\\u003c"))

@@ -1,0 +1,189 @@
+"""The report's figures. Colours of text and grid are the page's, so that light and dark both read well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from nas.statistics import Interval
+from runs.ranking import Ranking, Row
+from runs.spend import NO_ARM, SECONDS_PER_HOUR
+from runs.trial import Trial
+
+PALETTE = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#14b8a6", "#ec4899", "#84cc16")
+QUIET = "#94a3b8"
+PHASES = ("search", "train", "evaluate", "compile", "profile", "other")
+
+
+def colour(index: int) -> str:
+    """The palette's colours in turn."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def pareto(ranking: Ranking, hours: str) -> go.Figure:
+    """Metric against device hours of one run, 95 % intervals as bars, the front as a line."""
+    figure = _figure(420, hours, ranking.metric)
+    front = sorted((row for row in ranking.rows if row.pareto), key=lambda row: row.device_hours.mean)
+    figure.add_scatter(
+        x=[row.device_hours.mean for row in front],
+        y=[row.metric.mean for row in front],
+        mode="lines",
+        line={"color": QUIET, "dash": "dot", "shape": "hv"},
+        name="Pareto front",
+        hoverinfo="skip",
+    )
+    for index, row in enumerate(ranking.rows):
+        figure.add_scatter(**_point(row, index))
+    for control in ranking.controls:
+        figure.add_hline(
+            y=control.metric.mean,
+            line={"color": QUIET, "width": 1, "dash": "dash"},
+            annotation={"text": _plain(control.name), "font": {"size": 11}},
+        )
+    return figure
+
+
+def _point(row: Row, index: int) -> dict[str, Any]:
+    shape = "diamond" if row.reference else "circle"
+    return {
+        "x": [row.device_hours.mean],
+        "y": [row.metric.mean],
+        "error_x": _bars(row.device_hours),
+        "error_y": _bars(row.metric),
+        "mode": "markers",
+        "marker": {"size": 12, "color": colour(index), "symbol": shape if row.pareto else f"{shape}-open"},
+        "name": _plain(row.name),
+        "customdata": [[", ".join(map(str, row.trials))]],
+        "hovertemplate": "%{y:.2f} in %{x:.4g} h<br>trials %{customdata[0]}",
+    }
+
+
+def _bars(value: Interval) -> dict[str, Any]:
+    half = 0.0 if value.high is None else value.high - value.mean
+    return {"type": "data", "array": [half], "visible": half > 0, "thickness": 1.2, "width": 4}
+
+
+def learning_curves(ranking: Ranking, trials: Mapping[int, Trial]) -> go.Figure | None:
+    """Validation metric by rung against device hours so far, one line a trial; None without rungs."""
+    figure = _figure(400, "device hours since the run began", f"validation {ranking.metric}")
+    proposals = [t for t in trials.values() if t.job.role == "proposal"]
+    for trial in proposals:
+        _curve(figure, trial, ranking.metric, QUIET, "proposals", trial is proposals[0])
+    for index, row in enumerate(ranking.rows):
+        for number in row.trials:
+            _curve(figure, trials[number], ranking.metric, colour(index), row.name, number == row.trials[0])
+    return figure if any(len(trace.x) for trace in figure.data) else None
+
+
+def _curve(figure: go.Figure, trial: Trial, metric: str, shade: str, name: str, first: bool) -> None:
+    rungs = [rung for rung in trial.rungs if metric in rung.scores]
+    quiet = trial.job.role == "proposal"
+    figure.add_scatter(
+        x=[rung.device_seconds / SECONDS_PER_HOUR for rung in rungs],
+        y=[rung.scores[metric] for rung in rungs],
+        mode="lines+markers",
+        line={"color": shade, "width": 1 if quiet else 2},
+        marker={"size": 4 if quiet else 6},
+        opacity=0.5 if quiet else 1,
+        name=_plain(name),
+        legendgroup=name,
+        showlegend=first,
+        customdata=[[rung.epoch] for rung in rungs],
+        hovertemplate=f"%{{y:.2f}} at epoch %{{customdata[0]}}<br>trial {trial.number}, {trial.state}",
+    )
+
+
+def alphas(search: Mapping[str, Any], chain: str) -> go.Figure:
+    """Architecture parameters of one chain against the epoch: one panel a layer, one line a candidate."""
+    trajectory, candidates = search["trajectory"], search["candidates"][chain]
+    layers = len(trajectory[0]["alphas"][chain])
+    columns = min(layers, 3)
+    lines = -(-layers // columns)
+    titles = [f"layer {layer + 1}" for layer in range(layers)]
+    figure = make_subplots(
+        lines, columns, shared_xaxes=True, shared_yaxes=True, subplot_titles=titles,
+        horizontal_spacing=0.04, vertical_spacing=0.5 / (lines + 2),
+    )  # fmt: skip
+    for layer in range(layers):
+        for index, candidate in enumerate(candidates):
+            figure.add_scatter(
+                x=[epoch["epoch"] for epoch in trajectory],
+                y=[epoch["alphas"][chain][layer][index] for epoch in trajectory],
+                mode="lines",
+                line={"color": colour(index), "width": 1.8},
+                name=_plain(candidate),
+                legendgroup=candidate,
+                showlegend=layer == 0,
+                row=layer // columns + 1,
+                col=layer % columns + 1,
+                hovertemplate="%{y:.4f} at epoch %{x}",
+            )
+    figure.update_xaxes(title_text="epoch", row=lines)
+    return _calm(figure, 120 + 170 * lines)
+
+
+def decisiveness(searches: Mapping[str, Mapping[str, Any]]) -> go.Figure:
+    """Mean entropy of the mixing weights and share of the parameter-free candidates, by epoch and search."""
+    figure = make_subplots(1, 2, subplot_titles=["entropy (1: undecided)", "share of skips and poolings"])
+    for index, (name, search) in enumerate(searches.items()):
+        epochs = [epoch["epoch"] for epoch in search["trajectory"]]
+        entropies = [_mean_over_layers(epoch["entropy"]) for epoch in search["trajectory"]]
+        skips = [epoch["skip_share"] for epoch in search["trajectory"]]
+        for column, values in enumerate((entropies, skips), start=1):
+            figure.add_scatter(
+                x=epochs, y=values, mode="lines+markers", line={"color": colour(index)}, name=_plain(name),
+                legendgroup=name, showlegend=column == 1, row=1, col=column,
+            )  # fmt: skip
+    figure.update_xaxes(title_text="epoch")
+    return _calm(figure, 320)
+
+
+def _mean_over_layers(entropy: Mapping[str, Sequence[float]]) -> float:
+    values = [value for layers in entropy.values() for value in layers]
+    return sum(values) / len(values)
+
+
+def spend(trials: Sequence[Trial], hours: str) -> go.Figure:
+    """Device hours by arm, stacked by phase."""
+    arms = sorted({t.job.arm or NO_ARM for t in trials}, key=lambda arm: (arm != NO_ARM, arm))
+    figure = _figure(130 + 42 * len(arms), hours, "")
+    for index, phase in enumerate(PHASES):
+        totals = [
+            sum(t.seconds.get(phase, 0.0) for t in trials if (t.job.arm or NO_ARM) == arm)  # type: ignore[call-overload]
+            / SECONDS_PER_HOUR
+            for arm in arms
+        ]
+        if any(totals):
+            figure.add_bar(
+                y=[_plain(arm) for arm in arms], x=totals, orientation="h", name=phase,
+                marker={"color": colour(index)}, hovertemplate="%{x:.4g} h",
+            )  # fmt: skip
+    return figure.update_layout(barmode="stack", bargap=0.35)
+
+
+def _figure(height: int, x: str, y: str) -> go.Figure:
+    figure = go.Figure()
+    figure.update_xaxes(title_text=x)
+    figure.update_yaxes(title_text=y)
+    return _calm(figure, height)
+
+
+def _calm(figure: go.Figure, height: int) -> go.Figure:
+    figure.update_layout(
+        template=go.layout.Template(),
+        height=height,
+        margin={"l": 60, "r": 20, "t": 40, "b": 50},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+        hoverlabel={"namelength": -1},
+    )
+    figure.update_xaxes(automargin=True)
+    figure.update_yaxes(automargin=True)
+    return figure
+
+
+def _plain(text: str) -> str:
+    """Plotly reads a little HTML in its labels; a name of the user's is to be shown as it is."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,314 @@
+"""The report's sections. Each is a function of the findings; one that has no data says so in a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from nas.health import HealthReport
+from runs.ranking import Ranking, Row
+from runs.report import figures, findings
+from runs.report.answer import unit
+from runs.report.markup import Html, html, interval, join, note, plot, significant_digits, table, tag, trial_links
+from runs.spend import SECONDS_PER_HOUR
+from runs.study import Study
+from runs.trial import Trial
+
+
+@dataclass(frozen=True)
+class Section:
+    """A titled part of the page; `empty` where the study has no data for it."""
+
+    id: str
+    title: str
+    body: Html
+    empty: bool = False
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that the sections draw from."""
+
+    study: Study
+    ranking: Ranking
+    trials: tuple[Trial, ...]
+
+    @cached_property
+    def by_number(self) -> dict[int, Trial]:
+        """Trials by number."""
+        return {trial.number: trial for trial in self.trials}
+
+    @cached_property
+    def searches(self) -> dict[str, Mapping[str, Any]]:
+        """Finished differentiable searches."""
+        return findings.searches(self.trials)
+
+    @cached_property
+    def health(self) -> list[HealthReport]:
+        """One report per arm."""
+        return findings.health(self.study, self.ranking, self.trials)
+
+    @property
+    def hours(self) -> str:
+        """The cost unit in words, plural."""
+        return f"{unit(self.ranking)}s"
+
+
+def all_sections(found: Findings) -> list[Section]:
+    """Every section in reading order."""
+    parts = (leaderboard, controls, front, health, drawings, trajectories, curves, spend, profiles, provenance, ledger)
+    return [part(found) for part in parts]
+
+
+def _empty(id: str, title: str, why: str) -> Section:
+    return Section(id, title, note(why), empty=True)
+
+
+def leaderboard(found: Findings) -> Section:
+    """The ranking as a table."""
+    id, title, ranking = "leaderboard", "Leaderboard", found.ranking
+    if not ranking.rows:
+        return _empty(id, title, "No reference or finalist has finished yet.")
+    one = unit(ranking)
+    columns = ["#Rank", "Configuration", f"#{ranking.metric}", f"#{found.hours} a run", f"#Score per {one}",
+               f"#Gain over reference per {one}", f"#{found.hours} of search", f"#{found.hours} to the floor",
+               "Pareto", "#Seeds", "Trials"]  # fmt: skip
+    floor = "none" if ranking.floor is None else f"{ranking.floor:.2f} {ranking.metric}"
+    below = " Rows without a rank are below it." if any(row.rank is None for row in ranking.rows) else ""
+    return Section(
+        id,
+        title,
+        join(
+            [
+                table(columns, [_row(row) for row in ranking.rows], css="leaderboard"),
+                note(
+                    f"Ordered by score: {ranking.metric} on the test split per {one} of one run. "
+                    f"Floor: {floor}.{below} Small figures are 95 % intervals over seeds. Configurations share a rank where the interval of "
+                    "their difference in score holds zero. The gain charges the search that found the configuration."
+                ),
+            ]
+        ),
+    )
+
+
+def _row(row: Row) -> list[object]:
+    name = join([tag("strong", row.name), tag("span", row.configuration, css="bounds")])
+    return [
+        row.rank if row.rank is not None else "—",
+        name,
+        interval(row.metric),
+        interval(row.device_hours, significant=3),
+        interval(row.score, significant=4),
+        interval(row.gain, significant=3),
+        significant_digits(row.search_hours) if row.arms else "—",
+        interval(row.hours_to_floor, significant=3),
+        "●" if row.pareto else "",
+        len(row.seeds),
+        trial_links(row.trials),
+    ]
+
+
+def controls(found: Findings) -> Section:
+    """What the metric says without any search."""
+    id, title, ranking = "controls", "Controls", found.ranking
+    lines = [*ranking.controls, *([ranking.random] if ranking.random else [])]
+    if not lines:
+        return _empty(id, title, "No control and no random architecture has finished yet.")
+    best = next((row for row in ranking.rows if row.rank is not None), None)
+    rows = [[line.name.replace("_", " "), interval(line.metric), trial_links(line.trials)] for line in lines]
+    if best is not None:
+        rows.append([tag("strong", f"best ranked: {best.name}"), interval(best.metric), trial_links(best.trials)])
+    text = "A result means something only beside what needs no search: these are scored on the same test split."
+    return Section(id, title, join([table(["", f"#{ranking.metric}", "Trials"], rows), note(text)]))
+
+
+def front(found: Findings) -> Section:
+    """Pareto front of metric against hours."""
+    id, title, ranking = "pareto", f"{found.ranking.metric} against {found.hours}", found.ranking
+    if not ranking.rows:
+        return _empty(id, title, "No configuration has finished yet.")
+    best = [row.name for row in ranking.rows if row.pareto]
+    text = (
+        "Filled: on the Pareto front, no other configuration is at once as good and as cheap "
+        f"({', '.join(best)}). Bars: 95 % intervals over seeds. Dashed: controls."
+    )
+    figure = figures.pareto(ranking, f"{found.hours} of one run")
+    return Section(id, title, join([plot(figure, f"{title}; front: {', '.join(best)}"), note(text)]))
+
+
+def health(found: Findings) -> Section:
+    """The verdict on every search, warnings first."""
+    id, title = "health", "Health of the searches"
+    if not found.health:
+        return _empty(id, title, "This study has no arm, so there is no search to judge.")
+    parts = [_card(report) for report in found.health]
+    if found.searches:
+        parts.append(plot(figures.decisiveness(found.searches), "entropy and share of skips by epoch"))
+    else:
+        parts.append(note("No differentiable search has finished, so there is no entropy to show."))
+    return Section(id, title, join(parts))
+
+
+def _card(report: HealthReport) -> Html:
+    warnings = [tag("p", tag("strong", "Warning: "), warning, css="warning") for warning in report.warnings]
+    facts = [
+        ("mean entropy at the end", report.entropy[-1] if report.entropy else None),
+        ("share of skips and poolings in the supernet", report.skip_share),
+        ("parameter-free layers in the genotype", report.parameter_free_share),
+        ("discretisation gap (supernet minus retrained)", report.discretisation_gap),
+        ("loss gap (one-hot minus relaxed)", report.loss_gap),
+        ("std of the normalised embedding (1: healthy, 0: collapsed)", report.feature_std),
+        ("effective rank of the embedding", report.effective_rank),
+    ]
+    rows = [[name, f"{value:.3f}"] for name, value in facts if value is not None]
+    more = table(["", "#"], rows, css="facts") if rows else Html("")
+    return tag("article", tag("h3", report.verdict), *warnings, more, css="card")
+
+
+def drawings(found: Findings) -> Section:
+    """The ranked configurations as the space draws them."""
+    id, title = "drawings", "Architectures"
+    space = found.study.search_space
+    drawn = [(row, space.draw(row.configuration)) for row in found.ranking.rows]
+    items = [
+        tag("figure", tag("figcaption", row.name), tag("div", Html(svg), css="scroll")) for row, svg in drawn if svg
+    ]
+    if not items:
+        why = "No configuration has finished yet." if not drawn else f"The space {space.name} draws no pictures."
+        return _empty(id, title, why)
+    return Section(id, title, join(items))
+
+
+def trajectories(found: Findings) -> Section:
+    """Architecture parameters over the search, per chain and layer."""
+    id, title = "alphas", "Architecture parameters over the search"
+    if not found.searches:
+        return _empty(id, title, "No differentiable search has finished in this study.")
+    parts: list[Html] = []
+    for name, search in found.searches.items():
+        for chain in search["candidates"]:
+            label = f"{name}: {chain}"
+            parts += [tag("h3", label), plot(figures.alphas(search, chain), f"architecture parameters of {label}")]
+    parts.append(note("Before the relaxation; in each layer the candidate that ends highest is the one chosen."))
+    return Section(id, title, join(parts))
+
+
+def curves(found: Findings) -> Section:
+    """Validation metric by rung."""
+    id, title = "curves", "Learning curves"
+    figure = figures.learning_curves(found.ranking, found.by_number)
+    if figure is None:
+        return _empty(id, title, "No trial has reported a rung yet.")
+    text = "Validation split, one line a trial and a mark a rung. Thin grey lines: configurations that a search tried."
+    return Section(id, title, join([plot(figure, "validation metric by device hours"), note(text)]))
+
+
+def spend(found: Findings) -> Section:
+    """Every second, by arm, phase and state."""
+    id, title = "spend", "What was spent"
+    if not any(trial.device_seconds for trial in found.trials):
+        return _empty(id, title, "No device time has been charged yet.")
+    rows = []
+    for arm in found.ranking.arms:
+        states = ", ".join(f"{number} {state}" for state, number in arm.states.items())
+        search = significant_digits(arm.search_hours)
+        rows.append([arm.arm, significant_digits(arm.device_hours), search, states])
+    total = significant_digits(sum(arm.device_hours for arm in found.ranking.arms))
+    rows.append([tag("strong", "all"), tag("strong", total), "", f"{len(found.trials)} trials"])
+    columns = ["Arm", f"#{found.hours}", "#of these, search", "Trials"]
+    figure = figures.spend(found.trials, found.hours)
+    text = "Failed, pruned and killed trials are charged like all others."
+    return Section(id, title, join([plot(figure, "device hours by arm and phase"), table(columns, rows), note(text)]))
+
+
+def profiles(found: Findings) -> Section:
+    """What each profiled configuration costs."""
+    id, title = "profiles", "Measured cost of the models"
+    profiled = [(t, t.result["profile"]) for t in found.trials if t.result.get("profile")]
+    if not profiled:
+        return _empty(id, title, "No configuration has been profiled.")
+    names = {row.configuration.digest: row.name for row in found.ranking.rows}
+    rows = []
+    for trial, profile in profiled:
+        digest = trial.job.configuration.digest if trial.job.configuration else ""
+        rows.append([names.get(digest, trial.job.label), *_costs(profile), trial_links([trial.number])])
+    columns = ["Configuration", "#Parameters", "#Batch", "#Forward MFLOP", "#Training step MFLOP", "#Covered",
+               "#Latency ms", "#Peak memory MB", "Trials"]  # fmt: skip
+    text = "FLOPs are for the whole batch, a multiply-add is 2. Latency: median of a forward, 10th to 90th percentile."
+    return Section(id, title, join([table(columns, rows), note(text)]))
+
+
+def _costs(profile: Mapping[str, Any]) -> list[object]:
+    flops, latency = profile.get("flops", {}), profile.get("latency_ms", {})
+    spread = tag("span", f"{latency['p10']:.2f} to {latency['p90']:.2f}", css="bounds") if "p10" in latency else ""
+    return [
+        _number(profile.get("parameters")),
+        _number(profile.get("batch_size")),
+        _number(flops.get("forward"), 1e6),
+        _number(flops.get("training_step"), 1e6),
+        f"{profile['coverage']:.0%}" if "coverage" in profile else "—",
+        join([f"{latency['median']:.2f}", spread]) if "median" in latency else "—",
+        _number(profile.get("peak_memory_bytes"), 1e6),
+    ]
+
+
+def _number(value: float | None, divisor: float = 1) -> str:
+    if value is None:
+        return "—"
+    return f"{value:,}" if divisor == 1 else f"{value / divisor:,.1f}"
+
+
+def provenance(found: Findings) -> Section:
+    """Study, seeds, device and versions, and the ranking to download."""
+    study, ranking = found.study, found.ranking
+    facts: list[list[object]] = [
+        ["study", study.name],
+        ["digest of the study", tag("code", study.digest)],
+        ["space", f"{study.space.name}, preset {study.space.preset or 'none'}"],
+        ["study seed, training seeds", f"{study.seed}; {', '.join(map(str, study.seeds))}"],
+        ["device", ranking.device or "no device time charged"],
+    ]
+    recorded = [t.result["profile"]["provenance"] for t in found.trials if t.result.get("profile")]
+    if recorded:
+        facts += [[f"measured: {key}", value] for key, value in recorded[0].items() if value is not None]
+    document = json.dumps(study.document(), indent=2)
+    study_file = tag("details", tag("summary", "The whole study file"), tag("pre", document))
+    return Section("provenance", "Provenance", join([table(["", ""], facts, css="facts"), study_file]))
+
+
+def ledger(found: Findings) -> Section:
+    """Every trial, so that any figure above can be followed to its source."""
+    id, title = "ledger", "Every trial"
+    if not found.trials:
+        return _empty(id, title, "The ledger is empty.")
+    columns = ["#Trial", "Role", "Arm", "State", "#Seed", "Configuration", f"#{found.ranking.metric}", "#Seconds",
+               "Key", "Error"]  # fmt: skip
+    rows = [_ledger_row(trial, found.ranking.metric) for trial in found.trials]
+    summary = tag("summary", f"{len(rows)} trials of the ledger")
+    text = "Figures above name the trials that they come from; this is what the ledger holds of each."
+    return Section(id, title, join([note(text), tag("details", summary, table(columns, rows))]))
+
+
+def _ledger_row(trial: Trial, metric: str) -> list[object]:
+    digest = trial.job.configuration.digest if trial.job.configuration else ""
+    anchor = Html(f'<span id="trial-{trial.number}">{trial.number}</span>')
+    return [
+        anchor,
+        trial.job.role,
+        html(trial.job.arm or ""),
+        tag("span", trial.state, css=f"state {trial.state}"),
+        trial.job.seed,
+        tag("code", digest),
+        f"{trial.scores[metric]:.2f}" if metric in trial.scores else "",
+        f"{trial.device_seconds:.1f}",
+        tag("code", trial.job.key),
+        trial.error or "",
+    ]
+
+
+def seconds_in_hours(trials: Sequence[Trial]) -> float:
+    """Device hours of all trials."""
+    return sum(trial.device_seconds for trial in trials) / SECONDS_PER_HOUR
