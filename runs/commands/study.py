@@ -1,0 +1,97 @@
+"""`naslab run` and `naslab status`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.table import Table
+
+from runs.driver import run_study
+from runs.ledger import Ledger
+from runs.locate import open_study
+from runs.output import err, out, print_json
+from runs.plan import expected_jobs
+from runs.progress import Progress
+from runs.status import status as study_status
+from runs.storage import storage_url
+from runs.study import Study, load_study
+
+Storage = Annotated[str | None, typer.Option(help="SQLite file or storage URL; default naslab-runs/naslab.db.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+def run(
+    study_file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study to start or go on with.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a value.")] = None,
+    storage: Storage = None,
+    slots: Annotated[int, typer.Option(min=1, help="Trials that run at once, a device slot each.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; write nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Start a study, or go on with it: nothing finished is repeated."""
+    study = load_study(study_file, set_)
+    if dry_run:
+        _show_plan(study, storage, as_json)
+        return
+    study.make_task(torch.device("cpu"))
+    ledger = Ledger.start(storage, study)
+    run_study(ledger, slots, Progress(err))
+    if as_json:
+        print_json(
+            {**study_status(ledger), "schema": "naslab.run/1", "storage": ledger.url, "files": str(ledger.files)}
+        )
+    else:
+        _print_status(study_status(ledger))
+        err.print(f"next: naslab rank {study.name}", highlight=False)
+
+
+def status(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or a study's name.")],
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Progress of a study and where its device time went."""
+    document = study_status(open_study(study, storage))
+    if as_json:
+        print_json(document)
+    else:
+        _print_status(document)
+
+
+def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
+    task = study.make_task(torch.device("cpu"))
+    jobs = dict(expected_jobs(study, task.controls()))
+    document = {
+        "schema": "naslab.run/1",
+        "study": study.name,
+        "dry_run": True,
+        "storage": storage_url(storage),
+        "jobs": jobs,
+        "epochs": task.max_epochs,
+    }
+    if as_json:
+        print_json(document)
+        return
+    table = Table("role", "jobs", title=f"{study.name}: what would run, {task.max_epochs} epochs a training")
+    for role, number in jobs.items():
+        table.add_row(role, str(number))
+    out.print(table)
+
+
+def _print_status(document: dict[str, Any]) -> None:
+    seconds = document["device_seconds"]
+    table = Table("state", "trials", "device s", title=document["study"])
+    for state, number in document["trials"].items():
+        table.add_row(state, str(number), f"{seconds['by_state'].get(state, 0):.1f}")
+    out.print(table)
+    phases = ", ".join(f"{phase} {spent:.1f}" for phase, spent in seconds["by_phase"].items())
+    out.print(f"device seconds by phase: {phases or 'none'}", highlight=False)
+    out.print(
+        f"slots held for {document['slot_seconds']:.1f} s, of which {document['unaccounted']:.1f} s unaccounted",
+        highlight=False,
+    )
+    for failure in document["failures"]:
+        out.print(f"failed: {failure['key']}: {failure['error']}", highlight=False, markup=False)

@@ -1,0 +1,9 @@
+"""What executors share beyond `concurrent.futures.Executor`."""
+
+from __future__ import annotations
+
+from efficiency.errors import NaslabError
+
+
+class WorkerDied(NaslabError):
+    """The process that ran a call is gone without an answer: killed, out of memory, or crashed."""

@@ -1,0 +1,19 @@
+"""From STUDY on the command line, a study file or a study's name, to its ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runs.ledger import Ledger
+from runs.study import load_study
+
+
+def open_study(text: str, storage: str | None = None) -> Ledger:
+    """The ledger of the study that `text` names.
+
+    Raises:
+        InputError: no such file, study or storage.
+    """
+    is_file = text.endswith((".yaml", ".yml")) or Path(text).is_file()
+    name = load_study(Path(text)).name if is_file else text
+    return Ledger.open(storage, name)

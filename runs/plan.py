@@ -1,0 +1,223 @@
+"""What to run next: a pure function of the study and the ledger's trials, so that resuming is only asking again.
+
+Order: controls, the reference and the random architectures; the arms; the arms' finalists with every seed; profiles
+of what is ranked, one at a time while nothing else runs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from nas.arms import Differentiable, Sampled
+from nas.sampling import Told, propose
+from runs.study import Study
+from runs.trial import Job, Trial
+from search_spaces import Configuration, Control, derive_seed
+
+ATTEMPTS = 5
+"""How often a job whose process dies is tried before it is given up."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The next job, or why there is none: `waiting` for running trials, or `done`."""
+
+    job: Job | None
+    state: Literal["ready", "waiting", "done"]
+
+
+def next_job(study: Study, controls: Sequence[Control], metric: str, trials: Sequence[Trial]) -> Plan:
+    """The job to start now.
+
+    Args:
+        controls: of the study's task.
+        metric: the name of the score that ranks.
+        trials: every attempt so far, running ones included.
+    """
+    view = _View(study, metric, trials)
+    for stage in (_fixed_jobs(study, controls), _arm_jobs(view), _final_jobs(view)):
+        for job in stage:
+            if view.is_open(job.key):
+                return Plan(job, "ready")
+    if view.busy:
+        return Plan(None, "waiting")
+    for job in _profile_jobs(view):
+        if view.is_open(job.key):
+            return Plan(job, "ready")
+    return Plan(None, "done")
+
+
+def expected_jobs(study: Study, controls: Sequence[Control]) -> Counter[str]:
+    """How many jobs of each role a study is expected to have; arms limited by hours alone count as unknown (0)."""
+    count: Counter[str] = Counter(job.role for job in _fixed_jobs(study, controls))
+    for arm in study.arms:
+        if isinstance(arm, Differentiable):
+            count["search"] += arm.searches
+        else:
+            count["proposal"] += arm.trials or 0
+    count["final"] = len(study.arms) * study.finalists * len(study.seeds)
+    count["profile"] = 1 + len(study.arms) * study.finalists
+    return count
+
+
+class _View:
+    """The trials by key, and which keys are closed."""
+
+    def __init__(self, study: Study, metric: str, trials: Sequence[Trial]) -> None:
+        self.study, self.metric, self.trials = study, metric, trials
+        self.busy = any(t.state == "running" for t in trials)
+        self._closed = {t.job.key for t in trials if t.state != "killed"}
+        deaths = Counter(t.job.key for t in trials if t.state == "killed")
+        self._closed |= {key for key, number in deaths.items() if number >= ATTEMPTS}
+
+    def is_open(self, key: str) -> bool:
+        """Whether `key` still needs an attempt."""
+        return key not in self._closed
+
+    def of_arm(self, name: str, role: str) -> list[Trial]:
+        """An arm's attempts of one role."""
+        return [t for t in self.trials if t.job.arm == name and t.job.role == role]
+
+
+def _fixed_jobs(study: Study, controls: Sequence[Control]) -> Iterator[Job]:
+    space = study.search_space
+    for control in controls:
+        for seed in study.seeds if control.seeded else study.seeds[:1]:
+            yield Job(f"control/{control.name}/seed{seed}", "control", control.name, seed)
+    for seed in study.seeds:
+        key = f"reference/{space.reference.digest}/seed{seed}"
+        yield Job(key, "reference", "reference", seed, space.reference)
+    for i in range(study.random_architectures if study.arms else 0):
+        configuration = space.random(np.random.default_rng(derive_seed(study.seed, "random", i)))
+        seed = study.seeds[i % len(study.seeds)]
+        yield Job(f"random/{i}-{configuration.digest}/seed{seed}", "random", f"random {i}", seed, configuration)
+
+
+def _arm_jobs(view: _View) -> Iterator[Job]:
+    """The next job of each arm, the arm that has begun the fewest first, so that slots are shared fairly."""
+    begun = Counter(t.job.arm for t in view.trials)
+    for arm in sorted(view.study.arms, key=lambda arm: begun[arm.name]):
+        yield from _search_jobs(view, arm) if isinstance(arm, Differentiable) else _proposals(view, arm)
+
+
+def _search_jobs(view: _View, arm: Differentiable) -> Iterator[Job]:
+    for i in range(arm.searches):
+        seed = derive_seed(view.study.seed, arm.name, i)
+        yield Job(f"search/{arm.name}/{i}", "search", f"{arm.name} search {i}", seed, arm=arm.name)
+
+
+def _proposals(view: _View, arm: Sampled) -> Iterator[Job]:
+    """First proposals whose process died, as they were; then a new one while the budget lasts."""
+    attempts = view.of_arm(arm.name, "proposal")
+    made: dict[str, Trial] = {}
+    for trial in attempts:
+        made[trial.job.key] = trial
+    yield from (trial.job for trial in made.values() if trial.state == "killed")
+    if _spent(arm, attempts, len(made)):
+        return
+    told = [t for t in made.values() if t.state != "running"]
+    history = [Told(_configuration(t.job), last_score(t, view.metric)) for t in told]
+    pending = [_configuration(t.job) for t in made.values() if t.state == "running"]
+    index = len(made)
+    configuration = propose(
+        arm, view.study.search_space, history, pending, derive_seed(view.study.seed, arm.name, index)
+    )
+    yield Job(
+        key=f"proposal/{arm.name}/{index}",
+        role="proposal",
+        label=f"{arm.name} {index}",
+        seed=derive_seed(view.study.seed, arm.name, "train", index),
+        configuration=configuration,
+        arm=arm.name,
+        informed_by=tuple(t.number for t in told),
+    )
+
+
+def _spent(arm: Sampled, attempts: Iterable[Trial], proposals: int) -> bool:
+    """Whether the budget is used up; hours stop when half of another mean trial would no longer fit."""
+    if arm.trials is not None and proposals >= arm.trials:
+        return True
+    if arm.device_hours is None:
+        return False
+    finished = [t.device_seconds for t in attempts if t.state != "running"]
+    mean = sum(finished) / len(finished) if finished else 0.0
+    running = sum(t.state == "running" for t in attempts)
+    return sum(finished) + (running + 0.5) * mean > 3600 * arm.device_hours or (not finished and running > 0)
+
+
+def last_score(trial: Trial, metric: str) -> float | None:
+    """What a search may know of a trial: its validation score, or the last rung's; None if it has none."""
+    if trial.state == "failed":
+        return None
+    scores = [rung.scores[metric] for rung in trial.rungs if metric in rung.scores]
+    return trial.scores.get(f"validation_{metric}", scores[-1] if scores else None)
+
+
+def arm_is_done(view: _View, arm: Differentiable | Sampled) -> bool:
+    """Whether nothing of the arm is open or running."""
+    role = "search" if isinstance(arm, Differentiable) else "proposal"
+    if any(t.state == "running" for t in view.of_arm(arm.name, role)):
+        return False
+    jobs = _search_jobs(view, arm) if isinstance(arm, Differentiable) else _proposals(view, arm)
+    return not any(view.is_open(job.key) for job in jobs)
+
+
+def finalists(view: _View, arm: Differentiable | Sampled) -> list[Configuration]:
+    """The arm's best configurations by validation score."""
+    space = view.study.search_space
+    scored: list[tuple[float, Configuration]] = []
+    if isinstance(arm, Differentiable):
+        for trial in view.of_arm(arm.name, "search"):
+            if trial.state == "complete":
+                score = trial.result["supernet_scores"][view.metric]
+                scored.append((score, space.configuration(trial.result["genotype"])))
+    else:
+        for trial in view.of_arm(arm.name, "proposal"):
+            score = last_score(trial, view.metric)
+            if trial.state == "complete" and score is not None:
+                scored.append((score, _configuration(trial.job)))
+    best: dict[Configuration, float] = {}
+    for score, configuration in scored:
+        best[configuration] = max(score, best.get(configuration, score))
+    return sorted(best, key=lambda c: (-best[c], c.digest))[: view.study.finalists]
+
+
+def _final_jobs(view: _View) -> Iterator[Job]:
+    for arm in view.study.arms:
+        if not arm_is_done(view, arm):
+            continue
+        for configuration in finalists(view, arm):
+            if configuration != view.study.search_space.reference:
+                for seed in view.study.seeds:
+                    key = f"final/{configuration.digest}/seed{seed}"
+                    yield Job(key, "final", f"{arm.name} finalist", seed, configuration, arm.name)
+
+
+def _profile_jobs(view: _View) -> Iterator[Job]:
+    ranked: dict[Configuration, Any] = {}
+    for trial in view.trials:
+        if trial.job.role in ("reference", "final") and trial.state == "complete":
+            ranked.setdefault(_configuration(trial.job))
+    for configuration in ranked:
+        key = f"profile/{configuration.digest}"
+        yield Job(key, "profile", "profile", view.study.seeds[0], configuration)
+
+
+def found_by(study: Study, metric: str, trials: Sequence[Trial]) -> dict[str, list[str]]:
+    """Arms whose finalist each configuration is, by digest: two arms may find the same one."""
+    view = _View(study, metric, trials)
+    found: dict[str, list[str]] = {}
+    for arm in study.arms:
+        for configuration in finalists(view, arm):
+            found.setdefault(configuration.digest, []).append(arm.name)
+    return found
+
+
+def _configuration(job: Job) -> Configuration:
+    assert job.configuration is not None
+    return job.configuration

@@ -1,0 +1,76 @@
+"""Progress on standard error: a live table in a terminal, one line per finished trial elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from runs.events import Follower
+from runs.plan import expected_jobs
+from runs.study import Study
+from runs.trial import Job, Trial
+from search_spaces import Control
+
+
+class Progress:
+    """Shows a study as it runs. `quiet` shows nothing."""
+
+    def __init__(self, console: Console, quiet: bool = False) -> None:
+        self._console = console
+        self._quiet = quiet
+        self._live: Live | None = None
+
+    @contextmanager
+    def watching(self, study: Study, controls: Sequence[Control], slots: int) -> Iterator[None]:
+        """Show the study while inside."""
+        self._study, self._slots, self._started = study, slots, time.monotonic()
+        self._expected = sum(expected_jobs(study, controls).values())
+        if self._quiet or not self._console.is_terminal:
+            yield
+            return
+        with Live(console=self._console, refresh_per_second=4, transient=True) as self._live:
+            yield
+        self._live = None
+
+    def update(self, trials: Sequence[Trial], running: Sequence[tuple[Job, Follower]]) -> None:
+        """Draw the present state."""
+        if self._live is not None:
+            self._live.update(Group(self._table(running), Text(self.summary(trials))))
+
+    def finished(self, job: Job, state: str, value: float | None, seconds: float, error: str | None) -> None:
+        """Say that a trial ended."""
+        if self._quiet:
+            return
+        score = "" if value is None else f"{value:8.2f}"
+        line = f"{state:9} {job.label:24} seed {job.seed % 10_000:<5} {score:8} {seconds:7.1f} s"
+        self._console.print(Text(f"{line}  {error or ''}".rstrip()), highlight=False)
+
+    def summary(self, trials: Sequence[Trial]) -> str:
+        """Finished of expected, cost so far, time left by the mean of what finished."""
+        finished = [t for t in trials if t.state in ("complete", "pruned", "failed")]
+        spent = sum(t.device_seconds for t in trials)
+        left = max(self._expected - len(finished), 0)
+        mean = sum(t.device_seconds for t in finished) / len(finished) if finished else 0.0
+        minutes = left * mean / self._slots / 60
+        return (
+            f"{len(finished)} of about {self._expected} trials, {spent / 3600:.3f} device hours, "
+            f"about {minutes:.1f} min left"
+        )
+
+    def _table(self, running: Sequence[tuple[Job, Follower]]) -> Table:
+        table = Table("trial", "seed", "phase", "rung", "last score", "device s", title=self._study.name)
+        for job, follower in running:
+            rung = follower.rungs[-1] if follower.rungs else None
+            scores = [f"{v:.2f}" for k, v in (rung.scores if rung else {}).items() if k.endswith("top1")]
+            spent = sum(follower.seconds().values())
+            table.add_row(
+                job.label, str(job.seed % 10_000), follower.phase, str(rung.epoch) if rung else "", " ".join(scores),
+                f"{spent:.0f}",
+            )  # fmt: skip
+        return table

@@ -1,0 +1,35 @@
+"""Where a study stands: trials by state, seconds by phase and by state, and what nothing accounts for."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import Any
+
+from runs.ledger import Ledger
+
+SCHEMA = "naslab.status/1"
+
+
+def status(ledger: Ledger) -> dict[str, Any]:
+    """The document of `naslab status --json`.
+
+    `slot_seconds` is what the drivers held: slots times the time between a driver's start and its last sign of life.
+    `unaccounted` is that less every charged second: waiting slots, and processes starting.
+    """
+    trials = ledger.trials()
+    phases: dict[str, float] = defaultdict(float)
+    states: dict[str, float] = defaultdict(float)
+    for trial in trials:
+        states[trial.state] += trial.device_seconds
+        for phase, seconds in trial.seconds.items():
+            phases[phase] += seconds
+    slot_seconds = sum(s["slots"] * (s["seen"] - s["started"]) for s in ledger.sessions())
+    return {
+        "schema": SCHEMA,
+        "study": ledger.study.name,
+        "trials": dict(sorted(Counter(t.state for t in trials).items())),
+        "device_seconds": {"by_phase": dict(phases), "by_state": dict(states), "total": sum(states.values())},
+        "slot_seconds": slot_seconds,
+        "unaccounted": slot_seconds - sum(states.values()),
+        "failures": [{"trial": t.number, "key": t.job.key, "error": t.error} for t in trials if t.state == "failed"],
+    }

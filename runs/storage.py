@@ -1,0 +1,84 @@
+"""Storages: from what a user writes to an Optuna storage, and storage trouble in one line each."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+import sqlalchemy.exc
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage
+
+from efficiency.errors import InputError
+
+DEFAULT_STORAGE = "naslab-runs/naslab.db"
+SQLITE = "sqlite:///"
+
+
+def storage_url(text: str | None) -> str:
+    """A URL as it is; anything else is the path of an SQLite file."""
+    text = text or DEFAULT_STORAGE
+    return text if "://" in text else f"{SQLITE}{text}"
+
+
+def runs_folder(url: str) -> Path:
+    """Where the studies' own files lie: beside an SQLite file, else in ./naslab-runs."""
+    return Path(url.removeprefix(SQLITE)).parent if url.startswith(SQLITE) else Path("naslab-runs")
+
+
+def connect(url: str, create: bool) -> BaseStorage:
+    """The storage at `url`.
+
+    Raises:
+        InputError: it cannot be reached or read, is not an Optuna storage, or is missing and not to be created.
+    """
+    if url.startswith(SQLITE):
+        _check_sqlite(Path(url.removeprefix(SQLITE)), create)
+    with storage_errors(url):
+        try:
+            return optuna.storages.get_storage(url)
+        except (ImportError, sqlalchemy.exc.ArgumentError, ValueError) as error:
+            raise InputError(f"{url}: not a storage that can be opened: {_first_line(error)}") from None
+
+
+def _check_sqlite(path: Path, create: bool) -> None:
+    """Optuna would add its tables to any SQLite file, so whose file it is has to be known before."""
+    try:
+        if create:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            if create:
+                return
+            raise InputError(f"{path}: no such storage; `naslab run STUDY.yaml` makes it, --storage names another")
+        if path.stat().st_size == 0:
+            return
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        try:
+            tables = {row[0] for row in connection.execute("select name from sqlite_master where type='table'")}
+        finally:
+            connection.close()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; choose another --storage") from None
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"{path}: not a naslab storage ({error}); choose another --storage") from None
+    if not {"studies", "trials", "version_info"} <= tables:
+        raise InputError(f"{path}: an SQLite file of something else, not a naslab storage; choose another --storage")
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Turn a full disk, a missing permission or a lost server into one line that names the storage."""
+    try:
+        yield
+    except StorageInternalError as error:
+        cause = error.__cause__ or error
+        raise InputError(f"{url}: the storage cannot be written: {_first_line(cause)}; nothing is lost") from None
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise InputError(f"{url}: the storage cannot be used: {_first_line(error)}") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,203 @@
+"""What a worker does with one job: build, train, evaluate or search, every second charged to a phase."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from efficiency import profile
+from efficiency.device import device_name, resolve_device
+from efficiency.errors import InputError
+from nas.arms import Differentiable
+from nas.differentiable import search
+from runs.events import Trail
+from runs.study import Study, parse_study
+from runs.trial import Job, Outcome, Phase, RungRecord
+from search_spaces import GradientTask, RelaxableSpace, Task, seed_everything
+
+WEIGHTS, CHECKPOINT, COST, STOP, ERROR = "model.safetensors", "checkpoint", "cost.json", "stop", "error.txt"
+PROFILE_BATCH = 64
+
+_warm: dict[tuple[str, str], tuple[Study, Task]] = {}
+"""Study and task, with its data in memory, by study digest and device: what makes a worker warm."""
+
+
+def run_job(
+    document: dict[str, Any], job: Job, folder: Path, device: str, threads: int
+) -> tuple[Outcome, list[RungRecord]]:
+    """Do `job` and return what came of it with its rungs.
+
+    Args:
+        document: the study as plain values.
+        folder: the job's own; an earlier attempt's checkpoint in it is taken up.
+        device: the slot's, such as cpu or cuda:1.
+        threads: CPU threads for torch.
+
+    Raises:
+        InputError: something only the user can mend, such as a full disk; the trial has not failed.
+    """
+    torch.set_num_threads(threads)
+    trail = Trail(folder)
+    work = _Work(job, folder, trail, _carried(folder))
+    name = device
+    try:
+        study, task = _study_and_task(document, resolve_device(device), trail)
+        name = device_name(task.device)
+        work.run(study, task)
+        state, error = work.state, None
+    except InputError:
+        raise
+    except Exception as problem:  # noqa: BLE001 - whatever a task raises is the trial's failure, recorded in full
+        _write(folder / ERROR, traceback.format_exc())
+        state, error = "failed", f"{type(problem).__name__}: {' '.join(str(problem).split())[:500]}"
+    seconds = trail.close()
+    outcome = Outcome(state, seconds, name, work.scores, work.result, error, work.carried)
+    return outcome, work.rungs
+
+
+def _study_and_task(document: dict[str, Any], device: torch.device, trail: Trail) -> tuple[Study, Task]:
+    study = parse_study(document, "the study")
+    key = (study.digest, str(device))
+    if key not in _warm:
+        _warm.clear()
+        _warm[key] = (study, study.make_task(device))
+    return _warm[key]
+
+
+class _Work:
+    """One job in progress."""
+
+    def __init__(self, job: Job, folder: Path, trail: Trail, carried: dict[Phase, float]) -> None:
+        self.job, self.folder, self.trail, self.carried = job, folder, trail, carried
+        self.state: Any = "complete"
+        self.scores: dict[str, float] = {}
+        self.result: dict[str, Any] = {}
+        self.rungs: list[RungRecord] = []
+
+    def run(self, study: Study, task: Task) -> None:
+        """Dispatch on the job's role."""
+        self.result["metric"] = task.metric
+        steps: Mapping[str, Callable[[Study, Task], None]] = {
+            "control": self._control,
+            "search": self._search,
+            "profile": self._profile,
+        }
+        steps.get(self.job.role, self._train)(study, task)
+        metric = self.scores.get(task.metric)
+        if metric is not None and not math.isfinite(metric):
+            raise ValueError(f"{task.metric} is {metric}")
+
+    def _control(self, study: Study, task: Task) -> None:
+        control = next(c for c in task.controls() if c.name == self.job.label)
+        with self.trail.phase("evaluate"):
+            validation, test = (control.measure(self.job.seed, split) for split in ("validation", "test"))
+        self.scores = _both(test, validation)
+
+    def _train(self, study: Study, task: Task) -> None:
+        with self.trail.phase("train"):
+            model = self._build(study, task)
+            for rung in task.train(model, self.job.seed, self.folder / CHECKPOINT):
+                with self.trail.phase("evaluate"):
+                    scores = task.evaluate(model, "validation", full=False)
+                self._rung(rung.epoch, {**rung.facts, **scores})
+                if (self.folder / STOP).exists():
+                    self.state = "pruned"
+                    break
+        with self.trail.phase("evaluate"):
+            validation = task.evaluate(model, "validation")
+            if self.job.role == "proposal":
+                self.scores = _both({}, validation)
+            else:
+                self.scores = _both(task.evaluate(model, "test"), validation)
+        if self.job.role in ("reference", "final"):
+            save_weights(model, self.folder / WEIGHTS)
+        self._forget_checkpoint()
+
+    def _build(self, study: Study, task: Task) -> nn.Module:
+        assert self.job.configuration is not None
+        seed_everything(self.job.seed)
+        return study.search_space.build(self.job.configuration).to(task.device)
+
+    def _search(self, study: Study, task: Task) -> None:
+        arm = next(arm for arm in study.arms if arm.name == self.job.arm)
+        space = study.search_space
+        if not (
+            isinstance(arm, Differentiable) and isinstance(space, RelaxableSpace) and isinstance(task, GradientTask)
+        ):
+            raise InputError(f"arm {self.job.arm}: space {space.name} has no supernet; use an engine: optuna arm")
+        with self.trail.phase("search"):
+            epochs = search(space, task, arm, self.job.seed, self.folder / CHECKPOINT)
+            while True:
+                try:
+                    epoch = next(epochs)
+                except StopIteration as stop:
+                    self.result.update(stop.value.to_dict())
+                    break
+                self._rung(epoch.epoch, {"loss": epoch.train_loss, **epoch.scores})
+        self._forget_checkpoint()
+
+    def _profile(self, study: Study, task: Task) -> None:
+        with self.trail.phase("profile"):
+            model = self._build(study, task)
+            batch = task.example_input(PROFILE_BATCH)
+            self.result["profile"] = profile(model, batch, target=f"{study.name} {self.job.key}").to_dict()
+
+    def _rung(self, epoch: int, scores: dict[str, float]) -> None:
+        self.rungs.append(self.trail.rung(epoch, scores))
+        so_far = dict(self.carried)
+        for phase, seconds in self.trail.seconds.items():
+            so_far[phase] = so_far.get(phase, 0.0) + seconds
+        _write(self.folder / COST, json.dumps(so_far))
+
+    def _forget_checkpoint(self) -> None:
+        shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
+        (self.folder / COST).unlink(missing_ok=True)
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a state as safetensors, whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_bytes(safetensors.torch.save(state))
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _both(test: Mapping[str, float], validation: Mapping[str, float]) -> dict[str, float]:
+    return {**test, **{f"validation_{name}": score for name, score in validation.items()}}
+
+
+def _carried(folder: Path) -> dict[Phase, float]:
+    """Seconds that earlier attempts spent on the checkpoint that this one goes on from."""
+    if not (folder / CHECKPOINT).exists():
+        return {}
+    try:
+        seconds: dict[Phase, float] = json.loads((folder / COST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return seconds
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
