@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ import torch
 import yaml
 
 from efficiency.errors import InputError
+from efficiency.provenance import naslab_version
 from runs.architecture import DOCUMENT, WEIGHTS, file_digest, load_model
 from runs.architecture import SCHEMA as ARCHITECTURE_SCHEMA
+from runs.plan import last_score
 from runs.proof import prove
-from runs.ranking import Ranking, Row, rank, validation_score
+from runs.ranking import Ranking, Row, rank
 from runs.study import Study
 from runs.trial import Trial
 
@@ -81,7 +83,7 @@ def document(study: str, exported: Sequence[Exported]) -> dict[str, Any]:
 def best_trial(row: Row, trials: Sequence[Trial], metric: str) -> Trial:
     """Of the row's trials the one with the best validation score; the first seed's where none was recorded."""
     candidates = sorted((t for t in trials if t.number in row.trials), key=lambda t: (t.job.seed, t.number))
-    return max(candidates, key=lambda t: _or_lowest(validation_score(t, metric)))
+    return max(candidates, key=lambda t: _or_lowest(last_score(t, metric)))
 
 
 def _or_lowest(score: float | None) -> float:
@@ -108,7 +110,7 @@ def _export_row(
             _keep(made, target)
     except OSError as error:
         raise InputError(f"{target}: cannot be written: {error.strerror or error}") from None
-    return Exported(row, trial, validation_score(trial, ranking.metric), target)
+    return Exported(row, trial, last_score(trial, ranking.metric), target)
 
 
 def _keep(made: Path, target: Path) -> None:
@@ -151,7 +153,7 @@ def architecture(study: Study, ranking: Ranking, row: Row, trial: Trial, weights
         "metric": ranking.metric,
         "metric_over_seeds": row.to_dict()["metric"],
         "scores": dict(trial.scores),
-        "validation": validation_score(trial, ranking.metric),
+        "validation": last_score(trial, ranking.metric),
         "study": study.name,
         "study_digest": study.digest,
         "seeds": list(row.seeds),
@@ -159,15 +161,8 @@ def architecture(study: Study, ranking: Ranking, row: Row, trial: Trial, weights
         "trial": trial.number,
         "key": trial.job.key,
         "weights_sha256": weights_sha256,
-        "versions": {"naslab": _version("naslab"), "torch": str(torch.__version__), "timm": _version("timm")},
+        "versions": {"naslab": naslab_version(), "torch": str(torch.__version__), "timm": version("timm")},
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def slug(name: str) -> str:

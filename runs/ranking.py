@@ -6,7 +6,7 @@ Formulas and how to read them: docs/ranking.md. Everything is computed from the 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 
 from efficiency.errors import InputError
 from nas.statistics import Interval, difference_interval, mean_interval
+from runs.plan import found_by
 from runs.spend import (
     SECONDS_PER_HOUR,
     ArmSpend,
@@ -144,7 +145,8 @@ def rank(study: Study, trials: Sequence[Trial]) -> Ranking:
     spends = arm_spend(trials)
     reference = next((g for g in groups if any(t.job.role == "reference" for t in g)), [])
     bar = _validation_bar(study, reference, metric)
-    rows = [_row(group, reference, metric, spends, bar) for group in groups]
+    finders = found_by(study, metric, trials)
+    rows = [_row(group, reference, metric, spends, finders, bar) for group in groups]
     floor = _floor(study, rows)
     return Ranking(
         study=study.name,
@@ -178,12 +180,6 @@ def metric_name(study: Study, trials: Sequence[Trial]) -> str:
     return metric
 
 
-def validation_score(trial: Trial, metric: str) -> float | None:
-    """The last rung's validation score of a trial, which choices may look at (the test score they may not)."""
-    scores = [rung.scores[metric] for rung in trial.rungs if metric in rung.scores]
-    return scores[-1] if scores else None
-
-
 def interval_dict(interval: Interval | None) -> dict[str, float | None] | None:
     """`mean`, `low` and `high` of an interval; the bounds are None with one seed."""
     if interval is None:
@@ -209,15 +205,23 @@ def _group(trials: Sequence[Trial]) -> list[list[Trial]]:
     return [groups[digest] for digest in sorted(groups)]
 
 
-def _row(group: list[Trial], reference: list[Trial], metric: str, spends: Sequence[ArmSpend], bar: float | None) -> Row:
+def _row(
+    group: list[Trial],
+    reference: list[Trial],
+    metric: str,
+    spends: Sequence[ArmSpend],
+    finders: Mapping[str, Sequence[str]],
+    bar: float | None,
+) -> Row:
     configuration = group[0].job.configuration
     assert configuration is not None
     metrics = _by_seed(group, lambda t: t.scores[metric])
     run_hours = _by_seed(group, lambda t: t.run_seconds / SECONDS_PER_HOUR)
     scores = tuple(m / h for m, h in zip(metrics.values(), run_hours.values(), strict=True))
-    arms = tuple(sorted({t.job.arm for t in group if t.job.arm is not None}))
-    search_hours = sum(s.search_hours for s in spends if s.arm in arms)
     is_reference = group is reference
+    retrained_for = {t.job.arm for t in group if t.job.arm is not None}
+    arms = tuple(sorted({*retrained_for, *finders.get(configuration.digest, ())}))
+    search_hours = 0.0 if is_reference else sum(s.search_hours for s in spends if s.arm in arms)
     return Row(
         rank=None,
         name=_name(configuration, is_reference, arms),
@@ -266,8 +270,8 @@ def _validation_bar(study: Study, reference: Sequence[Trial], metric: str) -> fl
         return None
     if floor != "reference":
         return float(floor)
-    found = [score for t in reference if (score := validation_score(t, metric)) is not None]
-    return fmean(found) if found else None
+    rungs = [[rung.scores[metric] for rung in t.rungs if metric in rung.scores] for t in reference]
+    return fmean(scores[-1] for scores in rungs if scores) if any(rungs) else None
 
 
 def _hours_to_floor(group: Sequence[Trial], metric: str, bar: float | None) -> Interval | None:
@@ -278,7 +282,7 @@ def _hours_to_floor(group: Sequence[Trial], metric: str, bar: float | None) -> I
         at = [r.device_seconds for r in trial.rungs if r.scores.get(metric, float("-inf")) >= bar]
         if not at:
             return None
-        reached.setdefault(trial.job.seed, min(at) / SECONDS_PER_HOUR)
+        reached.setdefault(trial.job.seed, (sum(trial.carried_seconds.values()) + min(at)) / SECONDS_PER_HOUR)
     return mean_interval([reached[seed] for seed in sorted(reached)])
 
 

@@ -76,6 +76,8 @@ def one_device(trials: Sequence[Trial]) -> str:
     for trial in trials:
         if trial.device and trial.device_seconds:
             numbers.setdefault(device_kind(trial.device), []).append(trial.number)
+    for bare in [kind for kind in numbers if any(other.startswith(f"{kind}: ") for other in numbers)]:
+        del numbers[bare]  # failed before its device was asked for its name
     if len(numbers) > 1:
         places = "; ".join(f"{kind}: {_some(found)}" for kind, found in sorted(numbers.items()))
         raise InputError(f"hours of different devices cannot be ranked together ({places}); run the study on one kind")

@@ -66,7 +66,8 @@ def _better(best: Row, reference: Row, ranking: Ranking) -> str:
     also = f" (the data cannot tell {', '.join(tied)} apart from it)" if tied else ""
     return (
         f"{best.name} is worth its hours{also}: {_score(best, ranking)} against the reference's "
-        f"{significant_digits(reference.score.mean)}, with {metric.mean:+.2f} {ranking.metric}."
+        f"{significant_digits(reference.score.mean)}, and its {ranking.metric} is {abs(metric.mean):.2f} "
+        f"{'higher' if metric.mean >= 0 else 'lower'}."
     )
 
 

@@ -13,7 +13,7 @@ from runs.ranking import Ranking, Row
 from runs.spend import NO_ARM, SECONDS_PER_HOUR
 from runs.trial import Trial
 
-PALETTE = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#14b8a6", "#ec4899", "#84cc16")
+PALETTE = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#a16207", "#ec4899", "#84cc16")
 QUIET = "#94a3b8"
 PHASES = ("search", "train", "evaluate", "compile", "profile", "other")
 
@@ -122,7 +122,7 @@ def alphas(search: Mapping[str, Any], chain: str) -> go.Figure:
                 hovertemplate="%{y:.4f} at epoch %{x}",
             )
     figure.update_xaxes(title_text="epoch", row=lines)
-    return _calm(figure, 120 + 170 * lines)
+    return _calm(figure, 130 + 170 * lines)
 
 
 def decisiveness(searches: Mapping[str, Mapping[str, Any]]) -> go.Figure:
@@ -149,7 +149,7 @@ def _mean_over_layers(entropy: Mapping[str, Sequence[float]]) -> float:
 def spend(trials: Sequence[Trial], hours: str) -> go.Figure:
     """Device hours by arm, stacked by phase."""
     arms = sorted({t.job.arm or NO_ARM for t in trials}, key=lambda arm: (arm != NO_ARM, arm))
-    figure = _figure(130 + 42 * len(arms), hours, "")
+    figure = _figure(160 + 42 * len(arms), hours, "")
     for index, phase in enumerate(PHASES):
         totals = [
             sum(t.seconds.get(phase, 0.0) for t in trials if (t.job.arm or NO_ARM) == arm)  # type: ignore[call-overload]
@@ -175,8 +175,8 @@ def _calm(figure: go.Figure, height: int) -> go.Figure:
     figure.update_layout(
         template=go.layout.Template(),
         height=height,
-        margin={"l": 60, "r": 20, "t": 40, "b": 50},
-        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+        margin={"l": 60, "r": 20, "t": 64, "b": 50},
+        legend={"orientation": "h", "yref": "container", "y": 1.0, "yanchor": "top", "x": 0, "traceorder": "normal"},
         hoverlabel={"namelength": -1},
     )
     figure.update_xaxes(automargin=True)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from nas.health import HealthReport, assess
-from runs.ranking import Ranking, Row, validation_score
+from runs.plan import last_score
+from runs.ranking import Ranking, Row
 from runs.study import Study
 from runs.trial import Trial
 from search_spaces import Configuration, RelaxableSpace
@@ -40,7 +41,7 @@ def random_scores(ranking: Ranking, trials: Sequence[Trial]) -> list[float]:
 def _assess(study: Study, ranking: Ranking, trials: Sequence[Trial], arm: str) -> HealthReport:
     row = next((row for row in ranking.rows if arm in row.arms), None)
     finals = [t for t in trials if row is not None and t.number in row.trials]
-    validation = [score for t in finals if (score := validation_score(t, ranking.metric)) is not None]
+    validation = [score for t in finals if (score := last_score(t, ranking.metric)) is not None]
     return assess(
         arm,
         row.metrics_by_seed if row else (),

@@ -73,9 +73,9 @@ def leaderboard(found: Findings) -> Section:
     if not ranking.rows:
         return _empty(id, title, "No reference or finalist has finished yet.")
     one = unit(ranking)
-    columns = ["#Rank", "Configuration", f"#{ranking.metric}", f"#{found.hours} a run", f"#Score per {one}",
-               f"#Gain over reference per {one}", f"#{found.hours} of search", f"#{found.hours} to the floor",
-               "Pareto", "#Seeds", "Trials"]  # fmt: skip
+    short = one.removesuffix(" hour")
+    columns = ["#Rank", "Configuration", f"#{ranking.metric}", f"#{short} h a run", f"#Score per {short} h",
+               f"#Gain per {short} h", f"#{short} h of search", f"#{short} h to floor", "Pareto", "Trials"]  # fmt: skip
     floor = "none" if ranking.floor is None else f"{ranking.floor:.2f} {ranking.metric}"
     below = " Rows without a rank are below it." if any(row.rank is None for row in ranking.rows) else ""
     return Section(
@@ -86,8 +86,9 @@ def leaderboard(found: Findings) -> Section:
                 table(columns, [_row(row) for row in ranking.rows], css="leaderboard"),
                 note(
                     f"Ordered by score: {ranking.metric} on the test split per {one} of one run. "
-                    f"Floor: {floor}.{below} Small figures are 95 % intervals over seeds. Configurations share a rank where the interval of "
-                    "their difference in score holds zero. The gain charges the search that found the configuration."
+                    f"Floor: {floor}.{below} Small figures are 95 % intervals over seeds. Configurations share a "
+                    "rank where the interval of their difference in score holds zero. The gain is over the "
+                    "reference, and charges the search."
                 ),
             ]
         ),
@@ -95,7 +96,9 @@ def leaderboard(found: Findings) -> Section:
 
 
 def _row(row: Row) -> list[object]:
-    name = join([tag("strong", row.name), tag("span", row.configuration, css="bounds")])
+    values = row.configuration.as_dict().items()
+    lines = [tag("span", f"{key}: {_words(value)}", css="bounds") for key, value in values]
+    name = join([tag("strong", row.name), *lines])
     return [
         row.rank if row.rank is not None else "—",
         name,
@@ -103,12 +106,15 @@ def _row(row: Row) -> list[object]:
         interval(row.device_hours, significant=3),
         interval(row.score, significant=4),
         interval(row.gain, significant=3),
-        significant_digits(row.search_hours) if row.arms else "—",
+        significant_digits(row.search_hours) if row.arms and not row.reference else "—",
         interval(row.hours_to_floor, significant=3),
         "●" if row.pareto else "",
-        len(row.seeds),
         trial_links(row.trials),
     ]
+
+
+def _words(value: object) -> str:
+    return " · ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def controls(found: Findings) -> Section:

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_study import BY_DARTS, BY_TPE, METRIC, PUBLISHED, head, make_study, make_trials, trial
+from synthetic_study import BY_DARTS, BY_TPE, METRIC, PUBLISHED, head, make_study, make_trials, search_result, trial
 
 from efficiency.errors import InputError
 from runs.ranking import rank
@@ -99,6 +99,28 @@ def test_repeats_of_a_seed_are_one_observation():
     assert row.trials == (0, 1)
 
 
+def test_an_arm_that_found_what_another_had_retrained_is_named_and_charged():
+    searches = [
+        trial(0, "search", 0.0, arm="darts", seconds=720.0, result=search_result()),
+        trial(1, "proposal", 90.0, arm="tpe", seconds=180.0, configuration=BY_DARTS, rungs=(90.0,)),
+        trial(2, "final", 80.0, arm="darts", configuration=BY_DARTS),
+    ]
+    (row,) = rank(make_study(), searches).rows
+    assert row.arms == ("darts", "tpe")
+    assert row.search_hours == pytest.approx(900 / 3600)
+
+
+def test_a_reference_that_an_arm_found_needs_no_search():
+    trials = [
+        trial(0, "proposal", 90.0, arm="tpe", seconds=180.0, configuration=PUBLISHED, rungs=(90.0,)),
+        trial(1, "reference", 80.0, configuration=PUBLISHED),
+    ]
+    (row,) = rank(make_study(), trials).rows
+    assert row.arms == ("tpe",)
+    assert row.search_hours == 0
+    assert row.name.startswith("reference (published nasiam) + tpe ")
+
+
 def test_only_complete_trials_of_ranked_roles_count():
     trials = [
         trial(0, "final", 80.0, configuration=BY_DARTS, arm="darts"),
@@ -138,6 +160,12 @@ def test_mixed_devices_are_refused_by_name():
     mixed = [*make_trials(), trial(40, "proposal", 70.0, arm="tpe", device="cuda NVIDIA H100")]
     with pytest.raises(InputError, match=r"cpu: trials 0, 1, 2.*cuda NVIDIA H100: trials 40"):
         rank(make_study(), mixed)
+
+
+def test_a_trial_that_failed_before_its_device_had_a_name_mixes_nothing():
+    named = [replace(t, device="cpu: Some Processor") for t in make_trials()]
+    early = trial(40, "proposal", 0.0, arm="tpe", state="failed", device="cpu")
+    assert rank(make_study(), [*named, early]).device == "cpu: Some Processor"
 
 
 def test_mixed_metrics_are_refused():

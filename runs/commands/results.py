@@ -1,0 +1,149 @@
+"""`naslab rank`, `naslab report` and `naslab export`."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from efficiency.errors import InputError
+from nas.statistics import Interval
+from runs.export import document as export_document
+from runs.export import export as export_best
+from runs.locate import open_study
+from runs.output import err, print_json
+from runs.output import out as console
+from runs.ranking import Ranking, Row
+from runs.ranking import rank as rank_trials
+from runs.report import build_report
+from runs.report.markup import significant_digits
+
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or a study's name.")]
+Storage = Annotated[str | None, typer.Option(help="SQLite file or storage URL; default naslab-runs/naslab.db.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+def rank(
+    study: StudyName,
+    storage: Storage = None,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print one line per configuration, comma-separated.")] = False,
+) -> None:
+    """Rank the configurations of a study by metric per device hour."""
+    if as_json and as_csv:
+        raise InputError("--json and --csv: choose one")
+    ledger = open_study(study, storage)
+    ranking = rank_trials(ledger.study, ledger.trials())
+    if as_json:
+        print_json(ranking.to_dict())
+    elif as_csv:
+        _print_csv(ranking)
+    else:
+        _print_table(ranking)
+
+
+def report(
+    study: StudyName,
+    out: Annotated[Path | None, typer.Option(help="Default: report.html in the study's folder.")] = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one HTML file that answers which configuration is worth its hours."""
+    ledger = open_study(study, storage)
+    made = build_report(ledger.study, ledger.trials())
+    path = out or ledger.files / "report.html"
+    made.write(path)
+    if as_json:
+        print_json(made.to_dict(path))
+    else:
+        print(made.answer.sentence)
+        print(path)
+
+
+def export(
+    study: StudyName,
+    top: Annotated[int, typer.Option(min=1, help="How many of the best ranked configurations.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Default: exports/ in the study's folder.")] = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the best configurations with their weights, each rebuilt and compared bit for bit first."""
+    ledger = open_study(study, storage)
+    made = export_best(ledger.study, ledger.trials(), ledger.files, out or ledger.files / "exports", top)
+    if as_json:
+        print_json(export_document(ledger.study.name, made))
+        return
+    for item in made:
+        print(item.folder)
+    err.print("each rebuilt in a new process, same output bit for bit; weights: the best seed by validation score")
+
+
+def _print_table(ranking: Ranking) -> None:
+    short = "GPU h" if ranking.cost_unit == "gpu_hours" else "CPU h"
+    columns = ("rank", "configuration", ranking.metric, f"{short} a run", f"score per {short}",
+               f"gain per {short}", f"{short} of search", f"{short} to floor", "Pareto", "seeds")  # fmt: skip
+    table = Table(title=Text(f"{ranking.study}: {ranking.metric} per {short}"))
+    for column in columns:
+        table.add_column(column, justify="left" if column == "configuration" else "right")
+    for row in ranking.rows:
+        table.add_row(*_cells(row))
+    console.print(table)
+    console.print(Text(_footnote(ranking)))
+
+
+def _cells(row: Row) -> list[Text]:
+    cells = (
+        "-" if row.rank is None else str(row.rank),
+        row.name,
+        _interval(row.metric, 4),
+        _interval(row.device_hours, 3),
+        _interval(row.score, 4),
+        _interval(row.gain, 3),
+        "-" if row.reference else significant_digits(row.search_hours),
+        _interval(row.hours_to_floor, 3),
+        "yes" if row.pareto else "",
+        str(len(row.seeds)),
+    )
+    return [Text(cell) for cell in cells]
+
+
+def _interval(value: Interval | None, digits: int) -> str:
+    if value is None:
+        return "-"
+    if value.low is None or value.high is None:
+        return significant_digits(value.mean, digits)
+    mean, low, high = (significant_digits(number, digits) for number in (value.mean, value.low, value.high))
+    return f"{mean}\n{low} to {high}"
+
+
+def _footnote(ranking: Ranking) -> str:
+    floor = "no floor" if ranking.floor is None else f"floor {ranking.floor:.2f} {ranking.metric}; - is below it"
+    beside = [*ranking.controls, *([ranking.random] if ranking.random else [])]
+    controls = "; ".join(f"{one.name} {one.metric.mean:.2f}" for one in beside) or "none"
+    return f"{floor}. Beneath each mean: its 95 % interval over seeds. Controls: {controls}."
+
+
+def _print_csv(ranking: Ranking) -> None:
+    rows = [_flat(row.to_dict()) for row in ranking.rows]
+    writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else ["rank"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One level: intervals as three columns, lists joined by spaces."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if key in ("metric", "device_hours", "score", "gain_per_device_hour", "hours_to_floor"):
+            flat |= {f"{key}_{part}": (value or {}).get(part) for part in ("mean", "low", "high")}
+        elif key == "configuration":
+            flat[key] = " ".join(f"{k}={'·'.join(v) if isinstance(v, list) else v}" for k, v in value.items())
+        else:
+            flat[key] = " ".join(map(str, value)) if isinstance(value, list) else value
+    return flat

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jsonschema
+import pytest
+from synthetic_study import BY_DARTS, BY_TPE, PUBLISHED, head, make_study, make_trials, trial
+
+from efficiency.errors import InputError
+from nas.statistics import Interval
+from runs.ranking import rank
+from runs.report import Report, build_report
+from runs.report.answer import answer
+from runs.report.findings import parameter_free_share
+from runs.report.markup import interval, significant_digits
+
+SCHEMA = Path(__file__).parents[2] / "docs" / "schemas" / "report.json"
+SECTIONS = ["leaderboard", "controls", "pareto", "health", "drawings", "alphas", "curves", "spend", "profiles",
+            "provenance", "ledger"]  # fmt: skip
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks nesting; collects ids, links, outside sources and the contents of scripts by class or id."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.outside: list[str] = []
+        self.scripts: dict[str, list[str]] = {}
+        self._script = ""
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+        self.ids += [given["id"]] if given.get("id") else []
+        self.links += [given["href"]] if tag == "a" else []
+        self.outside += [v for k, v in attrs if k == "src" or (k == "href" and tag == "link")]
+        self._script = given.get("class") or given.get("id") or "code" if tag == "script" else ""
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        self._script = ""
+
+    def handle_data(self, data):
+        if self._script:
+            self.scripts.setdefault(self._script, []).append(data)
+        else:
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return build_report(make_study(), make_trials())
+
+
+@pytest.fixture(scope="module")
+def page(report) -> Page:
+    return Page(report.page)
+
+
+def test_page_is_well_formed_and_whole(report, page):
+    assert page.open == []
+    assert [s.id for s in report.sections] == SECTIONS
+    assert set(SECTIONS) <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert not any(s.empty for s in report.sections)
+
+
+def test_page_needs_no_network(page, report):
+    assert page.outside == []
+    assert "default-src 'none'" in report.page
+    assert all(link.startswith(("#", "data:application/json")) for link in page.links)
+
+
+def test_every_figure_can_be_followed_to_its_trial(page):
+    targets = {link for link in page.links if link.startswith("#trial-")}
+    assert {f"#trial-{n}" for n in (11, 15, 19)} <= targets
+    assert {t.removeprefix("#") for t in targets} <= set(page.ids)
+    assert {f"trial-{t.number}" for t in make_trials()} <= set(page.ids)
+
+
+def test_embedded_ranking_is_the_ranking(page):
+    assert json.loads("".join(page.scripts["ranking"])) == rank(make_study(), make_trials()).to_dict()
+
+
+def test_figures_hold_the_studys_numbers(page):
+    figures = [json.loads(text) for text in page.scripts["figure"]]
+    pareto, decisiveness, projector, predictor, curves, spend = figures
+    assert [trace["y"] for trace in pareto["data"][1:]] == [[pytest.approx(v)] for v in (82.0, 80.0, 78.0)]
+    assert pareto["data"][1]["error_y"]["array"] == [pytest.approx(4.302653 * 0.2 / 3**0.5)]
+    assert decisiveness["data"][0]["y"][-1] == pytest.approx(0.76)
+    assert (len(projector["data"]), len(predictor["data"])) == (6 * 7, 4 * 7)
+    assert projector["data"][3]["name"] == "relu"
+    assert projector["data"][3]["y"][-1] == pytest.approx(0.03 * 12 - 0.002 * 12 * 3)
+    assert len(curves["data"]) == 5 + 9
+    charged = sum(t.device_seconds for t in make_trials()) / 3600
+    assert sum(sum(trace["x"]) for trace in spend["data"]) == pytest.approx(charged)
+
+
+def test_health_is_told_in_words_with_warnings(page):
+    assert "darts: better than random architectures by +5.00" in page.text
+    assert "88% of the layers that could hold a linear are parameter-free" in page.text
+
+
+def test_parameter_free_share_counts_layers_that_keep_their_width():
+    study = make_study()
+    assert parameter_free_share(study, BY_DARTS) == pytest.approx(1 / 8)  # identity, in one of 6 + 2 layers
+    assert parameter_free_share(study, BY_TPE) == pytest.approx(7 / 8)
+    assert parameter_free_share(study, PUBLISHED) is None
+
+
+def test_user_text_is_escaped_everywhere():
+    evil = "</script><script>alert(1)</script><b>"
+    study = make_study(description=evil)
+    odd = trial(40, "proposal", 0.0, arm="tpe", state="failed", configuration=head("elu"), error=evil)
+    odd = replace(odd, job=replace(odd.job, label=evil, key=evil))
+    control = trial(41, "control", 50.0, label=evil)
+    text = build_report(study, [*make_trials(), odd, control]).page
+    assert "<script>alert" not in text
+    assert "<b>" not in text.split("<script>", 1)[0]
+    assert "&lt;b&gt;" in text
+
+
+@pytest.mark.parametrize(
+    "trials",
+    [[], [trial(0, "control", 70.0, label="raw_pixels")], [trial(0, "reference", 70.0, configuration=PUBLISHED)]],
+    ids=["nothing", "a control", "one reference"],
+)
+def test_missing_data_is_said_in_a_line(trials):
+    made = build_report(make_study(), trials)
+    parsed = Page(made.page)
+    assert parsed.open == []
+    assert [s.id for s in made.sections] == SECTIONS
+    assert next(s for s in made.sections if s.id == "alphas").empty
+    assert "No differentiable search has finished in this study." in parsed.text
+
+
+def test_a_space_without_a_study_arm_has_no_search_to_judge():
+    made = build_report(make_study(arms=[]), [])
+    assert "This study has no arm" in Page(made.page).text
+
+
+def test_document_meets_its_schema(report, tmp_path):
+    path = tmp_path / "deep" / "report.html"
+    report.write(path)
+    assert path.read_text(encoding="utf-8") == report.page
+    jsonschema.validate(report.to_dict(path), json.loads(SCHEMA.read_text()))
+
+
+def test_a_file_that_cannot_be_written_is_one_line(report, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"report\.html: cannot be written"):
+        report.write(tmp_path / "file" / "report.html")
+
+
+def finals(name: str, configuration, values, first: int, seconds: float = 360.0):
+    role = "reference" if name == "reference" else "final"
+    arm = None if role == "reference" else name
+    return [
+        trial(first + i, role, v, configuration=configuration, arm=arm, seed=i, seconds=seconds)
+        for i, v in enumerate(values)
+    ]
+
+
+def said(*groups, random=(70.0, 70.5, 71.0), **changes):
+    trials = [t for group in groups for t in group]
+    return answer(rank(make_study(**changes), trials), random)
+
+
+REFERENCE = finals("reference", PUBLISHED, (80.0, 80.2, 80.4), 0)
+
+
+def test_answer_names_what_is_worth_its_hours():
+    result = said(REFERENCE, finals("darts", BY_DARTS, (82.0, 82.2, 82.4), 10))
+    assert re.match(r"darts \w{6} is worth its hours: 822 knn_top1 per CPU hour against .* 802", result.sentence)
+    assert result.sentence.endswith("its knn_top1 is 2.00 higher.")
+    assert result.caveats == ()
+
+
+def test_answer_says_when_random_does_as_well():
+    result = said(REFERENCE, finals("darts", BY_DARTS, (82.0, 82.2, 82.4), 10), random=(81.0, 82.5, 83.0))
+    assert "not shown to be better than random architectures" in result.caveats[0]
+
+
+@pytest.mark.parametrize(
+    ("groups", "changes", "expected"),
+    [
+        ([], {}, "No configuration has finished yet"),
+        ([REFERENCE], {}, "Only the reference has finished"),
+        ([REFERENCE], {"ranking": {"floor": 95.0}}, "No configuration reaches the floor of 95.00"),
+        ([REFERENCE, finals("tpe", BY_TPE, (70.0, 70.1, 70.2), 10)], {}, "Nothing is better than the reference"),
+        (
+            [REFERENCE, finals("tpe", BY_TPE, (80.0, 80.3, 80.5), 10)],
+            {},
+            "Nothing is shown to be better than the reference: the data cannot tell tpe",
+        ),
+        ([finals("tpe", BY_TPE, (80.0, 80.1), 10)], {}, "the reference has no finished run"),
+    ],
+)
+def test_answer_claims_no_more_than_the_data(groups, changes, expected):
+    assert expected in said(*groups, **changes).sentence
+
+
+def test_one_seed_is_a_caveat():
+    result = said(finals("reference", PUBLISHED, (80.0,), 0), finals("tpe", BY_TPE, (99.0,), 10))
+    assert "Nothing is shown to be better" in result.sentence
+    assert any("one seed" in caveat for caveat in result.caveats)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0.09752, "0.0975"), (823.46, "823"), (0, "0"), (-5.8, "-5.80"), (12345.6, "12,346"), (1.2e-7, "1.2e-07")],
+)
+def test_significant_digits(number, text):
+    assert significant_digits(number) == text
+
+
+def test_interval_cells():
+    assert interval(None) == "—"
+    assert interval(Interval(1.234, None, None)) == "1.23"
+    assert interval(Interval(1.0, 0.5, 1.5)) == '1.00<span class="bounds">0.50 to 1.50</span>'

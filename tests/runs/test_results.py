@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import jsonschema
+import pytest
+import typer
+from synthetic_study import make_study, make_trials
+from typer.testing import CliRunner
+
+from efficiency.errors import InputError
+from runs.commands import results
+from runs.ledger import Ledger
+from runs.trial import Trial
+
+SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
+
+app = typer.Typer()
+for command in (results.rank, results.report, results.export):
+    app.command()(command)
+
+
+def record(ledger: Ledger, trial: Trial) -> None:
+    number = ledger.begin(trial.job)
+    facts = {key: value for key, value in asdict(trial).items() if key not in ("number", "job", "state")}
+    ledger.finish(number, trial.state, facts, trial.scores.get("knn_top1"))
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory) -> str:
+    path = str(tmp_path_factory.mktemp("results") / "lab.db")
+    ledger = Ledger.start(path, make_study())
+    for trial in make_trials():
+        record(ledger, trial)
+    return path
+
+
+def call(*arguments: str, storage: str):
+    return CliRunner().invoke(app, [*arguments, "--storage", storage])
+
+
+def test_rank_prints_one_json_document(storage):
+    done = call("rank", "demo", "--json", storage=storage)
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    jsonschema.validate(document, json.loads((SCHEMAS / "rank.json").read_text()))
+    assert [row["rank"] for row in document["rows"]] == [1, 2, None]
+
+
+def test_rank_prints_a_table_with_the_controls(storage):
+    done = call("rank", "demo", storage=storage)
+    assert done.exit_code == 0
+    assert "raw_pixels 70.00" in done.stdout
+    assert "floor 80.00" in done.stdout
+
+
+def test_rank_csv_has_a_line_for_every_row_and_a_column_for_every_bound(storage):
+    lines = list(csv.DictReader(io.StringIO(call("rank", "demo", "--csv", storage=storage).stdout)))
+    assert [line["rank"] for line in lines] == ["1", "2", ""]
+    assert float(lines[0]["metric_mean"]) == pytest.approx(82.0)
+    assert lines[1]["gain_per_device_hour_mean"] == ""
+    assert lines[0]["seeds"] == "0 1 2"
+
+
+def test_rank_refuses_two_formats(storage):
+    done = call("rank", "demo", "--csv", "--json", storage=storage)
+    assert isinstance(done.exception, InputError)
+
+
+def test_report_goes_to_the_studys_folder_unless_told_otherwise(storage, tmp_path):
+    document = json.loads(call("report", "demo", "--json", storage=storage).stdout)
+    jsonschema.validate(document, json.loads((SCHEMAS / "report.json").read_text()))
+    assert Path(document["file"]).read_text(encoding="utf-8").startswith("<!doctype html>")
+    done = call("report", "demo", "--out", str(tmp_path / "mine.html"), storage=storage)
+    assert done.stdout.splitlines()[0] == document["answer"]
+    assert (tmp_path / "mine.html").exists()
+
+
+def test_export_names_the_missing_weights(storage):
+    done = call("export", "demo", storage=storage)
+    assert isinstance(done.exception, InputError)
+    assert "model.safetensors: no such file" in str(done.exception)
+
+
+@pytest.mark.parametrize("command", ["rank", "report", "export"])
+def test_unknown_study_is_one_clear_line(command, storage):
+    done = call(command, "nothing-here", storage=storage)
+    assert isinstance(done.exception, InputError)
+    assert "no study named 'nothing-here'; it has demo" in str(done.exception)
