@@ -1,0 +1,222 @@
+"""Commands about models and the machine: profile, compare, devices, doctor, spaces. None needs a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.table import Table
+
+import efficiency
+from efficiency.errors import InputError, NaslabError
+from efficiency.inputs import Inputs, call_model, map_tensors, tensors_in
+from efficiency.latency import Comparison, Latency
+from efficiency.provenance import dtype_name
+from runs.machine import devices_document, doctor_document
+from runs.output import out, print_json
+from runs.targets import Target, resolve_target
+from search_spaces import find_space, space_names
+
+
+class Precision(StrEnum):
+    """Number format that model and input are cast to."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
+
+TargetText = Annotated[
+    str, typer.Argument(metavar="TARGET", help="timm:NAME, hf:NAME, space:NAME[:PRESET] or module.path:callable")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Samples in a batch.")]
+Dtype = Annotated[Precision, typer.Option(help="Cast model and input to this number format.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+InputShape = Annotated[str | None, typer.Option(help="Shape of one sample, such as 3,224,224.")]
+Seconds = Annotated[float, typer.Option(min=0.1, help="Time at most so long.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def profile(
+    target: TargetText,
+    batch_size: BatchSize = 1,
+    dtype: Dtype = Precision.fp32,
+    device: Device = "auto",
+    input_shape: InputShape = None,
+    max_seconds: Seconds = 10.0,
+    as_json: Json = False,
+) -> None:
+    """FLOPs, latency, throughput and peak memory of one model."""
+    model, example, label = _ready(target, batch_size, dtype, device, input_shape)
+    measured = efficiency.profile(
+        model, example, target=label, min_seconds=min(0.5, max_seconds), max_seconds=max_seconds
+    )
+    if as_json:
+        print_json(measured.to_dict())
+    else:
+        _print_rows(f"{label}, batch of {measured.batch_size}, {measured.dtype}", _profile_rows(measured))
+
+
+def compare(
+    a: TargetText,
+    b: TargetText,
+    batch_size: BatchSize = 1,
+    dtype: Dtype = Precision.fp32,
+    device: Device = "auto",
+    input_shape: InputShape = None,
+    max_seconds: Seconds = 20.0,
+    as_json: Json = False,
+) -> None:
+    """Inference time of two models, measured in turn."""
+    first, second = (_ready(target, batch_size, dtype, device, input_shape) for target in (a, b))
+    place = efficiency.resolve_device(device)
+    with torch.no_grad():
+        measured = efficiency.compare_latency(
+            lambda: call_model(first.model, first.example_input),
+            lambda: call_model(second.model, second.example_input),
+            place,
+            min_seconds=min(1.0, max_seconds),
+            max_seconds=max_seconds,
+        )
+    provenance = efficiency.collect_provenance(place, dtype_name(DTYPES[dtype]))
+    if as_json:
+        print_json(_comparison_document(a, b, batch_size, measured) | {"provenance": provenance.to_dict()})
+    else:
+        rows = {a: _milliseconds(measured.a), b: _milliseconds(measured.b)}
+        rows["time of the first over the second"] = f"{measured.ratio:.3f} ({measured.low:.3f} to {measured.high:.3f})"
+        _print_rows(f"Inference, batch of {batch_size}, {provenance.device}", rows | _noise(measured.noisy))
+
+
+def devices(as_json: Json = False) -> None:
+    """The devices of this machine."""
+    document = devices_document()
+    if as_json:
+        print_json(document)
+        return
+    table = Table("device", "name", "memory", title="Devices here")
+    for row in document["devices"]:
+        table.add_row(row["device"], row["name"], f"{row['memory_bytes'] / 1e9:.1f} GB")
+    out.print(table)
+
+
+def doctor(as_json: Json = False) -> None:
+    """What of this machine naslab can use."""
+    document = doctor_document()
+    if as_json:
+        print_json(document)
+        return
+    table = Table("", "part", "found", title="What of this machine is usable")
+    for check in document["checks"]:
+        table.add_row("[green]yes" if check["usable"] else "[yellow]no", check["part"], check["found"])
+    out.print(table)
+
+
+def spaces(as_json: Json = False) -> None:
+    """The search spaces, what varies in them, and why."""
+    described = [_describe_space(name) for name in space_names()]
+    if as_json:
+        print_json({"schema": "naslab.spaces/1", "spaces": described})
+        return
+    for space in described:
+        table = Table(
+            "parameter", "allowed", "reason", title=f"{space['name']}  (presets: {', '.join(space['presets'])})"
+        )
+        for parameter in space["parameters"]:
+            table.add_row(parameter["name"], parameter["allowed"], parameter["reason"])
+        out.print(table)
+
+
+def _ready(text: str, batch_size: int, dtype: Precision, device: str, input_shape: str | None) -> Target:
+    """The target on the device in the number format, in evaluation mode, after one trial run."""
+    place = efficiency.resolve_device(device)
+    model, example, label = resolve_target(text, batch_size=batch_size, input_shape=input_shape)
+    kind = DTYPES[dtype]
+    model = model.to(place, kind).eval()
+    inputs: Inputs = map_tensors(lambda t: t.to(place, kind if t.is_floating_point() else None), example)
+    try:
+        with torch.no_grad():
+            call_model(model, inputs)
+    except torch.OutOfMemoryError as error:
+        raise NaslabError(f"{label}: out of memory with a batch of {batch_size}: {error}") from None
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, NotImplementedError) as error:
+        shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(inputs))
+        raise InputError(f"{label}: the model does not run on an input of shape {shapes}: {error}") from None
+    return Target(model, inputs, label)
+
+
+def _profile_rows(measured: efficiency.EfficiencyProfile) -> dict[str, str]:
+    flops = measured.flops
+    rows = {
+        "parameters": f"{measured.parameters:,}",
+        "FLOPs, forward": _flops(flops.forward),
+        "FLOPs, training step": "-" if flops.training_step is None else _flops(flops.training_step),
+        "FLOPs, effective forward": _flops(flops.effective_forward),
+        "pointwise FLOPs, forward": _flops(flops.forward_pointwise),
+        "operations with a formula": f"{measured.coverage:.1%}",
+    }
+    if measured.uncovered:
+        rows["without a formula"] = ", ".join(measured.uncovered)
+    return (
+        rows
+        | {
+            "latency, median (95 %)": _milliseconds(measured.latency_ms),
+            "throughput": f"{measured.throughput:,.1f} samples/s",
+            "peak memory": f"{measured.peak_memory_bytes / 1e6:,.1f} MB",
+            "device": measured.provenance.device,
+        }
+        | _noise(measured.latency_ms.noisy)
+    )
+
+
+def _comparison_document(a: str, b: str, batch_size: int, measured: Comparison) -> dict[str, Any]:
+    return {
+        "schema": "naslab.compare/1",
+        "a": {"target": a} | _latency_document(measured.a),
+        "b": {"target": b} | _latency_document(measured.b),
+        "batch_size": batch_size,
+        "ratio": {"median": measured.ratio, "low": measured.low, "high": measured.high},
+        "noisy": measured.noisy,
+    }
+
+
+def _latency_document(latency: Latency) -> dict[str, Any]:
+    names = ("median", "p10", "p90", "low", "high")
+    return {
+        "latency_ms": {name: getattr(latency, name) for name in names},
+        "samples_ms": list(latency.samples_ms),
+    }
+
+
+def _describe_space(name: str) -> dict[str, Any]:
+    space = find_space(name)
+    return {
+        "name": name,
+        "presets": list(space.presets),
+        "reference": space.reference.as_dict(),
+        "parameters": [{"name": p.name, "allowed": p.allowed, "reason": p.reason} for p in space.parameters],
+    }
+
+
+def _print_rows(title: str, rows: Mapping[str, str]) -> None:
+    table = Table(title=title, show_header=False, caption="A multiply-add is 2 FLOPs; docs/efficiency.md")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    out.print(table)
+
+
+def _flops(number: int) -> str:
+    return f"{number / 1e9:,.3f} G" if number >= 1e8 else f"{number / 1e6:,.3f} M"
+
+
+def _milliseconds(latency: Latency) -> str:
+    median = f"{latency.median:.3f} ms ({latency.low:.3f} to {latency.high:.3f})"
+    return f"{median}; p10 {latency.p10:.3f}, p90 {latency.p90:.3f}"
+
+
+def _noise(noisy: bool) -> dict[str, str]:
+    return {"warning": "noisy machine: the interval is wider than 5 %; time longer or elsewhere"} if noisy else {}

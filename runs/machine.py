@@ -1,0 +1,93 @@
+"""What the machine at hand offers: the documents of `naslab devices` and `naslab doctor`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from efficiency.device import device_name
+from efficiency.provenance import naslab_version
+from search_spaces.data.files import EMBEDDED_FILE, FASHION_MNIST_ROOT, default_root
+
+
+class Check(NamedTuple):
+    """One part of the machine: whether naslab can use it, and what was found."""
+
+    part: str
+    usable: bool
+    found: str
+
+
+def devices_document() -> dict[str, Any]:
+    """Every device that `--device` can name here."""
+    found = [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
+    rows = [{"device": str(d), "name": device_name(d), "memory_bytes": _memory_bytes(d)} for d in found]
+    return {"schema": "naslab.devices/1", "devices": rows}
+
+
+def doctor_document() -> dict[str, Any]:
+    """Which parts of the machine are usable; `usable` is false where something merely optional is missing, too."""
+    gpus = torch.cuda.device_count()
+    checks = (
+        Check("python", True, platform.python_version()),
+        Check("naslab", True, naslab_version()),
+        Check("torch", True, torch.__version__),
+        Check("cpu", True, f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores"),
+        Check("gpu", gpus > 0, ", ".join(device_name(torch.device("cuda", i)) for i in range(gpus)) or "none"),
+        _compiler(),
+        _package("triton", "kernels on a GPU"),
+        _package("pynvml", "clocks and power of NVIDIA GPUs"),
+        _package("transformers", "hf: targets"),
+        _cache(),
+        _data(),
+    )
+    return {"schema": "naslab.doctor/1", "checks": [check._asdict() for check in checks]}
+
+
+def _memory_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _compiler() -> Check:
+    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    found = next((path for name in names if name and (path := shutil.which(name))), None)
+    return Check("C++ compiler for torch.compile on the CPU", found is not None, found or "none")
+
+
+def _package(name: str, purpose: str) -> Check:
+    found = importlib.util.find_spec(name) is not None
+    return Check(f"{name} ({purpose})", found, "installed" if found else "not installed")
+
+
+def _cache() -> Check:
+    """A file is really written: permission bits do not know about full or read-only disks."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing) as probe:
+            probe.write(b"probe")
+    except OSError as error:
+        return Check("writable cache", False, f"{folder}: {error.strerror}")
+    return Check("writable cache", True, f"{folder}, {shutil.disk_usage(existing).free / 1e9:.1f} GB free")
+
+
+def _data() -> Check:
+    root = default_root()
+    places = {
+        "embedded": EMBEDDED_FILE,
+        "fashion_mnist": FASHION_MNIST_ROOT,
+        "cifar10": root / "cifar-10-batches-py",
+        "cifar100": root / "cifar-100-python",
+        "stl10": root / "stl10_binary",
+    }
+    found = [name for name, place in places.items() if place.exists()]
+    return Check("data sets", bool(found), ", ".join(found) or f"none; others are looked for in {root}")

@@ -1,0 +1,157 @@
+"""From the text of a TARGET to a model and an example input: `timm:`, `hf:`, `space:`, or `module.path:callable`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from efficiency.errors import InputError
+from efficiency.inputs import Inputs
+from search_spaces import find_space
+
+TOKENS = 128
+"""Sequence length of a language model's example input, where its configuration allows as many."""
+
+
+class Target(NamedTuple):
+    """A model on the CPU, a batch for it, and what tables call it."""
+
+    model: nn.Module
+    example_input: Inputs
+    label: str
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The batch to make: its size, and the shape of one sample if the user gave one."""
+
+    size: int
+    shape: tuple[int, ...] | None
+
+    def like(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Fixed random numbers of `shape` a sample, or of the user's."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(self.size, *(self.shape or shape), generator=generator)
+
+
+def resolve_target(text: str, *, batch_size: int = 1, input_shape: str | None = None) -> Target:
+    """The model that `text` names, freshly initialised on the CPU, with an example batch.
+
+    Args:
+        text: `timm:NAME`, `hf:NAME`, `space:NAME[:PRESET]` (its reference configuration), or
+            `module.path:callable`, which returns a module or (module, example input). A study's trials are resolved
+            by the ledger, which has their configurations.
+        batch_size: samples in the batch; a callable that brings its own input decides for itself.
+        input_shape: shape of one sample, such as "3,224,224", instead of the model's own.
+
+    Raises:
+        InputError: nothing has that name, or the shape of its input is not known.
+    """
+    kind, colon, name = text.partition(":")
+    if not colon or not name:
+        raise InputError(
+            f"target: {text!r} is not a target; use timm:NAME, hf:NAME, space:NAME[:PRESET] or module.path:callable"
+        )
+    batch = _Batch(batch_size, None if input_shape is None else parse_shape(input_shape))
+    resolvers = {"timm": _timm, "hf": _hugging_face, "space": _space}
+    if kind in resolvers:
+        model, example = resolvers[kind](name, batch)
+    else:
+        model, example = _callable(kind, name, batch)
+    return Target(model, example, text)
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """ "3,224,224" or "3x224x224" as numbers.
+
+    Raises:
+        InputError: anything but positive whole numbers.
+    """
+    parts = text.replace("x", ",").split(",")
+    if not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise InputError(f"--input-shape {text}: write the shape of one sample, such as 3,224,224")
+    return tuple(int(part) for part in parts)
+
+
+def _timm(name: str, batch: _Batch) -> tuple[nn.Module, Inputs]:
+    import timm
+    from timm.data.config import resolve_data_config
+
+    if not timm.is_model(name.partition(".")[0]):
+        near: list[str] = get_close_matches(name, timm.list_models(), n=3)
+        hint = f"near matches: {', '.join(near)}" if near else "timm.list_models() names them"
+        raise InputError(f"target: timm has no model {name!r}; {hint}")
+    try:
+        model = timm.create_model(name, pretrained=False)
+    except RuntimeError as error:
+        raise InputError(f"target: timm:{name}: {_first_line(error)}") from None
+    return model, batch.like(resolve_data_config(model=model)["input_size"])  # type: ignore[no-untyped-call]
+
+
+def _space(name: str, batch: _Batch) -> tuple[nn.Module, Inputs]:
+    name, _, preset = name.partition(":")
+    space = find_space(name, preset or None)
+    options = space.options
+    shape = batch.shape
+    if shape is None:
+        if not (hasattr(options, "in_channels") and hasattr(options, "image_size")):
+            raise InputError(f"target: space {name} does not say what its input is; add --input-shape")
+        shape = (options.in_channels, options.image_size, options.image_size)
+    return space.build(space.reference), batch.like(shape)
+
+
+def _callable(module_name: str, name: str, batch: _Batch) -> tuple[nn.Module, Inputs]:
+    where = f"{module_name}:{name}"
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise InputError(f"target: {where}: {error}; run the command where the module can be imported") from None
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise InputError(f"target: module {module_name} has no callable {name!r}")
+    made = function()
+    model, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"target: {where} returned {type(model).__name__}, not a module or (module, example input)")
+    if batch.shape is not None:
+        return model, batch.like(batch.shape)
+    if example is None:
+        raise InputError(f"target: {where} returned no example input; add --input-shape")
+    return model, example
+
+
+def _hugging_face(name: str, batch: _Batch) -> tuple[nn.Module, Inputs]:
+    if importlib.util.find_spec("transformers") is None:
+        raise InputError(f"target: hf:{name} needs the transformers package: pip install transformers")
+    transformers = importlib.import_module("transformers")
+    try:
+        config = transformers.AutoConfig.from_pretrained(name)
+        model = transformers.AutoModel.from_config(config)
+    except (OSError, ValueError) as error:
+        raise InputError(f"target: hf:{name}: {_first_line(error)}") from None
+    return model, {model.main_input_name: _hugging_face_input(model, name, batch)}
+
+
+def _hugging_face_input(model: Any, name: str, batch: _Batch) -> torch.Tensor:
+    config = model.config
+    if model.main_input_name == "input_ids":
+        text = config.get_text_config()
+        length = batch.shape or (min(TOKENS, getattr(text, "max_position_embeddings", TOKENS)),)
+        return torch.randint(text.vocab_size, (batch.size, *length), generator=torch.Generator().manual_seed(0))
+    if batch.shape is None and not isinstance(getattr(config, "image_size", None), int):
+        raise InputError(f"target: hf:{name} does not say what its {model.main_input_name} are; add --input-shape")
+    return batch.like(batch.shape or (config.num_channels, config.image_size, config.image_size))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
