@@ -51,17 +51,23 @@ def suggest_values(space: SearchSpace, suggest: Suggest) -> dict[str, Value]:
     return chosen
 
 
-def flatten(space: SearchSpace, configuration: Configuration) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
-    """A configuration's flat parameters and their distributions, as Optuna stores a trial."""
+def flatten(
+    space: SearchSpace, configuration: Configuration, proposed_only: bool = True
+) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+    """A configuration's flat parameters and their distributions, as Optuna stores a trial.
+
+    Args:
+        proposed_only: whether the distributions hold only what engines propose (a sampler's view) or every choice
+            (the ledger's, where a published setting stands beside the proposals).
+    """
     params: dict[str, Any] = {}
     dists: dict[str, BaseDistribution] = {}
     for parameter in space.parameters:
         if parameter.name in configuration:
             value = configuration[parameter.name]
-            proposed = not isinstance(parameter, Categorical) or value in parameter.proposed
-            names = distributions(parameter, proposed_only=proposed)
-            params.update(zip(names, value if isinstance(value, tuple) else (value,), strict=True))
-            dists.update(names)
+            decisions = distributions(parameter, proposed_only)
+            params.update(zip(decisions, value if isinstance(value, tuple) else (value,), strict=True))
+            dists.update(decisions)
     return params, dists
 
 

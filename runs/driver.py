@@ -8,7 +8,7 @@ import queue
 import shutil
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -87,7 +87,7 @@ class _Driver:
         self._seen(force=True)
         return self.ledger.trials()
 
-    def _loop(self, executor: Executor) -> None:
+    def _loop(self, executor: LocalExecutor) -> None:
         while True:
             trials = self.ledger.trials()
             self.progress.update(trials, [(e.job, e.follower) for e in self.running.values()])
@@ -105,7 +105,7 @@ class _Driver:
                 self._follow()
             self._seen()
 
-    def _start(self, executor: Executor, job: Job) -> None:
+    def _start(self, executor: LocalExecutor, job: Job) -> None:
         folder = self.ledger.files / "trials" / job.key
         (folder / STOP).unlink(missing_ok=True)
         trial_id = self.ledger.begin(job)

@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 import pandas as pd
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
@@ -85,7 +86,10 @@ class Ledger:
 
     def begin(self, job: Job) -> int:
         """Record that an attempt at `job` runs; its Optuna trial id."""
-        params, distributions = ({}, {}) if job.configuration is None else flatten(self.space, job.configuration)
+        params: dict[str, Any] = {}
+        distributions: dict[str, BaseDistribution] = {}
+        if job.configuration is not None:
+            params, distributions = flatten(self.space, job.configuration, proposed_only=False)
         facts = {k: v for k, v in asdict(job).items() if k != "configuration"}
         facts["configuration"] = None if job.configuration is None else job.configuration.as_dict()
         template = create_trial(

@@ -113,12 +113,12 @@ class _Work:
                 if (self.folder / STOP).exists():
                     self.state = "pruned"
                     break
-        with self.trail.phase("evaluate"):
-            validation = task.evaluate(model, "validation")
-            if self.job.role == "proposal":
-                self.scores = _both({}, validation)
-            else:
-                self.scores = _both(task.evaluate(model, "test"), validation)
+        validation = self.rungs[-1].scores if self.rungs else task.evaluate(model, "validation", full=False)
+        test: dict[str, float] = {}
+        if self.job.role != "proposal":
+            with self.trail.phase("evaluate"):
+                test = task.evaluate(model, "test")
+        self.scores = _both(test, validation)
         if self.job.role in ("reference", "final"):
             save_weights(model, self.folder / WEIGHTS)
         self._forget_checkpoint()

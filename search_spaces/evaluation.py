@@ -60,7 +60,7 @@ def fit_probe(x: Tensor, y: Tensor, num_classes: int, iterations: int) -> tuple[
         return value
 
     with torch.enable_grad():
-        optimiser.step(loss)  # type: ignore[arg-type]
+        optimiser.step(loss)
     return weight.detach(), bias.detach()
 
 
