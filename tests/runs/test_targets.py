@@ -1,0 +1,122 @@
+"""Targets by name, and the commands that measure them."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+from torch import nn
+
+from efficiency import InputError
+from runs.commands import measure
+from runs.targets import resolve_target
+
+SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
+TOY = """
+import torch
+from torch import nn
+def bare(): return nn.Linear(6, 3)
+def complete(): return nn.Linear(6, 3), torch.ones(4, 6)
+def wrong(): return "a string"
+"""
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    (tmp_path / "toy_models.py").write_text(TOY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def printed(capsys, name):
+    document = json.loads(capsys.readouterr().out)
+    jsonschema.validate(document, json.loads((SCHEMAS / f"{name}.json").read_text()))
+    return document
+
+
+def test_timm_takes_the_models_own_input_size():
+    target = resolve_target("timm:resnet10t", batch_size=2)
+    assert target.example_input.shape == (2, 3, 176, 176)
+    assert target.label == "timm:resnet10t"
+
+
+def test_example_input_is_the_same_every_time_and_may_be_given():
+    first, second = (resolve_target("timm:resnet10t", input_shape="3,33,47") for _ in range(2))
+    assert first.example_input.shape == (1, 3, 33, 47)
+    assert torch.equal(first.example_input, second.example_input)
+
+
+def test_space_builds_the_presets_reference():
+    target = resolve_target("space:nasiam:tiny", batch_size=3)
+    assert target.example_input.shape == (3, 1, 28, 28)
+    assert target.model(target.example_input).shape[0] == 3
+
+
+def test_callable_with_and_without_its_own_input(toy):
+    assert isinstance(resolve_target("toy_models:bare", input_shape="6").model, nn.Linear)
+    assert resolve_target("toy_models:complete", batch_size=9).example_input.shape == (4, 6)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("resnet18", "not a target; use timm:NAME"),
+        ("timm:", "not a target"),
+        ("timm:resnet18x", "near matches: resnet18"),
+        ("timm:resnet18.no_such_tag", "no_such_tag"),
+        ("space:nothing", "nothing.*unknown; use"),
+        ("space:nasiam:huge", "no preset 'huge'"),
+        ("no_such_module:build", "no_such_module"),
+        ("toy_models:nothing", "no callable 'nothing'"),
+        ("toy_models:wrong", "returned str"),
+        ("toy_models:bare", "add --input-shape"),
+    ],
+)
+def test_wrong_targets_are_one_clear_line(toy, text, message):
+    with pytest.raises(InputError, match=message) as caught:
+        resolve_target(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", ["", "3,,4", "3,-1", "0", "a"])
+def test_wrong_shapes(shape):
+    with pytest.raises(InputError, match="write the shape of one sample"):
+        resolve_target("timm:resnet10t", input_shape=shape)
+
+
+def test_hugging_face_without_the_package_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install transformers"):
+        resolve_target("hf:bert-base-uncased")
+
+
+def test_profile_command(toy, capsys):
+    measure.profile("toy_models:complete", device="cpu", max_seconds=0.1, as_json=True)
+    document = printed(capsys, "profile")
+    assert document["flops"]["forward"] == 2 * 4 * 6 * 3
+    assert document["target"] == "toy_models:complete"
+
+
+def test_profile_command_prints_a_table(toy, capsys):
+    measure.profile("toy_models:complete", dtype=measure.Precision.bf16, device="cpu", max_seconds=0.1)
+    assert "bfloat16" in capsys.readouterr().out
+
+
+def test_compare_command(toy, capsys):
+    measure.compare("toy_models:complete", "toy_models:complete", device="cpu", max_seconds=0.2, as_json=True)
+    document = printed(capsys, "compare")
+    assert document["ratio"]["low"] <= document["ratio"]["median"] <= document["ratio"]["high"]
+
+
+def test_input_that_does_not_fit_is_the_users_to_mend(toy):
+    with pytest.raises(InputError, match=r"toy_models:bare: the model does not run on an input of shape \(1, 5\)"):
+        measure.profile("toy_models:bare", device="cpu", input_shape="5")
+
+
+@pytest.mark.parametrize("name", ["devices", "doctor", "spaces"])
+def test_machine_commands(name, capsys):
+    getattr(measure, name)(as_json=True)
+    printed(capsys, name)
+    getattr(measure, name)()
+    assert capsys.readouterr().out
