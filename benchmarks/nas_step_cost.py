@@ -1,0 +1,133 @@
+"""Cost of a NAS step (one alpha step and one weight step, first order) over a plain SSL step of the same backbone.
+
+Usage: python benchmarks/nas_step_cost.py [--repeats 15] [--out benchmarks/results/nas_step_cost.json]
+
+The three are timed in turn (A B C A B C ...) in one process on the same batches; the ratio is of medians, with a
+bootstrap interval over the repeats. Goal: at most 1.6. The limit is about 4/3: the alpha step has no backward
+through the backbone, so it costs one forward where a plain step costs a forward and a backward of about two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from results_file import write_result
+
+from nas.arms import AlphaOptimiser
+from search_spaces import find_space, seed_everything
+from search_spaces.nasiam.frameworks import Views
+from search_spaces.nasiam.recipes import RECIPES, make_optimiser
+from search_spaces.nasiam.space import NASiam
+
+CASES = [
+    ("simsiam", "small", 256),
+    ("simclr", "small", 256),
+    ("mocov2", "small", 256),
+    ("byol", "small", 256),
+    ("simsiam", "tiny", 256),
+    ("simclr", "tiny", 256),
+    ("simsiam", "timm:resnet18", 64),
+]
+
+
+def steps(framework: str, backbone: str, batch_size: int) -> dict[str, Callable[[], None]]:
+    """The three steps to time, each on its own model and the same batch."""
+    image = (
+        {"in_channels": 3, "image_size": 32} if backbone.startswith("timm") else {"in_channels": 1, "image_size": 28}
+    )
+    space = find_space("nasiam", None, {"framework": framework, "backbone": backbone, **image})
+    assert isinstance(space, NASiam)
+    seed_everything(0)
+    side = image["image_size"]
+    batch = Views(*(torch.randn(batch_size, image["in_channels"], side, side) for _ in range(2)))
+    plain = space.build(space.reference)
+    supernet = space.supernet(lambda alpha: alpha.softmax(-1))
+    recipe = RECIPES[framework]
+    plain_parameters = [p for p in plain.parameters() if p.requires_grad]
+    plain_optimiser = make_optimiser(recipe, plain, plain_parameters, batch_size)
+    weight_optimiser = make_optimiser(recipe, supernet, supernet.weights(), batch_size)
+    alphas = supernet.architecture()
+    defaults = AlphaOptimiser()
+    alpha_optimiser = torch.optim.Adam(alphas, lr=defaults.learning_rate, betas=defaults.betas)
+
+    def plain_step() -> None:
+        plain_optimiser.zero_grad()
+        plain.loss(batch).backward()
+        plain_optimiser.step()
+        plain.after_step(0.0)
+
+    def weight_step() -> None:
+        weight_optimiser.zero_grad()
+        supernet.loss(batch).backward()
+        weight_optimiser.step()
+        supernet.after_step(0.0)
+
+    def nas_step() -> None:
+        loss = supernet.architecture_loss(batch)
+        for alpha, gradient in zip(alphas, torch.autograd.grad(loss, alphas), strict=True):
+            alpha.grad = gradient
+        alpha_optimiser.step()
+        weight_step()
+
+    return {"plain": plain_step, "supernet_weights": weight_step, "nas": nas_step}
+
+
+def seconds(step: Callable[[], None]) -> float:
+    """Wall time of one call; these benchmarks run on the CPU, where nothing is asynchronous."""
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def ratio(a: list[float], b: list[float]) -> dict[str, float]:
+    """Ratio of medians a / b with a bootstrap 95 % interval over repeats, resampled in pairs."""
+    pairs, rng = np.array([a, b]), np.random.default_rng(0)
+    chosen = rng.integers(pairs.shape[1], size=(2000, pairs.shape[1]))
+    medians = np.median(pairs[:, chosen], axis=2)
+    low, high = np.percentile(medians[0] / medians[1], [2.5, 97.5])
+    return {"ratio": float(np.median(a) / np.median(b)), "low": float(low), "high": float(high)}
+
+
+def measure(framework: str, backbone: str, batch_size: int, repeats: int) -> dict[str, object]:
+    """One row of the table."""
+    timed = steps(framework, backbone, batch_size)
+    samples: dict[str, list[float]] = {name: [] for name in timed}
+    for step in timed.values():
+        step()
+        step()
+    for _, (name, step) in itertools.product(range(repeats), timed.items()):
+        samples[name].append(seconds(step))
+    return {
+        "framework": framework,
+        "backbone": backbone,
+        "batch_size": batch_size,
+        "nas_over_plain": ratio(samples["nas"], samples["plain"]),
+        "supernet_weight_step_over_plain": ratio(samples["supernet_weights"], samples["plain"]),
+        "samples_s": samples,
+    }
+
+
+def main() -> None:
+    """Measure every case and write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/nas_step_cost.json"))
+    arguments = parser.parse_args()
+    rows = []
+    for framework, backbone, batch_size in CASES:
+        row = measure(framework, backbone, batch_size, arguments.repeats)
+        rows.append(row)
+        cost = row["nas_over_plain"]
+        assert isinstance(cost, dict)
+        print(f"{framework:8} {backbone:14} {cost['ratio']:.2f} [{cost['low']:.2f}, {cost['high']:.2f}]", flush=True)
+    write_result(arguments.out, {"schema": "naslab.nas_step_cost/1", "rows": rows, "seed": 0})
+
+
+if __name__ == "__main__":
+    main()

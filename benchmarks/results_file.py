@@ -1,0 +1,24 @@
+"""Result files: what every benchmark writes beside its figures, so that they can be checked and repeated."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from efficiency import collect_provenance
+
+
+def write_result(path: Path, document: dict[str, Any], device: str = "cpu") -> None:
+    """Write `document` with the command and the provenance of this run."""
+    provenance = collect_provenance(torch.device(device))
+    facts = provenance if isinstance(provenance, dict) else provenance.to_dict()
+    command = " ".join(["python", *sys.argv])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        json.dumps({"command": command, "provenance": facts, **document}, indent=1) + "\n", encoding="utf-8"
+    )
+    print(f"wrote {path}")
