@@ -26,7 +26,7 @@ from runs.spend import (
     phase_hours,
 )
 from runs.study import Study
-from runs.trial import Phase, Trial
+from runs.trial import Phase, RungRecord, Trial
 from search_spaces import Configuration
 
 SCHEMA = "naslab.rank/1"
@@ -38,7 +38,7 @@ class Row:
     """One configuration. Intervals are over seeds; `rank` is None below the floor.
 
     `gain` is the gain over the reference per device hour, search included; None for the reference itself.
-    `hours_to_floor` is None where some seed never got there.
+    `hours_to_floor` is None where the mean over seeds never got there.
     """
 
     rank: int | None
@@ -270,20 +270,29 @@ def _validation_bar(study: Study, reference: Sequence[Trial], metric: str) -> fl
         return None
     if floor != "reference":
         return float(floor)
-    rungs = [[rung.scores[metric] for rung in t.rungs if metric in rung.scores] for t in reference]
-    return fmean(scores[-1] for scores in rungs if scores) if any(rungs) else None
+    curve = _curve(reference, metric)
+    return curve[-1][0] if curve else None
 
 
 def _hours_to_floor(group: Sequence[Trial], metric: str, bar: float | None) -> Interval | None:
-    if bar is None:
-        return None
-    reached: dict[int, float] = {}
-    for trial in group:
-        at = [r.device_seconds for r in trial.rungs if r.scores.get(metric, float("-inf")) >= bar]
-        if not at:
-            return None
-        reached.setdefault(trial.job.seed, (sum(trial.carried_seconds.values()) + min(at)) / SECONDS_PER_HOUR)
-    return mean_interval([reached[seed] for seed in sorted(reached)])
+    at = next((hours for score, hours in _curve(group, metric) if bar is not None and score >= bar), None)
+    return mean_interval(at) if at else None
+
+
+def _curve(group: Sequence[Trial], metric: str) -> list[tuple[float, list[float]]]:
+    """Mean validation score over seeds and each seed's hours so far, at every rung that all trials reached."""
+    rungs = [{rung.epoch: rung for rung in trial.rungs if metric in rung.scores} for trial in group]
+    reached = {trial.number: by_epoch for trial, by_epoch in zip(group, rungs, strict=True)}
+    curve = []
+    for epoch in sorted(set.intersection(*map(set, rungs))) if rungs else []:
+        scores = _by_seed(group, lambda t, at=epoch: reached[t.number][at].scores[metric])
+        hours = _by_seed(group, lambda t, at=epoch: _seconds_at(t, reached[t.number][at]) / SECONDS_PER_HOUR)
+        curve.append((fmean(scores.values()), list(hours.values())))
+    return curve
+
+
+def _seconds_at(trial: Trial, rung: RungRecord) -> float:
+    return sum(trial.carried_seconds.values()) + rung.device_seconds
 
 
 def _floor(study: Study, rows: Sequence[Row]) -> float | None:

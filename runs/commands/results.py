@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -27,6 +28,9 @@ from runs.report.markup import significant_digits
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or a study's name.")]
 Storage = Annotated[str | None, typer.Option(help="SQLite file or storage URL; default naslab-runs/naslab.db.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+WIDE = 120
+"""Terminal columns from which the table shows everything."""
 
 
 def rank(
@@ -86,47 +90,47 @@ def export(
 
 def _print_table(ranking: Ranking) -> None:
     short = "GPU h" if ranking.cost_unit == "gpu_hours" else "CPU h"
-    columns = ("rank", "configuration", ranking.metric, f"{short} a run", f"score per {short}",
-               f"gain per {short}", f"{short} of search", f"{short} to floor", "Pareto", "seeds")  # fmt: skip
-    table = Table(title=Text(f"{ranking.study}: {ranking.metric} per {short}"))
-    for column in columns:
-        table.add_column(column, justify="left" if column == "configuration" else "right")
+    columns = {name: cell for name, cell in _columns(ranking.metric, short).items() if console.width >= WIDE or cell[0]}
+    table = Table(title=Text(f"{ranking.study}: {ranking.metric} per {short}"), box=SIMPLE_HEAD)
+    for name in columns:
+        table.add_column(name, justify="left" if name == "configuration" else "right", overflow="fold")
     for row in ranking.rows:
-        table.add_row(*_cells(row))
+        table.add_row(*(Text(cell(row)) for _, cell in columns.values()))
     console.print(table)
     console.print(Text(_footnote(ranking)))
+    if console.width < WIDE:
+        console.print(f"A terminal of {WIDE} columns, --csv and `naslab report` show more columns.", highlight=False)
 
 
-def _cells(row: Row) -> list[Text]:
-    cells = (
-        "-" if row.rank is None else str(row.rank),
-        row.name,
-        _interval(row.metric, 4),
-        _interval(row.device_hours, 3),
-        _interval(row.score, 4),
-        _interval(row.gain, 3),
-        "-" if row.reference else significant_digits(row.search_hours),
-        _interval(row.hours_to_floor, 3),
-        "yes" if row.pareto else "",
-        str(len(row.seeds)),
-    )
-    return [Text(cell) for cell in cells]
+def _columns(metric: str, short: str) -> dict[str, tuple[bool, Callable[[Row], str]]]:
+    """Each column's cell, and whether it stands on a narrow terminal, too."""
+    return {
+        "rank": (True, lambda row: "-" if row.rank is None else str(row.rank)),
+        "configuration": (True, lambda row: row.name),
+        metric: (True, lambda row: _interval(row.metric, 4)),
+        f"{short} a run": (True, lambda row: _interval(row.device_hours, 3)),
+        f"score per {short}": (True, lambda row: _interval(row.score, 4)),
+        f"gain per {short}": (False, lambda row: _interval(row.gain, 3)),
+        f"{short} of search": (False, lambda row: "-" if row.reference else significant_digits(row.search_hours)),
+        f"{short} to floor": (False, lambda row: _interval(row.hours_to_floor, 3)),
+        "Pareto": (True, lambda row: "yes" if row.pareto else ""),
+        "seeds": (False, lambda row: str(len(row.seeds))),
+    }
 
 
 def _interval(value: Interval | None, digits: int) -> str:
+    """Mean, and beneath it half the width of its interval, which is symmetric."""
     if value is None:
         return "-"
-    if value.low is None or value.high is None:
-        return significant_digits(value.mean, digits)
-    mean, low, high = (significant_digits(number, digits) for number in (value.mean, value.low, value.high))
-    return f"{mean}\n{low} to {high}"
+    mean = significant_digits(value.mean, digits)
+    return mean if value.high is None else f"{mean}\n±{significant_digits(value.high - value.mean, 2)}"
 
 
 def _footnote(ranking: Ranking) -> str:
     floor = "no floor" if ranking.floor is None else f"floor {ranking.floor:.2f} {ranking.metric}; - is below it"
     beside = [*ranking.controls, *([ranking.random] if ranking.random else [])]
     controls = "; ".join(f"{one.name} {one.metric.mean:.2f}" for one in beside) or "none"
-    return f"{floor}. Beneath each mean: its 95 % interval over seeds. Controls: {controls}."
+    return f"{floor}. ±: 95 % interval over seeds. Controls: {controls}."
 
 
 def _print_csv(ranking: Ranking) -> None:

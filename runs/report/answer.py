@@ -30,7 +30,11 @@ def answer(ranking: Ranking, random_scores: Sequence[float]) -> Answer:
     if not ranked:
         return Answer(f"No configuration reaches the floor of {ranking.floor:.2f} {ranking.metric}.")
     best, reference = ranked[0], ranking.reference
-    caveats = (*_against_random(best, ranking, random_scores), *_few_seeds(ranked))
+    caveats = (
+        *_against_controls(best, ranking),
+        *_against_random(best, ranking, random_scores),
+        *_few_seeds(ranked),
+    )
     if reference is None:
         return Answer(f"{best.name} leads with {_score(best, ranking)}; the reference has no finished run.", caveats)
     if len(ranking.rows) == 1:
@@ -68,6 +72,15 @@ def _better(best: Row, reference: Row, ranking: Ranking) -> str:
         f"{best.name} is worth its hours{also}: {_score(best, ranking)} against the reference's "
         f"{significant_digits(reference.score.mean)}, and its {ranking.metric} is {abs(metric.mean):.2f} "
         f"{'higher' if metric.mean >= 0 else 'lower'}."
+    )
+
+
+def _against_controls(best: Row, ranking: Ranking) -> tuple[str, ...]:
+    as_good = [control for control in ranking.controls if control.metric.mean >= best.metric.mean]
+    return tuple(
+        f"The control {control.name.replace('_', ' ')} scores {control.metric.mean:.2f} without training, "
+        f"{best.name} {best.metric.mean:.2f}: training has gained nothing."
+        for control in as_good
     )
 
 

@@ -58,6 +58,18 @@ def test_hours_to_floor_use_validation_scores_of_rungs():
     assert tpe.hours_to_floor is None
 
 
+def test_the_reference_reaches_its_own_bar_though_its_worse_seed_does_not():
+    trials = [
+        trial(s, "reference", 80.0, configuration=PUBLISHED, seed=s, rungs=(70.0, 79.0 + s)) for s in range(3)
+    ] + [trial(9, "final", 80.0, configuration=BY_DARTS, arm="darts", rungs=(80.0, 60.0))]
+    rows = {row.configuration: row for row in rank(make_study(), trials).rows}
+    reference, darts = rows[PUBLISHED].hours_to_floor, rows[BY_DARTS].hours_to_floor
+    assert reference is not None
+    assert reference.mean == pytest.approx(0.9 * 0.1)
+    assert darts is not None
+    assert darts.mean == pytest.approx(0.9 * 0.1 / 2)
+
+
 def test_one_seed_separates_nothing():
     trials = [
         trial(0, "reference", 50.0, configuration=PUBLISHED),
