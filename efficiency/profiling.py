@@ -136,7 +136,7 @@ def profile(
     counts = [forward] if training is None else [forward, training]
     size, precision = batch_size(inputs), _dtype_name(subject)
     return EfficiencyProfile(
-        target=target or type(model).__name__,
+        target=target or type(eager(model)).__name__,
         batch_size=size,
         dtype=precision,
         parameters=sum(p.numel() for p in subject.parameters()),

@@ -89,6 +89,20 @@ def test_fused_encoder_layer_equals_its_unfused_training_form():
     assert fused.total == count(layer.train(), tokens).total > 0
 
 
+def test_fused_encoder_layer_skips_padding_as_the_nested_kernel_does():
+    layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 24, batch_first=True), 2)
+    tokens = torch.randn(2, 5, 16)
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    counted = count_forward(layers, {"src": tokens, "src_key_padding_mask": padding})
+    assert counted.total == 2 * (8 * 8 * 16**2 + 4 * (5**2 + 3**2) * 16 + 4 * 8 * 16 * 24)
+
+
+def test_grouped_query_attention_counts_every_query_head():
+    query, key = torch.randn(1, 4, 5, 8), torch.randn(1, 2, 5, 8)
+    counted = count(lambda: F.scaled_dot_product_attention(query, key, key, enable_gqa=True))
+    assert counted.total == 2 * 2 * 4 * 5 * 5 * 8
+
+
 def test_inference_mode_sees_the_same():
     model, inputs = nn.Sequential(nn.Linear(6, 10), nn.GELU(), nn.Linear(10, 4)), torch.randn(5, 6)
     with torch.inference_mode():

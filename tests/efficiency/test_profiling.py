@@ -74,6 +74,13 @@ def test_several_and_named_inputs():
     assert by_position.flops.training_step is None
 
 
+def test_a_compiled_model_is_timed_compiled_and_counted_eager():
+    model = nn.Linear(6, 3)
+    measured = profile(torch.compile(model, backend="eager"), torch.ones(4, 6), **QUICK)
+    assert (measured.target, measured.provenance.compile_mode) == ("Linear", "torch.compile")
+    assert measured.flops.forward == 2 * 4 * 6 * 3
+
+
 def test_batch_norm_of_one_sample_has_no_training_step_but_a_profile():
     measured = profile(network(), torch.randn(1, 6), **QUICK)
     assert measured.flops.training_step is None
