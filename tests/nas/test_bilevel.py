@@ -1,0 +1,79 @@
+import pytest
+import torch
+from torch import nn
+
+from nas.differentiable.bilevel import first_order, second_order
+from search_spaces import Supernet
+
+
+class Quadratic(Supernet):
+    """Small enough for the exact second-order gradient; weights and alphas interact in both losses."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.alphas = nn.ParameterDict({"cell": nn.Parameter(torch.randn(2, 3, dtype=torch.float64))})
+        self.weight = nn.Parameter(torch.randn(3, dtype=torch.float64))
+        self.unused = nn.Parameter(torch.ones(1, dtype=torch.float64))
+        self.register_buffer("seen", torch.zeros(1, dtype=torch.float64))
+
+    def value(self, alpha, weight, batch):
+        mixed = alpha.softmax(-1).sum(0) * weight
+        return (torch.tanh(batch * mixed) - batch).square().sum() + 0.1 * weight.pow(4).sum()
+
+    def loss(self, batch):
+        self.seen += torch.rand(1, dtype=torch.float64)
+        return self.value(self.alphas["cell"], self.weight, batch)
+
+    def architecture_loss(self, batch):
+        return self.loss(batch)
+
+    def after_step(self, progress):
+        pass
+
+    def skipping(self, name):
+        return torch.zeros(2, 3, dtype=torch.bool)
+
+
+TRAIN = torch.tensor([0.3, -0.8, 1.1], dtype=torch.float64)
+HELD_OUT = torch.tensor([-0.5, 0.9, 0.2], dtype=torch.float64)
+
+
+def zero():
+    return torch.zeros((), dtype=torch.float64)
+
+
+def test_first_order_is_the_plain_gradient():
+    net = Quadratic()
+    expected = torch.autograd.grad(net.value(net.alphas["cell"], net.weight, HELD_OUT), net.alphas["cell"])[0]
+    assert torch.allclose(first_order(net, HELD_OUT, zero)[0], expected)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.3])
+def test_second_order_is_the_gradient_through_one_weight_step(rate):
+    net = Quadratic()
+    alpha = net.alphas["cell"]
+    step = torch.autograd.grad(net.value(alpha, net.weight, TRAIN), net.weight, create_graph=True)[0]
+    exact = torch.autograd.grad(net.value(alpha, net.weight - rate * step, HELD_OUT), alpha)[0]
+    ours = second_order(net, HELD_OUT, TRAIN, rate, zero)[0]
+    assert torch.allclose(ours, exact, rtol=1e-4, atol=1e-6)
+    if rate:
+        assert not torch.allclose(first_order(net, HELD_OUT, zero)[0], exact, rtol=1e-3)
+
+
+def test_second_order_leaves_weights_buffers_and_random_numbers_as_they_were():
+    net = Quadratic()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    torch.manual_seed(3)
+    second_order(net, HELD_OUT, TRAIN, 0.1, zero)
+    drawn = torch.rand(1)
+    torch.manual_seed(3)
+    assert torch.equal(drawn, torch.rand(1))
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_penalties_reach_the_gradient():
+    net = Quadratic()
+    alone = second_order(net, HELD_OUT, TRAIN, 0.1, zero)[0]
+    with_penalty = second_order(net, HELD_OUT, TRAIN, 0.1, lambda: 2 * net.alphas["cell"].sum())[0]
+    assert torch.allclose(with_penalty - alone, torch.full((2, 3), 2.0, dtype=torch.float64))

@@ -1,0 +1,154 @@
+import numpy as np
+import pytest
+
+from nas.arms import Sampled
+from nas.encoding import flatten, unflatten
+from nas.pruning import should_prune
+from nas.sampling import Told, mutate, propose
+from search_spaces import Categorical, Chain, Float, Integer, Options, SearchSpace, When, derive_seed
+
+OPERATIONS = ("a", "b", "c", "d")
+
+
+class Mixed(SearchSpace):
+    """Every kind of parameter, with conditions and a choice that is never proposed."""
+
+    name = "mixed"
+    Options = Options
+
+    @property
+    def parameters(self):
+        return (
+            Categorical("head", ("cell", "plain", "published"), proposed=("cell", "plain")),
+            Chain("cell", OPERATIONS, 5, when=When("head", ("cell",))),
+            Integer("width", 8, 512, log=True),
+            Integer("depth", 1, 9, step=2),
+            Float("rate", 1e-4, 1e-1, log=True),
+            Float("keep", 0.1, 1.0, when=When("head", ("plain",))),
+        )
+
+    @property
+    def reference(self):
+        return self.configuration({"head": "published", "width": 8, "depth": 1, "rate": 0.01})
+
+    def build(self, configuration):
+        raise NotImplementedError
+
+
+class Small(Mixed):
+    """Sixteen points."""
+
+    name = "small"
+
+    @property
+    def parameters(self):
+        return (Chain("cell", OPERATIONS, 2),)
+
+
+SPACE = Mixed(Options())
+
+
+def arm(sampler, **options):
+    return Sampled(engine="optuna", name="arm", sampler=sampler, trials=40, **options)
+
+
+def planted(configuration):
+    """How many layers have the operation planted there; at most six."""
+    return float(sum(op == OPERATIONS[i % 4] for i, op in enumerate(configuration.chain("cell"))))
+
+
+class Cells(Mixed):
+    name = "cells"
+
+    @property
+    def parameters(self):
+        return (Chain("cell", OPERATIONS, 6),)
+
+
+def run(sampler, space, score, trials, seed, **options):
+    history = []
+    for i in range(trials):
+        proposal = propose(arm(sampler, **options), space, history, [], derive_seed(seed, i))
+        history.append(Told(proposal, score(proposal)))
+    return history
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "evolution"])
+def test_every_proposal_is_a_valid_point_that_engines_may_propose(sampler):
+    history = run(sampler, SPACE, lambda c: float(c["width"]), 25, seed=0)
+    for told in history:
+        assert SPACE.configuration(told.configuration) == told.configuration
+        assert told.configuration["head"] != "published"
+    assert {told.configuration["head"] for told in history} == {"cell", "plain"}
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "evolution"])
+def test_a_recorded_history_replays(sampler):
+    history = run(sampler, SPACE, lambda c: float(c["depth"]), 12, seed=3)
+    for i, told in enumerate(history):
+        assert propose(arm(sampler), SPACE, history[:i], [], derive_seed(3, i)) == told.configuration
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "evolution"])
+def test_a_small_space_is_enumerated_without_repeats(sampler):
+    space = Small(Options())
+    history = run(sampler, space, lambda c: float(c.chain("cell").count("a")), 12, seed=1, population=4)
+    assert len({told.configuration for told in history}) == 12
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "evolution"])
+def test_learning_samplers_beat_random_on_a_planted_problem(sampler):
+    space = Cells(Options())
+
+    def best(name, seed):
+        return max(told.value for told in run(name, space, planted, 40, seed))
+
+    seeds = range(12)
+    assert np.mean([best(sampler, s) for s in seeds]) > np.mean([best("random", s) for s in seeds]) + 0.4
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "evolution"])
+def test_pending_and_failed_proposals_are_taken_in(sampler):
+    history = [Told(SPACE.random(np.random.default_rng(i)), None if i % 2 else 1.0) for i in range(10)]
+    pending = [SPACE.random(np.random.default_rng(99))]
+    proposal = propose(arm(sampler), SPACE, history, pending, 5)
+    assert proposal not in pending
+    assert proposal not in [told.configuration for told in history]
+
+
+def test_flat_parameters_give_the_configuration_back():
+    for i in range(20):
+        configuration = SPACE.random(np.random.default_rng(i))
+        params, distributions = flatten(SPACE, configuration)
+        assert params.keys() == distributions.keys()
+        assert unflatten(SPACE, params) == configuration
+    params, distributions = flatten(SPACE, SPACE.reference, proposed_only=False)
+    assert distributions["head"].choices == ("cell", "plain", "published")
+    assert unflatten(SPACE, params) == SPACE.reference
+
+
+def test_a_mutation_changes_at_most_one_decision_and_what_hangs_on_it():
+    rng = np.random.default_rng(0)
+    parent = SPACE.configuration({"head": "cell", "cell": ["a"] * 5, "width": 64, "depth": 3, "rate": 0.01})
+    seen = set()
+    for _ in range(200):
+        child = mutate(SPACE, parent, rng)
+        changed = [name for name in ("head", "width", "depth", "rate") if child.get(name) != parent.get(name)]
+        layers = sum(x != y for x, y in zip(child.get("cell", ()), parent["cell"], strict=False))
+        assert len(changed) + layers <= 1
+        seen.update(changed or (["cell"] if layers else []))
+    assert seen == {"head", "width", "depth", "rate", "cell"}
+
+
+def test_the_median_pruner_stops_what_falls_behind():
+    others = [{1: 50.0, 2: 70.0}, {1: 55.0, 2: 72.0}, {1: 60.0, 2: 75.0}, {1: 52.0, 2: 71.0}]
+    assert should_prune("median", {1: 40.0}, others)
+    assert not should_prune("median", {1: 58.0}, others)
+    assert not should_prune("median", {1: 40.0}, others[:1]), "too few to compare with"
+    assert not should_prune("none", {1: 0.0}, others)
+
+
+def test_asha_keeps_the_better_half_at_a_rung():
+    others = [{1: float(score)} for score in range(10, 90, 10)]
+    assert should_prune("asha", {1: 5.0}, others)
+    assert not should_prune("asha", {1: 95.0}, others)
