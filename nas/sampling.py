@@ -19,8 +19,7 @@ from nas.encoding import distributions, flatten, suggest_values
 from search_spaces import Chain, Configuration, SearchSpace, derive_seed
 from search_spaces.parameters import Value
 
-REDRAWS = 50
-"""How often a proposal that was tried before is drawn again before a repeat is allowed."""
+REDRAWS = 20
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,10 @@ class Told:
 def propose(
     arm: Sampled, space: SearchSpace, history: Sequence[Told], pending: Sequence[Configuration], seed: int
 ) -> Configuration:
-    """The arm's next configuration, one not tried or pending unless nothing else was found in REDRAWS draws.
+    """The arm's next configuration, one not tried or pending unless nothing else was found.
+
+    A proposal that was tried before is drawn again REDRAWS times by the sampler, then ten times as often at random:
+    a sampler that has settled would never leave its favourite, and a trial that repeats one is paid for nothing.
 
     Args:
         history: the arm's finished proposals in the order in which they were made.
@@ -42,8 +44,9 @@ def propose(
         seed: of this proposal; the same arguments give the same answer.
     """
     tried = {told.configuration for told in history} | set(pending)
-    draw = {"random": _random, "tpe": _tpe, "evolution": _evolution}[arm.sampler]
-    for attempt in range(REDRAWS):
+    chosen = {"random": _random, "tpe": _tpe, "evolution": _evolution}[arm.sampler]
+    for attempt in range(11 * REDRAWS):
+        draw = chosen if attempt < REDRAWS else _random
         proposal = draw(arm, space, history, pending, derive_seed(seed, attempt) if attempt else seed)
         if proposal not in tried:
             return proposal
