@@ -148,7 +148,12 @@ def test_the_median_pruner_stops_what_falls_behind():
     assert not should_prune("none", {1: 0.0}, others)
 
 
-def test_asha_keeps_the_better_half_at_a_rung():
-    others = [{1: float(score)} for score in range(10, 90, 10)]
+def test_asha_keeps_the_better_half_at_its_rungs():
+    others = [{1: float(score), 2: float(score), 3: float(score)} for score in range(10, 90, 10)]
     assert should_prune("asha", {1: 5.0}, others)
     assert not should_prune("asha", {1: 95.0}, others)
+    assert not should_prune("asha", {1: 55.0}, others)
+    assert should_prune("asha", {1: 45.0}, others)
+    assert should_prune("asha", {1: 55.0, 2: 5.0}, others)
+    assert not should_prune("asha", {1: 55.0, 2: 55.0, 3: 5.0}, others), "epoch 3 is none of its rungs"
+    assert not should_prune("asha", {1: 5.0}, []), "nothing to compare with"
