@@ -14,8 +14,7 @@ from efficiency import collect_provenance
 
 def write_result(path: Path, document: dict[str, Any], device: str = "cpu") -> None:
     """Write `document` with the command and the provenance of this run."""
-    provenance = collect_provenance(torch.device(device))
-    facts = provenance if isinstance(provenance, dict) else provenance.to_dict()
+    facts = collect_provenance(torch.device(device)).to_dict()
     command = " ".join(["python", *sys.argv])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(

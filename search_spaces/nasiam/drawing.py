@@ -22,11 +22,11 @@ COLOURS = {
 
 PUBLISHED_LAYERS: Mapping[str, Mapping[str, tuple[tuple[str, str], ...]]] = {
     "simsiam": {
-        "projector": (("relu", "F"), ("relu", "F"), ("linear + norm", "D")),
+        "projector": (("relu", "F"), ("relu", "F"), ("linear+BN", "D")),
         "predictor": (("relu", "H"), ("linear", "D")),
     },
     "simclr": {"projector": (("relu", "F"), ("linear", "D"))},
-    "mocov2": {"projector": (("relu, no norm", "F"), ("linear", "D"))},
+    "mocov2": {"projector": (("relu, no BN", "F"), ("linear", "D"))},
     "byol": {"projector": (("relu", "H"), ("linear", "D")), "predictor": (("relu", "H"), ("linear", "D"))},
 }
 """What `heads.published_heads` builds, in words, with the name of each layer's output width."""
@@ -58,7 +58,7 @@ def _searched(configuration: Configuration, sizes: Sizes) -> list[tuple[str, int
             free = operation in PARAMETER_FREE and a == b
             layers.append((text, b, COLOURS["free"] if free else COLOURS.get(text, COLOURS["linear"])))
         if cell == "projector" and sizes.tail != "none":
-            layers.append((sizes.tail.replace("+", " + "), sizes.output, COLOURS["fixed"]))
+            layers.append((sizes.tail.replace("norm", "BN"), sizes.output, COLOURS["fixed"]))
         rows.append((cell, widths[0], layers))
     return rows
 
