@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
-import click
 import typer
 
 from efficiency.errors import InputError, NaslabError
+from efficiency.provenance import naslab_version
 from runs.commands import measure, results, study
+
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+"""The parser's error for a command line that it cannot take; newer versions of typer carry a click of their own."""
 
 app = typer.Typer(
     name="naslab",
@@ -19,6 +23,17 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        print(naslab_version())
+        raise typer.Exit
+
+
 for command in (
     study.run,
     study.status,
@@ -42,11 +57,11 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), 2)
     except NaslabError as error:
         return _fail(str(error), 1)
-    except click.UsageError as error:
-        return _fail(error.format_message(), 2)
-    except click.exceptions.Exit as stop:
+    except UsageError as error:
+        return _fail(getattr(error, "format_message", lambda: str(error))(), 2)
+    except typer.Exit as stop:
         return stop.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted; the same command goes on from here", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -55,7 +70,9 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"naslab: {' '.join(message.split())}", file=sys.stderr)
+    """One line on standard error; a bare `naslab`, which has printed its help, has nothing to add."""
+    if message:
+        print(f"naslab: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 
