@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,25 +13,28 @@ from efficiency.errors import InputError, NaslabError
 from efficiency.provenance import naslab_version
 from runs.commands import measure, results, study
 
-UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+UsageError: Any = typer.BadParameter.__mro__[1]
 """The parser's error for a command line that it cannot take; newer versions of typer carry a click of their own."""
 
 app = typer.Typer(
     name="naslab",
     help="Search architectures and training recipes, and learn which is worth its GPU hours.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and stop.")] = False,
 ) -> None:
     if version:
         print(naslab_version())
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
 
 
 for command in (
@@ -58,7 +61,7 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
     except NaslabError as error:
         return _fail(str(error), 1)
     except UsageError as error:
-        return _fail(getattr(error, "format_message", lambda: str(error))(), 2)
+        return _fail(error.format_message(), 2)
     except typer.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
@@ -70,9 +73,7 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    """One line on standard error; a bare `naslab`, which has printed its help, has nothing to add."""
-    if message:
-        print(f"naslab: {' '.join(message.split())}", file=sys.stderr)
+    print(f"naslab: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 
