@@ -56,6 +56,12 @@ class Trail:
         self._write({"rung": asdict(record)})
         return record
 
+    def so_far(self) -> dict[Phase, float]:
+        """Seconds by phase up to now."""
+        seconds = dict(self.seconds)
+        seconds[self._phase] = seconds.get(self._phase, 0.0) + time.perf_counter() - self._since
+        return seconds
+
     def close(self) -> dict[Phase, float]:
         """Stop; seconds by phase."""
         self._switch(self._phase)

@@ -107,6 +107,7 @@ class _Work:
         with self.trail.phase("train"):
             model = self._build(study, task)
             for rung in task.train(model, self.job.seed, self.folder / CHECKPOINT):
+                self._note_cost()
                 with self.trail.phase("evaluate"):
                     scores = task.evaluate(model, "validation", full=False)
                 self._rung(rung.epoch, {**rung.facts, **scores})
@@ -154,8 +155,12 @@ class _Work:
 
     def _rung(self, epoch: int, scores: dict[str, float]) -> None:
         self.rungs.append(self.trail.rung(epoch, scores))
+        self._note_cost()
+
+    def _note_cost(self) -> None:
+        """What the checkpoint just saved has cost, for the attempt that may go on from it."""
         so_far = dict(self.carried)
-        for phase, seconds in self.trail.seconds.items():
+        for phase, seconds in self.trail.so_far().items():
             so_far[phase] = so_far.get(phase, 0.0) + seconds
         _write(self.folder / COST, json.dumps(so_far))
 

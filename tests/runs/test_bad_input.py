@@ -1,0 +1,167 @@
+"""Bad input: exit code 2, one line on standard error that begins with `naslab: `, nothing lost."""
+
+import json
+import resource
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from jsonschema import Draft202012Validator
+
+from runs.cli import run_command_line
+from runs.ledger import Ledger
+
+SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
+
+
+def refused(capsys, *arguments):
+    code = run_command_line([str(a) for a in arguments])
+    err = capsys.readouterr().err
+    assert code == 2
+    assert err.count("\n") == 1
+    assert err.startswith("naslab: ")
+    return err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sede": 1}, "sede: unknown key"),
+        ({"schema": "naslab.study/0"}, "reads 'naslab.study/1'"),
+        ({"task": {"epochs": 0}}, "task.epochs"),
+        ({"task": {"epoch": 2}}, "task.epoch: unknown key"),
+        ({"space": {"name": "nowhere:Space"}}, "cannot import"),
+        ({"device": "cuda"}, "device"),
+        (
+            {"space": {"name": "nasiam", "preset": "tiny"}, "task": {"epochs": 1, "dataset": {"name": "cifar10"}}},
+            "cifar10 is not there",
+        ),
+        (
+            {
+                "space": {"name": "nasiam", "preset": "tiny"},
+                "task": {"epochs": 1, "dataset": {"name": "fashion_mnist", "root": "/absent"}},
+            },
+            "no such file",
+        ),
+    ],
+)
+def test_a_study_that_cannot_run(toy_file, capsys, changes, message):
+    if changes.get("device") == "cuda" and __import__("torch").cuda.is_available():
+        pytest.skip("needs a machine without CUDA")
+    assert message in refused(capsys, "run", toy_file(**changes), "--storage", "runs.db")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "Missing argument"),
+        (["run", "toy.yaml", "--nosuch"], "No such option"),
+        (["run", "absent.yaml"], "no such study file"),
+        (["run", "toy.yaml", "--slots", "0"], "--slots"),
+        (["run", "toy.yaml", "--set", "task.epochs"], "a.b=value"),
+        (["status", "toy", "--storage", "absent.db"], "no such storage"),
+        (["rank", "toy", "--storage", "absent.db"], "no such storage"),
+        (["frobnicate"], "No such command"),
+        (["profile", "timm:resnet19"], "resnet19"),
+        (["profile", "space:nasnet"], "nasnet"),
+    ],
+)
+def test_a_command_line_that_cannot_be_taken(toy_file, capsys, arguments, message):
+    toy_file()
+    assert message in refused(capsys, *arguments)
+
+
+def foreign_sqlite():
+    with sqlite3.connect("runs.db") as connection:
+        connection.execute("create table mine (x integer)")
+
+
+def text_file():
+    Path("runs.db").write_text("my thesis\n" * 100)
+
+
+def other_optuna_study():
+    optuna.create_study(storage="sqlite:///runs.db", study_name="toy")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (foreign_sqlite, "an SQLite file of something else"),
+        (text_file, "not a naslab storage"),
+        (other_optuna_study, "was not made by naslab"),
+    ],
+)
+def test_a_storage_that_is_not_ours_is_left_alone(toy_file, capsys, make, message):
+    path = toy_file()
+    make()
+    before = Path("runs.db").read_bytes()
+    assert message in refused(capsys, "run", path, "--storage", "runs.db")
+    if make is not other_optuna_study:
+        assert Path("runs.db").read_bytes() == before
+
+
+@pytest.mark.parametrize("storage", ["/proc/nowhere/runs.db", "toy.yaml/runs.db", "nosuch://host/db"])
+def test_a_storage_that_cannot_be_made(toy_file, capsys, storage):
+    refused(capsys, "run", toy_file(), "--storage", storage)
+
+
+def test_a_changed_study_is_refused_and_a_ledger_of_another_version_too(toy_file, capsys):
+    assert run_command_line(["run", str(toy_file(arms=[])), "--storage", "runs.db"]) == 0
+    capsys.readouterr()
+    assert "task changed" in refused(capsys, "run", toy_file(arms=[], task={"epochs": 3}), "--storage", "runs.db")
+    assert "no study named 'other'" in refused(capsys, "rank", "other", "--storage", "runs.db")
+    ledger = Ledger.open("runs.db", "toy")
+    number = len(ledger.trials())
+    study = optuna.load_study(study_name="toy", storage="sqlite:///runs.db")
+    study.set_user_attr("naslab", {**study.user_attrs["naslab"], "schema": "naslab.ledger/0"})
+    assert "naslab.ledger/0" in refused(capsys, "status", "toy", "--storage", "runs.db")
+    assert len(study.trials) == number
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(toy_file):
+    """The size of files is limited for real, so that the storage cannot grow."""
+    path = toy_file(task={"epochs": 2, "seconds": 0.01})
+    command = [sys.executable, "-m", "runs.cli", "run", str(path), "--storage", "runs.db"]
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
+
+    full = subprocess.run(
+        [sys.executable, "-c", f"import signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+         f"from runs.cli import run_command_line; sys.exit(run_command_line({command[3:]!r}))"],
+        capture_output=True, text=True, preexec_fn=limit,
+    )  # fmt: skip
+    assert full.returncode == 2
+    assert full.stderr.splitlines()[-1].startswith("naslab: ")
+    assert "Traceback" not in full.stderr
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    complete = [t.job.key for t in Ledger.open("runs.db", "toy").trials() if t.state == "complete"]
+    assert len(complete) == len(set(complete))
+
+
+def document(capsys, *arguments):
+    assert run_command_line([str(a) for a in arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_json_documents_are_one_and_as_published(toy_file, capsys):
+    path = toy_file(arms=[])
+    for arguments, schema in (
+        (("run", path, "--dry-run"), "run"),
+        (("run", path), "run"),
+        (("status", path), "status"),
+        (("status", "toy"), "status"),
+        (("rank", "toy"), "rank"),
+    ):
+        found = document(capsys, *arguments, "--storage", "runs.db", "--json")
+        Draft202012Validator(json.loads((SCHEMAS / f"{schema}.json").read_text())).validate(found)
+    assert found["rows"][0]["reference"]
+
+
+def test_a_dry_run_writes_nothing(toy_file, capsys):
+    document(capsys, "run", toy_file(), "--storage", "runs.db", "--dry-run", "--json")
+    assert sorted(p.name for p in Path().iterdir()) == ["toy.yaml"]

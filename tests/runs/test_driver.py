@@ -1,0 +1,155 @@
+from collections import Counter
+
+import pytest
+from rich.console import Console
+
+from efficiency.errors import InputError
+from nas.sampling import Told, propose
+from runs.driver import run_study
+from runs.ledger import Ledger
+from runs.plan import last_score, next_job
+from runs.progress import Progress
+from runs.ranking import rank
+from runs.status import status
+from runs.study import load_study
+from search_spaces import derive_seed
+
+
+def run(path, slots=2, overrides=None):
+    study = load_study(path, overrides)
+    ledger = Ledger.start("runs.db", study)
+    run_study(ledger, slots, Progress(Console(stderr=True), quiet=True))
+    return ledger
+
+
+def complete(trials):
+    return Counter(t.job.key for t in trials if t.state == "complete")
+
+
+def test_a_whole_study(toy_file):
+    path = toy_file()
+    ledger = run(path)
+    trials = ledger.trials()
+    roles = Counter(t.job.role for t in trials)
+    assert (roles["control"], roles["reference"], roles["random"], roles["proposal"]) == (3, 2, 2, 7)
+    assert {t.state for t in trials} == {"complete"}
+    assert set(complete(trials).values()) == {1}
+    for trial in trials:
+        if trial.job.role == "proposal":
+            assert set(trial.scores) == {"validation_score", "validation_loss"}, "a search must not see the test split"
+        if trial.job.role in ("reference", "final"):
+            assert (ledger.files / "trials" / trial.job.key / "model.safetensors").exists()
+    document = status(ledger)
+    seconds = document["device_seconds"]
+    assert sum(seconds["by_phase"].values()) == pytest.approx(sum(seconds["by_state"].values()))
+    assert seconds["total"] <= document["slot_seconds"]
+    assert document["unaccounted"] == pytest.approx(document["slot_seconds"] - seconds["total"])
+    numbers = [t.number for t in trials]
+    assert [t.number for t in run(path).trials()] == numbers, "a finished study runs nothing again"
+    frame = ledger.frame()
+    assert len(frame) == len(trials)
+    assert frame["device_seconds"].sum() == pytest.approx(seconds["total"])
+    assert rank(ledger.study, trials).rows[0].metric.mean >= 20
+
+
+def test_profiles_come_last_and_alone(toy_file):
+    roles = [t.job.role for t in run(toy_file()).trials()]
+    assert "profile" not in roles[: -roles.count("profile")]
+    assert roles.count("profile") == len({t for t in roles if t == "reference"}) + len(
+        {t.job.configuration for t in Ledger.open("runs.db", "toy").trials() if t.job.role == "final"}
+    )
+
+
+def test_recorded_proposals_replay(toy_file):
+    ledger = run(toy_file(), slots=1)
+    trials = {t.number: t for t in ledger.trials()}
+    study, checked = ledger.study, 0
+    for arm in study.arms:
+        own = [t for t in trials.values() if t.job.arm == arm.name and t.job.role == "proposal"]
+        for index, trial in enumerate(own):
+            history = [Told(trials[n].job.configuration, last_score(trials[n], "score")) for n in trial.job.informed_by]
+            again = propose(arm, ledger.space, history, [], derive_seed(study.seed, arm.name, index))
+            assert again == trial.job.configuration
+            checked += 1
+    assert checked == 7
+
+
+def test_asking_again_after_any_prefix_gives_the_same_next_job(toy_file):
+    ledger = run(toy_file(), slots=1)
+    trials = ledger.trials()
+    controls = ledger.study.make_task(__import__("torch").device("cpu")).controls()
+    for i in range(len(trials)):
+        plan = next_job(ledger.study, controls, "score", trials[:i])
+        assert plan.job is not None
+        assert plan.job.key == trials[i].job.key
+    assert next_job(ledger.study, controls, "score", trials).state == "done"
+
+
+def test_growing_a_study_runs_only_what_is_new(toy_file):
+    first = complete(run(toy_file()).trials())
+    grown = run(toy_file(seeds=[0, 1, 2]))
+    again = complete(grown.trials())
+    assert set(again.values()) == {1}
+    assert first.keys() < again.keys()
+    assert any(key.startswith("reference/") and key.endswith("seed2") for key in again)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "error"), [("raise", "ValueError: the toy broke on two lines"), ("nan", "score is nan")]
+)
+def test_a_failing_trial_is_recorded_and_the_study_goes_on(toy_file, trouble, error):
+    path = toy_file(task={"epochs": 2, "trouble": trouble})
+    ledger = run(path)
+    failed = [t for t in ledger.trials() if t.state == "failed"]
+    assert failed
+    assert all(error in t.error and t.device_seconds > 0 for t in failed)
+    assert {t.job.seed for t in failed} == {1}
+    number = len(ledger.trials())
+    assert len(run(path).trials()) == number, "what failed by itself is not tried again"
+
+
+def test_a_worker_that_dies_is_replaced_and_its_trial_tried_again(toy_file, tmp_path):
+    path = toy_file(task={"epochs": 2, "trouble": "die_once", "marker": str(tmp_path / "died")}, arms=[])
+    trials = run(path).trials()
+    killed = [t for t in trials if t.state == "killed"]
+    assert len(killed) == 1
+    assert killed[0].device_seconds > 0
+    assert killed[0].rungs[0].scores["score"] > 0
+    assert complete(trials)[killed[0].job.key] == 1
+
+
+def test_a_trial_that_always_dies_is_given_up(toy_file):
+    path = toy_file(task={"epochs": 2, "trouble": "die"}, arms=[], seeds=[1])
+    killed = [t for t in run(path, slots=1).trials() if t.state == "killed"]
+    assert len(killed) == 5
+
+
+def test_what_only_the_user_can_mend_stops_the_study_and_loses_nothing(toy_file):
+    path = toy_file(task={"epochs": 2, "trouble": "input", "seconds": 0.05})
+    with pytest.raises(InputError, match="No space left"):
+        run(path)
+    before = complete(Ledger.open("runs.db", "toy").trials())
+    assert before
+    with pytest.raises(InputError, match="No space left"):
+        run(path)
+    after = Ledger.open("runs.db", "toy").trials()
+    assert before.items() <= complete(after).items()
+    assert not any(t.state in ("running", "failed") for t in after)
+
+
+def test_pruned_proposals_are_charged_and_stop_early(toy_file):
+    arm = {"name": "random", "engine": "optuna", "sampler": "random", "trials": 12, "pruner": "median"}
+    path = toy_file(task={"epochs": 6, "seconds": 0.4}, arms=[arm], random_architectures=0, seeds=[0])
+    pruned = [t for t in run(path).trials() if t.state == "pruned"]
+    assert pruned
+    for trial in pruned:
+        assert len(trial.rungs) < 6
+        assert trial.device_seconds > 0
+
+
+def test_hours_bound_an_arm(toy_file):
+    arm = {"name": "random", "engine": "optuna", "sampler": "random", "device_hours": 2.0 / 3600}
+    path = toy_file(task={"epochs": 2, "seconds": 0.2}, arms=[arm], random_architectures=0, seeds=[0])
+    own = [t.device_seconds for t in run(path).trials() if t.job.role == "proposal"]
+    assert len(own) > 1
+    assert 1.2 < sum(own) < 3.2

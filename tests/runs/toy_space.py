@@ -1,0 +1,128 @@
+"""A space whose training is arithmetic and whose misbehaviour is a parameter: what the driver's tests run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from efficiency.errors import InputError
+from search_spaces import (
+    Categorical,
+    Chain,
+    Configuration,
+    Control,
+    Options,
+    Rung,
+    SearchSpace,
+    Split,
+    Task,
+    derive_seed,
+)
+
+OPERATIONS = ("good", "fair", "poor")
+
+
+class ToyOptions(Options):
+    """`trouble` befalls the reference's training with seed `trouble_seed`."""
+
+    epochs: int = Field(2, gt=0)
+    seconds: float = 0.01
+    trouble: str = ""
+    trouble_seed: int = 1
+    marker: str = ""
+
+
+class ToyTask(Task):
+    """Score: ten per good layer, five per fair one, plus a little by seed; rises with the epochs."""
+
+    Options = ToyOptions
+    metric = "score"
+
+    @property
+    def max_epochs(self) -> int:
+        return int(self.options.epochs)
+
+    def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
+        for epoch in range(self.max_epochs):
+            time.sleep(self.options.seconds)
+            if self.options.trouble and seed == self.options.trouble_seed and epoch == 1:
+                self._misbehave(model)
+            model.trained = torch.tensor((epoch + 1) / self.max_epochs)
+            model.noise = torch.tensor(derive_seed(seed) % 100 / 100)
+            yield Rung(epoch + 1, {"loss": 1.0 / (epoch + 1)})
+
+    def _misbehave(self, model: nn.Module) -> None:
+        match self.options.trouble:
+            case "raise":
+                raise ValueError("the toy broke\non two lines")
+            case "nan":
+                model.value = torch.tensor(float("nan"))
+            case "input":
+                raise InputError("/full: cannot be written: No space left on device")
+            case "die_once":
+                marker = Path(self.options.marker)
+                if not marker.exists():
+                    marker.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+            case "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
+        return {"score": float(model.value * model.trained + model.noise)}
+
+    def controls(self) -> tuple[Control, ...]:
+        return (
+            Control("nothing", "no model at all", lambda seed, split: {"score": 0.0}, seeded=False),
+            Control("chance", "a random model", lambda seed, split: {"score": derive_seed(seed) % 7 / 7}),
+        )
+
+    def example_input(self, batch_size: int) -> torch.Tensor:
+        return torch.ones(batch_size, 4)
+
+
+class Toy(nn.Module):
+    """A linear layer, so that there are weights to save, and the score it stands for."""
+
+    value: torch.Tensor
+    trained: torch.Tensor
+    noise: torch.Tensor
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+        for name, number in (("value", value), ("trained", 0.0), ("noise", 0.0)):
+            self.register_buffer(name, torch.tensor(number))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.linear(x)
+        return out
+
+
+class Space(SearchSpace):
+    """Four layers of three operations; the reference is outside what is proposed."""
+
+    name = "toy"
+    Options = Options
+    Task = ToyTask
+
+    @property
+    def parameters(self):
+        return (
+            Categorical("head", ("cell", "published"), proposed=("cell",)),
+            Chain("cell", OPERATIONS, 4),
+        )
+
+    @property
+    def reference(self) -> Configuration:
+        return self.configuration({"head": "published", "cell": ["fair"] * 4})
+
+    def build(self, configuration: Configuration) -> nn.Module:
+        worth = {"good": 10.0, "fair": 5.0, "poor": 0.0}
+        return Toy(sum(worth[operation] for operation in configuration.chain("cell")))
