@@ -1,59 +1,54 @@
-# `make quickstart` and `make test` set up .venv/ themselves; a second call starts at once.
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
-	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-SLOTS ?= 2
+# Everything starts here: each target makes what it needs, the virtual environment included.
+# PYTHON=/path/to/python chooses the interpreter, WORKERS=4 the number of test processes, SLOTS=4 of trials at once.
+
 BIN := .venv/bin
-PACKAGES := kernels efficiency search_spaces nas runs
-SOURCES := $(PACKAGES) tests benchmarks examples
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+STUDY := studies/quickstart.yaml
+SLOTS ?= 2
+WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$cores -lt 2 ] && echo 0 || echo 2)
+export PYTHON
 
-.PHONY: help quickstart test lint format bench clean
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint pytest format docs bench clean
 
-help:
-	@echo "make quickstart   search heads on real images, rank, export, report (under three minutes on two cores)"
-	@echo "make test         formatter, linter, types, import order, tests"
-	@echo "make lint         all of that but the tests"
-	@echo "make format       format the code"
-	@echo "make bench        measure again what benchmarks/results/ holds (about an hour on two cores)"
-	@echo "make clean        remove .venv/ and caches"
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F': ' '{printf "make %-11s %s\n", $$1, $$2}'
 
-$(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "naslab needs Python 3.11 or newer with venv (Debian: apt-get install python3-venv)"; exit 1; }
-	$(PYTHON) -m venv .venv
+quickstart: .venv/.installed  ## a first study on real images: search, rank, export, report (minutes)
+	$(BIN)/naslab run $(STUDY) --slots $(SLOTS)
+	$(BIN)/naslab rank $(STUDY)
+	$(BIN)/naslab export $(STUDY)
+	$(BIN)/naslab report $(STUDY)
 
-# The stamp is written last, so that an interrupted installation is not taken for a finished one.
-.venv/installed: pyproject.toml | $(BIN)/python
-	$(PIP) --editable .
+test: lint pytest  ## formatter, linter, type checker, import order, then every test
+
+lint: .venv/.installed-test  ## all checks that run nothing
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-timing
+
+pytest: .venv/.installed-test  ## the tests alone
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+format: .venv/.installed-test  ## let ruff put the code in order
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: .venv/.installed-test  ## check that the pages say what the code does
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/house
+
+bench: .venv/.installed  ## measure everything under benchmarks/ again (hours)
+	for name in nas_step_cost driver_overhead quickstart_time nasiam_heads; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+clean:  ## remove caches; studies (naslab-runs/) and .venv/ stay
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+# A stamp is written after its installation has succeeded, so an interrupted one is done again.
+.venv/.installed: pyproject.toml .ci/set-up
+	@.ci/set-up
 	@touch $@
 
-.venv/installed-test: pyproject.toml | $(BIN)/python
-	$(PIP) --editable '.[test]'
-	@touch $@ .venv/installed
-
-quickstart: .venv/installed
-	$(BIN)/naslab run studies/quickstart.yaml --slots $(SLOTS)
-	$(BIN)/naslab rank quickstart
-	$(BIN)/naslab export quickstart
-	$(BIN)/naslab report quickstart
-
-lint: .venv/installed-test
-	$(BIN)/ruff format --check $(SOURCES)
-	$(BIN)/ruff check $(SOURCES)
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-
-format: .venv/installed-test
-	$(BIN)/ruff check --fix $(SOURCES)
-	$(BIN)/ruff format $(SOURCES)
-
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
-
-bench: .venv/installed-test
-	$(BIN)/python benchmarks/nas_step_cost.py
-	$(BIN)/python benchmarks/driver_overhead.py
-	$(BIN)/python benchmarks/quickstart_time.py
-	$(BIN)/python benchmarks/nasiam_heads.py
-
-clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info
+.venv/.installed-test: pyproject.toml .ci/set-up
+	@.ci/set-up test
+	@touch .venv/.installed $@

@@ -1,0 +1,95 @@
+"""Write the measured tables of docs/nasiam.md from the result files; a test holds the page to them.
+
+Usage: python benchmarks/tables.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "nasiam.md"
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+
+def tables() -> str:
+    """All tables as Markdown."""
+    return "\n\n".join([heads(), arms(), step_cost(), quick_start(), driver()])
+
+
+def heads() -> str:
+    """Published and searched heads, kNN top-1 over seeds."""
+    lines = ["| study | configuration | kNN top-1 | linear top-1 less published |", "| --- | --- | --- | --- |"]
+    for name, study in _result("nasiam_heads", {"studies": {}})["studies"].items():
+        for row in study["ranking"]["rows"]:
+            found = [study["against_published"].get(arm, {}).get("linear_top1") for arm in row["arms"]]
+            linear = next((_interval(i, sign=True) for i in found if i), "")
+            lines.append(f"| {name} | {row['name']} | {_interval(row['metric'])} | {linear} |")
+        baseline = [*study["ranking"]["controls"], *filter(None, [study["ranking"]["random"]])]
+        lines += [f"| {name} | {b['name']} | {_interval(b['metric'])} | |" for b in baseline]
+    return "\n".join(lines) if len(lines) > 2 else "Heads: not measured."
+
+
+def arms() -> str:
+    """What each search spent, and its finalist against the published heads and the random architectures' mean."""
+    lines = ["| study | arm | search CPU hours | kNN top-1 less published |", "| --- | --- | --- | --- |"]
+    for name, study in _result("nasiam_heads", {"studies": {}})["studies"].items():
+        hours = {arm["arm"]: arm["search_hours"] for arm in study["ranking"]["arms"]}
+        for arm, differences in study["against_published"].items():
+            spent = f"{hours[arm]:.4f}" if arm in hours else ""
+            lines.append(f"| {name} | {arm} | {spent} | {_interval(differences['knn_top1'], sign=True)} |")
+    return "\n".join(lines) if len(lines) > 2 else "Searches: not measured."
+
+
+def step_cost() -> str:
+    """NAS step over plain step."""
+    lines = ["| framework | backbone | batch | NAS step over plain step |", "| --- | --- | --- | --- |"]
+    for row in _result("nas_step_cost", {"rows": []})["rows"]:
+        cost = row["nas_over_plain"]
+        ratio = f"{cost['ratio']:.2f} [{cost['low']:.2f}, {cost['high']:.2f}]"
+        lines.append(f"| {row['framework']} | {row['backbone']} | {row['batch_size']} | {ratio} |")
+    return "\n".join(lines) if len(lines) > 2 else "Cost of a NAS step: not measured."
+
+
+def quick_start() -> str:
+    """Time of the quick start."""
+    found = _result("quickstart_time", None)
+    if found is None:
+        return "Quick start: not measured."
+    share = 100 * found["training_share"]
+    return f"Quick start: {found['total_seconds']:.0f} s, {share:.0f} % of the slots' time in `naslab run` is training."
+
+
+def driver() -> str:
+    """Overhead of the driver."""
+    found = _result("driver_overhead", None)
+    if found is None:
+        return "Driver: not measured."
+    ms = found["overhead_ms"]
+    return f"Driver: {ms['median']:.1f} ms a trial (p10 {ms['p10']:.1f}, p90 {ms['p90']:.1f})."
+
+
+def page_with(text: str) -> str:
+    """The page with the generated block replaced."""
+    page = PAGE.read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    return f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}"
+
+
+def _result(name: str, otherwise: Any) -> Any:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else otherwise
+
+
+def _interval(interval: dict[str, float | None], sign: bool = False) -> str:
+    form = "{:+.2f}" if sign else "{:.2f}"
+    mean, low, high = (interval[key] for key in ("mean", "low", "high"))
+    if low is None or high is None:
+        return form.format(mean)
+    return f"{form.format(mean)} [{form.format(low)}, {form.format(high)}]"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page_with(tables()), encoding="utf-8")
