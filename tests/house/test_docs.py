@@ -1,0 +1,118 @@
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from runs.cli import app
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("kernels", "efficiency", "search_spaces", "nas", "runs")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_tree_names_every_file_and_no_other():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    block = text.partition("<!-- tree:begin -->")[2].partition("<!-- tree:end -->")[0]
+    named, folder = set(), ""
+    for line in block.splitlines():
+        if re.fullmatch(r"\w+/", line):
+            folder = line
+        elif line.startswith("  "):
+            named.add(folder + line.split()[0])
+    folders = (*PACKAGES, "benchmarks", "examples", "studies")
+    there = {
+        str(path.relative_to(ROOT))
+        for name in folders
+        for pattern in ("**/*.py", "**/*.yaml")
+        for path in (ROOT / name).glob(pattern)
+        if "naslab-runs" not in path.parts
+    }
+    assert not there - named, f"docs/architecture.md: add a line for {sorted(there - named)}"
+    assert not named - there, f"docs/architecture.md: remove the line of {sorted(named - there)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_commands_in_the_readme_exist():
+    commands = {command.callback.__name__ for command in app.registered_commands}
+    named = set(re.findall(r"`naslab (\w+)", (ROOT / "README.md").read_text())) - {"bench"}
+    assert named == commands
+
+
+def test_python_in_the_readme_compiles_and_its_names_exist():
+    block = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
+    for node in ast.parse(block).body:
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            exec(compile(ast.Module([node], []), "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "schemas").glob("*.json")), ids=lambda p: p.name)
+def test_schemas_are_schemas(path):
+    schema = json.loads(path.read_text())
+    Draft202012Validator.check_schema(schema)
+    assert schema["title"]
+    assert schema["$id"]
+
+
+def test_the_example_page_is_the_example():
+    page = (ROOT / "docs" / "add-a-space.md").read_text()
+    for name in ("digits_mlp.py", "digits_mlp.yaml"):
+        assert (ROOT / "examples" / name).read_text() in page
+
+
+def test_packages_are_typed():
+    assert all((ROOT / package / "py.typed").exists() for package in PACKAGES)
+
+
+def test_measured_tables_are_what_the_result_files_say(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import tables
+
+    assert tables.PAGE.read_text() == tables.page_with(tables.tables()), "run python benchmarks/tables.py"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda p: p.name)
+def test_result_files_say_where_they_come_from(path):
+    result = json.loads(path.read_text())
+    assert result["command"].startswith("python ")
+    for key in ("device", "torch", "python", "utc", "platform"):
+        assert result["provenance"][key]
+
+
+def test_the_import_order_can_fail(tmp_path):
+    for package in PACKAGES:
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("")
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+
+    def lint():
+        command = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())"
+        return subprocess.run([sys.executable, "-c", command], cwd=tmp_path, capture_output=True).returncode
+
+    assert lint() == 0
+    (tmp_path / "kernels" / "bad.py").write_text("import runs\n")
+    assert lint() != 0
+
+
+def test_the_worked_example_runs(tmp_path):
+    def naslab(*arguments):
+        command = [sys.executable, "-m", "runs.cli", *arguments, "--storage", str(tmp_path / "naslab.db"), "--json"]
+        done = subprocess.run(command, cwd=ROOT / "examples", capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    naslab("run", "digits_mlp.yaml", "--set", "arms.0.trials=2", "--set", "random_architectures=1")
+    ranking = naslab("rank", "digits_mlp")
+    Draft202012Validator(json.loads((ROOT / "docs/schemas/rank.json").read_text())).validate(ranking)
+    assert {row["reference"] for row in ranking["rows"]} == {True, False}
+    assert all(30 < row["metric"]["mean"] < 100 for row in ranking["rows"])
