@@ -10,6 +10,7 @@ seconds; the direct cost is the same difference for `run_job` called in a loop i
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 import tempfile
@@ -70,10 +71,7 @@ def main() -> None:
         ledger = Ledger.start(str(Path(folder, "naslab.db")), study)
         run_study(ledger, 1, clock)
         proposals = [(end, seconds) for role, end, seconds in clock.ends if role == "proposal"]
-        driver_ms = [
-            1000 * (end - before - seconds)
-            for (before, _), (end, seconds) in zip(proposals, proposals[1:], strict=False)
-        ]
+        driver_ms = [1000 * (end - before - seconds) for (before, _), (end, seconds) in itertools.pairwise(proposals)]
         jobs = [t.job for t in ledger.trials() if t.job.role == "proposal"]
         direct_ms = []
         for number, job in enumerate(jobs):
