@@ -242,11 +242,11 @@ class SelfSupervised(GradientTask):
             return images_BCHW.flatten(1)
 
         bank_x, query_x = self._map(flat, self.data.train), self._map(flat, queries)
-        return self._scores(bank_x, self.data.train.labels, query_x, queries.labels, full=True)
+        return self._scores(bank_x, self.data.train.labels, query_x, queries.labels, full=split == "test")
 
     def _untrained(self, seed: int, split: Split) -> dict[str, float]:
         seed_everything(seed)
-        return self.evaluate(self.space.build(self.space.reference), split)
+        return self.evaluate(self.space.build(self.space.reference), split, full=split == "test")
 
     def example_input(self, batch_size: int) -> Tensor:
         """Normalised validation images."""
