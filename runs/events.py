@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from runs.storage import file_errors
+from efficiency.errors import InputError
 from runs.trial import Phase, RungRecord
 
 SIGN_OF_LIFE_SECONDS = 0.5
@@ -31,9 +31,11 @@ class Trail:
         self._began = self._since = time.perf_counter()
         self._phase: Phase = "other"
         self.seconds: dict[Phase, float] = {}
-        with file_errors(self._path):
+        try:
             folder.mkdir(parents=True, exist_ok=True)
             self._path.write_text("")
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
         self._write({"began": time.time()})
         self._alive = threading.Event()
         threading.Thread(target=self._show_life, daemon=True).start()
@@ -62,8 +64,8 @@ class Trail:
 
     def close(self) -> dict[Phase, float]:
         """Stop; seconds by phase."""
-        self._alive.set()
         self._switch(self._phase)
+        self._alive.set()
         return self.seconds
 
     def _switch(self, phase: Phase) -> None:
@@ -73,8 +75,11 @@ class Trail:
         self._write({"phase": phase, "at": now - self._began})
 
     def _write(self, event: dict[str, Any]) -> None:
-        with file_errors(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(event) + "\n")
+        except OSError as error:
+            raise InputError(f"{self._path}: cannot be written: {error.strerror}") from None
 
     def _show_life(self) -> None:
         while not self._alive.wait(SIGN_OF_LIFE_SECONDS):
@@ -120,18 +125,12 @@ class Follower:
             return RungRecord(**event["rung"])
         return None
 
-    @property
-    def ended(self) -> float | None:
-        """Unix time of the last sign of life; None before the first."""
-        if self._began is None:
-            return None
-        return max(self._path.stat().st_mtime, self._began + self._phases[-1][1])
-
     def seconds(self) -> dict[Phase, float]:
-        """Seconds by phase, of what was read, up to the last sign of life."""
-        if self._began is None or self.ended is None:
+        """Seconds by phase up to the last sign of life."""
+        self.read()
+        if self._began is None:
             return {}
-        end = self.ended - self._began
+        end = max(self._path.stat().st_mtime - self._began, self._phases[-1][1])
         seconds: dict[Phase, float] = {}
         ends = [at for _, at in self._phases[1:]] + [end]
         for (phase, start), stop in zip(self._phases, ends, strict=True):

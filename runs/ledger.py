@@ -7,7 +7,6 @@ what happened stands in two user attributes, `job` when it starts and `outcome` 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -22,9 +21,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from efficiency.errors import InputError
 from nas.encoding import flatten
-from runs.storage import connect, runs_folder, shown, storage_errors, storage_url
+from runs.storage import connect, runs_folder, storage_errors, storage_url
 from runs.study import Study, parse_study
-from runs.trial import Job, RungRecord, State, Trial
+from runs.trial import Job, Outcome, RungRecord, State, Trial
 from search_spaces import SearchSpace
 
 SCHEMA = "naslab.ledger/1"
@@ -48,7 +47,7 @@ class Ledger:
         self.study = study
         self.space: SearchSpace = study.search_space
         self.files = runs_folder(url) / study.name
-        self._finished: dict[int, Trial] = {}
+        self._records: dict[int, tuple[Job, Outcome | None]] = {}
 
     @classmethod
     def open(cls, storage: str | None, name: str) -> Ledger:
@@ -63,14 +62,12 @@ class Ledger:
             studies = {study.study_name: study._study_id for study in backend.get_all_studies()}
         if name not in studies:
             known = ", ".join(sorted(studies)) or "none"
-            raise InputError(f"{shown(url)}: no study named {name!r}; it has {known}")
+            raise InputError(f"{url}: no study named {name!r}; it has {known}")
         return cls(backend, url, studies[name], _recorded_study(backend, url, studies[name], name))
 
     @classmethod
     def start(cls, storage: str | None, study: Study) -> Ledger:
         """The ledger of `study`, made if it is new, taken up where it stands if not.
-
-        What has grown since the last run is recorded by `record_study`, once it is sure that no other driver runs.
 
         Raises:
             InputError: the storage cannot be used, or holds another study of that name.
@@ -82,20 +79,10 @@ class Ledger:
                 study_id = backend.create_new_study([StudyDirection.MAXIMIZE], study.name)
             except DuplicatedStudyError:
                 study_id = backend.get_study_id_from_name(study.name)
-            # A process killed between making a study and describing it leaves one with nothing in it: taken over.
-            is_new = not backend.get_study_user_attrs(study_id) and not backend.get_all_trials(study_id)
-        ledger = cls(backend, url, study_id, study)
-        if is_new:
-            ledger.record_study()
-        else:
-            _check_same(_recorded_study(backend, url, study_id, study.name), study)
-        return ledger
-
-    def record_study(self) -> None:
-        """Write what is asked for now."""
-        attribute = {"schema": SCHEMA, "study": self.study.document(), "digest": self.study.digest}
-        with storage_errors(self.url):
-            self._storage.set_study_user_attr(self._study_id, "naslab", attribute)
+                _check_same(_recorded_study(backend, url, study_id, study.name), study)
+            attribute = {"schema": SCHEMA, "study": study.document(), "digest": study.digest}
+            backend.set_study_user_attr(study_id, "naslab", attribute)
+        return cls(backend, url, study_id, study)
 
     def begin(self, job: Job) -> int:
         """Record that an attempt at `job` runs; its Optuna trial id."""
@@ -116,21 +103,10 @@ class Ledger:
         with storage_errors(self.url):
             self._storage.set_trial_intermediate_value(trial_id, epoch, score)
 
-    def finish(
-        self,
-        trial_id: int,
-        state: State,
-        outcome: Mapping[str, Any],
-        value: float | None,
-        ended: float | None = None,
-    ) -> None:
-        """Record how an attempt ended, and when (Unix time; now unless told).
-
-        The outcome is written before the state that makes it final.
-        """
-        facts = {**outcome, "state": state, "ended": time.time() if ended is None else ended}
+    def finish(self, trial_id: int, state: State, outcome: Mapping[str, Any], value: float | None) -> None:
+        """Record how an attempt ended. The outcome is written before the state that makes it final."""
         with storage_errors(self.url):
-            self._storage.set_trial_user_attr(trial_id, "outcome", facts)
+            self._storage.set_trial_user_attr(trial_id, "outcome", {**outcome, "state": state})
             values = None if value is None or not math.isfinite(value) else [value]
             self._storage.set_trial_state_values(trial_id, OPTUNA_STATES[state], values)
 
@@ -143,18 +119,10 @@ class Ledger:
         return [self._trial(frozen) for frozen in self._all()]
 
     def sessions(self) -> list[dict[str, float]]:
-        """Drivers that ran this study: `started`, `seen` (last sign of life), both in Unix seconds, and `slots`.
-
-        The end of a trial is a sign of life, too: it may be younger than the last one that the driver wrote.
-        """
+        """Drivers that ran this study: `started`, `seen` (last sign of life), both in Unix seconds, and `slots`."""
         with storage_errors(self.url):
             attributes = self._storage.get_study_user_attrs(self._study_id)
-        sessions = [dict(session) for session in attributes.get("sessions", [])]
-        ends = [f.user_attrs["outcome"].get("ended", 0.0) for f in self._all() if f.state.is_finished()]
-        next_starts = [session["started"] for session in sessions[1:]] + [math.inf]
-        for session, until in zip(sessions, next_starts, strict=True):
-            own = (end for end in ends if session["started"] <= end < until)
-            session["seen"] = max(session["seen"], *own, session["started"])
+        sessions: list[dict[str, float]] = attributes.get("sessions", [])
         return sessions
 
     def record_sessions(self, sessions: list[dict[str, float]]) -> None:
@@ -189,15 +157,6 @@ class Ledger:
             return self._storage.get_all_trials(self._study_id, deepcopy=False)
 
     def _trial(self, frozen: FrozenTrial) -> Trial:
-        """The record as a Trial; a finished one never changes, so it is read once."""
-        if frozen.number not in self._finished:
-            trial = self._read(frozen)
-            if not frozen.state.is_finished():
-                return trial
-            self._finished[frozen.number] = trial
-        return self._finished[frozen.number]
-
-    def _read(self, frozen: FrozenTrial) -> Trial:
         facts = frozen.user_attrs["job"]
         configuration = facts["configuration"]
         job = Job(
@@ -228,11 +187,10 @@ def _recorded_study(storage: BaseStorage, url: str, study_id: int, name: str) ->
     with storage_errors(url):
         attribute = storage.get_study_user_attrs(study_id).get("naslab")
     if attribute is None:
-        raise InputError(f"{shown(url)}: study {name!r} was not made by naslab; choose another name or --storage")
-    schema = attribute.get("schema")
-    if schema != SCHEMA:
-        raise InputError(f"{shown(url)}: study {name!r} has schema {schema!r}; this version reads {SCHEMA!r}")
-    return parse_study(attribute["study"], f"{shown(url)}, study {name!r}")
+        raise InputError(f"{url}: study {name!r} was not made by naslab; choose another name or --storage")
+    if attribute.get("schema") != SCHEMA:
+        raise InputError(f"{url}: study {name!r} has schema {attribute.get('schema')!r}; this version reads {SCHEMA!r}")
+    return parse_study(attribute["study"], f"{url}, study {name!r}")
 
 
 def _check_same(recorded: Study, asked: Study) -> None:

@@ -20,9 +20,7 @@ from runs.trial import Job, Trial
 from search_spaces import Configuration, Control, derive_seed
 
 ATTEMPTS = 5
-"""How often a job whose process dies is tried before it has failed."""
-INTERRUPTED = "interrupted"
-"""The error of a trial that was stopped from outside: no fault of its own, so it does not count as an attempt."""
+"""How often a job whose process dies is tried before it is given up."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +65,6 @@ def expected_jobs(study: Study, controls: Sequence[Control]) -> Counter[str]:
     return count
 
 
-def state_after_death(trials: Iterable[Trial], key: str) -> Literal["killed", "failed"]:
-    """What a job is whose process has just died: to be tried again, or failed after ATTEMPTS deaths."""
-    deaths = sum(t.job.key == key and t.state == "killed" and t.error != INTERRUPTED for t in trials)
-    return "killed" if deaths + 1 < ATTEMPTS else "failed"
-
-
 class _View:
     """The trials by key, and which keys are closed."""
 
@@ -80,6 +72,8 @@ class _View:
         self.study, self.metric, self.trials = study, metric, trials
         self.busy = any(t.state == "running" for t in trials)
         self._closed = {t.job.key for t in trials if t.state != "killed"}
+        deaths = Counter(t.job.key for t in trials if t.state == "killed")
+        self._closed |= {key for key, number in deaths.items() if number >= ATTEMPTS}
 
     def is_open(self, key: str) -> bool:
         """Whether `key` still needs an attempt."""

@@ -1,8 +1,7 @@
-"""Storages: from what a user writes to an Optuna storage, and trouble with disks and servers in one line each."""
+"""Storages: from what a user writes to an Optuna storage, and storage trouble in one line each."""
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,11 +24,6 @@ def storage_url(text: str | None) -> str:
     return text if "://" in text else f"{SQLITE}{text}"
 
 
-def shown(url: str) -> str:
-    """`url` without its password, for messages."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
-
-
 def runs_folder(url: str) -> Path:
     """Where the studies' own files lie: beside an SQLite file, else in ./naslab-runs."""
     return Path(url.removeprefix(SQLITE)).parent if url.startswith(SQLITE) else Path("naslab-runs")
@@ -46,8 +40,8 @@ def connect(url: str, create: bool) -> BaseStorage:
     with storage_errors(url):
         try:
             return optuna.storages.get_storage(url)
-        except (ImportError, sqlalchemy.exc.ArgumentError, ValueError, RuntimeError) as error:
-            raise InputError(f"{shown(url)}: not a storage that can be opened: {_first_line(error)}") from None
+        except (ImportError, sqlalchemy.exc.ArgumentError, ValueError) as error:
+            raise InputError(f"{url}: not a storage that can be opened: {_first_line(error)}") from None
 
 
 def _check_sqlite(path: Path, create: bool) -> None:
@@ -81,18 +75,9 @@ def storage_errors(url: str) -> Iterator[None]:
         yield
     except StorageInternalError as error:
         cause = error.__cause__ or error
-        raise InputError(f"{shown(url)}: the storage cannot be written: {_first_line(cause)}; nothing is lost") from None
+        raise InputError(f"{url}: the storage cannot be written: {_first_line(cause)}; nothing is lost") from None
     except sqlalchemy.exc.SQLAlchemyError as error:
-        raise InputError(f"{shown(url)}: the storage cannot be used: {_first_line(error)}") from None
-
-
-@contextmanager
-def file_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission into one line that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+        raise InputError(f"{url}: the storage cannot be used: {_first_line(error)}") from None
 
 
 def _first_line(error: BaseException) -> str:
