@@ -1,0 +1,161 @@
+"""Calibration: how fast the device at hand multiplies matrices, copies memory and takes orders.
+
+Every probe is measured in turn, round after round until the time is up, so that a drift of the machine meets all alike.
+A sample is the mean time of one call in a burst that is long enough for the clock; a probe's figure is the median of
+its samples, and a number format's ceiling is its best matrix size.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from efficiency.ceilings import COPY, DISPATCH, MATMUL, Ceilings, Samples, ceilings_path, load_ceilings
+from efficiency.device import device_name, synchronise
+from efficiency.provenance import collect_provenance, dtype_name
+
+__all__ = ["Ceilings", "Samples", "calibrate", "ceilings_path", "load_ceilings", "tf32_allowed"]
+
+TF32 = "tf32"
+SMALLEST_SIDE = 128
+LARGEST_SIDE = {"cpu": 4096, "cuda": 16384}
+SIDES_PER_DTYPE = 3
+COPY_BYTES = {"cpu": 2**29, "cuda": 2**31}
+DISPATCH_CALLS = 1000
+MIN_ROUNDS = 3
+
+
+def calibrate(device: torch.device, *, seconds: float = 20.0) -> Ceilings:
+    """Measure the ceilings of `device`.
+
+    Args:
+        seconds: sample for so long, and at least 3 rounds; finding out what fits comes before, in about half of it.
+    """
+    limit = seconds / 50  # of one call, so that an emulated format takes its small share, too
+    with torch.no_grad():
+        probes = [*_matmul_probes(device, limit), _copy_probe(device), _dispatch_probe(device)]
+        _sample(probes, device, seconds)
+    samples = tuple(Samples(p.kind, p.dtype, p.size, tuple(p.seconds)) for p in probes)
+    rates: dict[str, float] = {}
+    for probe in samples:
+        if probe.kind == MATMUL:
+            rates[probe.dtype] = max(rates.get(probe.dtype, 0.0), probe.rate)
+    copy, dispatch = samples[-2:]
+    return Ceilings(
+        device_name(device),
+        rates,
+        copy.rate,
+        dispatch.median,
+        tf32_allowed() if device.type == "cuda" else None,
+        samples,
+        collect_provenance(device, dtype=", ".join(rates)),
+    )
+
+
+def tf32_allowed() -> bool:
+    """Whether torch may round the inputs of a float32 matrix product to TF32 on a GPU."""
+    return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
+
+
+class _Probe:
+    """One call to be timed, the number of calls in a burst, and the samples so far."""
+
+    def __init__(self, kind: str, dtype: str, size: int, call: Callable[[], object], burst: int) -> None:
+        self.kind, self.dtype, self.size, self.call, self.burst = kind, dtype, size, call, burst
+        self.seconds: list[float] = []
+
+
+def _sample(probes: list[_Probe], device: torch.device, seconds: float) -> None:
+    start, rounds = perf_counter(), 0
+    while rounds < MIN_ROUNDS or perf_counter() - start < seconds:
+        for probe in probes:
+            with _tf32(probe.dtype == TF32, device):
+                probe.seconds.append(_time(probe.call, device, probe.burst))
+        rounds += 1
+
+
+def _time(call: Callable[[], object], device: torch.device, burst: int) -> float:
+    """Seconds of one call, as the mean of a burst that the device takes without a pause."""
+    synchronise(device)
+    start = perf_counter()
+    for _ in range(burst):
+        call()
+    synchronise(device)
+    return (perf_counter() - start) / burst
+
+
+def _burst(seconds_of_one: float, limit: float) -> int:
+    """As many calls as make a sample of a quarter of the limit, and at least one."""
+    return max(1, min(DISPATCH_CALLS, round(limit / 4 / seconds_of_one)))
+
+
+def _matmul_probes(device: torch.device, limit: float) -> Iterator[_Probe]:
+    """The largest sides of each number format whose product stays below the limit."""
+    for name, dtype in _formats(device).items():
+        fitting: list[_Probe] = []
+        side = SMALLEST_SIDE
+        while side <= LARGEST_SIDE[device.type]:
+            call = _matmul(side, dtype, device)
+            with _tf32(name == TF32, device):
+                _time(call, device, 1)  # the first product of a kind loads or generates its kernel
+                took = _time(call, device, 1)
+            fitting = [*fitting, _Probe(MATMUL, name, side, call, _burst(took, limit))][-SIDES_PER_DTYPE:]
+            if 8 * took > limit:
+                break
+            side *= 2
+        yield from fitting
+
+
+def _formats(device: torch.device) -> dict[str, torch.dtype]:
+    kinds = (torch.float32, torch.bfloat16, torch.float16)
+    formats = {dtype_name(kind): kind for kind in kinds}
+    if device.type == "cuda" and torch.version.cuda and torch.cuda.get_device_capability(device) >= (8, 0):
+        formats[TF32] = torch.float32
+    return formats
+
+
+def _matmul(side: int, dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
+    # Random data: a product of zeros draws less power and so runs at higher clocks than real work.
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    into = torch.empty_like(a)
+    return lambda: torch.mm(a, b, out=into)
+
+
+def _copy_probe(device: torch.device) -> _Probe:
+    size = min(COPY_BYTES[device.type], _free_bytes(device) // 8)
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+    call = lambda: target.copy_(source)  # noqa: E731
+    _time(call, device, 1)
+    return _Probe(COPY, "uint8", size, call, 1)
+
+
+def _dispatch_probe(device: torch.device) -> _Probe:
+    a, b = torch.ones(1, device=device), torch.ones(1, device=device)
+    into = torch.empty_like(a)
+    return _Probe(DISPATCH, "float32", 1, lambda: torch.add(a, b, out=into), DISPATCH_CALLS)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+
+
+@contextmanager
+def _tf32(allowed: bool, device: torch.device) -> Iterator[None]:
+    """TF32 on or off inside, as it was outside; nothing is touched for a CPU."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if allowed else "ieee"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
