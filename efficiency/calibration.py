@@ -121,7 +121,8 @@ def _formats(device: torch.device) -> dict[str, torch.dtype]:
 
 def _matmul(side: int, dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
     # Random data: a product of zeros draws less power and so runs at higher clocks than real work.
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    generator = torch.Generator(device).manual_seed(side)
+    a, b = (torch.randn(side, side, generator=generator, device=device).to(dtype) for _ in range(2))
     into = torch.empty_like(a)
     return lambda: torch.mm(a, b, out=into)
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from efficiency.device import synchronise
+from efficiency.errors import NaslabError
 
 POWERCAP = Path("/sys/class/powercap")
 PROC_STAT = Path("/proc/stat")
@@ -29,7 +30,8 @@ class Energy:
     """Energy of one call, or why there is none.
 
     `watts` is the mean power over `seconds`. `counter` is "nvml" or "rapl". `shared` says that others' work may be in
-    the figure. Without a usable counter `joules_per_call`, `watts` and `counter` are None and `reason` tells why.
+    the figure. Without a usable counter `joules_per_call`, `watts` and `counter` are None, `seconds` is 0 and `reason`
+    tells why.
     """
 
     joules_per_call: float | None
@@ -52,7 +54,7 @@ class EnergyCounter(Protocol):
         """Whether work of others may have been counted since the counter was opened."""
 
 
-class NoCounter(Exception):
+class NoCounter(NaslabError):
     """There is no usable counter; the message says why."""
 
 
@@ -74,24 +76,9 @@ def measure_energy(
     function()
     synchronise(device)
     try:
-        counter = (open_counter or find_counter)(device)
+        return _measure(function, device, (open_counter or find_counter)(device), seconds)
     except NoCounter as missing:
         return Energy(None, None, None, False, 0.0, str(missing))
-    calls, start = 0, perf_counter()
-    elapsed, read_at = 0.0, READ_EVERY_SECONDS
-    while elapsed < seconds:
-        function()
-        synchronise(device)
-        calls += 1
-        elapsed = perf_counter() - start
-        if elapsed >= read_at:  # often enough that the counter cannot wrap around twice unseen
-            counter.joules()
-            read_at = elapsed + READ_EVERY_SECONDS
-    joules = counter.joules()
-    elapsed = perf_counter() - start
-    if joules <= 0:
-        return Energy(None, None, None, False, elapsed, f"the {counter.name} counter did not move in {elapsed:.2f} s")
-    return Energy(joules / calls, joules / elapsed, counter.name, counter.shared(), elapsed)
 
 
 def find_counter(device: torch.device) -> EnergyCounter:
@@ -105,6 +92,24 @@ def find_counter(device: torch.device) -> EnergyCounter:
     if device.type == "cpu":
         return RaplCounter(POWERCAP)
     raise NoCounter(f"no energy counter is known for {device.type} devices")
+
+
+def _measure(function: Callable[[], Any], device: torch.device, counter: EnergyCounter, seconds: float) -> Energy:
+    calls, start = 0, perf_counter()
+    elapsed, read_at = 0.0, READ_EVERY_SECONDS
+    while elapsed < seconds:
+        function()
+        synchronise(device)
+        calls += 1
+        elapsed = perf_counter() - start
+        if elapsed >= read_at:  # often enough that the counter cannot wrap around twice unseen
+            counter.joules()
+            read_at = elapsed + READ_EVERY_SECONDS
+    joules = counter.joules()
+    elapsed = perf_counter() - start
+    if joules <= 0:
+        raise NoCounter(f"the {counter.name} counter did not move in {elapsed:.2f} s")
+    return Energy(joules / calls, joules / elapsed, counter.name, counter.shared(), elapsed)
 
 
 class NvmlCounter:
@@ -154,7 +159,10 @@ class NvmlCounter:
         return len({process.pid for process in processes}) != 1
 
     def _read(self) -> int:
-        return int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
+        try:
+            return int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
+        except self._nvml.NVMLError as error:
+            raise NoCounter(f"NVML: {error}") from None
 
 
 class RaplCounter:

@@ -238,7 +238,7 @@ GPUS: dict[str, DeviceSpec] = {
             _rates(_RTX_4090, float32=82.6, tf32=82.6, bfloat16=165.2, float16=165.2, fp8=330.3, int8=660.6),
             (24, _RTX_4090),
             (1008, _RTX_4090),
-            (450, "NVIDIA GeForce RTX 4090 announcement, 2022, as quoted by TechPowerUp's review in a 2023 blog"),
+            (450, "NVIDIA GeForce RTX 4090 announcement, 2022, as quoted by a review at opflan.blogg.se, 2023"),
         ),
         _spec(
             "rtx-5090",

@@ -11,7 +11,7 @@ import typer
 
 from efficiency.errors import InputError, NaslabError
 from efficiency.provenance import naslab_version
-from runs.commands import measure, results, study
+from runs.commands import devices, measure, results, study
 
 UsageError: Any = typer.BadParameter.__mro__[1]
 """The parser's error for a command line that it cannot take; newer versions of typer carry a click of their own."""
@@ -45,11 +45,11 @@ for command in (
     results.export,
     measure.profile,
     measure.compare,
-    measure.devices,
     measure.doctor,
     measure.spaces,
 ):
     app.command()(command)
+app.add_typer(devices.group, name="devices")
 
 
 def run_command_line(arguments: Sequence[str] | None = None) -> int:

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from efficiency.ceilings import load_ceilings
 from efficiency.device import device_name
+from efficiency.gpus import GPUS, match_gpu, prices_path, read_prices
 from efficiency.provenance import naslab_version
 from search_spaces.data.files import EMBEDDED_FILE, FASHION_MNIST_ROOT, default_root
 
@@ -26,10 +28,26 @@ class Check(NamedTuple):
 
 
 def devices_document() -> dict[str, Any]:
-    """Every device that `--device` can name here."""
-    found = [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
-    rows = [{"device": str(d), "name": device_name(d), "memory_bytes": _memory_bytes(d)} for d in found]
-    return {"schema": "naslab.devices/1", "devices": rows}
+    """Every device that `--device` can name here, and every accelerator in the table with the user's price."""
+    here = [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
+    prices = read_prices()
+    return {
+        "schema": "naslab.devices/1",
+        "devices": [_device_row(device) for device in here],
+        "known": [gpu.to_dict() | {"price_per_hour": prices.get(gpu.name)} for gpu in GPUS.values()],
+        "prices_file": str(prices_path()),
+    }
+
+
+def _device_row(device: torch.device) -> dict[str, Any]:
+    known, ceilings = match_gpu(device_name(device)), load_ceilings(device)
+    return {
+        "device": str(device),
+        "name": device_name(device),
+        "memory_bytes": _memory_bytes(device),
+        "known_as": known.name if known else None,
+        "calibrated": ceilings.provenance.utc if ceilings else None,
+    }
 
 
 def doctor_document() -> dict[str, Any]:

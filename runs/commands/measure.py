@@ -1,4 +1,4 @@
-"""Commands about models and the machine: profile, compare, devices, doctor, spaces. None needs a study."""
+"""Commands about models and the machine: profile, compare, doctor, spaces. None needs a study."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from efficiency.errors import InputError, NaslabError
 from efficiency.inputs import Inputs, call_model, map_tensors, tensors_in
 from efficiency.latency import Comparison, Latency
 from efficiency.provenance import dtype_name
-from runs.machine import devices_document, doctor_document
+from runs.machine import doctor_document
 from runs.output import out, print_json
 from runs.targets import Target, resolve_target
 from search_spaces import find_space, space_names
@@ -90,18 +90,6 @@ def compare(
         rows = {a: _milliseconds(measured.a), b: _milliseconds(measured.b)}
         rows["time of the first over the second"] = f"{measured.ratio:.3f} ({measured.low:.3f} to {measured.high:.3f})"
         _print_rows(f"Inference, batch of {batch_size}, {provenance.device}", rows | _noise(measured.noisy))
-
-
-def devices(as_json: Json = False) -> None:
-    """The devices of this machine."""
-    document = devices_document()
-    if as_json:
-        print_json(document)
-        return
-    table = Table("device", "name", "memory", title="Devices here")
-    for row in document["devices"]:
-        table.add_row(row["device"], row["name"], f"{row['memory_bytes'] / 1e9:.1f} GB")
-    out.print(table)
 
 
 def doctor(as_json: Json = False) -> None:

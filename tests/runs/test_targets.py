@@ -114,7 +114,7 @@ def test_input_that_does_not_fit_is_the_users_to_mend(toy):
         measure.profile("toy_models:bare", device="cpu", input_shape="5")
 
 
-@pytest.mark.parametrize("name", ["devices", "doctor", "spaces"])
+@pytest.mark.parametrize("name", ["doctor", "spaces"])
 def test_machine_commands(name, capsys):
     getattr(measure, name)(as_json=True)
     printed(capsys, name)

@@ -1,0 +1,116 @@
+"""`naslab devices`: the devices here and the table of known ones; `naslab devices calibrate`: ceilings of one here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+import efficiency
+from efficiency.calibration import Ceilings, Samples
+from efficiency.calibration import calibrate as measure_ceilings
+from efficiency.ceilings import MATMUL
+from efficiency.errors import InputError
+from efficiency.gpu_table import RECALLED
+from runs.commands.measure import Device, Json
+from runs.machine import devices_document
+from runs.output import out, print_json
+
+group = typer.Typer(help="The devices here, the table of known ones, and how to calibrate.")
+
+
+@group.callback(invoke_without_command=True)
+def _group(context: typer.Context, as_json: Json = False) -> None:
+    """The devices of this machine and the table of known accelerators."""
+    if context.invoked_subcommand is None:
+        devices(as_json)
+    elif as_json:
+        raise InputError(f"--json: write it behind the command: naslab devices {context.invoked_subcommand} --json")
+
+
+def devices(as_json: bool = False) -> None:
+    """Print the devices of this machine and the table of known accelerators."""
+    document = devices_document()
+    if as_json:
+        print_json(document)
+        return
+    here = Table("device", "name", "memory", "calibrated", title="Devices here")
+    for row in document["devices"]:
+        calibrated = row["calibrated"] or "no: naslab devices calibrate"
+        here.add_row(row["device"], row["name"], f"{row['memory_bytes'] / 1e9:.1f} GB", calibrated)
+    out.print(here)
+    known = Table(*_COLUMNS, title="Known accelerators", caption=f"{_CAPTION} Prices: {document['prices_file']}")
+    for row in document["known"]:
+        known.add_row(*_known_cells(row))
+    out.print(known)
+
+
+@group.command()
+def calibrate(
+    device: Device = "auto",
+    seconds: Annotated[float, typer.Option(min=0.5, help="Sample for so long.")] = 20.0,
+    as_json: Json = False,
+) -> None:
+    """Measure what a device of this machine does at best, and keep it for later commands."""
+    ceilings = measure_ceilings(efficiency.resolve_device(device), seconds=seconds)
+    path = ceilings.save()
+    if as_json:
+        print_json(ceilings.to_dict() | {"file": str(path)})
+        return
+    table = Table("", "ceiling", "middle 80 % of samples", title=f"{ceilings.device}, {_circumstances(ceilings)}")
+    for name, value, spread in _ceiling_rows(ceilings):
+        table.add_row(name, value, spread)
+    out.print(table)
+    out.print(f"saved in {path}", soft_wrap=True)
+
+
+_RATES = {"float32": "fp32", "tf32": "tf32", "bfloat16": "bf16", "float16": "fp16", "fp8": "fp8", "int8": "int8"}
+_COLUMNS = ("name", *_RATES.values(), "GiB", "GB/s", "W", "price/h")
+_CAPTION = "Dense peak TFLOP/s, a multiply-add is 2. ~ was recalled, not looked up; every source: --json."
+
+
+def _known_cells(row: dict[str, Any]) -> list[str]:
+    def cell(figure: str, value: float | None) -> str:
+        return "-" if value is None else f"{'~' if row['sources'][figure].endswith(RECALLED) else ''}{value:g}"
+
+    peaks = row["peak_flops"]
+    price = row["price_per_hour"]
+    return [
+        row["name"],
+        *(cell(dtype, peaks[dtype] / 1e12 if dtype in peaks else None) for dtype in _RATES),
+        cell("memory_bytes", row["memory_bytes"] / 2**30),
+        cell("bandwidth_bytes_per_second", row["bandwidth_bytes_per_second"] / 1e9),
+        cell("power_watts", row["power_watts"]),
+        "-" if price is None else f"{price:g}",
+    ]
+
+
+def _circumstances(ceilings: Ceilings) -> str:
+    if ceilings.tf32_allowed is None:
+        return f"{ceilings.provenance.torch_threads} threads"
+    return f"TF32 is {'on' if ceilings.tf32_allowed else 'off'} for float32 products"
+
+
+def _ceiling_rows(ceilings: Ceilings) -> list[tuple[str, str, str]]:
+    best = {dtype: max(_matmuls(ceilings, dtype), key=lambda s: s.rate) for dtype in ceilings.flops_per_second}
+    copy, dispatch = ceilings.samples[-2:]
+    return [
+        *(_row(f"{dtype}, {s.size} x {s.size} product", s, 1e9, "GFLOP/s") for dtype, s in best.items()),
+        _row(f"copy of {copy.size / 2**20:.0f} MiB, read and written", copy, 1e9, "GB/s"),
+        _dispatch_row(dispatch),
+    ]
+
+
+def _matmuls(ceilings: Ceilings, dtype: str) -> list[Samples]:
+    return [samples for samples in ceilings.samples if samples.kind == MATMUL and samples.dtype == dtype]
+
+
+def _row(name: str, samples: Samples, unit: float, unit_name: str) -> tuple[str, str, str]:
+    low, high = (samples.rate_at(percentile) / unit for percentile in (90, 10))
+    return name, f"{samples.rate / unit:,.2f} {unit_name}", f"{low:,.2f} to {high:,.2f}"
+
+
+def _dispatch_row(samples: Samples) -> tuple[str, str, str]:
+    low, high = (1e6 / samples.rate_at(percentile) for percentile in (10, 90))
+    return "dispatch of one operation", f"{1e6 * samples.median:.2f} us", f"{low:.2f} to {high:.2f}"

@@ -1,0 +1,131 @@
+"""Ceilings are plausible, made of the samples kept beside them, and survive the disk; torch is left as it was."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from efficiency import InputError, measure_latency
+from efficiency.calibration import calibrate, ceilings_path, load_ceilings
+from efficiency.ceilings import Samples
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def measured():
+    settings = (torch.get_float32_matmul_precision(), torch.get_num_threads(), torch.is_grad_enabled())
+    state = torch.random.get_rng_state()
+    ceilings = calibrate(CPU, seconds=1.0)
+    assert settings == (torch.get_float32_matmul_precision(), torch.get_num_threads(), torch.is_grad_enabled())
+    assert torch.equal(torch.random.get_rng_state(), state)
+    return ceilings
+
+
+def test_ceilings_are_the_medians_of_their_samples(measured):
+    for dtype, rate in measured.flops_per_second.items():
+        series = [s for s in measured.samples if s.kind == "matmul" and s.dtype == dtype]
+        assert rate == max(2 * s.size**3 / np.median(s.seconds) for s in series)
+    copy, dispatch = measured.samples[-2:]
+    assert (copy.kind, dispatch.kind) == ("copy", "dispatch")
+    assert measured.bytes_per_second == 2 * copy.size / np.median(copy.seconds)
+    assert measured.dispatch_seconds == np.median(dispatch.seconds)
+    assert len({len(s.seconds) for s in measured.samples}) == 1  # in turn: as many of each
+    assert len(copy.seconds) >= 3
+
+
+def test_ceilings_are_of_this_world(measured):
+    assert set(measured.flops_per_second) == {"float32", "bfloat16", "float16"}
+    assert 1e9 < measured.flops_per_second["float32"] < 1e14
+    assert 1e8 < measured.bytes_per_second < 1e13
+    assert 1e-8 < measured.dispatch_seconds < 1e-3
+    assert measured.tf32_allowed is None
+    assert measured.provenance.torch_threads == torch.get_num_threads()
+
+
+def test_the_ceiling_has_the_units_of_an_independent_timing(measured):
+    a, b = torch.randn(257, 513), torch.randn(513, 255)
+    latency = measure_latency(lambda: a @ b, min_seconds=0.1, max_seconds=0.5)
+    rate = 2 * 257 * 513 * 255 / (latency.median / 1000)
+    assert 0.1 < rate / measured.flops_per_second["float32"] < 10
+
+
+def test_saved_and_loaded_again(measured, cache):
+    assert load_ceilings(CPU) is None
+    path = measured.save()
+    assert path == ceilings_path(CPU)
+    assert path.is_relative_to(cache / "naslab" / "devices")
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert load_ceilings(CPU) == measured
+
+
+def test_another_number_of_threads_is_another_device(measured, monkeypatch):
+    measured.save()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: measured.provenance.torch_threads + 1)
+    assert load_ceilings(CPU) is None
+
+
+def test_an_interrupted_save_leaves_the_old_file_whole(measured, monkeypatch):
+    path = measured.save()
+    before = path.read_text()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(InputError, match="No space left on device"):
+        measured.save()
+    assert path.read_text() == before
+    assert len(list(path.parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: "{", "Expecting"),
+        (lambda d: "[]", "naslab.calibration/1"),
+        (lambda d: json.dumps({**d, "schema": "naslab.calibration/9"}), "naslab.calibration/1"),
+        (lambda d: json.dumps({k: v for k, v in d.items() if k != "samples"}), "'samples' is missing"),
+        (lambda d: json.dumps({**d, "bytes_per_second": -1}), "-1 is not a positive number"),
+        (lambda d: json.dumps({**d, "dispatch_seconds": math.inf}), "inf is not a positive number"),
+        (lambda d: json.dumps({**d, "flops_per_second": {"float32": None}}), "None is not a positive number"),
+        (lambda d: json.dumps({**d, "provenance": {"device": "x"}}), "missing"),
+    ],
+)
+def test_a_broken_file_is_one_line_that_names_it(measured, change, message):
+    path = measured.save()
+    path.write_text(change(measured.to_dict()))
+    with pytest.raises(InputError, match=message) as caught:
+        load_ceilings(CPU)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_rates_count_both_factors_and_both_directions():
+    assert Samples("matmul", "float32", 10, (0.5, 1.0, 9.0)).rate == 2000
+    assert Samples("copy", "uint8", 100, (0.5, 1.0, 9.0)).rate == 200
+    samples = Samples("dispatch", "float32", 1, tuple(np.linspace(1, 2, 11)))
+    assert samples.rate_at(10) > samples.rate > samples.rate_at(90)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_on_a_gpu_torchs_setting_for_tf32_is_recorded_and_left(precision):
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = precision
+    try:
+        ceilings = calibrate(torch.device("cuda:0"), seconds=2.0)
+        assert torch.backends.cuda.matmul.fp32_precision == precision
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+    assert ceilings.tf32_allowed is (precision == "tf32")
+    assert ceilings.flops_per_second["float16"] > ceilings.flops_per_second["float32"]

@@ -1,0 +1,82 @@
+"""`naslab devices` and `naslab devices calibrate`: documents, tables, files and errors."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from efficiency.gpus import GPUS
+from runs.cli import run_command_line
+
+SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path
+
+
+def document(capsys, schema, *arguments):
+    assert run_command_line([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    jsonschema.validate(found, json.loads((SCHEMAS / f"{schema}.json").read_text()))
+    return found
+
+
+def refused(capsys, *arguments):
+    assert run_command_line(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+def test_the_bare_command_lists_what_is_here_and_what_is_known(capsys):
+    found = document(capsys, "devices", "devices")
+    assert found["devices"][0]["device"] == "cpu"
+    assert found["devices"][0]["calibrated"] is None
+    assert [row["name"] for row in found["known"]] == list(GPUS)
+    assert all(set(row["peak_flops"]) < set(row["sources"]) for row in found["known"])
+    assert {row["price_per_hour"] for row in found["known"]} == {None}
+
+
+def test_tables(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run_command_line(["devices"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in GPUS)
+    assert "naslab devices calibrate" in shown
+
+
+def test_prices_of_the_user_are_shown(capsys, home):
+    (home / "config" / "naslab").mkdir(parents=True)
+    (home / "config" / "naslab" / "prices.yaml").write_text("h100: 2.75\n")
+    found = document(capsys, "devices", "devices")
+    assert {row["name"]: row["price_per_hour"] for row in found["known"]}["h100-sxm"] == 2.75
+    (home / "config" / "naslab" / "prices.yaml").write_text("h100: much\n")
+    assert "prices.yaml: the price of h100 is 'much'" in refused(capsys, "devices")
+
+
+def test_calibrate_measures_saves_and_is_known_afterwards(capsys, home):
+    found = document(capsys, "calibrate", "devices", "calibrate", "--device", "cpu", "--seconds", "0.5")
+    assert Path(found["file"]).is_relative_to(home / "cache")
+    assert json.loads(Path(found["file"]).read_text()) == {k: v for k, v in found.items() if k != "file"}
+    assert document(capsys, "devices", "devices")["devices"][0]["calibrated"] == found["provenance"]["utc"]
+
+    assert run_command_line(["devices", "calibrate", "--device", "cpu", "--seconds", "0.5"]) == 0
+    shown = capsys.readouterr().out
+    assert "GFLOP/s" in shown
+    assert found["file"] in shown.replace("\n", "")
+
+    Path(found["file"]).write_text("half a docu")
+    assert found["file"] in refused(capsys, "devices")
+
+
+def test_wrong_command_lines(capsys):
+    assert "write it behind the command" in refused(capsys, "devices", "--json", "calibrate")
+    assert "device: 'tpu' is unknown" in refused(capsys, "devices", "calibrate", "--device", "tpu")
+    assert "nonsense" in refused(capsys, "devices", "nonsense")
+    assert "seconds" in refused(capsys, "devices", "calibrate", "--seconds", "0")
