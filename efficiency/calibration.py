@@ -74,7 +74,7 @@ def _sample(probes: list[_Probe], device: torch.device, seconds: float) -> None:
     start, rounds = perf_counter(), 0
     while rounds < MIN_ROUNDS or perf_counter() - start < seconds:
         for probe in probes:
-            with _tf32(probe.dtype == TF32, device):
+            with tf32(probe.dtype == TF32, device):
                 probe.seconds.append(_time(probe.call, device, probe.burst))
         rounds += 1
 
@@ -101,7 +101,7 @@ def _matmul_probes(device: torch.device, limit: float) -> Iterator[_Probe]:
         side = SMALLEST_SIDE
         while side <= LARGEST_SIDE[device.type]:
             call = _matmul(side, dtype, device)
-            with _tf32(name == TF32, device):
+            with tf32(name == TF32, device):
                 _time(call, device, 1)  # the first product of a kind loads or generates its kernel
                 took = _time(call, device, 1)
             fitting = [*fitting, _Probe(MATMUL, name, side, call, _burst(took, limit))][-SIDES_PER_DTYPE:]
@@ -149,8 +149,8 @@ def _free_bytes(device: torch.device) -> int:
 
 
 @contextmanager
-def _tf32(allowed: bool, device: torch.device) -> Iterator[None]:
-    """TF32 on or off inside, as it was outside; nothing is touched for a CPU."""
+def tf32(allowed: bool, device: torch.device) -> Iterator[None]:
+    """TF32 of float32 products on a GPU on or off inside, as it was afterwards; for a CPU nothing is touched."""
     if device.type != "cuda":
         yield
         return

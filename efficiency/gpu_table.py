@@ -48,6 +48,8 @@ _LIGHTNING = "as quoted by Lightning Fabric 2.6, utilities/throughput.py"
 _PYTORCH = "as quoted by PyTorch 2.15, _inductor/analysis/device_info.py"
 _ML_ENGINEERING = "as quoted by S. Bekman, Machine Learning Engineering, 2024"
 _V100 = "NVIDIA V100 data sheet, 2020"
+_V100_16 = "NVIDIA Tesla V100 announcement, 2017, as quoted by El Chapuzas Informático, 2017"
+_V100_32 = f"{_V100}, as quoted by Ozyphus, GPU architectural foundations"
 _T4 = "NVIDIA T4 data sheet, 2019"
 _A10 = "NVIDIA A10 data sheet, 2021"
 _A100 = "NVIDIA A100 data sheet, 2021"
@@ -111,17 +113,17 @@ GPUS: dict[str, DeviceSpec] = {
             "v100-16",
             "NVIDIA V100 SXM2 16 GB",
             _V100_RATES,
-            (16, f"{_V100} {RECALLED}"),
-            (900, f"{_V100} {RECALLED}"),
-            (300, f"{_V100} {RECALLED}"),
+            (16, _V100_16),
+            (900, _V100_16),
+            (300, _V100_16),
         ),
         _spec(
             "v100-32",
             "NVIDIA V100 SXM2 32 GB",
             _V100_RATES,
-            (32, f"{_V100} {RECALLED}"),
-            (900, f"{_V100} {RECALLED}"),
-            (300, f"{_V100} {RECALLED}"),
+            (32, _V100_32),
+            (900, _V100_32),
+            (300, _V100_32),
         ),
         _spec(
             "t4",
@@ -143,7 +145,7 @@ GPUS: dict[str, DeviceSpec] = {
             "a6000",
             "NVIDIA RTX A6000",
             _rates(f"{_GA102}, {_LIGHTNING}", float32=38.7, tf32=77.4, int8=309.7)
-            | _rates(f"{_GA102} {RECALLED}", bfloat16=154.8, float16=154.8),
+            | _rates(f"{_GA102}, as quoted by LLMPerf, A6000 GPUs", bfloat16=154.8, float16=154.8),
             (48, _A6000_CARD),
             (768, _A6000_CARD),
             (300, _A6000_CARD),
@@ -243,8 +245,10 @@ GPUS: dict[str, DeviceSpec] = {
         _spec(
             "rtx-5090",
             "NVIDIA GeForce RTX 5090",
-            _rates(
-                f"{_RTX_5090} {RECALLED}", float32=104.8, tf32=104.8, bfloat16=209.5, float16=209.5, fp8=419, int8=838
+            _rates(f"{_RTX_5090} {RECALLED}", float32=104.8, tf32=104.8, bfloat16=209.5, float16=209.5, fp8=419)
+            | _rates(
+                "NVIDIA GeForce RTX 50 page, 2026, as quoted by Castromedia; a quarter of the sparse FP4 figure",
+                int8=838,
             ),
             (32, _RTX_5090_CARD),
             (1792, _RTX_5090_CARD),

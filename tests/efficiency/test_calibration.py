@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from efficiency import InputError, measure_latency
-from efficiency.calibration import calibrate, ceilings_path, load_ceilings
+from efficiency.calibration import calibrate, ceilings_path, load_ceilings, tf32, tf32_allowed
 from efficiency.ceilings import Samples
 
 CPU = torch.device("cpu")
@@ -129,3 +129,21 @@ def test_on_a_gpu_torchs_setting_for_tf32_is_recorded_and_left(precision):
         torch.backends.cuda.matmul.fp32_precision = before
     assert ceilings.tf32_allowed is (precision == "tf32")
     assert ceilings.flops_per_second["float16"] > ceilings.flops_per_second["float32"]
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32", "none"])
+def test_torchs_setting_for_tf32_comes_back_after_an_error_too(precision):
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = precision
+        found = matmul.fp32_precision
+        for allowed in (True, False):
+            with pytest.raises(RuntimeError, match="inside"), tf32(allowed, torch.device("cuda")):
+                assert tf32_allowed() is allowed
+                raise RuntimeError("inside")
+            assert matmul.fp32_precision == found
+        with tf32(True, CPU):
+            assert matmul.fp32_precision == found
+    finally:
+        matmul.fp32_precision = before
