@@ -139,11 +139,15 @@ def test_torchs_setting_for_tf32_comes_back_after_an_error_too(precision):
         matmul.fp32_precision = precision
         found = matmul.fp32_precision
         for allowed in (True, False):
-            with pytest.raises(RuntimeError, match="inside"), tf32(allowed, torch.device("cuda")):
-                assert tf32_allowed() is allowed
-                raise RuntimeError("inside")
+            with pytest.raises(RuntimeError, match=f"inside {allowed}"):
+                fail_inside(allowed)
             assert matmul.fp32_precision == found
         with tf32(True, CPU):
             assert matmul.fp32_precision == found
     finally:
         matmul.fp32_precision = before
+
+
+def fail_inside(allowed):
+    with tf32(allowed, torch.device("cuda")):
+        raise RuntimeError(f"inside {tf32_allowed()}")
