@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 
@@ -53,9 +54,17 @@ class Call:
 Formula: TypeAlias = Callable[[Call], Work]
 
 
-def register_formula(operation: str, formula: Formula) -> None:
-    """Give a custom operation (`namespace::name`, any overload) its formula, so that counts cover it."""
+def register_formula(operation: str, formula: Formula, traffic: Callable[[Call], int] | None = None) -> None:
+    """Give a custom operation (`namespace::name`, any overload) its formula, so that counts cover it.
+
+    Args:
+        operation: its name, as in `torch.ops.namespace.name`.
+        formula: the work of one call.
+        traffic: bytes that one call moves; every argument and result once when left out.
+    """
     FORMULAS[operation] = formula
+    if traffic is not None:
+        TRAFFIC[operation] = traffic
 
 
 def per_output(cost: int) -> Formula:
@@ -136,14 +145,28 @@ def _causal_pairs(queries: int, keys: int) -> int:
     return seen * (seen + 1) // 2 + max(queries - keys, 0) * keys
 
 
+def _masked_pairs(call: Call, pairs: int) -> int:
+    """Pairs that a mask given as a tensor throws away; on meta, where no mask can be read, none."""
+    mask = next((m for key in ("attn_mask", "attn_bias") if (m := call.arguments.get(key)) is not None), None)
+    if mask is None or mask.is_meta or not mask.numel():
+        return 0
+    dropped = ~mask if mask.dtype == torch.bool else mask <= torch.finfo(mask.dtype).min
+    count = int(dropped.sum())
+    return count * pairs // int(mask.numel())  # broadcasting repeats the mask evenly
+
+
 def _attention(backward: bool = False) -> Formula:
     """query (B, H, L, D), key (B, H', S, D), value (B, H', S, E)."""
 
     def formula(call: Call) -> Work:
         (batch, heads, queries, width), value = call.shape("query"), call.shape("value")
         keys = value[-2]
-        masked = queries * keys - _causal_pairs(queries, keys) if call.arguments.get("is_causal") else 0
-        return attention_work(batch * heads * queries * keys, batch * heads * masked, width, value[-1], backward)
+        pairs = batch * heads * queries * keys
+        if call.arguments.get("is_causal"):
+            masked = batch * heads * (queries * keys - _causal_pairs(queries, keys))
+        else:
+            masked = _masked_pairs(call, pairs)
+        return attention_work(pairs, masked, width, value[-1], backward)
 
     return formula
 
@@ -253,6 +276,41 @@ def _batch_norm(call: Call) -> Work:
     return Work(pointwise=call.elements * (NORMALISATION if training else 4))
 
 
+def _foreach(cost: int) -> Formula:
+    """`cost` FLOPs for each element of each tensor of the list `self`: what optimisers do."""
+    return lambda call: Work(pointwise=cost * sum(t.numel() for t in call.arguments["self"]))
+
+
+def _fused_optimiser(cost: int) -> Formula:
+    return lambda call: Work(pointwise=cost * sum(t.numel() for t in call.arguments["self"]))
+
+
+def _flex_attention(backward: bool = False) -> Formula:
+    """Blocks that the block mask leaves are executed whole; the positions inside them are not looked into."""
+
+    def formula(call: Call) -> Work:
+        (batch, heads, queries, width), value = call.shape("query"), call.shape("value")
+        blocks = call.arguments.get("block_mask")
+        pairs = batch * heads * queries * value[-2]
+        if blocks is not None and not blocks[2].is_meta:
+            partial, full, (rows, columns) = blocks[2], blocks[4], blocks[-3:-1]
+            kept = int(partial.sum()) + (0 if full is None else int(full.sum()))
+            repeats = batch * heads // (partial.shape[0] * partial.shape[1])
+            pairs = min(pairs, kept * repeats * rows * columns)
+        return attention_work(pairs, 0, width, value[-1], backward)
+
+    return formula
+
+
+def _quantised_linear(call: Call) -> Work:
+    return Work(2 * call.shape("X")[-1] * call.elements, call.elements)
+
+
+def _quantised_convolution(call: Call) -> Work:
+    weight = call.arguments["packed_weight"].unpack()[0]
+    return Work(2 * call.elements * prod(weight.shape[1:]), call.elements)
+
+
 def _table(formula: Formula, names: str) -> dict[str, Formula]:
     return dict.fromkeys(names.split(), formula)
 
@@ -291,6 +349,24 @@ FORMULAS: dict[str, Formula] = {
     ),
     **_table(_packed_attention(), "_flash_attention_forward _efficient_attention_forward"),
     **_table(_packed_attention(backward=True), "_flash_attention_backward _efficient_attention_backward"),
+    "higher_order::flex_attention": _flex_attention(),
+    "higher_order::flex_attention_backward": _flex_attention(backward=True),
+    **_table(
+        _quantised_linear,
+        "quantized::linear quantized::linear_relu quantized::linear_dynamic quantized::linear_relu_dynamic",
+    ),
+    **_table(_quantised_convolution, "quantized::conv2d.new quantized::conv2d quantized::conv2d_relu"),
+    **_table(free, "quantize_per_tensor quantize_per_tensor_dynamic dequantize q_scale q_zero_point int_repr"),
+    **_table(_fused_optimiser(12), "_fused_adam _fused_adamw"),
+    **_table(_fused_optimiser(4), "_fused_sgd _fused_adagrad"),
+    **_table(
+        _foreach(1),
+        "_foreach_add _foreach_sub _foreach_mul _foreach_div _foreach_neg _foreach_sqrt _foreach_rsqrt _foreach_pow "
+        "_foreach_reciprocal _foreach_maximum _foreach_minimum _foreach_clamp_min _foreach_clamp_max _foreach_abs "
+        "_foreach_sign _foreach_exp _foreach_log _foreach_max",
+    ),
+    **_table(_foreach(2), "_foreach_addcmul _foreach_addcdiv _foreach_lerp _foreach_norm"),
+    **_table(free, "_foreach_copy _foreach_zero"),
     "_native_multi_head_attention": _multi_head_attention,
     "_transformer_encoder_layer_fwd": _encoder_layer,
     "mkldnn_rnn_layer": _recurrent(_mkldnn_weights),
@@ -382,3 +458,6 @@ FORMULAS: dict[str, Formula] = {
     **_table(per_output(1), "upsample_nearest1d_backward upsample_nearest2d_backward upsample_nearest3d_backward"),
 }
 """By name of the operation, without the `aten::` namespace, overload, and the `_` of in-place variants."""
+
+TRAFFIC: dict[str, Callable[[Call], int]] = {}
+"""Bytes moved by one call, for custom operations that brought a formula for them."""

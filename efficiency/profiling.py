@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from efficiency.flops import FlopCount, count_forward, count_training_step, eager
+from efficiency.flops import FlopCount, count_forward, count_training_step
 from efficiency.inputs import Inputs, batch_size, call_model, device_of, map_tensors
 from efficiency.latency import Latency, measure_latency
 from efficiency.memory import parameter_bytes, peak_memory_bytes
 from efficiency.provenance import Provenance, collect_provenance, dtype_name
+from efficiency.unwrap import eager, is_compiled
 
 SCHEMA = "naslab.profile/1"
 
@@ -147,7 +148,7 @@ def profile(
         latency_ms=latency,
         throughput=1e3 * size / latency.median,
         peak_memory_bytes=peak,
-        provenance=collect_provenance(device, precision, "eager" if eager(model) is model else "torch.compile"),
+        provenance=collect_provenance(device, precision, "torch.compile" if is_compiled(model) else "eager"),
     )
 
 

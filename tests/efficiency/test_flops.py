@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from efficiency import Work, count, count_forward, count_training_step, register_formula
+from efficiency import InputError, Work, count, count_forward, count_training_step, register_formula
 from efficiency.formulas import FORMULAS
 
 
@@ -200,3 +200,112 @@ def test_a_failing_forward_leaves_no_hooks():
 def test_no_training_step_where_there_is_nothing_to_train_or_one_sample_for_batch_norm():
     assert count_training_step(nn.ReLU(), torch.ones(2, 3)) is None
     assert count_training_step(nn.BatchNorm1d(3), torch.ones(1, 3)) is None
+
+
+def test_backward_work_belongs_to_the_module_whose_gradient_it_is():
+    model = nn.Sequential(nn.Linear(6, 10), nn.GELU(), nn.Linear(10, 4))
+    counted = count_training_step(model, torch.randn(5, 6))
+    assert counted.by_module["0"].contraction == 2 * 5 * 6 * 10
+    assert counted.backward_by_module["0"].contraction == 2 * 5 * 6 * 10  # weights only: nothing before it
+    assert counted.backward_by_module["2"].contraction == 2 * 2 * 5 * 10 * 4
+    assert counted.backward_by_module["1"].pointwise > 0
+    assert counted.backward_by_module[""].contraction == counted.by_phase["backward"].contraction
+
+
+def test_checkpointed_modules_keep_their_recomputed_forward():
+    from torch.utils.checkpoint import checkpoint
+
+    class Saving(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+            self.second = nn.Linear(6, 4)
+
+        def forward(self, inputs):
+            return self.second(checkpoint(self.first, inputs, use_reentrant=False))
+
+    counted = count_training_step(Saving(), torch.randn(5, 6, requires_grad=True))
+    product = 2 * 5 * 6 * 6
+    assert counted.backward_by_module["first"].contraction == 5 * product
+    # Each layer's two gradients, and the forward of the first again; that of the second is not needed.
+
+
+def test_kinds_stand_in_columns_of_their_own():
+    model = nn.Sequential(nn.Embedding(11, 8), nn.LayerNorm(8), nn.Linear(8, 3), nn.ReLU())
+    kinds = count_forward(model, torch.arange(5)).by_kind
+    assert kinds["matrix product"].contraction == 2 * 5 * 8 * 3
+    assert kinds["normalisation"].pointwise == 8 * 5 * 8
+    assert (kinds["embedding"], kinds["elementwise"].pointwise) == (Work(), 5 * 3)
+
+
+def test_bytes_are_every_operand_once():
+    counted = count_forward(nn.Linear(7, 11), torch.randn(3, 7))
+    assert counted.bytes_moved == 4 * (3 * 7 + 7 * 11 + 11 + 3 * 11)
+    rows = count_forward(nn.Embedding(1000, 8), torch.arange(5))
+    assert rows.bytes_moved == 2 * 4 * 5 * 8 + 8 * 5  # the rows read and written, not the table
+    expanded = torch.ones(1, 7).expand(3, 7)
+    assert count(torch.add, expanded, expanded).bytes_moved == 4 * (7 + 3 * 7)
+
+
+def test_a_mask_given_as_a_tensor_lowers_the_effective_work():
+    q, mask = torch.randn(2, 3, 5, 8), torch.ones(5, 5, dtype=torch.bool).tril()
+    counted = count(F.scaled_dot_product_attention, q, q, q, attn_mask=mask)
+    assert counted.total == 2 * 2 * 2 * 3 * 25 * 8
+    assert counted.work.effective == 2 * 2 * 2 * 3 * 15 * 8
+
+
+def test_pruned_weights_lower_the_effective_work():
+    layer = nn.Linear(8, 4)
+    with torch.no_grad():
+        layer.weight[:, :2] = 0
+    counted = count_forward(layer, torch.randn(3, 8))
+    assert counted.work.effective == 2 * 3 * 6 * 4 < counted.total
+
+
+def test_attention_on_meta_is_the_fused_one_forward_and_backward():
+    model = timm.create_model("vit_tiny_patch16_224").to("meta")
+    images = torch.empty(2, 3, 224, 224, device="meta")
+    real = timm.create_model("vit_tiny_patch16_224")
+    there = count_training_step(real, torch.randn(2, 3, 224, 224))
+    counted = count_training_step(model, images)
+    assert (counted.work, counted.bytes_moved) == (there.work, there.bytes_moved)
+    assert counted.by_kind["attention"].contraction == 12 * 7 * 2 * 3 * 2 * 197**2 * 64
+    assert counted.coverage == 1.0
+
+
+def test_optimiser_step_is_pointwise_work_of_its_own():
+    model = nn.Linear(8, 4)
+    plain = count_training_step(model, torch.randn(3, 8))
+    counted = count_training_step(model, torch.randn(3, 8), torch.optim.AdamW)
+    assert counted.total == plain.total
+    assert counted.by_phase["optimiser"].pointwise >= 8 * 36
+    assert counted.coverage == 1.0
+
+
+def test_compiled_parts_are_counted_by_their_operations():
+    model = nn.Sequential(nn.Linear(6, 10), nn.Linear(10, 4))
+    model[0] = torch.compile(model[0])
+    assert count_forward(model, torch.randn(5, 6)).total == 2 * 5 * (60 + 40)
+
+
+def test_flex_attention_counts_the_blocks_that_its_mask_leaves():
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    q = torch.randn(1, 2, 256, 16)
+    blocks = create_block_mask(lambda b, h, i, j: i >= j, None, None, 256, 256, device="cpu", BLOCK_SIZE=128)
+    counted = count(flex_attention, q, q, q, block_mask=blocks)
+    assert counted.coverage == 1.0
+    assert counted.total == 2 * 2 * 2 * 3 * 128**2 * 16
+
+
+def test_quantised_layers_are_counted():
+    model = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(8, 4)), {nn.Linear})
+    counted = count_forward(model, torch.randn(3, 8))
+    assert (counted.total, counted.coverage) == (2 * 3 * 8 * 4, 1.0)
+
+
+def test_wrappers_are_opened_or_refused_with_a_reason():
+    layer, inputs = nn.Linear(6, 4), torch.randn(5, 6)
+    assert count_forward(nn.DataParallel(layer), inputs).total == 2 * 5 * 24
+    with pytest.raises(InputError, match="TorchScript"):
+        count_forward(torch.jit.trace(layer, inputs), inputs)

@@ -1,0 +1,171 @@
+"""Step times of many models on this machine, and how well each is predicted from all others.
+
+Writes `efficiency/step_times/<device>.json` beside the result file: the steps that predictions for this device rest on.
+
+    python benchmarks/step_times.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import transformers
+from results_file import write_result
+from torch import nn
+
+from efficiency import Inputs, count_forward, count_training_step, measure_latency
+from efficiency.calibration import calibrate
+from efficiency.device import device_name, resolve_device
+from efficiency.inputs import call_model
+from efficiency.prediction import StepTime, StepTimes, features, fit, leave_one_out
+from efficiency.roofline import Roof
+
+TIMM = {
+    "resnet18": 4,
+    "resnet50": 2,
+    "vgg11": 1,
+    "densenet121": 2,
+    "regnety_008": 4,
+    "mobilenetv2_100": 4,
+    "mobilenetv3_large_100": 4,
+    "efficientnet_b0": 4,
+    "convnext_atto": 4,
+    "convnext_tiny": 1,
+    "vit_tiny_patch16_224": 4,
+    "deit_small_patch16_224": 2,
+    "vit_base_patch32_224": 4,
+    "swin_tiny_patch4_window7_224": 1,
+    "mixer_s32_224": 8,
+    "mixer_b16_224": 1,
+    "resmlp_12_224": 4,
+    "gmlp_s16_224": 2,
+    "coatnet_0_224": 1,
+    "repvgg_a0": 4,
+    "pit_s_224": 4,
+    "poolformer_s12": 2,
+}
+BERT = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
+LANGUAGE: dict[str, tuple[type, Any, int, int]] = {
+    "bert_mini": (transformers.BertModel, transformers.BertConfig(**BERT), 8, 128),
+    "bert_base": (transformers.BertModel, transformers.BertConfig(), 1, 128),
+    "roberta_mini": (transformers.RobertaModel, transformers.RobertaConfig(**BERT), 4, 256),
+    "distilbert": (transformers.DistilBertModel, transformers.DistilBertConfig(), 2, 128),
+    "gpt2": (transformers.GPT2Model, transformers.GPT2Config(), 1, 128),
+    "t5_encoder_small": (transformers.T5EncoderModel, transformers.T5Config(), 4, 128),
+}
+
+
+class Recurrent(nn.Module):
+    """An LSTM over embedded tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5000, 256)
+        self.lstm = nn.LSTM(256, 512, num_layers=2, batch_first=True)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, L) tokens to (B, L, 512) states."""
+        return self.lstm(self.embed(tokens))[0]
+
+
+def models() -> dict[str, Callable[[], tuple[nn.Module, Inputs]]]:
+    made: dict[str, Callable[[], tuple[nn.Module, Inputs]]] = {}
+    for name, batch in TIMM.items():
+        made[f"timm:{name}"] = lambda name=name, batch=batch: (timm.create_model(name), torch.randn(batch, 3, 224, 224))
+    for name, (model, config, batch, length) in LANGUAGE.items():
+        made[f"transformers:{name}"] = lambda model=model, config=config, batch=batch, length=length: (
+            model(config),
+            {"input_ids": torch.randint(config.vocab_size, (batch, length))},
+        )
+    made["lstm"] = lambda: (Recurrent(), torch.randint(5000, (8, 64)))
+    return made
+
+
+def training_step(model: nn.Module, inputs: Inputs) -> Callable[[], None]:
+    def step() -> None:
+        outputs = call_model(model, inputs)
+        tensors = [t for t in torch.utils._pytree.tree_leaves(outputs) if isinstance(t, torch.Tensor) and t.grad_fn]
+        torch.stack([t.sum() for t in tensors]).sum().backward()
+        model.zero_grad()
+
+    return step
+
+
+def main() -> None:
+    device = resolve_device()
+    ceilings = calibrate(device, seconds=20.0)
+    roof = Roof.of(ceilings)
+    steps: list[StepTime] = []
+    samples: dict[str, list[float]] = {}
+    for name, build in models().items():
+        torch.manual_seed(0)
+        model, inputs = build()
+        for training in (False, True):
+            model.train(training)
+            torch.set_grad_enabled(training)
+            run = (
+                training_step(model, inputs)
+                if training
+                else lambda model=model, inputs=inputs: call_model(model, inputs)
+            )
+            latency = measure_latency(run, device, min_seconds=1.0, max_seconds=5.0)
+            torch.set_grad_enabled(True)
+            counted = count_training_step(model, inputs) if training else count_forward(model, inputs)
+            if counted is None:
+                continue
+            steps.append(StepTime(name, training, features(counted, roof), latency.median / 1e3))
+            samples[f"{name}, {'training' if training else 'inference'}"] = list(latency.samples_ms)
+            print(f"{name:44} {'training' if training else 'inference':9} {latency.median:9.2f} ms", flush=True)
+    report(roof, steps, samples, ceilings.to_dict())
+
+
+def report(roof: Roof, steps: list[StepTime], samples: dict[str, list[float]], ceilings: dict[str, Any]) -> None:
+    predicted = leave_one_out(steps)
+    rows = [
+        {
+            "model": s.name,
+            "training": s.training,
+            "measured_ms": 1e3 * s.seconds,
+            "predicted_ms": 1e3 * p,
+            "error": p / s.seconds - 1,
+        }
+        for s, p in zip(steps, predicted, strict=True)
+    ]
+    errors = sorted(abs(row["error"]) for row in rows)
+    fitted = fit(roof.device, steps)
+    summary = {
+        "steps": len(rows),
+        "models": len({s.name for s in steps}),
+        "median_absolute_error": errors[len(errors) // 2],
+        "p90_absolute_error": errors[int(0.9 * len(errors))],
+        "largest_absolute_error": errors[-1],
+        "factors": dict(fitted.factors),
+        "interval": [fitted.low, fitted.high],
+    }
+    print(json.dumps(summary, indent=1))
+    slug = re.sub(
+        r"[^a-z0-9]+", "-", f"{device_name(resolve_device())} {torch.get_num_threads()} threads".lower()
+    ).strip("-")
+    folder = Path(__file__).parent.parent / "efficiency" / "step_times"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{slug}.json").write_text(json.dumps(StepTimes(roof, tuple(steps)).to_dict(), indent=1) + "\n")
+    write_result(
+        Path(__file__).parent / "results" / "step_times.json",
+        {
+            "schema": "naslab.step_times_backtest/1",
+            "summary": summary,
+            "rows": rows,
+            "ceilings": ceilings,
+            "samples_ms": samples,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

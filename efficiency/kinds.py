@@ -1,0 +1,59 @@
+"""The kinds of work that a count keeps apart, and which operation is of which."""
+
+from __future__ import annotations
+
+from efficiency.formulas import FORMULAS, Call, free
+
+MATRIX_PRODUCT = "matrix product"
+CONVOLUTION = "convolution"
+GROUPED_CONVOLUTION = "grouped convolution"
+ATTENTION = "attention"
+RECURRENT = "recurrent"
+NORMALISATION = "normalisation"
+EMBEDDING = "embedding"
+ELEMENTWISE = "elementwise"
+MOVEMENT = "data movement"
+CUSTOM = "custom"
+UNKNOWN = "no formula"
+
+KINDS = (
+    *(MATRIX_PRODUCT, CONVOLUTION, GROUPED_CONVOLUTION, ATTENTION, RECURRENT),
+    *(NORMALISATION, EMBEDDING, ELEMENTWISE, MOVEMENT, CUSTOM, UNKNOWN),
+)
+"""In the order in which tables show them."""
+
+_MATRIX = frozenset(
+    "mm bmm mv _int_mm _scaled_mm addmm _addmm_activation addmv baddbmm addbmm dot vdot _grouped_mm "
+    "quantized::linear quantized::linear_relu quantized::linear_dynamic quantized::linear_relu_dynamic".split()
+)
+
+
+def kind_of(name: str, call: Call) -> str:
+    """The kind of the operation called `name` (see `operation_name`); elementwise includes reductions and pooling."""
+    if name not in FORMULAS:
+        return UNKNOWN
+    if name in _MATRIX:
+        return MATRIX_PRODUCT
+    for mark, kind in _MARKS.items():
+        if mark in name:
+            return GROUPED_CONVOLUTION if kind == CONVOLUTION and _is_grouped(name, call) else kind
+    if FORMULAS[name] is free:
+        return MOVEMENT
+    return CUSTOM if "::" in name else ELEMENTWISE
+
+
+def _is_grouped(name: str, call: Call) -> bool:
+    return "depthwise" in name or int(call.arguments.get("groups", 1)) > 1
+
+
+_MARKS = {
+    "conv": CONVOLUTION,
+    "attention": ATTENTION,
+    "transformer_encoder_layer": ATTENTION,
+    "rnn": RECURRENT,
+    "native_layer_norm": NORMALISATION,
+    "group_norm": NORMALISATION,
+    "batch_norm": NORMALISATION,
+    "rms_norm": NORMALISATION,
+    "embedding": EMBEDDING,
+}

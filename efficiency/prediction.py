@@ -1,0 +1,188 @@
+"""Predicted step times: counted work, weighed by what was measured, with an interval that a back-test earned.
+
+The time of a step is a sum over kinds of work: seconds at the device's roof, times a factor that says how far real
+kernels of that kind stay under it, plus a cost for each dispatched operation. The factors are fitted to measured steps
+(non-negative least squares on relative errors). Predicting each measured model from the others gives the errors from
+which the interval is taken; what is unlike every measured step is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from efficiency import kinds
+from efficiency.errors import InputError
+from efficiency.flops import FlopCount
+from efficiency.roofline import Roof
+
+SCHEMA = "naslab.step_times/1"
+DISPATCH = "dispatch"
+_FEATURE = {
+    kinds.MATRIX_PRODUCT: kinds.MATRIX_PRODUCT,
+    kinds.CUSTOM: kinds.MATRIX_PRODUCT,
+    kinds.CONVOLUTION: kinds.CONVOLUTION,
+    kinds.GROUPED_CONVOLUTION: kinds.GROUPED_CONVOLUTION,
+    kinds.ATTENTION: kinds.ATTENTION,
+    kinds.RECURRENT: kinds.RECURRENT,
+    kinds.NORMALISATION: kinds.NORMALISATION,
+}
+"""Kinds whose factor is fitted by itself; every other kind is elementwise work."""
+FEATURES = (*dict.fromkeys(_FEATURE.values()), kinds.ELEMENTWISE, DISPATCH)
+COVERAGE = 0.9
+"""Share of the back-test's errors that the interval holds."""
+REACH = 2.0
+"""How far outside the measured steps, as a factor, a step may lie before its prediction is refused."""
+MIN_STEPS = 10
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """One measured step. `features` are seconds at the roof by kind, and the number of dispatched operations."""
+
+    name: str
+    training: bool
+    features: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds of a step, with the interval that held 90 % of the back-test's measured steps."""
+
+    seconds: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Fitted factors of one device, the back-test's interval of measured over predicted, and the range fitted on."""
+
+    device: str
+    factors: Mapping[str, float]
+    low: float
+    high: float
+    shortest: float
+    longest: float
+
+    def predict(self, features: Mapping[str, float]) -> Prediction:
+        """The time of a step with these features.
+
+        Raises:
+            InputError: the step is outside what the device was measured on.
+        """
+        seconds = sum(self.factors[name] * features.get(name, 0.0) for name in FEATURES)
+        for name in FEATURES:
+            if features.get(name, 0.0) and name not in self.factors:
+                raise InputError(f"prediction for {self.device}: no measured step had any {name}")
+        if not self.shortest / REACH <= seconds <= self.longest * REACH:
+            raise InputError(
+                f"prediction for {self.device}: {seconds:.3g} s is outside the calibrated range, "
+                f"{self.shortest / REACH:.3g} to {self.longest * REACH:.3g} s"
+            )
+        return Prediction(seconds, seconds * self.low, seconds * self.high)
+
+
+def features(counted: FlopCount, roof: Roof) -> dict[str, float]:
+    """What a step's time is predicted from.
+
+    Raises:
+        InputError: part of the work has no formula, or no ceiling is known for its number format.
+    """
+    if counted.uncovered:
+        raise InputError(f"prediction: no formula for {', '.join(counted.uncovered)}")
+    sums = dict.fromkeys(FEATURES, 0.0)
+    for operation in counted.operations:
+        sums[_FEATURE.get(operation.kind, kinds.ELEMENTWISE)] += roof.seconds(operation)
+    sums[DISPATCH] = float(len(counted.operations))
+    return sums
+
+
+def fit(device: str, steps: Sequence[StepTime]) -> Predictor:
+    """Fit the factors of a device and back-test them.
+
+    Raises:
+        InputError: fewer than 10 measured steps.
+    """
+    if len(steps) < MIN_STEPS:
+        raise InputError(f"prediction for {device}: {len(steps)} measured steps; at least {MIN_STEPS} are needed")
+    ratios = sorted(step.seconds / predicted for step, predicted in zip(steps, leave_one_out(steps), strict=True))
+    # The conformal rank: with n exchangeable errors the k-th smallest bounds a new one with probability k / (n + 1).
+    cut = max(math.floor((1 - COVERAGE) / 2 * (len(ratios) + 1)), 1)
+    seconds = [step.seconds for step in steps]
+    used = {name for step in steps for name, value in step.features.items() if value}
+    factors = {name: factor for name, factor in _factors(steps).items() if name in used}
+    return Predictor(device, factors, ratios[cut - 1], ratios[-cut], min(seconds), max(seconds))
+
+
+def leave_one_out(steps: Sequence[StepTime]) -> list[float]:
+    """Seconds of each step as predicted from the steps of all other models."""
+    predicted = []
+    for step in steps:
+        factors = _factors([other for other in steps if other.name != step.name])
+        predicted.append(sum(factors[name] * step.features.get(name, 0.0) for name in FEATURES))
+    return predicted
+
+
+def _factors(steps: Iterable[StepTime]) -> dict[str, float]:
+    rows = list(steps)
+    relative = np.array([[step.features.get(name, 0.0) / step.seconds for name in FEATURES] for step in rows])
+    solution, _ = nnls(relative, np.ones(len(rows)))
+    return dict(zip(FEATURES, map(float, solution), strict=True))
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """The measured steps of one device with the roof that their features refer to, as a file holds them."""
+
+    roof: Roof
+    steps: tuple[StepTime, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values with `schema`."""
+        return {"schema": SCHEMA, "roof": asdict(self.roof), "steps": [asdict(step) for step in self.steps]}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> StepTimes:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: another schema.
+        """
+        if document.get("schema") != SCHEMA:
+            raise ValueError(f"schema {document.get('schema')!r} is not {SCHEMA!r}")
+        return cls(Roof(**document["roof"]), tuple(StepTime(**step) for step in document["steps"]))
+
+    @classmethod
+    def read(cls, path: Path) -> StepTimes:
+        """The steps of a file.
+
+        Raises:
+            InputError: it cannot be read as one.
+        """
+        try:
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{path}: not a file of measured steps: {error}") from None
+
+    def predictor(self) -> Predictor:
+        """Fitted to these steps."""
+        return fit(self.roof.device, self.steps)
+
+
+def run_hours(step_seconds: float, steps: int, loader_seconds: float = 0.0) -> float:
+    """Hours of a training run of `steps` steps.
+
+    Args:
+        loader_seconds: what the data loader needs for one batch with all its workers; it runs beside the steps, so
+            the slower of the two sets the pace (MAE-ST, Feichtenhofer et al. 2022, table 1, is ruled by it).
+    """
+    return steps * max(step_seconds, loader_seconds) / 3600

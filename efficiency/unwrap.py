@@ -1,0 +1,35 @@
+"""The plain module inside wrappers, whose operations can be watched and whose copy can be made."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from efficiency.errors import InputError
+
+
+def eager(model: nn.Module) -> nn.Module:
+    """The module inside `torch.compile`, `DataParallel` and `DistributedDataParallel`; any other as it is.
+
+    Raises:
+        InputError: the operations of such a module cannot be watched; the reason is named.
+    """
+    while True:
+        if isinstance(model, torch.jit.ScriptModule):
+            raise InputError("model: a TorchScript module hides its operations; profile the module it was made from")
+        if hasattr(model, "_fsdp_wrapped_module") or type(model).__name__.startswith("FSDP"):
+            raise InputError("model: a sharded (FSDP) module holds a part of each weight; profile it before sharding")
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether calling the model, or a part of it, runs what `torch.compile` made."""
+    return any(
+        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
