@@ -101,6 +101,8 @@ def main() -> None:
     device = resolve_device()
     ceilings = calibrate(device, seconds=20.0)
     roof = Roof.of(ceilings)
+    torch.manual_seed(0)
+    measure_latency(lambda: timm.create_model("resnet18")(torch.randn(4, 3, 224, 224)), device)  # wake the threads
     steps: list[StepTime] = []
     samples: dict[str, list[float]] = {}
     for name, build in models().items():

@@ -79,10 +79,10 @@ class Predictor:
         Raises:
             InputError: the step is outside what the device was measured on.
         """
-        seconds = sum(self.factors[name] * features.get(name, 0.0) for name in FEATURES)
         for name in FEATURES:
             if features.get(name, 0.0) and name not in self.factors:
                 raise InputError(f"prediction for {self.device}: no measured step had any {name}")
+        seconds = sum(factor * features.get(name, 0.0) for name, factor in self.factors.items())
         if not self.shortest / REACH <= seconds <= self.longest * REACH:
             raise InputError(
                 f"prediction for {self.device}: {seconds:.3g} s is outside the calibrated range, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,11 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from efficiency.ceilings import load_ceilings
+from efficiency.cross_check import against_fvcore
 from efficiency.flops import FlopCount, count_forward, count_training_step
+from efficiency.gpus import find_gpu
 from efficiency.inputs import Inputs, batch_size, call_model, device_of, map_tensors
+from efficiency.kinds import KINDS
 from efficiency.latency import Latency, measure_latency
 from efficiency.memory import parameter_bytes, peak_memory_bytes
 from efficiency.provenance import Provenance, collect_provenance, dtype_name
+from efficiency.roofline import Roof, place
+from efficiency.targets import predict
 from efficiency.unwrap import eager, is_compiled
 
 SCHEMA = "naslab.profile/1"
@@ -38,12 +44,22 @@ class Flops:
 
 
 @dataclass(frozen=True)
+class Bytes:
+    """Bytes that all operations move, each reading its arguments and writing its results once."""
+
+    forward: int
+    training_step: int | None
+
+
+@dataclass(frozen=True)
 class EfficiencyProfile:
     """What one model costs for one batch; `to_dict` is the public `profile` document.
 
     `coverage` is the share of executed operations, by output elements, that had a formula, in the forward or the
     training step, whichever is less; `uncovered` names the rest. `throughput` is samples per second at the median
-    latency. `predicted` is for figures of other devices, by device.
+    latency; it, the latency and the peak memory are None on meta tensors, where nothing runs. `by_kind` holds FLOPs,
+    pointwise FLOPs, bytes and calls of the forward; `by_module` FLOPs of forward and backward. `roofline` is None where
+    the device has not been calibrated. `predicted` is for figures of other devices, by device.
     """
 
     target: str
@@ -54,16 +70,22 @@ class EfficiencyProfile:
     flops: Flops
     coverage: float
     uncovered: tuple[str, ...]
-    latency_ms: Latency
-    throughput: float
-    peak_memory_bytes: int
+    latency_ms: Latency | None
+    throughput: float | None
+    peak_memory_bytes: int | None
     provenance: Provenance
+    bytes_moved: Bytes
+    by_kind: Mapping[str, Mapping[str, int]]
+    by_module: Mapping[str, Mapping[str, int]]
+    roofline: Mapping[str, Any] | None = None
+    cross_checks: tuple[Mapping[str, Any], ...] = ()
     predicted: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values with `schema`, as docs/schemas/profile.json describes them."""
-        latency = asdict(self.latency_ms)
-        samples, noisy = latency.pop("samples_ms"), latency.pop("noisy")
+        latency = None if self.latency_ms is None else asdict(self.latency_ms)
+        samples = [] if latency is None else list(latency.pop("samples_ms"))
+        noisy = False if latency is None else latency.pop("noisy")
         return {
             "schema": SCHEMA,
             "target": self.target,
@@ -72,13 +94,18 @@ class EfficiencyProfile:
             "parameters": self.parameters,
             "parameter_bytes": self.parameter_bytes,
             "flops": asdict(self.flops),
+            "bytes_moved": asdict(self.bytes_moved),
+            "by_kind": {kind: dict(cost) for kind, cost in self.by_kind.items()},
+            "by_module": {name: dict(flops) for name, flops in self.by_module.items()},
             "coverage": self.coverage,
             "uncovered": list(self.uncovered),
             "latency_ms": latency,
             "noisy": noisy,
-            "samples_ms": list(samples),
+            "samples_ms": samples,
             "throughput": self.throughput,
             "peak_memory_bytes": self.peak_memory_bytes,
+            "roofline": None if self.roofline is None else dict(self.roofline),
+            "cross_checks": [dict(check) for check in self.cross_checks],
             "predicted": dict(self.predicted),
             "provenance": self.provenance.to_dict(),
         }
@@ -93,12 +120,16 @@ class EfficiencyProfile:
         if document.get("schema") != SCHEMA:
             raise ValueError(f"schema {document.get('schema')!r} is not {SCHEMA!r}")
         values = {key: value for key, value in document.items() if key not in ("schema", "noisy", "samples_ms")}
+        samples, timed = tuple(document["samples_ms"]), document["latency_ms"]
+        latency = None if timed is None else Latency(samples, noisy=document["noisy"], **timed)
         return cls(
             **values
             | {
                 "flops": Flops(**document["flops"]),
                 "uncovered": tuple(document["uncovered"]),
-                "latency_ms": Latency(tuple(document["samples_ms"]), noisy=document["noisy"], **document["latency_ms"]),
+                "latency_ms": latency,
+                "bytes_moved": Bytes(**document["bytes_moved"]),
+                "cross_checks": tuple(document["cross_checks"]),
                 "provenance": Provenance.from_dict(document["provenance"]),
             }
         )
@@ -112,10 +143,13 @@ def profile(
     dtype: torch.dtype | None = None,
     min_seconds: float = 0.5,
     max_seconds: float = 10.0,
+    check: bool = False,
+    predict_for: Sequence[str] = (),
 ) -> EfficiencyProfile:
     """Profile inference of `model` on `example_input`, and count its training step.
 
-    The model, its mode and torch's random state are afterwards as before. Time is measured first, by itself.
+    The model, its mode and torch's random state are afterwards as before. Time is measured first, by itself. A model
+    on meta tensors is counted only.
 
     Args:
         example_input: a batch: one tensor, a tuple of positional or a mapping of keyword arguments; moved to the
@@ -124,15 +158,23 @@ def profile(
         dtype: cast floating-point parameters, buffers and inputs (in a copy) to this first.
         min_seconds: time at least as long.
         max_seconds: time no longer; the profile says `noisy` if the median is then known to less than 5 %.
+        check: count the forward with fvcore, too.
+        predict_for: devices of the table (`efficiency.gpus`) to predict times for.
+
+    Raises:
+        InputError: the module hides its operations, or a device in `predict_for` is unknown.
     """
+    eager(model)  # refuse before anything is measured
     device = device_of(model, example_input)
     inputs = map_tensors(lambda t: t.to(device, dtype if t.is_floating_point() else None), example_input)
     subject = model if dtype is None else copy.deepcopy(model).to(dtype)
-    with _inference(subject), _same_random_state(device):
-        latency = measure_latency(
-            lambda: call_model(subject, inputs), device, min_seconds=min_seconds, max_seconds=max_seconds
-        )
-        peak = peak_memory_bytes(eager(subject), inputs)
+    latency, peak = None, None
+    if device.type != "meta":
+        with _inference(subject), _same_random_state(device):
+            latency = measure_latency(
+                lambda: call_model(subject, inputs), device, min_seconds=min_seconds, max_seconds=max_seconds
+            )
+            peak = peak_memory_bytes(eager(subject), inputs)
     forward, training = count_forward(subject, inputs), count_training_step(subject, inputs)
     counts = [forward] if training is None else [forward, training]
     size, precision = batch_size(inputs), _dtype_name(subject)
@@ -146,10 +188,49 @@ def profile(
         coverage=min(c.coverage for c in counts),
         uncovered=tuple(sorted({name for c in counts for name in c.uncovered})),
         latency_ms=latency,
-        throughput=1e3 * size / latency.median,
+        throughput=None if latency is None else 1e3 * size / latency.median,
         peak_memory_bytes=peak,
         provenance=collect_provenance(device, precision, "torch.compile" if is_compiled(model) else "eager"),
+        bytes_moved=Bytes(forward.bytes_moved, None if training is None else training.bytes_moved),
+        by_kind=_by_kind(forward),
+        by_module=_by_module(forward, training),
+        roofline=_roofline(forward, device, latency),
+        cross_checks=(against_fvcore(copy.deepcopy(subject), inputs, forward).to_dict(),) if check else (),
+        predicted={find_gpu(name).name: predict(name, precision, forward, training) for name in predict_for},
     )
+
+
+def _by_kind(forward: FlopCount) -> dict[str, dict[str, int]]:
+    rows: dict[str, dict[str, int]] = {}
+    for kind in KINDS:
+        found = [operation for operation in forward.operations if operation.kind == kind]
+        if found:
+            rows[kind] = {
+                "flops": sum(operation.work.contraction for operation in found),
+                "pointwise": sum(operation.work.pointwise for operation in found),
+                "bytes": sum(operation.bytes_moved for operation in found),
+                "calls": len(found),
+            }
+    return rows
+
+
+def _by_module(forward: FlopCount, training: FlopCount | None) -> dict[str, dict[str, int]]:
+    backward = {} if training is None else training.backward_by_module
+    return {
+        name: {"forward": work.contraction, "backward": backward[name].contraction if name in backward else 0}
+        for name, work in forward.by_module.items()
+    }
+
+
+def _roofline(forward: FlopCount, device: torch.device, latency: Latency | None) -> dict[str, Any] | None:
+    ceilings = None if latency is None else load_ceilings(device)
+    if ceilings is None or latency is None:
+        return None
+    roof = Roof.of(ceilings)
+    needed = {dtype_name(operation.dtype) for operation in forward.operations if operation.work.contraction}
+    if not needed <= roof.flops_per_second.keys():
+        return None
+    return place(forward, roof, latency.median / 1e3).to_dict()
 
 
 def _flops(forward: FlopCount, training: FlopCount | None) -> Flops:

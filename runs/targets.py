@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 
 from efficiency.errors import InputError
 from efficiency.inputs import Inputs
+from runs.locate import open_study
 from search_spaces import find_space
 
 TOKENS = 128
@@ -35,6 +37,11 @@ class _Batch:
 
     size: int
     shape: tuple[int, ...] | None
+    on_meta: bool = False
+
+    def building(self) -> AbstractContextManager[Any]:
+        """Where tensors of a model under construction are made."""
+        return torch.device("meta") if self.on_meta else nullcontext()
 
     def like(self, shape: tuple[int, ...]) -> torch.Tensor:
         """Fixed random numbers of `shape` a sample, or of the user's."""
@@ -42,8 +49,8 @@ class _Batch:
         return torch.randn(self.size, *(self.shape or shape), generator=generator)
 
 
-def resolve_target(text: str, *, batch_size: int = 1, input_shape: str | None = None) -> Target:
-    """The model that `text` names, freshly initialised on the CPU, with an example batch.
+def resolve_target(text: str, *, batch_size: int = 1, input_shape: str | None = None, on_meta: bool = False) -> Target:
+    """The model that `text` names, freshly initialised on the CPU (or without weights, on meta), with an example batch.
 
     Args:
         text: `timm:NAME`, `hf:NAME`, `space:NAME[:PRESET]` (its reference configuration), or
@@ -51,6 +58,7 @@ def resolve_target(text: str, *, batch_size: int = 1, input_shape: str | None = 
             by the ledger, which has their configurations.
         batch_size: samples in the batch; a callable that brings its own input decides for itself.
         input_shape: shape of one sample, such as "3,224,224", instead of the model's own.
+        on_meta: build from meta tensors, which take no memory; a callable decides for itself.
 
     Raises:
         InputError: nothing has that name, or the shape of its input is not known.
@@ -60,7 +68,7 @@ def resolve_target(text: str, *, batch_size: int = 1, input_shape: str | None = 
         raise InputError(
             f"target: {text!r} is not a target; use timm:NAME, hf:NAME, space:NAME[:PRESET] or module.path:callable"
         )
-    batch = _Batch(batch_size, None if input_shape is None else parse_shape(input_shape))
+    batch = _Batch(batch_size, None if input_shape is None else parse_shape(input_shape), on_meta)
     resolvers = {"timm": _timm, "hf": _hugging_face, "space": _space}
     if kind in resolvers:
         model, example = resolvers[kind](name, batch)
@@ -90,7 +98,8 @@ def _timm(name: str, batch: _Batch) -> tuple[nn.Module, Inputs]:
         hint = f"near matches: {', '.join(near)}" if near else "timm.list_models() names them"
         raise InputError(f"target: timm has no model {name!r}; {hint}")
     try:
-        model = timm.create_model(name, pretrained=False)
+        with batch.building():
+            model = timm.create_model(name, pretrained=False)
     except RuntimeError as error:
         raise InputError(f"target: timm:{name}: {_first_line(error)}") from None
     return model, batch.like(resolve_data_config(model=model)["input_size"])  # type: ignore[no-untyped-call]
@@ -105,7 +114,29 @@ def _space(name: str, batch: _Batch) -> tuple[nn.Module, Inputs]:
         if not (hasattr(options, "in_channels") and hasattr(options, "image_size")):
             raise InputError(f"target: space {name} does not say what its input is; add --input-shape")
         shape = (options.in_channels, options.image_size, options.image_size)
-    return space.build(space.reference), batch.like(shape)
+    with batch.building():
+        model = space.build(space.reference)
+    return model, batch.like(shape)
+
+
+def resolve_trial(study: str, number: int, *, batch_size: int = 1, storage: str | None = None) -> Target:
+    """The model of a study's trial, freshly initialised on the CPU, with a batch of the study's own data.
+
+    Raises:
+        InputError: no such study or trial, or the trial has no configuration of its own.
+    """
+    ledger = open_study(study, storage)
+    trials = {trial.number: trial for trial in ledger.trials()}
+    if number not in trials:
+        known = f"0 to {max(trials)}" if trials else "none"
+        raise InputError(f"--trial {number}: study {ledger.study.name} has no such trial; it has {known}")
+    configuration = trials[number].job.configuration
+    if configuration is None:
+        role = trials[number].job.role
+        raise InputError(f"--trial {number}: a trial of role {role} has no configuration to build")
+    batch = ledger.study.make_task(torch.device("cpu")).example_input(batch_size)
+    model = ledger.study.search_space.build(configuration)
+    return Target(model, batch, f"{ledger.study.name} trial {number}")
 
 
 def _callable(module_name: str, name: str, batch: _Batch) -> tuple[nn.Module, Inputs]:
@@ -136,7 +167,8 @@ def _hugging_face(name: str, batch: _Batch) -> tuple[nn.Module, Inputs]:
     transformers = importlib.import_module("transformers")
     try:
         config = transformers.AutoConfig.from_pretrained(name)
-        model = transformers.AutoModel.from_config(config)
+        with batch.building():
+            model = transformers.AutoModel.from_config(config)
     except (OSError, ValueError) as error:
         raise InputError(f"target: hf:{name}: {_first_line(error)}") from None
     return model, {model.main_input_name: _hugging_face_input(model, name, batch)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
@@ -17,7 +19,7 @@ from efficiency.latency import Comparison, Latency
 from efficiency.provenance import dtype_name
 from runs.machine import doctor_document
 from runs.output import out, print_json
-from runs.targets import Target, resolve_target
+from runs.targets import Target, resolve_target, resolve_trial
 from search_spaces import find_space, space_names
 
 
@@ -32,11 +34,15 @@ class Precision(StrEnum):
 DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 TargetText = Annotated[
-    str, typer.Argument(metavar="TARGET", help="timm:NAME, hf:NAME, space:NAME[:PRESET] or module.path:callable")
+    str,
+    typer.Argument(
+        metavar="TARGET", help="timm:NAME, hf:NAME, space:NAME[:PRESET], module.path:callable, or a study with --trial"
+    ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples in a batch.")]
 Dtype = Annotated[Precision, typer.Option(help="Cast model and input to this number format.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+ProfiledOn = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, or meta: count only.")]
 InputShape = Annotated[str | None, typer.Option(help="Shape of one sample, such as 3,224,224.")]
 Seconds = Annotated[float, typer.Option(min=0.1, help="Time at most so long.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -46,20 +52,49 @@ def profile(
     target: TargetText,
     batch_size: BatchSize = 1,
     dtype: Dtype = Precision.fp32,
-    device: Device = "auto",
+    device: ProfiledOn = "auto",
     input_shape: InputShape = None,
     max_seconds: Seconds = 10.0,
+    compiled: Annotated[bool, typer.Option("--compile", help="Time what torch.compile makes of it.")] = False,
+    predict_for: Annotated[
+        list[str] | None, typer.Option("--target", help="Predict for a device of the table; may be repeated.")
+    ] = None,
+    trial: Annotated[int | None, typer.Option(min=0, help="TARGET is a study: profile this trial of it.")] = None,
+    storage: Annotated[str | None, typer.Option(help="The study's storage.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Count with fvcore, too.")] = False,
+    tree: Annotated[int, typer.Option(min=0, help="Show FLOPs of modules down to this depth.")] = 0,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print one line per kind of work, comma-separated.")] = False,
     as_json: Json = False,
 ) -> None:
-    """FLOPs, latency, throughput and peak memory of one model."""
-    model, example, label = _ready(target, batch_size, dtype, device, input_shape)
+    """FLOPs, bytes, latency, throughput, peak memory and predicted times of one model."""
+    if as_json and as_csv:
+        raise InputError("--json and --csv: choose one")
+    others = predict_for or []
+    # A model that is wanted for another device is counted; timing it here as well has to be asked for.
+    place = "meta" if others and device == "auto" else device
+    if trial is None:
+        model, example, label = _ready(target, batch_size, dtype, place, input_shape)
+    else:
+        model, example, label = _placed(
+            resolve_trial(target, trial, batch_size=batch_size, storage=storage), batch_size, dtype, place
+        )
     measured = efficiency.profile(
-        model, example, target=label, min_seconds=min(0.5, max_seconds), max_seconds=max_seconds
+        torch.compile(model) if compiled and place != "meta" else model,  # type: ignore[arg-type]
+        example,
+        target=label,
+        min_seconds=min(0.5, max_seconds),
+        max_seconds=max_seconds,
+        check=check,
+        predict_for=others,
     )
     if as_json:
         print_json(measured.to_dict())
+    elif as_csv:
+        _print_kinds(measured)
     else:
         _print_rows(f"{label}, batch of {measured.batch_size}, {measured.dtype}", _profile_rows(measured))
+        if tree:
+            _print_tree(measured, tree)
 
 
 def compare(
@@ -121,8 +156,13 @@ def spaces(as_json: Json = False) -> None:
 
 def _ready(text: str, batch_size: int, dtype: Precision, device: str, input_shape: str | None) -> Target:
     """The target on the device in the number format, in evaluation mode, after one trial run."""
-    place = efficiency.resolve_device(device)
-    model, example, label = resolve_target(text, batch_size=batch_size, input_shape=input_shape)
+    target = resolve_target(text, batch_size=batch_size, input_shape=input_shape, on_meta=device == "meta")
+    return _placed(target, batch_size, dtype, device)
+
+
+def _placed(target: Target, batch_size: int, dtype: Precision, device: str) -> Target:
+    model, example, label = target
+    place = torch.device("meta") if device == "meta" else efficiency.resolve_device(device)
     kind = DTYPES[dtype]
     model = model.to(place, kind).eval()
     inputs: Inputs = map_tensors(lambda t: t.to(place, kind if t.is_floating_point() else None), example)
@@ -133,8 +173,28 @@ def _ready(text: str, batch_size: int, dtype: Precision, device: str, input_shap
         raise NaslabError(f"{label}: out of memory with a batch of {batch_size}: {error}") from None
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, NotImplementedError) as error:
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(inputs))
-        raise InputError(f"{label}: the model does not run on an input of shape {shapes}: {error}") from None
+        where = "on meta tensors " if device == "meta" else ""
+        raise InputError(f"{label}: the model does not run {where}on an input of shape {shapes}: {error}") from None
     return Target(model, inputs, label)
+
+
+def _print_kinds(measured: efficiency.EfficiencyProfile) -> None:
+    writer = csv.writer(sys.stdout)
+    writer.writerow(["target", "batch_size", "dtype", "kind", "flops", "pointwise", "bytes", "calls"])
+    for kind, cost in measured.by_kind.items():
+        writer.writerow([measured.target, measured.batch_size, measured.dtype, kind, *cost.values()])
+
+
+def _print_tree(measured: efficiency.EfficiencyProfile, depth: int) -> None:
+    table = Table("module", "forward", "backward", "share", title="FLOPs by module, each with its children")
+    whole = measured.flops.forward or 1
+    for name, flops in measured.by_module.items():
+        level = name.count(".") + 1 if name else 0
+        if level <= depth:
+            shown = "  " * level + (name.rpartition(".")[2] or measured.target)
+            share = f"{flops['forward'] / whole:.1%}"
+            table.add_row(shown, _flops(flops["forward"]), _flops(flops["backward"]), share)
+    out.print(table)
 
 
 def _profile_rows(measured: efficiency.EfficiencyProfile) -> dict[str, str]:
@@ -149,16 +209,45 @@ def _profile_rows(measured: efficiency.EfficiencyProfile) -> dict[str, str]:
     }
     if measured.uncovered:
         rows["without a formula"] = ", ".join(measured.uncovered)
-    return (
-        rows
-        | {
+    for kind, cost in measured.by_kind.items():
+        rows[f"  {kind}"] = f"{_flops(cost['flops'] + cost['pointwise'])}, {cost['bytes'] / 1e6:,.1f} MB moved"
+    for check in measured.cross_checks:
+        rows[f"forward by {check['source']}"] = _check(check)
+    if measured.latency_ms is not None:
+        rows |= {
             "latency, median (95 %)": _milliseconds(measured.latency_ms),
             "throughput": f"{measured.throughput:,.1f} samples/s",
-            "peak memory": f"{measured.peak_memory_bytes / 1e6:,.1f} MB",
-            "device": measured.provenance.device,
+            "peak memory": f"{(measured.peak_memory_bytes or 0) / 1e6:,.1f} MB",
         }
-        | _noise(measured.latency_ms.noisy)
-    )
+        rows |= _noise(measured.latency_ms.noisy)
+    if measured.roofline is not None:
+        roofline = measured.roofline
+        rows["roofline"] = (
+            f"at least {roofline['bound_ms']:.3f} ms, {roofline['explained']:.0%} of the latency; "
+            f"{roofline['intensity']:.1f} FLOPs a byte, ridge at {roofline['ridge']:.1f}"
+        )
+    for entry in measured.predicted.values():
+        rows |= _predicted_rows(entry)
+    return rows | {"device": measured.provenance.device}
+
+
+def _check(check: Mapping[str, Any]) -> str:
+    if check["flops"] is None:
+        return str(check["cause"])
+    text = f"{_flops(check['flops'])}, ours is {check['difference']:+.1%}"
+    return f"{text}: {check['cause']}" if check["cause"] else text
+
+
+def _predicted_rows(entry: Mapping[str, Any]) -> dict[str, str]:
+    rows = {}
+    for key, name in (("forward", "forward"), ("training_step", "training step")):
+        if key in entry:
+            found = entry[key]
+            times = found["ms"]
+            text = f"predicted {times['median']:.3g} ms ({times['low']:.3g} to {times['high']:.3g})" if times else ""
+            reason = f"no prediction: {found['refused']}" if "refused" in found else text
+            rows[f"{entry['device']}, {name}"] = f"at least {found['bound_ms']:.3g} ms ({found['limit']}); {reason}"
+    return rows | {f"{entry['device']}, basis": entry["basis"]}
 
 
 def _comparison_document(a: str, b: str, batch_size: int, measured: Comparison) -> dict[str, Any]:

@@ -120,3 +120,30 @@ def test_machine_commands(name, capsys):
     printed(capsys, name)
     getattr(measure, name)()
     assert capsys.readouterr().out
+
+
+def test_counting_on_meta_and_predicting_needs_no_memory(capsys):
+    measure.profile(
+        "timm:vit_large_patch16_224", batch_size=64, dtype=measure.Precision.bf16, predict_for=["h100"], as_json=True
+    )
+    document = printed(capsys, "profile")
+    assert document["flops"]["forward"] == pytest.approx(64 * 2 * 61.6e9, rel=0.01)
+    assert (document["latency_ms"], document["coverage"]) == (None, 1.0)
+    assert document["predicted"]["h100-sxm"]["training_step"]["ms"]["low"] > 0
+
+
+def test_profile_as_tree_and_as_csv(toy, capsys):
+    measure.profile("timm:resnet10t", device="meta", tree=1)
+    assert "layer4" in capsys.readouterr().out
+    measure.profile("toy_models:complete", device="meta", as_csv=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "target,batch_size,dtype,kind,flops,pointwise,bytes,calls"
+    assert (
+        lines[1] == f"toy_models:complete,4,float32,matrix product,{2 * 4 * 6 * 3},{4 * 3},{4 * (24 + 18 + 3 + 12)},1"
+    )
+
+
+def test_check_stands_beside_the_count(toy, capsys):
+    pytest.importorskip("fvcore", reason="fvcore is not installed")
+    measure.profile("toy_models:complete", device="meta", check=True, as_json=True)
+    assert printed(capsys, "profile")["cross_checks"][0]["difference"] == 0
