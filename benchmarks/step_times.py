@@ -7,8 +7,10 @@ Writes `efficiency/step_times/<device>.json` beside the result file: the steps t
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from torch import nn
 
 from efficiency import Inputs, count_forward, count_training_step, measure_latency
 from efficiency.calibration import calibrate
+from efficiency.ceilings import Ceilings
 from efficiency.device import device_name, resolve_device
 from efficiency.inputs import call_model
 from efficiency.prediction import StepTime, StepTimes, features, fit, leave_one_out
@@ -98,52 +101,56 @@ def training_step(model: nn.Module, inputs: Inputs) -> Callable[[], None]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=Path, help="analyse the times of this result file again instead of measuring")
+    arguments = parser.parse_args()
+    earlier = json.loads(arguments.times.read_text()) if arguments.times else None
     device = resolve_device()
-    ceilings = calibrate(device, seconds=20.0)
+    ceilings = Ceilings.from_dict(earlier["ceilings"]) if earlier else calibrate(device, seconds=20.0)
+    samples: dict[str, list[float]] = earlier["samples_ms"] if earlier else {}
     roof = Roof.of(ceilings)
-    torch.manual_seed(0)
-    measure_latency(lambda: timm.create_model("resnet18")(torch.randn(4, 3, 224, 224)), device)  # wake the threads
+    if not earlier:
+        measure_latency(lambda: timm.create_model("resnet18")(torch.randn(4, 3, 224, 224)), device)  # wake the threads
     steps: list[StepTime] = []
-    samples: dict[str, list[float]] = {}
     for name, build in models().items():
         torch.manual_seed(0)
         model, inputs = build()
         for training in (False, True):
-            model.train(training)
-            torch.set_grad_enabled(training)
-            run = (
-                training_step(model, inputs)
-                if training
-                else lambda model=model, inputs=inputs: call_model(model, inputs)
-            )
-            latency = measure_latency(run, device, min_seconds=1.0, max_seconds=5.0)
-            torch.set_grad_enabled(True)
+            key = f"{name}, {'training' if training else 'inference'}"
+            if not earlier:
+                samples[key] = measure(model, inputs, training, device)
             counted = count_training_step(model, inputs) if training else count_forward(model, inputs)
-            if counted is None:
-                continue
-            steps.append(StepTime(name, training, features(counted, roof), latency.median / 1e3))
-            samples[f"{name}, {'training' if training else 'inference'}"] = list(latency.samples_ms)
-            print(f"{name:44} {'training' if training else 'inference':9} {latency.median:9.2f} ms", flush=True)
+            assert counted is not None
+            steps.append(StepTime(name, training, features(counted, roof), statistics.median(samples[key]) / 1e3))
+            print(f"{key:54} {1e3 * steps[-1].seconds:9.2f} ms", flush=True)
     report(roof, steps, samples, ceilings.to_dict())
+
+
+def measure(model: nn.Module, inputs: Inputs, training: bool, device: torch.device) -> list[float]:
+    model.train(training)
+    run = training_step(model, inputs) if training else lambda: call_model(model, inputs)
+    with torch.set_grad_enabled(training):
+        return list(measure_latency(run, device, min_seconds=1.0, max_seconds=5.0).samples_ms)
 
 
 def report(roof: Roof, steps: list[StepTime], samples: dict[str, list[float]], ceilings: dict[str, Any]) -> None:
     predicted = leave_one_out(steps)
     rows = [
         {
-            "model": s.name,
-            "training": s.training,
-            "measured_ms": 1e3 * s.seconds,
-            "predicted_ms": 1e3 * p,
-            "error": p / s.seconds - 1,
+            "model": step.name,
+            "training": step.training,
+            "measured_ms": 1e3 * step.seconds,
+            "predicted_ms": None if found is None else 1e3 * found,
+            "error": None if found is None else found / step.seconds - 1,
         }
-        for s, p in zip(steps, predicted, strict=True)
+        for step, found in zip(steps, predicted, strict=True)
     ]
-    errors = sorted(abs(row["error"]) for row in rows)
+    errors = sorted(abs(row["error"]) for row in rows if row["error"] is not None)
     fitted = fit(roof.device, steps)
     summary = {
         "steps": len(rows),
         "models": len({s.name for s in steps}),
+        "refused": [row["model"] for row in rows if row["error"] is None],
         "median_absolute_error": errors[len(errors) // 2],
         "p90_absolute_error": errors[int(0.9 * len(errors))],
         "largest_absolute_error": errors[-1],
@@ -161,6 +168,7 @@ def report(roof: Roof, steps: list[StepTime], samples: dict[str, list[float]], c
         Path(__file__).parent / "results" / "step_times.json",
         {
             "schema": "naslab.step_times_backtest/1",
+            "seed": 0,
             "summary": summary,
             "rows": rows,
             "ceilings": ceilings,

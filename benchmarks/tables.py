@@ -1,4 +1,4 @@
-"""Write the measured tables of docs/nasiam.md from the result files; a test holds the page to them.
+"""Write the measured tables of the pages in docs/ from the result files; a test holds the pages to them.
 
 Usage: python benchmarks/tables.py
 """
@@ -13,8 +13,7 @@ from typing import Any
 from nas.statistics import difference_interval
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "nasiam.md"
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
 
 
 def tables() -> str:
@@ -88,11 +87,43 @@ def driver() -> str:
     return f"Driver: {ms['median']:.1f} ms a trial (p10 {ms['p10']:.1f}, p90 {ms['p90']:.1f})."
 
 
-def page_with(text: str) -> str:
+def step_times() -> str:
+    """How well each model's step time is predicted from all other models."""
+    found = _result("step_times", None)
+    if found is None:
+        return "Back-test of the step times: not measured."
+    summary, device = found["summary"], found["ceilings"]["provenance"]
+    lines = [
+        f"Measured on {device['device']} with {device['torch_threads']} threads, float32: {summary['steps']} steps of "
+        f"{summary['models']} models, each predicted from the other models. Half of the errors are below "
+        f"{summary['median_absolute_error']:.0%}, nine of ten below {summary['p90_absolute_error']:.0%}; the largest is "
+        f"{summary['largest_absolute_error']:.0%}. A dash was refused: no other model has work of that kind.",
+        "",
+        "| model | inference ms | predicted | error | training ms | predicted | error |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    rows = {(row["model"], row["training"]): row for row in found["rows"]}
+    for model in dict.fromkeys(row["model"] for row in found["rows"]):
+        cells = [cell for training in (False, True) for cell in _times(rows[model, training])]
+        lines.append(f"| {model} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _times(row: dict[str, Any]) -> list[str]:
+    if row["predicted_ms"] is None:
+        return [f"{row['measured_ms']:.0f}", "-", "-"]
+    return [f"{row['measured_ms']:.0f}", f"{row['predicted_ms']:.0f}", f"{row['error']:+.0%}"]
+
+
+PAGES = ((DOCS / "nasiam.md", "results", tables), (DOCS / "efficiency.md", "step-times", step_times))
+"""Page, name of its generated block, and what makes the block."""
+
+
+def page_with(page: Path, mark: str, text: str) -> str:
     """The page with the generated block replaced."""
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}"
+    begin, end = f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->"
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    return f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}"
 
 
 def _result(name: str, otherwise: Any) -> Any:
@@ -109,4 +140,5 @@ def _interval(interval: dict[str, float | None], sign: bool = False) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page_with(tables()), encoding="utf-8")
+    for page, mark, make in PAGES:
+        page.write_text(page_with(page, mark, make()), encoding="utf-8")

@@ -28,13 +28,15 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one call. `low` and `high` bound the median (95 %); `noisy` says that time ran out before
-    they were as close together as asked.
+    """Milliseconds of one call, end to end on the host's clock. `q1` and `q3` are the quartiles, `low` and `high` bound
+    the median (95 %); `noisy` says that time ran out before they were as close together as asked.
     """
 
     samples_ms: tuple[float, ...]
     median: float
     p10: float
+    q1: float
+    q3: float
     p90: float
     low: float
     high: float
@@ -78,7 +80,7 @@ def measure_latency(
         return high - low <= relative_width * float(np.median(samples))
 
     _sample([(function, samples)], device, narrow, min_seconds, max_seconds)
-    return _latency(samples, relative_width)
+    return summarise(samples, relative_width)
 
 
 def compare_latency(
@@ -107,9 +109,8 @@ def compare_latency(
     _sample([(function_a, a), (function_b, b)], device, narrow, min_seconds, max_seconds)
     low, high = ratio_interval(a, b)
     ratio = float(np.median(a) / np.median(b))
-    return Comparison(
-        _latency(a, relative_width), _latency(b, relative_width), ratio, low, high, high - low > relative_width * ratio
-    )
+    noisy = high - low > relative_width * ratio
+    return Comparison(summarise(a, relative_width), summarise(b, relative_width), ratio, low, high, noisy)
 
 
 def median_interval(samples: Sequence[float]) -> tuple[float, float]:
@@ -170,8 +171,9 @@ def _sample(
             check_at = len(samples) * 5 // 4
 
 
-def _latency(samples: list[float], relative_width: float) -> Latency:
-    p10, median, p90 = np.percentile(samples, [10, 50, 90])
+def summarise(samples: Sequence[float], relative_width: float = 0.05) -> Latency:
+    """The distribution of milliseconds; `noisy` when the median is known to less than `relative_width`."""
+    p10, q1, median, q3, p90 = map(float, np.percentile(samples, [10, 25, 50, 75, 90]))
     low, high = median_interval(samples)
     noisy = bool(high - low > relative_width * median)
-    return Latency(tuple(samples), float(median), float(p10), float(p90), low, high, noisy)
+    return Latency(tuple(samples), median, p10, q1, q3, p90, low, high, noisy)

@@ -35,7 +35,8 @@ _FEATURE = {
     kinds.NORMALISATION: kinds.NORMALISATION,
 }
 """Kinds whose factor is fitted by itself; every other kind is elementwise work."""
-FEATURES = (*dict.fromkeys(_FEATURE.values()), kinds.ELEMENTWISE, DISPATCH)
+_FORWARD = (*dict.fromkeys(_FEATURE.values()), kinds.ELEMENTWISE)
+FEATURES = (*_FORWARD, *(f"{name}, backward" for name in _FORWARD), DISPATCH)
 COVERAGE = 0.9
 """Share of the back-test's errors that the interval holds."""
 REACH = 2.0
@@ -101,7 +102,8 @@ def features(counted: FlopCount, roof: Roof) -> dict[str, float]:
         raise InputError(f"prediction: no formula for {', '.join(counted.uncovered)}")
     sums = dict.fromkeys(FEATURES, 0.0)
     for operation in counted.operations:
-        sums[_FEATURE.get(operation.kind, kinds.ELEMENTWISE)] += roof.seconds(operation)
+        name = _FEATURE.get(operation.kind, kinds.ELEMENTWISE)
+        sums[f"{name}, backward" if operation.phase == "backward" else name] += roof.seconds(operation)
     sums[DISPATCH] = float(len(counted.operations))
     return sums
 
@@ -114,29 +116,35 @@ def fit(device: str, steps: Sequence[StepTime]) -> Predictor:
     """
     if len(steps) < MIN_STEPS:
         raise InputError(f"prediction for {device}: {len(steps)} measured steps; at least {MIN_STEPS} are needed")
-    ratios = sorted(step.seconds / predicted for step, predicted in zip(steps, leave_one_out(steps), strict=True))
+    tested = zip(steps, leave_one_out(steps), strict=True)
+    ratios = sorted(step.seconds / predicted for step, predicted in tested if predicted is not None)
     # The conformal rank: with n exchangeable errors the k-th smallest bounds a new one with probability k / (n + 1).
     cut = max(math.floor((1 - COVERAGE) / 2 * (len(ratios) + 1)), 1)
     seconds = [step.seconds for step in steps]
-    used = {name for step in steps for name, value in step.features.items() if value}
-    factors = {name: factor for name, factor in _factors(steps).items() if name in used}
-    return Predictor(device, factors, ratios[cut - 1], ratios[-cut], min(seconds), max(seconds))
+    return Predictor(device, _factors(steps), ratios[cut - 1], ratios[-cut], min(seconds), max(seconds))
 
 
-def leave_one_out(steps: Sequence[StepTime]) -> list[float]:
-    """Seconds of each step as predicted from the steps of all other models."""
-    predicted = []
+def leave_one_out(steps: Sequence[StepTime]) -> list[float | None]:
+    """Seconds of each step as predicted from the steps of all other models; None where it would be refused, because
+    no other model has work of one of its kinds.
+    """
+    predicted: list[float | None] = []
     for step in steps:
         factors = _factors([other for other in steps if other.name != step.name])
-        predicted.append(sum(factors[name] * step.features.get(name, 0.0) for name in FEATURES))
+        known = all(name in factors for name, value in step.features.items() if value)
+        seconds = sum(factor * step.features.get(name, 0.0) for name, factor in factors.items())
+        predicted.append(seconds if known else None)
     return predicted
 
 
 def _factors(steps: Iterable[StepTime]) -> dict[str, float]:
+    """The factor of each feature that any of the steps has."""
     rows = list(steps)
     relative = np.array([[step.features.get(name, 0.0) / step.seconds for name in FEATURES] for step in rows])
     solution, _ = nnls(relative, np.ones(len(rows)))
-    return dict(zip(FEATURES, map(float, solution), strict=True))
+    return {
+        name: float(factor) for name, factor, column in zip(FEATURES, solution, relative.T, strict=True) if any(column)
+    }
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from efficiency.memory import parameter_bytes, peak_memory_bytes
 from efficiency.provenance import Provenance, collect_provenance, dtype_name
 from efficiency.roofline import Roof, place
 from efficiency.targets import predict
+from efficiency.training_memory import training_memory
+from efficiency.training_step import measure_training_step
 from efficiency.unwrap import eager, is_compiled
 
 SCHEMA = "naslab.profile/1"
@@ -59,7 +61,8 @@ class EfficiencyProfile:
     training step, whichever is less; `uncovered` names the rest. `throughput` is samples per second at the median
     latency; it, the latency and the peak memory are None on meta tensors, where nothing runs. `by_kind` holds FLOPs,
     pointwise FLOPs, bytes and calls of the forward; `by_module` FLOPs of forward and backward. `roofline` is None where
-    the device has not been calibrated. `predicted` is for figures of other devices, by device.
+    the device has not been calibrated. `training` holds times and memory of a training step, where asked for.
+    `predicted` is for figures of other devices, by device.
     """
 
     target: str
@@ -79,6 +82,7 @@ class EfficiencyProfile:
     by_module: Mapping[str, Mapping[str, int]]
     roofline: Mapping[str, Any] | None = None
     cross_checks: tuple[Mapping[str, Any], ...] = ()
+    training: Mapping[str, Any] | None = None
     predicted: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,6 +110,7 @@ class EfficiencyProfile:
             "peak_memory_bytes": self.peak_memory_bytes,
             "roofline": None if self.roofline is None else dict(self.roofline),
             "cross_checks": [dict(check) for check in self.cross_checks],
+            "training": None if self.training is None else dict(self.training),
             "predicted": dict(self.predicted),
             "provenance": self.provenance.to_dict(),
         }
@@ -144,6 +149,7 @@ def profile(
     min_seconds: float = 0.5,
     max_seconds: float = 10.0,
     check: bool = False,
+    train: bool = False,
     predict_for: Sequence[str] = (),
 ) -> EfficiencyProfile:
     """Profile inference of `model` on `example_input`, and count its training step.
@@ -159,6 +165,7 @@ def profile(
         min_seconds: time at least as long.
         max_seconds: time no longer; the profile says `noisy` if the median is then known to less than 5 %.
         check: count the forward with fvcore, too.
+        train: time a training step with AdamW (but not on meta), and account for its memory.
         predict_for: devices of the table (`efficiency.gpus`) to predict times for.
 
     Raises:
@@ -175,6 +182,7 @@ def profile(
                 lambda: call_model(subject, inputs), device, min_seconds=min_seconds, max_seconds=max_seconds
             )
             peak = peak_memory_bytes(eager(subject), inputs)
+    trained = _training(subject, inputs, device, max_seconds) if train else None
     forward, training = count_forward(subject, inputs), count_training_step(subject, inputs)
     counts = [forward] if training is None else [forward, training]
     size, precision = batch_size(inputs), _dtype_name(subject)
@@ -196,8 +204,25 @@ def profile(
         by_module=_by_module(forward, training),
         roofline=_roofline(forward, device, latency),
         cross_checks=(against_fvcore(copy.deepcopy(subject), inputs, forward).to_dict(),) if check else (),
+        training=trained,
         predicted={find_gpu(name).name: predict(name, precision, forward, training) for name in predict_for},
     )
+
+
+def _training(model: nn.Module, inputs: Inputs, device: torch.device, max_seconds: float) -> dict[str, Any] | None:
+    timed = None if device.type == "meta" else measure_training_step(model, inputs, max_seconds=max_seconds)
+    held = training_memory(model, inputs)
+    if held is None:
+        return None
+    parts = {} if timed is None else {name: asdict(getattr(timed, name)) for name in TRAINING_PARTS}
+    return {
+        "latency_ms": {name: {k: v for k, v in part.items() if k != "samples_ms"} for name, part in parts.items()},
+        "samples_ms": {name: list(part["samples_ms"]) for name, part in parts.items()},
+        "memory_bytes": asdict(held) | {"activations": held.activations},
+    }
+
+
+TRAINING_PARTS = ("forward", "backward", "optimiser", "step")
 
 
 def _by_kind(forward: FlopCount) -> dict[str, dict[str, int]]:

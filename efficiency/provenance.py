@@ -24,7 +24,7 @@ class Provenance:
 
     `commit` is that of the running code, "-dirty" behind it when files differ, None when it is not in a git work tree.
     `load_average` is the system's over the last minute. `gpu` holds what the driver tells: driver, clocks (MHz), power
-    limit (W); it is empty without an NVIDIA GPU or without the `nvidia` extra.
+    limit (W), the driver's bit mask of throttle reasons; it is empty without an NVIDIA GPU or without the `nvidia` extra.
     """
 
     device: str
@@ -125,6 +125,7 @@ def _gpu(device: torch.device) -> dict[str, Any]:
             "sm_clock_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
             "memory_clock_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
             "power_limit_watts": pynvml.nvmlDeviceGetPowerManagementLimit(handle) / 1000,
+            "throttle_reasons": pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
         }
     except pynvml.NVMLError as error:
         return facts | {"nvml": str(error)}

@@ -62,6 +62,7 @@ def profile(
     trial: Annotated[int | None, typer.Option(min=0, help="TARGET is a study: profile this trial of it.")] = None,
     storage: Annotated[str | None, typer.Option(help="The study's storage.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Count with fvcore, too.")] = False,
+    train: Annotated[bool, typer.Option("--train", help="Time a training step and account for its memory.")] = False,
     tree: Annotated[int, typer.Option(min=0, help="Show FLOPs of modules down to this depth.")] = 0,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print one line per kind of work, comma-separated.")] = False,
     as_json: Json = False,
@@ -85,6 +86,7 @@ def profile(
         min_seconds=min(0.5, max_seconds),
         max_seconds=max_seconds,
         check=check,
+        train=train,
         predict_for=others,
     )
     if as_json:
@@ -226,9 +228,21 @@ def _profile_rows(measured: efficiency.EfficiencyProfile) -> dict[str, str]:
             f"at least {roofline['bound_ms']:.3f} ms, {roofline['explained']:.0%} of the latency; "
             f"{roofline['intensity']:.1f} FLOPs a byte, ridge at {roofline['ridge']:.1f}"
         )
+    if measured.training is not None:
+        rows |= _training_rows(measured.training)
     for entry in measured.predicted.values():
         rows |= _predicted_rows(entry)
     return rows | {"device": measured.provenance.device}
+
+
+def _training_rows(training: Mapping[str, Any]) -> dict[str, str]:
+    rows = {}
+    for name, part in training["latency_ms"].items():
+        label = "training step, whole" if name == "step" else f"training step, {name}"
+        rows[label] = f"{part['median']:.3f} ms ({part['low']:.3f} to {part['high']:.3f})"
+    held = training["memory_bytes"]
+    split = ", ".join(f"{key.replace('_', ' ')} {value / 1e6:,.1f}" for key, value in held.items() if key != "peak")
+    return rows | {"training step, peak memory": f"{held['peak'] / 1e6:,.1f} MB: {split}"}
 
 
 def _check(check: Mapping[str, Any]) -> str:
@@ -262,7 +276,7 @@ def _comparison_document(a: str, b: str, batch_size: int, measured: Comparison) 
 
 
 def _latency_document(latency: Latency) -> dict[str, Any]:
-    names = ("median", "p10", "p90", "low", "high")
+    names = ("median", "p10", "q1", "q3", "p90", "low", "high")
     return {
         "latency_ms": {name: getattr(latency, name) for name in names},
         "samples_ms": list(latency.samples_ms),

@@ -38,7 +38,7 @@ def test_a_format_without_a_ceiling_is_named():
 def planted(noise=0.0):
     generator = torch.Generator().manual_seed(0)
     steps = []
-    for i in range(24):
+    for i in range(40):
         drawn = torch.rand(len(FEATURES), generator=generator).tolist()
         values = dict(zip(FEATURES, drawn, strict=True)) | {DISPATCH: 100 * drawn[-1]}
         factors = dict.fromkeys(FEATURES, 1.5) | {DISPATCH: 0.01}

@@ -147,3 +147,12 @@ def test_check_stands_beside_the_count(toy, capsys):
     pytest.importorskip("fvcore", reason="fvcore is not installed")
     measure.profile("toy_models:complete", device="meta", check=True, as_json=True)
     assert printed(capsys, "profile")["cross_checks"][0]["difference"] == 0
+
+
+def test_training_step_is_split_in_time_and_memory(toy, capsys):
+    measure.profile("toy_models:complete", device="cpu", max_seconds=0.1, train=True, as_json=True)
+    training = printed(capsys, "profile")["training"]
+    assert set(training["latency_ms"]) == {"forward", "backward", "optimiser", "step"}
+    assert training["memory_bytes"]["gradients"] == 4 * (6 * 3 + 3)
+    measure.profile("toy_models:complete", device="meta", train=True)
+    assert "peak memory" in capsys.readouterr().out

@@ -1,0 +1,110 @@
+"""Training steps: their time, their memory, and forecasts of it."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from efficiency import InputError
+from efficiency.batch_sweep import sweep_batch_sizes
+from efficiency.training_memory import forecast_peak_bytes, largest_batch, resident_peak_bytes, training_memory
+from efficiency.training_step import measure_training_step
+
+
+def network():
+    return nn.Sequential(nn.Linear(64, 128), nn.BatchNorm1d(128), nn.Dropout(0.3), nn.ReLU(), nn.Linear(128, 4))
+
+
+def wide():
+    return nn.Sequential(*(nn.Linear(1500, 1500) for _ in range(6))), torch.randn(6000, 1500)
+
+
+def test_parts_and_whole_are_timed_and_the_model_is_left_alone():
+    model = network().eval()
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    step = measure_training_step(
+        model, torch.randn(32, 64, generator=torch.Generator().manual_seed(0)), max_seconds=0.2
+    )
+    assert all(len(part.samples_ms) >= 10 for part in (step.forward, step.backward, step.optimiser, step.step))
+    parts = step.forward.median + step.backward.median + step.optimiser.median
+    assert 0.3 * parts < step.step.median < 3 * parts
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not model.training
+
+
+def test_nothing_to_train_has_no_step():
+    assert measure_training_step(nn.ReLU(), torch.randn(3, 4)) is None
+    assert measure_training_step(network(), torch.randn(1, 64)) is None
+    assert training_memory(nn.ReLU(), torch.randn(3, 4)) is None
+
+
+def test_memory_is_split_exactly():
+    model, inputs = nn.Linear(64, 32, bias=False), torch.randn(8, 64)
+    held = training_memory(model, inputs)
+    weights = 4 * 64 * 32
+    assert (held.parameters, held.inputs) == (weights, 4 * 8 * 64)
+    assert held.gradients == weights
+    assert 2 * weights <= held.optimiser_state <= 2 * weights + 16
+    assert held.peak == held.parameters + held.gradients + held.optimiser_state + held.inputs + held.activations
+    assert training_memory(copy.deepcopy(model).to("meta"), inputs.to("meta")) == held
+
+
+def test_shared_parameters_are_held_once():
+    first = nn.Linear(64, 64, bias=False)
+    second = nn.Linear(64, 64, bias=False)
+    second.weight = first.weight
+    assert training_memory(nn.Sequential(first, second), torch.randn(2, 64)).parameters == 4 * 64 * 64
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224"])
+def test_forecast_of_another_batch_is_what_the_run_then_holds(name, training):
+    model = timm.create_model(name, **({"img_size": 64} if "vit" in name else {}))
+    small, large = torch.randn(2, 3, 64, 64), torch.randn(9, 3, 64, 64)
+    forecast = forecast_peak_bytes(model, small, 9, training=training)
+    truth = training_memory(model, large).peak if training else forecast_peak_bytes(model, large, 9, training=False)
+    assert forecast == pytest.approx(truth, rel=0.01)
+
+
+def test_forecast_against_the_resident_memory_of_a_fresh_process():
+    model, inputs = wide()
+    forecast = forecast_peak_bytes(model, inputs[:2], 6000, training=False)
+    assert resident_peak_bytes(wide) == pytest.approx(forecast, rel=0.3)
+
+
+def test_largest_batch_is_the_last_that_fits():
+    model, inputs = network(), torch.randn(4, 64)
+    limit = 3_000_000
+    largest = largest_batch(model, inputs, limit, training=True)
+    assert forecast_peak_bytes(model, inputs, largest, training=True) <= limit
+    assert forecast_peak_bytes(model, inputs, largest + 1, training=True) > limit
+    assert largest_batch(model, inputs, 1000, training=False) == 0
+
+
+def test_what_does_not_run_on_meta_is_said():
+    class DataDependent(nn.Module):
+        def forward(self, inputs):
+            return inputs[inputs > 0]
+
+    with pytest.raises(InputError, match="does not run on meta tensors"):
+        forecast_peak_bytes(DataDependent(), torch.randn(4, 3), 8, training=False)
+
+
+def test_the_sweep_finds_the_knee_and_survives_a_batch_that_does_not_fit():
+    def inputs_of(size):
+        if size > 64:
+            raise MemoryError("too large")
+        return torch.randn(size, 64)
+
+    swept = sweep_batch_sizes(network().eval(), inputs_of, (1, 8, 64, 512), max_seconds=0.2)
+    assert [row.batch_size for row in swept.rows] == [1, 8, 64]
+    assert swept.out_of_memory == 512
+    best = max(row.throughput for row in swept.rows)
+    knee = next(row for row in swept.rows if row.batch_size == swept.knee)
+    assert knee.throughput >= 0.95 * best
+    with pytest.raises(MemoryError, match="a batch of 65 does not fit"):
+        sweep_batch_sizes(network(), inputs_of, (65,))
