@@ -24,7 +24,7 @@ class Provenance:
 
     `commit` is that of the running code, "-dirty" behind it when files differ, None when it is not in a git work tree.
     `load_average` is the system's over the last minute. `gpu` holds what the driver tells: driver, clocks (MHz), power
-    limit (W), the driver's bit mask of throttle reasons; it is empty without an NVIDIA GPU or without the `nvidia` extra.
+    limit (W), the driver's bit mask of throttle reasons; it is empty without an NVIDIA GPU or the `nvidia` extra.
     """
 
     device: str
