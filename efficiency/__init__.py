@@ -5,6 +5,7 @@ from efficiency.errors import InputError, NaslabError
 from efficiency.flops import FlopCount, count, count_forward, count_training_step
 from efficiency.formulas import Call, Work, register_formula
 from efficiency.inputs import Inputs
+from efficiency.kernel_formulas import register_kernels
 from efficiency.latency import Comparison, Latency, compare_latency, measure_latency
 from efficiency.profiling import EfficiencyProfile, Flops, profile
 from efficiency.provenance import Provenance, collect_provenance
@@ -32,3 +33,5 @@ __all__ = [
     "register_formula",
     "resolve_device",
 ]
+
+register_kernels()

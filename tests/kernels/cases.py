@@ -1,0 +1,66 @@
+"""Every operation with inputs of many sizes: what the shared tests of this folder run over.
+
+A new operation adds a Case, and is held to the same rules as the others.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels import altup
+
+SIZES = (1, 63, 100, 1000)
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Case:
+    """`inputs(size)` makes float64 tensors for `function`; the gradients of those in `exact` (integers) are not asked.
+
+    `tolerance` is the relative norm of the error allowed in float32.
+    """
+
+    function: Callable[..., Tensor]
+    inputs: Callable[[int], tuple[Tensor, ...]]
+    tolerance: float = 2e-6
+
+    def made(self, size: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, ...]:
+        """Leaves for one run, the same numbers in every dtype that can hold them (bfloat16)."""
+        torch.manual_seed(seed + size)
+        return tuple(t.bfloat16().to(dtype).requires_grad_() if t.is_floating_point() else t for t in self.inputs(size))
+
+
+CASES: dict[str, Case] = {
+    "altup": Case(
+        lambda x, y, p, g: altup(x, y, p, g, active=1),
+        lambda n: (normal(2, n, 9), normal(n, 9), normal(2, 2), normal(2)),
+    ),
+    "altup of every token": Case(
+        lambda x, y, p, g: altup(x, y, p, g, active=0),
+        lambda n: (normal(3, 2, 5, n), normal(2, 5, n), normal(2, 5, 3, 3), normal(2, 5, 3)),
+    ),
+}
+
+
+def outcome(case: Case, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """The result and the gradients of all inputs under a fixed random direction."""
+    result = case.function(*inputs)
+    torch.manual_seed(7)
+    direction = torch.randn(result.shape, dtype=torch.float64).to(result.dtype)
+    leaves = [t for t in inputs if t.requires_grad]
+    return [result, *(torch.autograd.grad(result, leaves, direction) if result.requires_grad else ())]
+
+
+def assert_close(actual: list[Tensor], expected: list[Tensor], tolerance: float, context: Any = "") -> None:
+    """Relative norm of the error of each tensor; absolute where the expected norm is below one."""
+    for n, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        assert a.shape == e.shape, (context, n, a.shape, e.shape)
+        assert not a.isnan().any(), (context, n)
+        error = (a.double() - e.double()).norm() / e.double().norm().clamp(min=1)
+        assert error <= tolerance, (context, n, float(error))

@@ -1,0 +1,56 @@
+"""Every kernel compiled for four GPUs that are not there: registers, shared memory, and no spilling."""
+
+import importlib
+from dataclasses import dataclass
+
+import pytest
+from binaries import TARGETS, compiled
+
+pytest.importorskip("triton")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A kernel at a tuned configuration, and the registers per thread that it may take."""
+
+    kernel: object
+    launches: dict
+    pointers: str
+    integers: str
+    constants: dict
+    limit: int
+    fp32: str = ""
+    floats: str = ""
+    int64: str = ""
+
+
+ALTUP = importlib.import_module("kernels.altup")
+BUILT = {
+    "altup_forward": Built(
+        ALTUP.altup_forward, ALTUP.FORWARD, "x_ptr y_ptr p_ptr g_ptr new_ptr", "tokens width token_stride",
+        {"STREAMS": 4, "ACTIVE": 0}, 128,
+    ),
+    "altup_backward": Built(
+        ALTUP.altup_backward, ALTUP.BACKWARD, "grad_ptr x_ptr y_ptr p_ptr g_ptr dx_ptr dy_ptr products_ptr",
+        "tokens width token_stride", {"STREAMS": 4, "ACTIVE": 0, "PER_TOKEN": True}, 96, fp32="products_ptr",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", BUILT)
+def test_it_fits(name, target):
+    built = BUILT[name]
+    launch = built.launches["gfx" if target.startswith("gfx") else "any"]
+    types = dict.fromkeys(built.pointers.split(), "bf16")
+    types |= dict.fromkeys(built.fp32.split(), "fp32") | dict.fromkeys(built.int64.split(), "i64")
+    sizes = {"BLOCK": launch.block, "ROWS": launch.rows}
+    names = built.kernel.jitted.arg_names
+    constants = {k: v for k, v in sizes.items() if k in names} | built.constants
+    binary = compiled(
+        built.kernel, types, built.integers.split(), built.floats.split(), launch.num_warps, target, **constants
+    )
+    print(f"{name} {target}: {binary}")
+    assert binary.spills == 0
+    assert binary.registers <= built.limit
+    assert binary.shared_bytes <= 48 * 1024
