@@ -8,13 +8,19 @@ from collections.abc import Callable
 from efficiency.formulas import Call, Work, register_formula
 
 altup = importlib.import_module("kernels.altup")
+mixed_activation = importlib.import_module("kernels.mixed_activation")
 
 
 def _altup(backward: bool) -> Callable[[Call], Work]:
     return lambda call: Work(pointwise=altup.flops(*call.shape("x"), backward=backward))
 
 
+def _mixed_activation(backward: bool) -> Callable[[Call], Work]:
+    return lambda call: Work(pointwise=mixed_activation.flops(*call.shape("x"), backward=backward))
+
+
 def register_kernels() -> None:
     """Give every operation of `kernels` its formula."""
-    register_formula("naslab::altup", _altup(False))
-    register_formula("naslab::altup_backward", _altup(True))
+    for backward, suffix in ((False, ""), (True, "_backward")):
+        register_formula(f"naslab::altup{suffix}", _altup(backward))
+        register_formula(f"naslab::mixed_activation{suffix}", _mixed_activation(backward))

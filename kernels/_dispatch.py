@@ -68,20 +68,19 @@ def switched(to: Literal["reference", "fused"]) -> Iterator[None]:
         _switched_off, _forced = before
 
 
-def gradients(reference: Callable[..., Tensor], grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    """Gradients of a reference in its leading tensors, as a backward's fallback and for gradients of gradients."""
-    tensors = [value for value in inputs if isinstance(value, Tensor)]
-    rest = inputs[len(tensors) :]
-    pull = torch.func.vjp(lambda *primals: reference(*primals, *rest), *tensors)[1]
+def gradients(reference: Callable[..., Tensor], leading: int, grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    """Gradients of a reference in its first `leading` inputs: a backward's fallback, and gradients of gradients."""
+    rest = inputs[leading:]
+    pull = torch.func.vjp(lambda *primals: reference(*primals, *rest), *inputs[:leading])[1]
     back: tuple[Tensor, ...] = pull(grad)
     return back
 
 
-def differentiable(name: str, reference: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, ...]]:
+def differentiable(name: str, reference: Callable[..., Tensor], leading: int) -> Callable[..., tuple[Tensor, ...]]:
     """Join the custom operations `naslab::NAME` and `naslab::NAME_backward` into one with gradients.
 
     Both take the same inputs, tensors first, constants after. Forward returns (result, *kept); backward, of (gradient,
-    *kept, *inputs), one gradient for each leading tensor, as many as are differentiable.
+    *kept, *inputs), one gradient for each of the `leading` first inputs, the differentiable ones.
     Gradients of gradients, and torch.func's, come from the reference.
     """
     forward_op = getattr(torch.ops.naslab, name).default
@@ -109,7 +108,7 @@ def differentiable(name: str, reference: Callable[..., Tensor]) -> Callable[...,
             if grad is None:
                 return (None,) * num_inputs
             if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-                back = gradients(reference, grad, *tensors, *ctx.constants)
+                back = gradients(reference, leading, grad, *tensors, *ctx.constants)
             else:
                 back = backward_op(grad.contiguous(), *kept, *tensors, *ctx.constants)
             return (*back, *(None,) * (num_inputs - len(back)))

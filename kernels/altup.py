@@ -199,7 +199,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     path = way(x, LOOPS)
     if path == "reference":
-        dx, dy, dp, dg = gradients(reference, grad, x, y, p, g, active)
+        dx, dy, dp, dg = gradients(reference, 4, grad, x, y, p, g, active)
         return dx.contiguous(), dy.contiguous(), dp.contiguous(), dg.contiguous()
     dx, dy = torch.empty_like(x), torch.empty_like(y)
     products = _products(path, grad, x, y, p, g, active, dx, dy)
@@ -241,7 +241,7 @@ def _products(
     return products
 
 
-_operation = differentiable("altup", reference)
+_operation = differentiable("altup", reference, leading=4)
 
 
 def altup(streams: Tensor, layer_output: Tensor, prediction: Tensor, gain: Tensor, active: int = 0) -> Tensor:

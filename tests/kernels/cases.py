@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import altup
+from kernels import ACTIVATIONS, altup, mixed_activation
 
 SIZES = (1, 63, 100, 1000)
 
@@ -36,6 +36,12 @@ class Case:
         return tuple(t.bfloat16().to(dtype).requires_grad_() if t.is_floating_point() else t for t in self.inputs(size))
 
 
+def statistics_like(scale: Tensor) -> tuple[Tensor, Tensor]:
+    """A fixed mean and variance of its shape."""
+    ramp = torch.linspace(0.25, 2, scale.numel(), dtype=scale.dtype).reshape(scale.shape)
+    return ramp - 1, ramp
+
+
 CASES: dict[str, Case] = {
     "altup": Case(
         lambda x, y, p, g: altup(x, y, p, g, active=1),
@@ -44,6 +50,16 @@ CASES: dict[str, Case] = {
     "altup of every token": Case(
         lambda x, y, p, g: altup(x, y, p, g, active=0),
         lambda n: (normal(3, 2, 5, n), normal(2, 5, n), normal(2, 5, 3, 3), normal(2, 5, 3)),
+    ),
+    "mixed_activation": Case(
+        lambda x, w, a, b: mixed_activation(x, w, a, b, tuple(ACTIVATIONS)).output,
+        lambda n: (normal(n if n != 1 else 2, 4, 70), normal(4), normal(4, 70), normal(4, 70)),
+        tolerance=5e-6,
+    ),
+    "mixed_activation in evaluation": Case(
+        lambda x, w, a, b: mixed_activation(x, w, a, b, ("elu", "relu"), statistics_like(a)).output,
+        lambda n: (normal(5, 2, n), normal(2), normal(2, n), normal(2, n)),
+        tolerance=5e-6,
     ),
 }
 

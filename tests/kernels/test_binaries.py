@@ -35,6 +35,17 @@ BUILT = {
         "tokens width token_stride", {"STREAMS": 4, "ACTIVE": 0, "PER_TOKEN": True}, 96, fp32="products_ptr",
     ),
 }  # fmt: skip
+MIXED = importlib.import_module("kernels.mixed_activation")
+STATISTICS = "mixing_ptr scale_ptr shift_ptr mean_ptr variance_ptr dscale_ptr dshift_ptr dmixing_ptr"
+BUILT |= {
+    name: Built(
+        getattr(MIXED, name), MIXED.LAUNCH, "x_ptr grad_ptr out_ptr dx_ptr", "batch width row_stride",
+        {"NUM": 4, "CODES": 0b11100100}, limit, fp32=STATISTICS, floats="epsilon share",
+    )
+    for name, limit in {
+        "batch_statistics": 64, "mixed_forward": 96, "mixed_reductions": 96, "mixed_backward": 128,
+    }.items()
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -46,7 +57,8 @@ def test_it_fits(name, target):
     types |= dict.fromkeys(built.fp32.split(), "fp32") | dict.fromkeys(built.int64.split(), "i64")
     sizes = {"BLOCK": launch.block, "ROWS": launch.rows}
     names = built.kernel.jitted.arg_names
-    constants = {k: v for k, v in sizes.items() if k in names} | built.constants
+    constants = {k: v for k, v in (sizes | built.constants).items() if k in names}
+    types = {k: v for k, v in types.items() if k in names}
     binary = compiled(
         built.kernel, types, built.integers.split(), built.floats.split(), launch.num_warps, target, **constants
     )
