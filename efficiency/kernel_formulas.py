@@ -9,6 +9,7 @@ from efficiency.formulas import Call, Work, register_formula
 
 altup = importlib.import_module("kernels.altup")
 mixed_activation = importlib.import_module("kernels.mixed_activation")
+patch_loss = importlib.import_module("kernels.patch_loss")
 
 
 def _altup(backward: bool) -> Callable[[Call], Work]:
@@ -19,8 +20,17 @@ def _mixed_activation(backward: bool) -> Callable[[Call], Work]:
     return lambda call: Work(pointwise=mixed_activation.flops(*call.shape("x"), backward=backward))
 
 
+def _patch_loss(backward: bool) -> Callable[[Call], Work]:
+    def formula(call: Call) -> Work:
+        batch, masked, pixels = call.shape("predicted")
+        return Work(pointwise=patch_loss.flops(batch * masked, pixels, backward=backward))
+
+    return formula
+
+
 def register_kernels() -> None:
     """Give every operation of `kernels` its formula."""
     for backward, suffix in ((False, ""), (True, "_backward")):
         register_formula(f"naslab::altup{suffix}", _altup(backward))
         register_formula(f"naslab::mixed_activation{suffix}", _mixed_activation(backward))
+        register_formula(f"naslab::patch_loss{suffix}", _patch_loss(backward))

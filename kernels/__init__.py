@@ -1,6 +1,7 @@
 """The hot operations of the spaces, one file each."""
 
 from kernels.altup import altup
-from kernels.mixed_activation import ACTIVATIONS, mixed_activation
+from kernels.mixed_activation import ACTIVATIONS, Mixed, mixed_activation
+from kernels.patch_loss import patch_loss
 
-__all__ = ["ACTIVATIONS", "altup", "mixed_activation"]
+__all__ = ["ACTIVATIONS", "Mixed", "altup", "mixed_activation", "patch_loss"]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import ACTIVATIONS, altup, mixed_activation
+from kernels import ACTIVATIONS, altup, mixed_activation, patch_loss
 
 SIZES = (1, 63, 100, 1000)
 
@@ -42,6 +42,14 @@ def statistics_like(scale: Tensor) -> tuple[Tensor, Tensor]:
     return ramp - 1, ramp
 
 
+def images_for(predicted: Tensor) -> tuple[Tensor, Tensor]:
+    """Fixed images of 3 x 20 x 28 pixels, and masked patches of side 4 (some twice), for (B, M, 48) predictions."""
+    b, m = predicted.shape[:2]
+    images = torch.sin(torch.arange(b * 3 * 20 * 28, dtype=torch.float64) ** 1.1).reshape(b, 3, 20, 28).bfloat16()
+    masked = (torch.arange(b * m) * 17 + 5).remainder(35).reshape(b, m)
+    return images.to(predicted.dtype), masked
+
+
 CASES: dict[str, Case] = {
     "altup": Case(
         lambda x, y, p, g: altup(x, y, p, g, active=1),
@@ -60,6 +68,14 @@ CASES: dict[str, Case] = {
         lambda x, w, a, b: mixed_activation(x, w, a, b, ("elu", "relu"), statistics_like(a)).output,
         lambda n: (normal(5, 2, n), normal(2), normal(2, n), normal(2, n)),
         tolerance=5e-6,
+    ),
+    "patch_loss": Case(
+        lambda predicted: patch_loss(predicted, *images_for(predicted), patch_size=4),
+        lambda n: (normal(2, n, 48),),
+    ),
+    "patch_loss of raw pixels": Case(
+        lambda predicted: patch_loss(predicted, *images_for(predicted), patch_size=4, normalised=False),
+        lambda n: (normal(1, n, 48),),
     ),
 }
 

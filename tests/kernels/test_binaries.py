@@ -47,6 +47,16 @@ BUILT |= {
     }.items()
 }  # fmt: skip
 
+PATCH = importlib.import_module("kernels.patch_loss")
+BUILT |= {
+    name: Built(
+        getattr(PATCH, name), PATCH.LAUNCH, "predicted_ptr out_ptr", "num_masked channels height width",
+        {"SIZE": 16, "NORMALISED": True, "EPSILON": 1e-6, "BLOCK": 1024}, 64, "grad_ptr images_ptr losses_ptr",
+        floats="factor", int64="masked_ptr",
+    )
+    for name in ("patch_loss_forward", "patch_loss_backward")
+}  # fmt: skip
+
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", BUILT)
