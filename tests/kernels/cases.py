@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import ACTIVATIONS, altup, mixed_activation, patch_loss
+from kernels import (
+    ACTIVATIONS,
+    TokenMask,
+    altup,
+    gather_visible,
+    mixed_activation,
+    patch_loss,
+    restore_tokens,
+    token_mask,
+)
 
 SIZES = (1, 63, 100, 1000)
 
@@ -50,6 +59,12 @@ def images_for(predicted: Tensor) -> tuple[Tensor, Tensor]:
     return images.to(predicted.dtype), masked
 
 
+def mask_for(batch: int, length: int, visible: int) -> TokenMask:
+    """A fixed mask."""
+    noise = torch.sin(torch.arange(batch * length, dtype=torch.float32) ** 1.3).reshape(batch, length)
+    return token_mask(noise, visible)
+
+
 CASES: dict[str, Case] = {
     "altup": Case(
         lambda x, y, p, g: altup(x, y, p, g, active=1),
@@ -76,6 +91,22 @@ CASES: dict[str, Case] = {
     "patch_loss of raw pixels": Case(
         lambda predicted: patch_loss(predicted, *images_for(predicted), patch_size=4, normalised=False),
         lambda n: (normal(1, n, 48),),
+    ),
+    "gather_visible": Case(
+        lambda tokens, positions: gather_visible(tokens, mask_for(2, 7, 3), positions),
+        lambda n: (normal(2, 7, n), normal(7, n)),
+    ),
+    "gather_visible of a long sequence": Case(
+        lambda tokens: gather_visible(tokens, mask_for(2, tokens.shape[1], tokens.shape[1] // 4)),
+        lambda n: (normal(2, n, 5),),
+    ),
+    "restore_tokens": Case(
+        lambda visible, token, positions: restore_tokens(visible, mask_for(2, 7, 3), token, positions),
+        lambda n: (normal(2, 3, n), normal(n), normal(7, n)),
+    ),
+    "restore_tokens without positions": Case(
+        lambda visible, token: restore_tokens(visible, mask_for(2, 2 * visible.shape[1], visible.shape[1]), token),
+        lambda n: (normal(2, n, 5), normal(5)),
     ),
 }
 

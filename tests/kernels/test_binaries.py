@@ -57,6 +57,19 @@ BUILT |= {
     for name in ("patch_loss_forward", "patch_loss_backward")
 }  # fmt: skip
 
+MASK = importlib.import_module("kernels.token_mask")
+TOKENS = "tokens_ptr positions_ptr out_ptr grad_ptr dtokens_ptr dpositions_ptr mask_token_ptr"
+BUILT |= {
+    name: Built(
+        getattr(MASK, name), MASK.RANKED if name == "rank_tokens" else MASK.LAUNCH, TOKENS,
+        "batch length visible width", {"POSITIONS": True}, limit, fp32="noise_ptr dmask_ptr",
+        int64="visible_ptr masked_ptr rank_ptr",
+    )
+    for name, limit in {
+        "rank_tokens": 128, "gather_forward": 40, "gather_backward": 48, "restore_forward": 40, "restore_backward": 48,
+    }.items()
+}  # fmt: skip
+
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", BUILT)
