@@ -157,8 +157,8 @@ def _cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
         yield from _mask_cases(leaf, b, length, k, d, size)
 
 
-def _mix(*leaves: Tensor) -> Tensor:
-    return mixed_activation(*leaves, tuple(ACTIVATIONS)).output
+def _mix(x_BKD: Tensor, mixing_K: Tensor, scale_KD: Tensor, shift_KD: Tensor) -> Tensor:
+    return mixed_activation(x_BKD, mixing_K, scale_KD, shift_KD, tuple(ACTIVATIONS)).output
 
 
 def _patch_case(leaf: Callable[..., Tensor], batch: int, side: int, patch: int, element_bytes: int) -> Case:

@@ -36,7 +36,6 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
 CROSSOVER = 8_192
 """Elements from which the C++ loops win on a CPU (`naslab bench kernels`)."""
-COLUMN_BLOCK = 64
 LAUNCH = {"any": Launch(32, rows=32), "gfx": Launch(32, rows=32, num_warps=4)}
 
 
@@ -226,7 +225,11 @@ def mixed_backward(
 
 
 LOOPS = """
-constexpr int64_t C = 64;  // columns at a time: x of all candidates stays in the second-level cache
+// Columns at a time: their sums stay in the first-level cache while whole pages of x stream past.
+constexpr int64_t C = 512;
+static int64_t chunk(int64_t D, int64_t threads) {
+  return std::min(C, std::max<int64_t>(64, (D / std::max<int64_t>(threads, 1) + 15) / 16 * 16));
+}
 
 template <int code> static inline float act(float y) {
   if (code == 0) return y > 0 ? y : 0;
@@ -259,9 +262,11 @@ static void load(Columns& c, const float* mean, const float* variance, const flo
 static void statistics(const float* x, float* mean, float* variance, int64_t B, int64_t stride, int64_t n) {
   float total[C] = {0}, squares[C] = {0};
   for (int64_t b = 0; b < B; ++b)
+#pragma omp simd
     for (int64_t d = 0; d < n; ++d) total[d] += x[b * stride + d];
   for (int64_t d = 0; d < n; ++d) total[d] /= B;
   for (int64_t b = 0; b < B; ++b)
+#pragma omp simd
     for (int64_t d = 0; d < n; ++d) { const float v = x[b * stride + d] - total[d]; squares[d] += v * v; }
   for (int64_t d = 0; d < n; ++d) { mean[d] = total[d]; variance[d] = squares[d] / B; }
 }
@@ -272,9 +277,11 @@ static void mix(const float* x, const Columns& c, float weight, bool first, floa
   for (int64_t b = 0; b < B; ++b) {
     const float* xb = x + b * stride;
     float* o = out + b * D;
+    if (first) std::memset(o, 0, n * sizeof(float));
+#pragma omp simd
     for (int64_t d = 0; d < n; ++d) {
       const float y = (xb[d] - c.mean[d]) * c.inverse[d] * c.scale[d] + c.shift[d];
-      o[d] = (first ? 0 : o[d]) + weight * act<code>(y);
+      o[d] += weight * act<code>(y);
     }
   }
 }
@@ -290,9 +297,10 @@ static void mix(const float* x, const Columns& c, float weight, bool first, floa
 extern "C" void mixed_forward(const float* x, const float* mixing, const float* scale, const float* shift, float* mean,
                               float* variance, float* out, int64_t B, int64_t K, int64_t D, int64_t stride,
                               int64_t codes, double epsilon, int64_t training, int64_t threads) {
+  const int64_t step = chunk(D, threads);
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-  for (int64_t start = 0; start < D; start += C) {
-    const int64_t n = std::min(C, D - start);
+  for (int64_t start = 0; start < D; start += step) {
+    const int64_t n = std::min(step, D - start);
     for (int64_t k = 0; k < K; ++k) {
       const int64_t column = k * D + start;
       if (training) statistics(x + column, mean + column, variance + column, B, stride, n);
@@ -311,6 +319,7 @@ static void back(const float* grad, const float* x, const Columns& c, float weig
   for (int64_t b = 0; b < B; ++b) {
     const float *xb = x + b * stride, *g = grad + b * D;
     float* o = dx + b * KD;
+#pragma omp simd
     for (int64_t d = 0; d < n; ++d) {
       const float normal = (xb[d] - c.mean[d]) * c.inverse[d];
       const float y = normal * c.scale[d] + c.shift[d];
@@ -321,13 +330,12 @@ static void back(const float* grad, const float* x, const Columns& c, float weig
       m[d] += g[d] * act<code>(y);
     }
   }
-  double total = 0;
-  for (int64_t d = 0; d < n; ++d) { dscale[d] = a[d]; dshift[d] = s[d]; total += m[d]; }
-  *dmixing = static_cast<float>(total);
+  for (int64_t d = 0; d < n; ++d) { dscale[d] = a[d]; dshift[d] = s[d]; dmixing[d] = m[d]; }
   const float share = training && B ? 1.0f / B : 0;
   for (int64_t b = 0; b < B; ++b) {
     const float* xb = x + b * stride;
     float* o = dx + b * KD;
+#pragma omp simd
     for (int64_t d = 0; d < n; ++d) {
       const float normal = (xb[d] - c.mean[d]) * c.inverse[d];
       o[d] = c.scale[d] * c.inverse[d] * (o[d] - share * (s[d] + normal * a[d]));
@@ -339,15 +347,16 @@ extern "C" void mixed_backward(const float* grad, const float* x, const float* m
                                const float* shift, const float* mean, const float* variance, float* dx, float* dscale,
                                float* dshift, float* dmixing, int64_t B, int64_t K, int64_t D, int64_t stride,
                                int64_t codes, double epsilon, int64_t training, int64_t threads) {
+  const int64_t step = chunk(D, threads);
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-  for (int64_t start = 0; start < D; start += C) {
-    const int64_t n = std::min(C, D - start);
+  for (int64_t start = 0; start < D; start += step) {
+    const int64_t n = std::min(step, D - start);
     for (int64_t k = 0; k < K; ++k) {
       const int64_t column = k * D + start;
       Columns c;
       load(c, mean + column, variance + column, scale + column, shift + column, epsilon, n);
       EACH(back, grad + start, x + column, c, mixing[k], dx + column, dscale + column, dshift + column,
-           dmixing + start / C * K + k, training, B, stride, D, K * D, n)
+           dmixing + column, training, B, stride, D, K * D, n)
     }
   }
 }
@@ -430,21 +439,22 @@ def _backward(
         dx, dmixing, dscale, dshift = gradients(reference, 4, grad, *inputs)
         return dx.contiguous(), dmixing.contiguous(), dscale.contiguous(), dshift.contiguous()
     (batch, num, width), size = x.shape, launch("mixed_activation", x.device, LAUNCH)
-    block = COLUMN_BLOCK if path == "native" else size.block
     dx, dscale, dshift = x.new_empty(x.shape), *(torch.zeros_like(batch_mean) for _ in range(2))
-    dmixing = torch.zeros(ceil_div(width, block), num, device=x.device)
+    columns = ceil_div(width, size.block)
+    dmixing = torch.zeros(columns, num, device=x.device)
     arguments = (grad, x, mixing.float(), scale.float(), shift.float(), batch_mean, batch_variance)
     if x.numel() and path == "native":
         sizes = (*x.shape, x.stride(0), _packed(activations))
-        _native.call(LOOPS, "mixed_backward", *arguments, dx, dscale, dshift, dmixing, *sizes, epsilon, int(training))
+        by_column = torch.zeros_like(dscale)
+        _native.call(LOOPS, "mixed_backward", *arguments, dx, dscale, dshift, by_column, *sizes, epsilon, int(training))
+        dmixing = by_column.mT
     elif x.numel():
         constants = {"NUM": num, "CODES": _packed(activations), "ROWS": size.rows, "BLOCK": size.block}
         sizes = (batch, width, x.stride(0), epsilon)
-        grid = ceil_div(width, block)
-        mixed_reductions[(grid, num)](
+        mixed_reductions[(columns, num)](
             *arguments, dscale, dshift, dmixing, *sizes, **constants, num_warps=size.num_warps
         )
-        mixed_backward[(grid, ceil_div(batch, size.rows))](
+        mixed_backward[(columns, ceil_div(batch, size.rows))](
             *arguments, dscale, dshift, dx, *sizes, float(training) / batch, **constants, num_warps=size.num_warps
         )
     return dx, dmixing.sum(0).to(mixing.dtype), dscale.to(scale.dtype), dshift.to(shift.dtype)
