@@ -10,6 +10,7 @@ from efficiency.flops import FlopCount, count, count_forward, count_training_ste
 from efficiency.formulas import Call, Work, register_formula
 from efficiency.gpus import DeviceSpec, find_gpu
 from efficiency.inputs import Inputs
+from efficiency.kernel_formulas import register_kernels
 from efficiency.latency import Comparison, Latency, compare_latency, measure_latency
 from efficiency.profiling import EfficiencyProfile, Flops, profile
 from efficiency.provenance import Provenance, collect_provenance
@@ -58,3 +59,5 @@ __all__ = [
     "sweep_batch_sizes",
     "training_memory",
 ]
+
+register_kernels()

@@ -1,17 +1,29 @@
-"""The mixed operation of a searched MLP layer: y = sum_k w_k act_k(BatchNorm_k(x_k)).
+"""The mixed operation of a searched MLP layer: y = sum_k w_k act_k(BatchNorm_k(x_k)), statistics included.
 
-The K parallel linears of a layer are one matrix product, so their outputs arrive stacked as (B, K, D); one
-batch normalisation with K*D features then stands for K of D each. Source: the layer of the NASiam supernet
-(Heuillet et al. 2023), after DARTS (Liu et al. 2019), equation 2.
+The K parallel linears of a layer are one matrix product, so their outputs arrive stacked as (B, K, D). Eager PyTorch
+reads and writes them a dozen times; here they are read for the statistics, read for the mix, and (B, D) is written.
+Backward recomputes the activations from x. Source: the layer of the NASiam supernet (Heuillet et al. 2023), after
+DARTS (Liu et al. 2019), equation 2; gradients of batch normalisation as in Ioffe & Szegedy 2015, section 3.
+
+Names: B batch, K candidates, D features.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple, no_type_check
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from kernels import _native
+from kernels._check import require
+from kernels._dispatch import differentiable, fused, gradients, way
+from kernels._triton import Launch, ceil_div, kernel, launch
+
+if TYPE_CHECKING:
+    import triton.language as tl
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -21,26 +33,534 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 """The activations that may be mixed, by the name they carry in a genotype."""
 
+CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
+CROSSOVER = 8_192
+"""Elements from which the C++ loops win on a CPU (`naslab bench kernels`)."""
+LAUNCH = {"any": Launch(32, rows=32), "gfx": Launch(32, rows=32, num_warps=4)}
 
-def mixed_activation(normalised_BKD: Tensor, mixing_K: Tensor, activations: tuple[str, ...]) -> Tensor:
-    """Mix K activated candidates into one output of shape (B, D).
+
+def reference(
+    x_BKD: Tensor,
+    mixing_K: Tensor,
+    scale_KD: Tensor,
+    shift_KD: Tensor,
+    mean_KD: Tensor,
+    variance_KD: Tensor,
+    activations: list[int],
+    epsilon: float,
+    training: bool,
+) -> Tensor:
+    """The definition; in training mean and variance are the batch's own."""
+    statistics = None if training else (mean_KD, variance_KD)
+    return _reference_with_statistics(x_BKD, mixing_K, scale_KD, shift_KD, statistics, activations, epsilon)[0]
+
+
+def _reference_with_statistics(
+    x_BKD: Tensor,
+    mixing_K: Tensor,
+    scale_KD: Tensor,
+    shift_KD: Tensor,
+    statistics: tuple[Tensor, Tensor] | None,
+    activations: list[int],
+    epsilon: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = x_BKD.shape[1:]
+    if x_BKD.numel():
+        mean, variance = (None, None) if statistics is None else (s.flatten() for s in statistics)
+        y_BE, mean_E, inverse_E = torch.native_batch_norm(
+            x_BKD.flatten(1), scale_KD.flatten(), shift_KD.flatten(), mean, variance, statistics is None, 0.0, epsilon
+        )
+        y_BKD = y_BE.unflatten(1, shape)
+        statistics = statistics or (mean_E.view(shape), inverse_E.view(shape) ** -2 - epsilon)
+    else:
+        y_BKD = x_BKD * scale_KD + shift_KD
+        statistics = statistics or (torch.zeros_like(scale_KD), torch.ones_like(scale_KD))
+    functions = list(ACTIVATIONS.values())
+    activated = [functions[code](y_BKD[:, k]) for k, code in enumerate(activations)]
+    output = torch.einsum("kbd,k->bd", torch.stack(activated), mixing_K.to(y_BKD.dtype))
+    return output, *statistics
+
+
+@kernel
+@no_type_check
+def activate(y, CODE: tl.constexpr):
+    """Activation by its code."""
+    if CODE == 0:
+        return tl.maximum(y, 0.0)
+    if CODE == 1:
+        return y / (1.0 + tl.exp(-y))
+    if CODE == 2:
+        return y * tl.minimum(tl.maximum(y + 3.0, 0.0), 6.0) / 6.0
+    return tl.where(y > 0, y, tl.exp(tl.minimum(y, 0.0)) - 1.0)
+
+
+@kernel
+@no_type_check
+def slope(y, CODE: tl.constexpr):
+    """Derivative of an activation by its code."""
+    if CODE == 0:
+        return tl.where(y > 0, 1.0, 0.0)
+    if CODE == 1:
+        sigmoid = 1.0 / (1.0 + tl.exp(-y))
+        return sigmoid * (1.0 + y * (1.0 - sigmoid))
+    if CODE == 2:
+        return tl.where(y <= -3.0, 0.0, tl.where(y >= 3.0, 1.0, y / 3.0 + 0.5))
+    return tl.where(y > 0, 1.0, tl.exp(tl.minimum(y, 0.0)))
+
+
+@kernel
+@no_type_check
+def batch_statistics(
+    x_ptr, mean_ptr, variance_ptr, batch, width, row_stride, ROWS: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Mean and biased variance over the batch of BLOCK features of one candidate, in two passes."""
+    k = tl.program_id(1).to(tl.int64)
+    d = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    column = k * width + d
+    total = tl.zeros((ROWS, BLOCK), tl.float32)
+    for start in range(0, batch, ROWS):
+        b = (start + tl.arange(0, ROWS)).to(tl.int64)
+        here = (b < batch)[:, None] & (d < width)[None, :]
+        total += tl.load(x_ptr + b[:, None] * row_stride + column[None, :], mask=here, other=0.0).to(tl.float32)
+    mean = tl.sum(total, 0) / batch
+    squares = tl.zeros((ROWS, BLOCK), tl.float32)
+    for start in range(0, batch, ROWS):
+        b = (start + tl.arange(0, ROWS)).to(tl.int64)
+        here = (b < batch)[:, None] & (d < width)[None, :]
+        x = tl.load(x_ptr + b[:, None] * row_stride + column[None, :], mask=here, other=0.0).to(tl.float32)
+        deviation = tl.where(here, x - mean[None, :], 0.0)
+        squares += deviation * deviation
+    tl.store(mean_ptr + column, mean, mask=d < width)
+    tl.store(variance_ptr + column, tl.sum(squares, 0) / batch, mask=d < width)
+
+
+@kernel
+@no_type_check
+def mixed_forward(
+    x_ptr, mixing_ptr, scale_ptr, shift_ptr, mean_ptr, variance_ptr, out_ptr, batch, width, row_stride, epsilon,
+    NUM: tl.constexpr, CODES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The mix of a tile. CODES holds two bits for each candidate."""
+    b = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    d = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = d < width
+    here = (b < batch)[:, None] & inside[None, :]
+    mixed = tl.zeros((ROWS, BLOCK), tl.float32)
+    for k in tl.static_range(NUM):
+        column = k * width + d
+        inverse = tl.rsqrt(tl.load(variance_ptr + column, mask=inside, other=1.0) + epsilon)
+        factor = tl.load(scale_ptr + column, mask=inside, other=0.0) * inverse
+        offset = tl.load(shift_ptr + column, mask=inside, other=0.0)
+        mean = tl.load(mean_ptr + column, mask=inside, other=0.0)
+        x = tl.load(x_ptr + b[:, None] * row_stride + column[None, :], mask=here, other=0.0).to(tl.float32)
+        y = (x - mean[None, :]) * factor[None, :] + offset[None, :]
+        mixed += tl.load(mixing_ptr + k) * activate(y, (CODES >> (2 * k)) & 3)
+    tl.store(out_ptr + b[:, None] * width + d[None, :], mixed.to(out_ptr.dtype.element_ty), mask=here)
+
+
+@kernel
+@no_type_check
+def mixed_reductions(
+    grad_ptr, x_ptr, mixing_ptr, scale_ptr, shift_ptr, mean_ptr, variance_ptr, dscale_ptr, dshift_ptr, dmixing_ptr,
+    batch, width, row_stride, epsilon,
+    NUM: tl.constexpr, CODES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Sums over the batch for BLOCK features of one candidate; the mixing weight's by program (workspace)."""
+    d = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = d < width
+    for k in tl.static_range(NUM):
+        if tl.program_id(1) == k:
+            column = k * width + d
+            inverse = tl.rsqrt(tl.load(variance_ptr + column, mask=inside, other=1.0) + epsilon)
+            scale = tl.load(scale_ptr + column, mask=inside, other=0.0)
+            shift = tl.load(shift_ptr + column, mask=inside, other=0.0)
+            mean = tl.load(mean_ptr + column, mask=inside, other=0.0)
+            weight = tl.load(mixing_ptr + k)
+            dscale = tl.zeros((ROWS, BLOCK), tl.float32)
+            dshift = tl.zeros((ROWS, BLOCK), tl.float32)
+            dmixing = tl.zeros((ROWS, BLOCK), tl.float32)
+            for start in range(0, batch, ROWS):
+                b = (start + tl.arange(0, ROWS)).to(tl.int64)
+                here = (b < batch)[:, None] & inside[None, :]
+                x = tl.load(x_ptr + b[:, None] * row_stride + column[None, :], mask=here, other=0.0).to(tl.float32)
+                grad = tl.load(grad_ptr + b[:, None] * width + d[None, :], mask=here, other=0.0).to(tl.float32)
+                normal = (x - mean[None, :]) * inverse[None, :]
+                y = normal * scale[None, :] + shift[None, :]
+                dy = weight * grad * slope(y, (CODES >> (2 * k)) & 3)
+                dshift += dy
+                dscale += dy * normal
+                dmixing += grad * activate(y, (CODES >> (2 * k)) & 3)
+            tl.store(dscale_ptr + column, tl.sum(dscale, 0), mask=inside)
+            tl.store(dshift_ptr + column, tl.sum(dshift, 0), mask=inside)
+            tl.store(dmixing_ptr + tl.program_id(0) * NUM + k, tl.sum(tl.sum(dmixing, 0), 0))
+
+
+@kernel
+@no_type_check
+def mixed_backward(
+    grad_ptr, x_ptr, mixing_ptr, scale_ptr, shift_ptr, mean_ptr, variance_ptr, dscale_ptr, dshift_ptr, dx_ptr,
+    batch, width, row_stride, epsilon, share,
+    NUM: tl.constexpr, CODES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Gradient of x. `share` is 1 / B where the statistics are the batch's, else 0: then they are constants."""
+    b = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    d = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = d < width
+    here = (b < batch)[:, None] & inside[None, :]
+    grad = tl.load(grad_ptr + b[:, None] * width + d[None, :], mask=here, other=0.0).to(tl.float32)
+    for k in tl.static_range(NUM):
+        column = k * width + d
+        inverse = tl.rsqrt(tl.load(variance_ptr + column, mask=inside, other=1.0) + epsilon)
+        scale = tl.load(scale_ptr + column, mask=inside, other=0.0)
+        shift = tl.load(shift_ptr + column, mask=inside, other=0.0)
+        mean = tl.load(mean_ptr + column, mask=inside, other=0.0)
+        x = tl.load(x_ptr + b[:, None] * row_stride + column[None, :], mask=here, other=0.0).to(tl.float32)
+        normal = (x - mean[None, :]) * inverse[None, :]
+        slopes = slope(normal * scale[None, :] + shift[None, :], (CODES >> (2 * k)) & 3)
+        dy = tl.load(mixing_ptr + k) * grad * slopes
+        dscale = tl.load(dscale_ptr + column, mask=inside, other=0.0) * share
+        dshift = tl.load(dshift_ptr + column, mask=inside, other=0.0) * share
+        dx = (scale * inverse)[None, :] * (dy - dshift[None, :] - normal * dscale[None, :])
+        tl.store(dx_ptr + (b[:, None] * NUM + k) * width + d[None, :], dx.to(dx_ptr.dtype.element_ty), mask=here)
+
+
+LOOPS = """
+// Columns at a time: their sums stay in the first-level cache while whole pages of x stream past.
+constexpr int64_t C = 512;
+static int64_t chunk(int64_t D, int64_t threads) {
+  return std::min(C, std::max<int64_t>(64, (D / std::max<int64_t>(threads, 1) + 15) / 16 * 16));
+}
+
+template <int code> static inline float act(float y) {
+  if (code == 0) return y > 0 ? y : 0;
+  if (code == 1) return y / (1 + fast_exp(-y));
+  if (code == 2) { const float r = y + 3 < 0 ? 0 : (y + 3 > 6 ? 6 : y + 3); return y * r * (1 / 6.0f); }
+  const float e = fast_exp(y < 0 ? y : 0) - 1;
+  return y > 0 ? y : e;
+}
+
+template <int code> static inline float slope(float y) {
+  if (code == 0) return y > 0 ? 1 : 0;
+  if (code == 1) { const float s = 1 / (1 + fast_exp(-y)); return s * (1 + y * (1 - s)); }
+  if (code == 2) return y <= -3 ? 0 : (y >= 3 ? 1 : y * (1 / 3.0f) + 0.5f);
+  const float e = fast_exp(y < 0 ? y : 0);
+  return y > 0 ? 1 : e;
+}
+
+struct Columns { float mean[C], inverse[C], scale[C], shift[C]; };
+
+static void load(Columns& c, const float* mean, const float* variance, const float* scale, const float* shift,
+                 double epsilon, int64_t n) {
+  for (int64_t d = 0; d < n; ++d) {
+    c.mean[d] = mean[d];
+    c.inverse[d] = 1 / std::sqrt(variance[d] + static_cast<float>(epsilon));
+    c.scale[d] = scale[d];
+    c.shift[d] = shift[d];
+  }
+}
+
+static void statistics(const float* x, float* mean, float* variance, int64_t B, int64_t stride, int64_t n) {
+  float total[C] = {0}, squares[C] = {0};
+  for (int64_t b = 0; b < B; ++b)
+#pragma omp simd
+    for (int64_t d = 0; d < n; ++d) total[d] += x[b * stride + d];
+  for (int64_t d = 0; d < n; ++d) total[d] /= B;
+  for (int64_t b = 0; b < B; ++b)
+#pragma omp simd
+    for (int64_t d = 0; d < n; ++d) { const float v = x[b * stride + d] - total[d]; squares[d] += v * v; }
+  for (int64_t d = 0; d < n; ++d) { mean[d] = total[d]; variance[d] = squares[d] / B; }
+}
+
+template <int code>
+static void mix(const float* x, const Columns& c, float weight, bool first, float* out, int64_t B, int64_t stride,
+                int64_t D, int64_t n) {
+  for (int64_t b = 0; b < B; ++b) {
+    const float* xb = x + b * stride;
+    float* o = out + b * D;
+    if (first) std::memset(o, 0, n * sizeof(float));
+#pragma omp simd
+    for (int64_t d = 0; d < n; ++d) {
+      const float y = (xb[d] - c.mean[d]) * c.inverse[d] * c.scale[d] + c.shift[d];
+      o[d] += weight * act<code>(y);
+    }
+  }
+}
+
+#define EACH(function, ...)                    \\
+  switch (codes >> (2 * k) & 3) {              \\
+    case 0: function<0>(__VA_ARGS__); break;   \\
+    case 1: function<1>(__VA_ARGS__); break;   \\
+    case 2: function<2>(__VA_ARGS__); break;   \\
+    default: function<3>(__VA_ARGS__);         \\
+  }
+
+extern "C" void mixed_forward(const float* x, const float* mixing, const float* scale, const float* shift, float* mean,
+                              float* variance, float* out, int64_t B, int64_t K, int64_t D, int64_t stride,
+                              int64_t codes, double epsilon, int64_t training, int64_t threads) {
+  const int64_t step = chunk(D, threads);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+  for (int64_t start = 0; start < D; start += step) {
+    const int64_t n = std::min(step, D - start);
+    for (int64_t k = 0; k < K; ++k) {
+      const int64_t column = k * D + start;
+      if (training) statistics(x + column, mean + column, variance + column, B, stride, n);
+      Columns c;
+      load(c, mean + column, variance + column, scale + column, shift + column, epsilon, n);
+      EACH(mix, x + column, c, mixing[k], k == 0, out + start, B, stride, D, n)
+    }
+  }
+}
+
+template <int code>
+static void back(const float* grad, const float* x, const Columns& c, float weight, float* dx, float* dscale,
+                 float* dshift, float* dmixing, bool training, int64_t B, int64_t stride, int64_t D, int64_t KD,
+                 int64_t n) {
+  float a[C] = {0}, s[C] = {0}, m[C] = {0};
+  for (int64_t b = 0; b < B; ++b) {
+    const float *xb = x + b * stride, *g = grad + b * D;
+    float* o = dx + b * KD;
+#pragma omp simd
+    for (int64_t d = 0; d < n; ++d) {
+      const float normal = (xb[d] - c.mean[d]) * c.inverse[d];
+      const float y = normal * c.scale[d] + c.shift[d];
+      const float dy = weight * g[d] * slope<code>(y);
+      o[d] = dy;
+      s[d] += dy;
+      a[d] += dy * normal;
+      m[d] += g[d] * act<code>(y);
+    }
+  }
+  for (int64_t d = 0; d < n; ++d) { dscale[d] = a[d]; dshift[d] = s[d]; dmixing[d] = m[d]; }
+  const float share = training && B ? 1.0f / B : 0;
+  for (int64_t b = 0; b < B; ++b) {
+    const float* xb = x + b * stride;
+    float* o = dx + b * KD;
+#pragma omp simd
+    for (int64_t d = 0; d < n; ++d) {
+      const float normal = (xb[d] - c.mean[d]) * c.inverse[d];
+      o[d] = c.scale[d] * c.inverse[d] * (o[d] - share * (s[d] + normal * a[d]));
+    }
+  }
+}
+
+extern "C" void mixed_backward(const float* grad, const float* x, const float* mixing, const float* scale,
+                               const float* shift, const float* mean, const float* variance, float* dx, float* dscale,
+                               float* dshift, float* dmixing, int64_t B, int64_t K, int64_t D, int64_t stride,
+                               int64_t codes, double epsilon, int64_t training, int64_t threads) {
+  const int64_t step = chunk(D, threads);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+  for (int64_t start = 0; start < D; start += step) {
+    const int64_t n = std::min(step, D - start);
+    for (int64_t k = 0; k < K; ++k) {
+      const int64_t column = k * D + start;
+      Columns c;
+      load(c, mean + column, variance + column, scale + column, shift + column, epsilon, n);
+      EACH(back, grad + start, x + column, c, mixing[k], dx + column, dscale + column, dshift + column,
+           dmixing + column, training, B, stride, D, K * D, n)
+    }
+  }
+}
+"""
+
+
+@torch.library.custom_op("naslab::mixed_activation", mutates_args=())
+def _forward(
+    x: Tensor,
+    mixing: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    activations: list[int],
+    epsilon: float,
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    path = way(x, LOOPS)
+    mean = mean.float().clone(memory_format=torch.contiguous_format)
+    variance = variance.float().clone(memory_format=torch.contiguous_format)
+    if path == "reference":
+        statistics = None if training else (mean.to(x.dtype), variance.to(x.dtype))
+        out, mean, variance = _reference_with_statistics(x, mixing, scale, shift, statistics, activations, epsilon)
+        return out.contiguous(), mean.float(), variance.float()
+    out = x.new_empty(x.shape[0], x.shape[2])
+    if training and not out.numel():
+        return out, mean, variance
+    arguments = (x, mixing.float(), scale.float(), shift.float(), mean, variance)
+    if path == "native":
+        sizes = (*x.shape, x.stride(0), _packed(activations))
+        _native.call(LOOPS, "mixed_forward", *arguments, out, *sizes, epsilon, int(training))
+        return out, mean, variance
+    (batch, num, width), size = x.shape, launch("mixed_activation", x.device, LAUNCH)
+    columns, rows = ceil_div(width, size.block), ceil_div(batch, size.rows)
+    tile = {"ROWS": size.rows, "BLOCK": size.block, "num_warps": size.num_warps}
+    if training:
+        batch_statistics[(columns, num)](x, mean, variance, batch, width, x.stride(0), **tile)
+    if out.numel():
+        mixed_forward[(columns, rows)](
+            *arguments, out, batch, width, x.stride(0), epsilon, NUM=num, CODES=_packed(activations), **tile
+        )
+    return out, mean, variance
+
+
+@_forward.register_fake
+def _(
+    x: Tensor,
+    mixing: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    activations: list[int],
+    epsilon: float,
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    statistics = x.new_empty(x.shape[1:], dtype=torch.float32)
+    return x.new_empty(x.shape[0], x.shape[2]), statistics, torch.empty_like(statistics)
+
+
+@torch.library.custom_op("naslab::mixed_activation_backward", mutates_args=())
+def _backward(
+    grad: Tensor,
+    batch_mean: Tensor,
+    batch_variance: Tensor,
+    x: Tensor,
+    mixing: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    activations: list[int],
+    epsilon: float,
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    path = way(x, LOOPS)
+    if path == "reference":
+        inputs = (x, mixing, scale, shift, mean.to(x.dtype), variance.to(x.dtype), activations, epsilon, training)
+        dx, dmixing, dscale, dshift = gradients(reference, 4, grad, *inputs)
+        return dx.contiguous(), dmixing.contiguous(), dscale.contiguous(), dshift.contiguous()
+    (batch, num, width), size = x.shape, launch("mixed_activation", x.device, LAUNCH)
+    dx, dscale, dshift = x.new_empty(x.shape), *(torch.zeros_like(batch_mean) for _ in range(2))
+    columns = ceil_div(width, size.block)
+    dmixing = torch.zeros(columns, num, device=x.device)
+    arguments = (grad, x, mixing.float(), scale.float(), shift.float(), batch_mean, batch_variance)
+    if x.numel() and path == "native":
+        sizes = (*x.shape, x.stride(0), _packed(activations))
+        by_column = torch.zeros_like(dscale)
+        _native.call(LOOPS, "mixed_backward", *arguments, dx, dscale, dshift, by_column, *sizes, epsilon, int(training))
+        dmixing = by_column.mT
+    elif x.numel():
+        constants = {"NUM": num, "CODES": _packed(activations), "ROWS": size.rows, "BLOCK": size.block}
+        sizes = (batch, width, x.stride(0), epsilon)
+        mixed_reductions[(columns, num)](
+            *arguments, dscale, dshift, dmixing, *sizes, **constants, num_warps=size.num_warps
+        )
+        mixed_backward[(columns, ceil_div(batch, size.rows))](
+            *arguments, dscale, dshift, dx, *sizes, float(training) / batch, **constants, num_warps=size.num_warps
+        )
+    return dx, dmixing.sum(0).to(mixing.dtype), dscale.to(scale.dtype), dshift.to(shift.dtype)
+
+
+@_backward.register_fake
+def _(
+    grad: Tensor,
+    batch_mean: Tensor,
+    batch_variance: Tensor,
+    x: Tensor,
+    mixing: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    activations: list[int],
+    epsilon: float,
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape), torch.empty_like(mixing), torch.empty_like(scale), torch.empty_like(shift)
+
+
+_operation = differentiable("mixed_activation", reference, leading=4)
+
+
+class Mixed(NamedTuple):
+    """Output (B, D), and the statistics (K, D) that normalised it: mean and biased variance, without gradient."""
+
+    output: Tensor
+    mean_KD: Tensor
+    variance_KD: Tensor
+
+
+def mixed_activation(
+    x_BKD: Tensor,
+    mixing_K: Tensor,
+    scale_KD: Tensor,
+    shift_KD: Tensor,
+    activations: tuple[str, ...],
+    statistics: tuple[Tensor, Tensor] | None = None,
+    epsilon: float = 1e-5,
+) -> Mixed:
+    """Normalise and activate K candidates and mix them into one output; deterministic.
 
     Args:
-        normalised_BKD: batch-normalised outputs of the K parallel linears, floating point.
+        x_BKD: outputs of the K parallel linears, floating point.
         mixing_K: one weight per candidate.
+        scale_KD: weight of the batch normalisation.
+        shift_KD: its bias.
         activations: name of each candidate's activation, a key of ACTIVATIONS.
+        statistics: mean and variance (K, D) to normalise by in evaluation; the batch's own when left out.
+        epsilon: added to the variance.
 
     Raises:
         ValueError: shapes that do not agree, or an unknown activation.
     """
-    if normalised_BKD.ndim != 3 or normalised_BKD.shape[1] != len(activations):
-        raise ValueError(
-            f"normalised_BKD: shape {tuple(normalised_BKD.shape)} is not (batch, {len(activations)}, features)"
-        )
-    if mixing_K.shape != (len(activations),):
-        raise ValueError(f"mixing_K: shape {tuple(mixing_K.shape)} is not ({len(activations)},)")
+    _check(x_BKD, mixing_K, scale_KD, shift_KD, activations, statistics)
+    training = statistics is None
+    mean_KD, variance_KD = statistics or (torch.zeros_like(scale_KD), torch.ones_like(scale_KD))
+    if training and len(x_BKD) == 1:
+        raise ValueError("x_BKD: a batch of 1 has no statistics, training needs more than 1 value per channel")
+    codes = [CODES[name] for name in activations]
+    arguments = (mixing_K, scale_KD, shift_KD, mean_KD, variance_KD, codes, epsilon, training)
+    if fused(x_BKD, CROSSOVER, LOOPS):
+        dense = x_BKD.stride()[1:] == (x_BKD.shape[2], 1)
+        contiguous = (t.contiguous() if isinstance(t, Tensor) else t for t in arguments)
+        return Mixed(*_operation(x_BKD if dense else x_BKD.contiguous(), *contiguous))
+    output, mean_KD, variance_KD = _reference_with_statistics(
+        x_BKD, mixing_K, scale_KD, shift_KD, statistics, codes, epsilon
+    )
+    return Mixed(output, mean_KD.detach(), variance_KD.detach())
+
+
+def _check(
+    x_BKD: Tensor,
+    mixing_K: Tensor,
+    scale_KD: Tensor,
+    shift_KD: Tensor,
+    activations: tuple[str, ...],
+    statistics: tuple[Tensor, Tensor] | None,
+) -> None:
     for name in activations:
         if name not in ACTIVATIONS:
             raise ValueError(f"activations: {name!r} is not one of {', '.join(ACTIVATIONS)}")
-    activated = [ACTIVATIONS[name](normalised_BKD[:, k]) for k, name in enumerate(activations)]
-    return torch.einsum("kbd,k->bd", torch.stack(activated), mixing_K.to(normalised_BKD.dtype))
+    k = len(activations)
+    fits = x_BKD.ndim == 3 and x_BKD.shape[1] == k and x_BKD.is_floating_point()
+    require(fits, "x_BKD", x_BKD, f"a floating (batch, {k}, features)")
+    require(mixing_K.shape == (k,), "mixing_K", mixing_K, f"({k},)")
+    named = {"scale_KD": scale_KD, "shift_KD": shift_KD}
+    if statistics is not None:
+        named |= {"statistics[0]": statistics[0], "statistics[1]": statistics[1]}
+    for name, tensor in named.items():
+        require(tensor.shape == x_BKD.shape[1:], name, tensor, f"{tuple(x_BKD.shape[1:])}")
+
+
+def _packed(codes: list[int]) -> int:
+    """Two bits for each candidate."""
+    return sum(code << (2 * k) for k, code in enumerate(codes))
+
+
+def flops(batch: int, candidates: int, width: int, backward: bool = False) -> int:
+    """FLOPs: 8 for the normalisation of an element, 5 for its activation, 2 for the mix; backward twice that."""
+    return batch * candidates * width * 15 * (2 if backward else 1)
+
+
+def traffic_bytes(batch: int, candidates: int, width: int, element_bytes: int, backward: bool = False) -> int:
+    """Bytes that must move: read K and write 1; backward read K + 1 and write K."""
+    return (2 * candidates + 1 if backward else candidates + 1) * batch * width * element_bytes

@@ -24,6 +24,37 @@ NUM_POOLINGS = len(POOLINGS)
 ACTIVATED = tuple(ACTIVATIONS)
 
 
+class MixedNorm(nn.BatchNorm1d):
+    """Batch normalisation, activation and weighted sum of stacked candidates, as one operation."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, activations: tuple[str, ...], width: int) -> None:
+        super().__init__(len(activations) * width)
+        self.activations = activations
+
+    def mix(self, stacked_BKD: Tensor, mixing_K: Tensor) -> Tensor:
+        """Weighted sum over the candidates, (B, D)."""
+        shape = (len(self.activations), -1)
+        scale_KD, shift_KD = self.weight.unflatten(0, shape), self.bias.unflatten(0, shape)
+        statistics = None
+        if not self.training:
+            statistics = self.running_mean.unflatten(0, shape), self.running_var.unflatten(0, shape)
+        mixed = mixed_activation(stacked_BKD, mixing_K, scale_KD, shift_KD, self.activations, statistics, self.eps)
+        if self.training:
+            self._follow(mixed.mean_KD.flatten(), mixed.variance_KD.flatten(), len(stacked_BKD))
+        return mixed.output
+
+    @torch.no_grad()
+    def _follow(self, mean_E: Tensor, variance_E: Tensor, batch: int) -> None:
+        momentum = self.momentum or 0.1
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean_E, momentum)
+        self.running_var.lerp_(variance_E * (batch / (batch - 1)), momentum)
+
+
 class KeepingLayer(nn.Module):
     """All seven candidates at one width: poolings, identity, and the activated linears stacked."""
 
@@ -31,12 +62,12 @@ class KeepingLayer(nn.Module):
         super().__init__()
         self.pools = nn.ModuleList(FeaturePool(name, width) for name in POOLINGS)
         self.linear = nn.Linear(width, len(ACTIVATED) * width, bias=False)
-        self.norm = nn.BatchNorm1d(len(ACTIVATED) * width)
+        self.norm = MixedNorm(ACTIVATED, width)
 
     def forward(self, x_BD: Tensor, mixing_O: Tensor) -> Tensor:
         """Weighted sum over the candidates, (B, D)."""
-        stacked = self.norm(self.linear(x_BD)).unflatten(1, (len(ACTIVATED), -1))
-        mixed = mixed_activation(stacked, mixing_O[NUM_POOLINGS + 1 :], ACTIVATED) + mixing_O[NUM_POOLINGS] * x_BD
+        stacked = self.linear(x_BD).unflatten(1, (len(ACTIVATED), -1))
+        mixed = self.norm.mix(stacked, mixing_O[NUM_POOLINGS + 1 :]) + mixing_O[NUM_POOLINGS] * x_BD
         for pool, weight in zip(self.pools, mixing_O, strict=False):
             mixed = mixed + weight * pool(x_BD)
         return mixed
@@ -48,15 +79,17 @@ class NarrowingLayer(nn.Module):
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
         self.linear = nn.Linear(width_in, len(OPERATIONS) * width_out, bias=False)
-        self.norm = nn.BatchNorm1d(len(OPERATIONS) * width_out)
+        self.pooled_norm = nn.BatchNorm1d(NUM_POOLINGS * width_out)
+        self.norm = MixedNorm(("relu", *ACTIVATED), width_out)
         self.pools = nn.ModuleList(FeaturePool(name, width_out) for name in POOLINGS)
 
     def forward(self, x_BD: Tensor, mixing_O: Tensor) -> Tensor:
         """Weighted sum over the candidates, (B, width_out)."""
-        stacked = self.norm(self.linear(x_BD)).unflatten(1, (len(OPERATIONS), -1))
-        mixed = mixed_activation(stacked[:, NUM_POOLINGS:], mixing_O[NUM_POOLINGS:], ("relu", *ACTIVATED))
+        stacked = self.linear(x_BD).unflatten(1, (len(OPERATIONS), -1))
+        mixed = self.norm.mix(stacked[:, NUM_POOLINGS:], mixing_O[NUM_POOLINGS:])
+        pooled = self.pooled_norm(stacked[:, :NUM_POOLINGS].flatten(1)).relu().unflatten(1, (NUM_POOLINGS, -1))
         for k, pool in enumerate(self.pools):
-            mixed = mixed + mixing_O[k] * pool(torch.relu(stacked[:, k]))
+            mixed = mixed + mixing_O[k] * pool(pooled[:, k])
         return mixed
 
 

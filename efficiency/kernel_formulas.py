@@ -1,0 +1,56 @@
+"""The formulas of the operations in `kernels`, so that counts cover them: each file states its own."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from efficiency.formulas import Call, Work, register_formula
+
+altup = importlib.import_module("kernels.altup")
+mixed_activation = importlib.import_module("kernels.mixed_activation")
+patch_loss = importlib.import_module("kernels.patch_loss")
+token_mask = importlib.import_module("kernels.token_mask")
+
+
+def _altup(backward: bool) -> Callable[[Call], Work]:
+    return lambda call: Work(pointwise=altup.flops(*call.shape("x"), backward=backward))
+
+
+def _mixed_activation(backward: bool) -> Callable[[Call], Work]:
+    return lambda call: Work(pointwise=mixed_activation.flops(*call.shape("x"), backward=backward))
+
+
+def _patch_loss(backward: bool) -> Callable[[Call], Work]:
+    def formula(call: Call) -> Work:
+        batch, masked, pixels = call.shape("predicted")
+        return Work(pointwise=patch_loss.flops(batch * masked, pixels, backward=backward))
+
+    return formula
+
+
+def _ranked(call: Call) -> Work:
+    batch, length = call.shape("noise")
+    return Work(pointwise=batch * length * length)
+
+
+def _moved(rows: str) -> Callable[[Call], Work]:
+    """Tokens moved, as many as `rows` has entries, with positions added or summed."""
+
+    def formula(call: Call) -> Work:
+        width = call.shape("tokens")[2]
+        moved = call.arguments[rows].numel()
+        return Work(pointwise=token_mask.flops(moved, width, len(call.arguments["positions"]) > 0))
+
+    return formula
+
+
+def register_kernels() -> None:
+    """Give every operation of `kernels` its formula."""
+    register_formula("naslab::token_mask", _ranked)
+    for backward, suffix in ((False, ""), (True, "_backward")):
+        register_formula(f"naslab::altup{suffix}", _altup(backward))
+        register_formula(f"naslab::mixed_activation{suffix}", _mixed_activation(backward))
+        register_formula(f"naslab::patch_loss{suffix}", _patch_loss(backward))
+        register_formula(f"naslab::token_gather{suffix}", _moved("visible"))
+        register_formula(f"naslab::token_restore{suffix}", _moved("rank"))

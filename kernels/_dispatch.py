@@ -1,0 +1,116 @@
+"""Which way an operation runs: its Triton kernel, its C++ loops, or its plain PyTorch reference.
+
+An operation is a pair of custom operations, forward and backward, which run anywhere; `differentiable` joins them for
+autograd and torch.func. Where those cannot win, the public function calls the reference instead and never gets here:
+below a crossover size, in programs that are exported (they stay free of this package), and on a CPU inside
+torch.compile, which fuses the reference by itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kernels._native import library
+from kernels._triton import has_triton, interpreting
+
+Way = Literal["triton", "native", "reference"]
+TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+_switched_off = os.environ.get("NASLAB_KERNELS") == "reference"
+_forced = False
+
+
+def fused(tensor: Tensor, crossover: int, source: str = "") -> bool:
+    """Whether the custom operation should run rather than the reference.
+
+    Args:
+        tensor: decides by its device, dtype and size.
+        crossover: elements from which the C++ loops beat the reference on a CPU, measured.
+        source: the operation's C++ loops.
+    """
+    if _switched_off or torch.compiler.is_exporting():
+        return False
+    if _forced:
+        return True
+    if tensor.device.type == "cuda":
+        return tensor.dtype in TRITON_DTYPES and has_triton()
+    if tensor.device.type == "meta":
+        return True
+    if torch.compiler.is_compiling() or tensor.dtype != torch.float32 or tensor.numel() < crossover:
+        return False
+    return tensor.device.type == "cpu" and bool(source) and library(source) is not None
+
+
+def way(tensor: Tensor, source: str = "") -> Way:
+    """How a custom operation runs on this tensor."""
+    if tensor.device.type == "cuda" or (tensor.device.type == "cpu" and interpreting()):
+        return "triton" if tensor.dtype in TRITON_DTYPES else "reference"
+    if tensor.device.type == "cpu" and tensor.dtype == torch.float32 and source and library(source) is not None:
+        return "native"
+    return "reference"
+
+
+@contextmanager
+def switched(to: Literal["reference", "fused"]) -> Iterator[None]:
+    """Force one way for a while: the references, or the custom operations even where they would not pay."""
+    global _switched_off, _forced
+    before = _switched_off, _forced
+    _switched_off, _forced = to == "reference", to == "fused"
+    try:
+        yield
+    finally:
+        _switched_off, _forced = before
+
+
+def gradients(reference: Callable[..., Tensor], leading: int, grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    """Gradients of a reference in its first `leading` inputs: a backward's fallback, and gradients of gradients."""
+    rest = inputs[leading:]
+    pull = torch.func.vjp(lambda *primals: reference(*primals, *rest), *inputs[:leading])[1]
+    back: tuple[Tensor, ...] = pull(grad)
+    return back
+
+
+def differentiable(name: str, reference: Callable[..., Tensor], leading: int) -> Callable[..., tuple[Tensor, ...]]:
+    """Join the custom operations `naslab::NAME` and `naslab::NAME_backward` into one with gradients.
+
+    Both take the same inputs, tensors first, constants after. Forward returns (result, *kept); backward, of (gradient,
+    *kept, *inputs), one gradient for each of the `leading` first inputs, the differentiable ones.
+    Gradients of gradients, and torch.func's, come from the reference.
+    """
+    forward_op = getattr(torch.ops.naslab, name).default
+    backward_op = getattr(torch.ops.naslab, f"{name}_backward").default
+
+    class Operation(torch.autograd.Function):
+        @staticmethod
+        def forward(*inputs: Any) -> tuple[Tensor, ...]:
+            return tuple(forward_op(*inputs))
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+            tensors = [value for value in inputs if isinstance(value, Tensor)]
+            ctx.constants = inputs[len(tensors) :]
+            ctx.num_kept = len(output) - 1
+            ctx.mark_non_differentiable(*output[1:])
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*output[1:], *tensors)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+            saved = ctx.saved_tensors
+            kept, tensors = saved[: ctx.num_kept], saved[ctx.num_kept :]
+            num_inputs = len(tensors) + len(ctx.constants)
+            if grad is None:
+                return (None,) * num_inputs
+            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+                back = gradients(reference, leading, grad, *tensors, *ctx.constants)
+            else:
+                back = backward_op(grad.contiguous(), *kept, *tensors, *ctx.constants)
+            return (*back, *(None,) * (num_inputs - len(back)))
+
+    return Operation.apply  # type: ignore[no-any-return]

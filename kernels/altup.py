@@ -1,0 +1,297 @@
+"""AltUp: predict and correct K residual streams around one layer, in one pass over them.
+
+    predicted_i = sum_j p_ij x_j;    new_i = predicted_i + g_i (y - predicted_a)
+
+where y is the layer's output on the active stream a. Nothing predicted is stored, for this is one mix of K + 1
+streams, new = [P - g P_a | g] [x; y]: 2K + 1 streams of traffic forward, 3K + 2 backward.
+Sources: Baykal et al. 2023, algorithm 1 (one P and g a layer); Gemma 3n (P and g of every token).
+
+Names: K streams, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, no_type_check
+
+import torch
+from torch import Tensor
+
+from kernels import _native
+from kernels._check import require
+from kernels._dispatch import differentiable, fused, gradients, way
+from kernels._triton import Launch, ceil_div, kernel, launch
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+CROSSOVER = 262_144
+"""Elements of all streams from which the C++ loops win on a CPU (`naslab bench kernels`)."""
+FORWARD = {"any": Launch(256, rows=4), "gfx": Launch(256, rows=4, num_warps=2)}
+BACKWARD = {"any": Launch(512), "gfx": Launch(512, num_warps=4)}
+
+
+def reference(x_KTD: Tensor, y_TD: Tensor, p_SKK: Tensor, g_SK: Tensor, active: int) -> Tensor:
+    """The definition. S is T, or 1 where all tokens share their coefficients."""
+    predicted = torch.einsum("sij,jtd->itd" if len(p_SKK) == 1 else "tij,jtd->itd", p_SKK.to(x_KTD.dtype), x_KTD)
+    return predicted + g_SK.to(x_KTD.dtype).T[:, :, None] * (y_TD - predicted[active])
+
+
+@kernel
+@no_type_check
+def altup_forward(
+    x_ptr, y_ptr, p_ptr, g_ptr, new_ptr, tokens, width, token_stride,
+    STREAMS: tl.constexpr, ACTIVE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One tile of ROWS tokens by BLOCK features, all streams; coefficients shared by all tokens have stride 0."""
+    t = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    d = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    tile = t[:, None] * width + d[None, :]
+    here = (t < tokens)[:, None] & (d < width)[None, :]
+    plane = tokens.to(tl.int64) * width
+    p = p_ptr + t * token_stride * STREAMS * STREAMS
+    g = g_ptr + t * token_stride * STREAMS
+    error = tl.load(y_ptr + tile, mask=here, other=0.0).to(tl.float32)
+    x = ()
+    for j in tl.static_range(STREAMS):
+        stream = tl.load(x_ptr + j * plane + tile, mask=here, other=0.0).to(tl.float32)
+        error -= tl.load(p + ACTIVE * STREAMS + j, mask=t < tokens, other=0.0).to(tl.float32)[:, None] * stream
+        x = x + (stream,)
+    for i in tl.static_range(STREAMS):
+        new = tl.load(g + i, mask=t < tokens, other=0.0).to(tl.float32)[:, None] * error
+        for j in tl.static_range(STREAMS):
+            new += tl.load(p + i * STREAMS + j, mask=t < tokens, other=0.0).to(tl.float32)[:, None] * x[j]
+        tl.store(new_ptr + i * plane + tile, new.to(new_ptr.dtype.element_ty), mask=here)
+
+
+@kernel
+@no_type_check
+def altup_backward(
+    grad_ptr, x_ptr, y_ptr, p_ptr, g_ptr, dx_ptr, dy_ptr, products_ptr, tokens, width, token_stride,
+    STREAMS: tl.constexpr, ACTIVE: tl.constexpr, PER_TOKEN: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """All features of ROWS tokens. `products` gets <grad_i, x_j> and <grad_i, y>, by token or summed by program."""
+    program = tl.program_id(0).to(tl.int64)
+    t = program * ROWS + tl.arange(0, ROWS)
+    there = t < tokens
+    plane = tokens.to(tl.int64) * width
+    p = p_ptr + t * token_stride * STREAMS * STREAMS
+    g = g_ptr + t * token_stride * STREAMS
+    products = ()
+    for _ in tl.static_range(STREAMS * (STREAMS + 1)):
+        products = products + (tl.zeros((ROWS,), tl.float32),)
+    for start in range(0, width, BLOCK):
+        d = start + tl.arange(0, BLOCK)
+        tile = t[:, None] * width + d[None, :]
+        here = there[:, None] & (d < width)[None, :]
+        grads = ()
+        dy = tl.zeros((ROWS, BLOCK), tl.float32)
+        for i in tl.static_range(STREAMS):
+            grad = tl.load(grad_ptr + i * plane + tile, mask=here, other=0.0).to(tl.float32)
+            dy += tl.load(g + i, mask=there, other=0.0).to(tl.float32)[:, None] * grad
+            grads = grads + (grad,)
+        tl.store(dy_ptr + tile, dy.to(dy_ptr.dtype.element_ty), mask=here)
+        summed = ()
+        for j in tl.static_range(STREAMS + 1):
+            other = tl.load((x_ptr + j * plane if j < STREAMS else y_ptr) + tile, mask=here, other=0.0).to(tl.float32)
+            for i in tl.static_range(STREAMS):
+                summed = summed + (products[j * STREAMS + i] + tl.sum(grads[i] * other, 1),)
+        products = summed
+        for j in tl.static_range(STREAMS):
+            dx = -tl.load(p + ACTIVE * STREAMS + j, mask=there, other=0.0).to(tl.float32)[:, None] * dy
+            for i in tl.static_range(STREAMS):
+                dx += tl.load(p + i * STREAMS + j, mask=there, other=0.0).to(tl.float32)[:, None] * grads[i]
+            tl.store(dx_ptr + j * plane + tile, dx.to(dx_ptr.dtype.element_ty), mask=here)
+    for n in tl.static_range(STREAMS * (STREAMS + 1)):
+        if PER_TOKEN:
+            tl.store(products_ptr + t * STREAMS * (STREAMS + 1) + n, products[n], mask=there)
+        else:
+            tl.store(products_ptr + program * STREAMS * (STREAMS + 1) + n, tl.sum(products[n]))
+
+
+LOOPS = """
+// Streams of one token stay in the first-level cache, so each is read from memory once.
+extern "C" void altup_forward(const float* x, const float* y, const float* p, const float* g, float* out, int64_t K,
+                              int64_t T, int64_t D, int64_t token_stride, int64_t active, int64_t threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+  for (int64_t t = 0; t < T; ++t) {
+    const float* pt = p + t * token_stride * K * K;
+    const float* gt = g + t * token_stride * K;
+    for (int64_t i = 0; i < K; ++i) {
+      float* o = out + (i * T + t) * D;
+      const float* yt = y + t * D;
+      for (int64_t d = 0; d < D; ++d) o[d] = gt[i] * yt[d];
+      for (int64_t j = 0; j < K; ++j) {
+        const float m = pt[i * K + j] - gt[i] * pt[active * K + j];
+        const float* xj = x + (j * T + t) * D;
+        for (int64_t d = 0; d < D; ++d) o[d] += m * xj[d];
+      }
+    }
+  }
+}
+
+static inline float dot(const float* a, const float* b, int64_t n) {
+  float lanes[16] = {0};
+  int64_t d = 0;
+  for (; d + 16 <= n; d += 16)
+    for (int l = 0; l < 16; ++l) lanes[l] += a[d + l] * b[d + l];
+  float total = 0;
+  for (int l = 0; l < 16; ++l) total += lanes[l];
+  for (; d < n; ++d) total += a[d] * b[d];
+  return total;
+}
+
+// products: (T, K + 1, K), <grad_i, x_j> and in the last row <grad_i, y>.
+extern "C" void altup_backward(const float* grad, const float* x, const float* y, const float* p, const float* g,
+                               float* dx, float* dy, float* products, int64_t K, int64_t T, int64_t D,
+                               int64_t token_stride, int64_t active, int64_t threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+  for (int64_t t = 0; t < T; ++t) {
+    const float* pt = p + t * token_stride * K * K;
+    const float* gt = g + t * token_stride * K;
+    for (int64_t j = 0; j <= K; ++j) {
+      const float* other = j < K ? x + (j * T + t) * D : y + t * D;
+      float* d_other = j < K ? dx + (j * T + t) * D : dy + t * D;
+      for (int64_t i = 0; i < K; ++i) {
+        const float* gi = grad + (i * T + t) * D;
+        const float m = j < K ? pt[i * K + j] - gt[i] * pt[active * K + j] : gt[i];
+        if (i == 0) for (int64_t d = 0; d < D; ++d) d_other[d] = m * gi[d];
+        else for (int64_t d = 0; d < D; ++d) d_other[d] += m * gi[d];
+        products[(t * (K + 1) + j) * K + i] = dot(gi, other, D);
+      }
+    }
+  }
+}
+"""
+
+
+@torch.library.custom_op("naslab::altup", mutates_args=())
+def _forward(x: Tensor, y: Tensor, p: Tensor, g: Tensor, active: int) -> tuple[Tensor]:
+    match way(x, LOOPS):
+        case "triton":
+            return (_triton_forward(x, y, p, g, active),)
+        case "native":
+            new = torch.empty_like(x)
+            _native.call(LOOPS, "altup_forward", x, y, p.float(), g.float(), new, *x.shape, int(len(p) > 1), active)
+            return (new,)
+    return (reference(x, y, p, g, active),)
+
+
+@_forward.register_fake
+def _(x: Tensor, y: Tensor, p: Tensor, g: Tensor, active: int) -> tuple[Tensor]:
+    return (torch.empty_like(x),)
+
+
+def _triton_forward(x: Tensor, y: Tensor, p: Tensor, g: Tensor, active: int) -> Tensor:
+    (streams, tokens, width), new = x.shape, torch.empty_like(x)
+    if new.numel():
+        size = launch("altup_forward", x.device, FORWARD)
+        grid = (ceil_div(tokens, size.rows), ceil_div(width, size.block))
+        altup_forward[grid](
+            x, y, p, g, new, tokens, width, int(len(p) > 1),
+            STREAMS=streams, ACTIVE=active, ROWS=size.rows, BLOCK=size.block, num_warps=size.num_warps,
+        )  # fmt: skip
+    return new
+
+
+@torch.library.custom_op("naslab::altup_backward", mutates_args=())
+def _backward(
+    grad: Tensor, x: Tensor, y: Tensor, p: Tensor, g: Tensor, active: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    path = way(x, LOOPS)
+    if path == "reference":
+        dx, dy, dp, dg = gradients(reference, 4, grad, x, y, p, g, active)
+        return dx.contiguous(), dy.contiguous(), dp.contiguous(), dg.contiguous()
+    dx, dy = torch.empty_like(x), torch.empty_like(y)
+    products = _products(path, grad, x, y, p, g, active, dx, dy)
+    if len(p) == 1:
+        products = products.sum(0, keepdim=True)
+    # From the gradient of the mix [P - g P_a | g] to those of P and g.
+    dm, dg_direct = products[:, :-1].mT, products[:, -1]
+    dp = dm.clone(memory_format=torch.contiguous_format)
+    dp[:, active] -= (g.float()[:, None] @ dm).squeeze(1)
+    dg = dg_direct - (dm @ p.float()[:, active, :, None]).squeeze(-1)
+    return dx, dy, dp.to(p.dtype), dg.to(g.dtype)
+
+
+@_backward.register_fake
+def _(grad: Tensor, x: Tensor, y: Tensor, p: Tensor, g: Tensor, active: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(y), torch.empty_like(p), torch.empty_like(g)
+
+
+def _products(
+    path: str, grad: Tensor, x: Tensor, y: Tensor, p: Tensor, g: Tensor, active: int, dx: Tensor, dy: Tensor
+) -> Tensor:
+    """Fills dx and dy; returns inner products (rows, K + 1, K), whose sum over rows is over all tokens."""
+    streams, tokens, width = x.shape
+    per_token = len(p) > 1
+    if path == "native":
+        products = x.new_empty(tokens, streams + 1, streams)
+        pointers = (grad, x, y, p.float(), g.float(), dx, dy, products)
+        _native.call(LOOPS, "altup_backward", *pointers, *x.shape, int(per_token), active)
+        return products
+    size = launch("altup_backward", x.device, BACKWARD)
+    programs = ceil_div(tokens, size.rows)
+    products = x.new_empty(tokens if per_token else programs, streams + 1, streams, dtype=torch.float32)
+    if programs:
+        altup_backward[(programs,)](
+            grad, x, y, p, g, dx, dy, products, tokens, width, int(per_token),
+            STREAMS=streams, ACTIVE=active, PER_TOKEN=per_token,
+            ROWS=size.rows, BLOCK=size.block, num_warps=size.num_warps,
+        )  # fmt: skip
+    return products
+
+
+_operation = differentiable("altup", reference, leading=4)
+
+
+def altup(streams: Tensor, layer_output: Tensor, prediction: Tensor, gain: Tensor, active: int = 0) -> Tensor:
+    """The new streams (K, ..., D) after a layer ran on one of them; deterministic.
+
+    Args:
+        streams: (K, ..., D), floating point.
+        layer_output: (..., D), what the layer made of the active stream.
+        prediction: p (K, K), or (..., K, K) with one matrix for every token.
+        gain: g (K), or (..., K).
+        active: the stream that the layer saw.
+
+    Raises:
+        ValueError: an argument's shape or dtype does not fit.
+    """
+    _check(streams, layer_output, prediction, gain, active)
+    if torch.is_autocast_enabled(streams.device.type):
+        layer_output = layer_output.to(streams.dtype)
+    num_streams, width = streams.shape[0], streams.shape[-1]
+    x_KTD = streams.reshape(num_streams, -1, width) if streams.numel() else streams.flatten(1, -2)
+    y_TD = layer_output.reshape(x_KTD.shape[1:])
+    p_SKK = prediction.reshape(-1 if prediction.numel() else 0, num_streams, num_streams)
+    g_SK = gain.reshape(len(p_SKK), num_streams)
+    if fused(x_KTD, CROSSOVER, LOOPS):
+        contiguous = (t.contiguous() for t in (x_KTD, y_TD, p_SKK, g_SK))
+        new = _operation(*contiguous, active)[0]
+    else:
+        new = reference(x_KTD, y_TD, p_SKK, g_SK, active)
+    return new.reshape(streams.shape)
+
+
+def _check(streams: Tensor, layer_output: Tensor, prediction: Tensor, gain: Tensor, active: int) -> None:
+    require(streams.ndim >= 2 and streams.is_floating_point(), "streams", streams, "a floating (K, ..., D)")
+    k, tokens = streams.shape[0], tuple(streams.shape[1:-1])
+    require(layer_output.shape == streams.shape[1:], "layer_output", layer_output, f"{tuple(streams.shape[1:])}")
+    if not torch.is_autocast_enabled(streams.device.type):
+        require(layer_output.dtype == streams.dtype, "layer_output", layer_output, f"{streams.dtype} as streams")
+    allowed = ((k, k), (*tokens, k, k))
+    require(tuple(prediction.shape) in allowed, "prediction", prediction, " or ".join(map(str, allowed)))
+    require(gain.shape == prediction.shape[:-1], "gain", gain, f"{tuple(prediction.shape[:-1])}")
+    if not 0 <= active < k:
+        raise ValueError(f"active: {active} is not a stream, 0 to {k - 1}")
+
+
+def flops(streams: int, tokens: int, width: int, backward: bool = False) -> int:
+    """FLOPs: the mix of K + 1 streams into K; backward its transpose, and the products for P and g."""
+    mix = 2 * streams * (streams + 1) * tokens * width
+    return 2 * mix if backward else mix
+
+
+def traffic_bytes(streams: int, tokens: int, width: int, element_bytes: int, backward: bool = False) -> int:
+    """Bytes that must move: 2K + 1 streams forward, 3K + 2 backward."""
+    return (3 * streams + 2 if backward else 2 * streams + 1) * tokens * width * element_bytes

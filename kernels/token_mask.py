@@ -1,0 +1,429 @@
+"""Random masking of tokens: which stay, the gather of the visible, and putting them back among mask tokens.
+
+Source: He et al. 2022, section 3 ("simple implementation"): noise is ranked per sample, the lowest stay. Ranks are the
+only index that both directions need, so every backward is a gather too: deterministic, without atomics.
+
+Names: B batch, L tokens, K visible tokens, D width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, no_type_check
+
+import torch
+from torch import Tensor
+
+from kernels import _native
+from kernels._check import require
+from kernels._dispatch import differentiable, fused, gradients, way
+from kernels._triton import Kernel, Launch, ceil_div, kernel, launch
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+CROSSOVER = 65_536
+"""Elements that are moved from which the C++ loops win on a CPU (`naslab bench kernels`)."""
+LAUNCH = {"any": Launch(256, num_warps=2), "gfx": Launch(256, num_warps=1)}
+RANKED = {"any": Launch(128, rows=32), "gfx": Launch(128, rows=32, num_warps=4)}
+
+
+class TokenMask(NamedTuple):
+    """Indices (B, K) of the visible and (B, L - K) of the masked tokens, and the rank (B, L) of each token.
+
+    A token is visible where its rank is below K; its rank is then its place among the visible.
+    """
+
+    visible_BK: Tensor
+    masked_BM: Tensor
+    rank_BL: Tensor
+
+
+def reference_mask(noise_BL: Tensor, visible: int) -> TokenMask:
+    """The definition: tokens in the order of their noise."""
+    order_BL = noise_BL.argsort(dim=1, stable=True)
+    places = torch.arange(noise_BL.shape[1], device=noise_BL.device).expand_as(order_BL)
+    rank_BL = torch.empty_like(order_BL).scatter_(1, order_BL, places)
+    return TokenMask(order_BL[:, :visible].clone(), order_BL[:, visible:].clone(), rank_BL)
+
+
+def reference_gather(tokens_BLD: Tensor, positions_LD: Tensor, visible_BK: Tensor, rank_BL: Tensor) -> Tensor:
+    """The definition; no positions where they are empty."""
+    rows = torch.arange(len(visible_BK), device=visible_BK.device)[:, None]
+    chosen = tokens_BLD[rows, visible_BK]
+    return chosen + positions_LD[visible_BK] if len(positions_LD) else chosen
+
+
+def reference_restore(
+    visible_BKD: Tensor, mask_token_D: Tensor, positions_LD: Tensor, visible_BK: Tensor, rank_BL: Tensor
+) -> Tensor:
+    """The definition; no positions where they are empty."""
+    (b, k, d), length = visible_BKD.shape, rank_BL.shape[1]
+    padded = torch.cat([visible_BKD, mask_token_D.expand(b, length - k, d)], 1)
+    restored = padded[torch.arange(b, device=rank_BL.device)[:, None], rank_BL]
+    return restored + positions_LD if len(positions_LD) else restored
+
+
+@kernel
+@no_type_check
+def rank_tokens(
+    noise_ptr, visible_ptr, masked_ptr, rank_ptr, length, visible, ROWS: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Rank of ROWS tokens of one sample: how many of its tokens have less noise, ties in order."""
+    b = tl.program_id(0).to(tl.int64)
+    i = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    own = tl.load(noise_ptr + b * length + i, mask=i < length, other=float("inf"))
+    rank = tl.zeros((ROWS,), tl.int32)
+    for start in range(0, length, BLOCK):
+        j = start + tl.arange(0, BLOCK)
+        other = tl.load(noise_ptr + b * length + j, mask=j < length, other=float("inf"))
+        before = (other[None, :] < own[:, None]) | ((other[None, :] == own[:, None]) & (j[None, :] < i[:, None]))
+        rank += tl.sum((before & (j < length)[None, :]).to(tl.int32), 1)
+    tl.store(rank_ptr + b * length + i, rank.to(tl.int64), mask=i < length)
+    tl.store(visible_ptr + b * visible + rank, i.to(tl.int64), mask=(i < length) & (rank < visible))
+    masked = length - visible
+    tl.store(masked_ptr + b * masked + rank - visible, i.to(tl.int64), mask=(i < length) & (rank >= visible))
+
+
+@kernel
+@no_type_check
+def gather_forward(
+    tokens_ptr, positions_ptr, visible_ptr, out_ptr, length, visible, width,
+    POSITIONS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """BLOCK features of one visible token."""
+    row = tl.program_id(0).to(tl.int64)
+    d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    here = d < width
+    place = tl.load(visible_ptr + row)
+    token = tl.load(tokens_ptr + (row // visible * length + place) * width + d, mask=here, other=0.0).to(tl.float32)
+    if POSITIONS:
+        token += tl.load(positions_ptr + place * width + d, mask=here, other=0.0).to(tl.float32)
+    tl.store(out_ptr + row * width + d, token.to(out_ptr.dtype.element_ty), mask=here)
+
+
+@kernel
+@no_type_check
+def gather_backward(
+    grad_ptr, rank_ptr, dtokens_ptr, dpositions_ptr, batch, length, visible, width,
+    POSITIONS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """BLOCK features of one position, over the batch."""
+    place = tl.program_id(0).to(tl.int64)
+    d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    here = d < width
+    summed = tl.zeros((BLOCK,), tl.float32)
+    for n in range(batch):
+        b = tl.cast(n, tl.int64)
+        rank = tl.load(rank_ptr + b * length + place) + tl.zeros((BLOCK,), tl.int64)
+        grad = tl.load(grad_ptr + (b * visible + rank) * width + d, mask=here & (rank < visible), other=0.0)
+        summed += grad.to(tl.float32)
+        tl.store(dtokens_ptr + (b * length + place) * width + d, grad, mask=here)
+    if POSITIONS:
+        tl.store(dpositions_ptr + place * width + d, summed.to(dpositions_ptr.dtype.element_ty), mask=here)
+
+
+@kernel
+@no_type_check
+def restore_forward(
+    tokens_ptr, mask_token_ptr, positions_ptr, rank_ptr, out_ptr, length, visible, width,
+    POSITIONS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """BLOCK features of one token of the whole sequence."""
+    row = tl.program_id(0).to(tl.int64)
+    b, place = row // length, row % length
+    d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    here = d < width
+    rank = tl.load(rank_ptr + row)
+    source = tokens_ptr + (b * visible + rank) * width if rank < visible else mask_token_ptr
+    token = tl.load(source + d, mask=here, other=0.0).to(tl.float32)
+    if POSITIONS:
+        token += tl.load(positions_ptr + place * width + d, mask=here, other=0.0).to(tl.float32)
+    tl.store(out_ptr + row * width + d, token.to(out_ptr.dtype.element_ty), mask=here)
+
+
+@kernel
+@no_type_check
+def restore_backward(
+    grad_ptr, rank_ptr, dtokens_ptr, dmask_ptr, dpositions_ptr, batch, length, visible, width,
+    POSITIONS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """BLOCK features of one position, over the batch; the mask token's share by position (workspace)."""
+    place = tl.program_id(0).to(tl.int64)
+    d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    here = d < width
+    summed = tl.zeros((BLOCK,), tl.float32)
+    masked = tl.zeros((BLOCK,), tl.float32)
+    for n in range(batch):
+        b = tl.cast(n, tl.int64)
+        rank = tl.load(rank_ptr + b * length + place) + tl.zeros((BLOCK,), tl.int64)
+        grad = tl.load(grad_ptr + (b * length + place) * width + d, mask=here, other=0.0)
+        summed += grad.to(tl.float32)
+        masked += tl.where(rank < visible, 0.0, grad.to(tl.float32))
+        tl.store(dtokens_ptr + (b * visible + rank) * width + d, grad, mask=here & (rank < visible))
+    tl.store(dmask_ptr + place * width + d, masked, mask=here)
+    if POSITIONS:
+        tl.store(dpositions_ptr + place * width + d, summed.to(dpositions_ptr.dtype.element_ty), mask=here)
+
+
+LOOPS = """
+extern "C" void gather_forward(const float* tokens, const float* positions, const int64_t* visible, float* out,
+                               int64_t B, int64_t L, int64_t K, int64_t D, int64_t with_positions, int64_t threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+  for (int64_t row = 0; row < B * K; ++row) {
+    const float* t = tokens + (row / K * L + visible[row]) * D;
+    if (with_positions) {
+      const float* p = positions + visible[row] * D;
+      for (int64_t d = 0; d < D; ++d) out[row * D + d] = t[d] + p[d];
+    } else {
+      std::memcpy(out + row * D, t, D * sizeof(float));
+    }
+  }
+}
+
+extern "C" void gather_backward(const float* grad, const int64_t* rank, float* dtokens, float* dpositions, int64_t B,
+                                int64_t L, int64_t K, int64_t D, int64_t with_positions, int64_t threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+  for (int64_t l = 0; l < L; ++l) {
+    float* p = dpositions + l * D;
+    if (with_positions) std::memset(p, 0, D * sizeof(float));
+    for (int64_t b = 0; b < B; ++b) {
+      const int64_t r = rank[b * L + l];
+      float* t = dtokens + (b * L + l) * D;
+      if (r >= K) { std::memset(t, 0, D * sizeof(float)); continue; }
+      const float* g = grad + (b * K + r) * D;
+      std::memcpy(t, g, D * sizeof(float));
+      if (with_positions) for (int64_t d = 0; d < D; ++d) p[d] += g[d];
+    }
+  }
+}
+
+extern "C" void restore_forward(const float* tokens, const float* mask_token, const float* positions,
+                                const int64_t* rank, float* out, int64_t B, int64_t L, int64_t K, int64_t D,
+                                int64_t with_positions, int64_t threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+  for (int64_t row = 0; row < B * L; ++row) {
+    const float* t = rank[row] < K ? tokens + (row / L * K + rank[row]) * D : mask_token;
+    if (with_positions) {
+      const float* p = positions + row % L * D;
+      for (int64_t d = 0; d < D; ++d) out[row * D + d] = t[d] + p[d];
+    } else {
+      std::memcpy(out + row * D, t, D * sizeof(float));
+    }
+  }
+}
+
+// dmask (L, D): the mask token's share by position.
+extern "C" void restore_backward(const float* grad, const int64_t* rank, float* dtokens, float* dmask,
+                                 float* dpositions, int64_t B, int64_t L, int64_t K, int64_t D,
+                                 int64_t with_positions, int64_t threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+  for (int64_t l = 0; l < L; ++l) {
+    float *p = dpositions + l * D, *m = dmask + l * D;
+    std::memset(m, 0, D * sizeof(float));
+    if (with_positions) std::memset(p, 0, D * sizeof(float));
+    for (int64_t b = 0; b < B; ++b) {
+      const int64_t r = rank[b * L + l];
+      const float* g = grad + (b * L + l) * D;
+      if (r < K) std::memcpy(dtokens + (b * K + r) * D, g, D * sizeof(float));
+      else for (int64_t d = 0; d < D; ++d) m[d] += g[d];
+      if (with_positions) for (int64_t d = 0; d < D; ++d) p[d] += g[d];
+    }
+  }
+}
+"""
+
+
+@torch.library.custom_op("naslab::token_mask", mutates_args=())
+def _mask(noise: Tensor, visible: int) -> tuple[Tensor, Tensor, Tensor]:
+    if way(noise) == "reference":
+        return reference_mask(noise, visible)
+    batch, length = noise.shape
+    outputs = tuple(noise.new_empty(batch, n, dtype=torch.int64) for n in (visible, length - visible, length))
+    if noise.numel():
+        size = launch("rank_tokens", noise.device, RANKED)
+        rank_tokens[(batch, ceil_div(length, size.rows))](
+            noise, *outputs, length, visible, ROWS=size.rows, BLOCK=size.block, num_warps=size.num_warps
+        )
+    return outputs[0], outputs[1], outputs[2]
+
+
+@_mask.register_fake
+def _(noise: Tensor, visible: int) -> tuple[Tensor, Tensor, Tensor]:
+    batch, length = noise.shape
+    sizes = (visible, length - visible, length)
+    first, second, third = (noise.new_empty(batch, n, dtype=torch.int64) for n in sizes)
+    return first, second, third
+
+
+@torch.library.custom_op("naslab::token_gather", mutates_args=())
+def _gather(tokens: Tensor, positions: Tensor, visible: Tensor, rank: Tensor) -> tuple[Tensor]:
+    path = way(tokens, LOOPS)
+    if path == "reference":
+        return (reference_gather(tokens, positions, visible, rank),)
+    (batch, length, width), kept = tokens.shape, visible.shape[1]
+    out = tokens.new_empty(batch, kept, width)
+    if path == "native":
+        sizes = (batch, length, kept, width, int(len(positions) > 0))
+        _native.call(LOOPS, "gather_forward", tokens, positions, visible, out, *sizes)
+    elif out.numel():
+        _launch(gather_forward, batch * kept, width, positions, tokens, positions, visible, out, length, kept)
+    return (out,)
+
+
+@_gather.register_fake
+def _(tokens: Tensor, positions: Tensor, visible: Tensor, rank: Tensor) -> tuple[Tensor]:
+    return (tokens.new_empty(*visible.shape, tokens.shape[2]),)
+
+
+@torch.library.custom_op("naslab::token_gather_backward", mutates_args=())
+def _gather_backward(
+    grad: Tensor, tokens: Tensor, positions: Tensor, visible: Tensor, rank: Tensor
+) -> tuple[Tensor, Tensor]:
+    path = way(tokens, LOOPS)
+    if path == "reference":
+        first, second = gradients(reference_gather, 2, grad, tokens, positions, visible, rank)
+        return first.contiguous(), second.contiguous()
+    (batch, length, width), kept = tokens.shape, visible.shape[1]
+    dtokens, dpositions = tokens.new_empty(tokens.shape), torch.empty_like(positions)
+    if path == "native":
+        sizes = (batch, length, kept, width, int(len(positions) > 0))
+        _native.call(LOOPS, "gather_backward", grad, rank, dtokens, dpositions, *sizes)
+    elif length * width:
+        _launch(gather_backward, length, width, positions, grad, rank, dtokens, dpositions, batch, length, kept)
+    return dtokens, dpositions
+
+
+@_gather_backward.register_fake
+def _(grad: Tensor, tokens: Tensor, positions: Tensor, visible: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
+    return tokens.new_empty(tokens.shape), torch.empty_like(positions)
+
+
+@torch.library.custom_op("naslab::token_restore", mutates_args=())
+def _restore(tokens: Tensor, mask_token: Tensor, positions: Tensor, visible: Tensor, rank: Tensor) -> tuple[Tensor]:
+    path = way(tokens, LOOPS)
+    if path == "reference":
+        return (reference_restore(tokens, mask_token, positions, visible, rank),)
+    (batch, kept, width), length = tokens.shape, rank.shape[1]
+    out = tokens.new_empty(batch, length, width)
+    if path == "native":
+        sizes = (batch, length, kept, width, int(len(positions) > 0))
+        _native.call(LOOPS, "restore_forward", tokens, mask_token, positions, rank, out, *sizes)
+    elif out.numel():
+        arguments = (tokens, mask_token, positions, rank, out, length, kept)
+        _launch(restore_forward, batch * length, width, positions, *arguments)
+    return (out,)
+
+
+@_restore.register_fake
+def _(tokens: Tensor, mask_token: Tensor, positions: Tensor, visible: Tensor, rank: Tensor) -> tuple[Tensor]:
+    return (tokens.new_empty(*rank.shape, tokens.shape[2]),)
+
+
+@torch.library.custom_op("naslab::token_restore_backward", mutates_args=())
+def _restore_backward(
+    grad: Tensor, tokens: Tensor, mask_token: Tensor, positions: Tensor, visible: Tensor, rank: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    path = way(tokens, LOOPS)
+    if path == "reference":
+        back = gradients(reference_restore, 3, grad, tokens, mask_token, positions, visible, rank)
+        return back[0].contiguous(), back[1].contiguous(), back[2].contiguous()
+    (batch, kept, width), length = tokens.shape, rank.shape[1]
+    dtokens, dpositions = tokens.new_empty(tokens.shape), torch.empty_like(positions)
+    dmask = tokens.new_empty(length, width, dtype=torch.float32)
+    if path == "native":
+        sizes = (batch, length, kept, width, int(len(positions) > 0))
+        _native.call(LOOPS, "restore_backward", grad, rank, dtokens, dmask, dpositions, *sizes)
+    elif length * width:
+        outputs = (dtokens, dmask, dpositions)
+        _launch(restore_backward, length, width, positions, grad, rank, *outputs, batch, length, kept)
+    return dtokens, dmask.sum(0).to(mask_token.dtype), dpositions
+
+
+@_restore_backward.register_fake
+def _(
+    grad: Tensor, tokens: Tensor, mask_token: Tensor, positions: Tensor, visible: Tensor, rank: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return tokens.new_empty(tokens.shape), torch.empty_like(mask_token), torch.empty_like(positions)
+
+
+def _launch(moved: Kernel, rows: int, width: int, positions: Tensor, *arguments: Tensor | int) -> None:
+    size = launch("token_mask", positions.device, LAUNCH)
+    moved[(rows, ceil_div(width, size.block))](
+        *arguments, width, POSITIONS=len(positions) > 0, BLOCK=size.block, num_warps=size.num_warps
+    )
+
+
+_gather_operation = differentiable("token_gather", reference_gather, leading=2)
+_restore_operation = differentiable("token_restore", reference_restore, leading=3)
+
+
+def token_mask(noise_BL: Tensor, visible: int) -> TokenMask:
+    """Keep the `visible` tokens of least noise in each sample, in the order of their noise.
+
+    Args:
+        noise_BL: one number per token, floating point without NaN; ties keep their order.
+        visible: tokens to keep, 0 to L.
+
+    Raises:
+        ValueError: an argument does not fit.
+    """
+    require(noise_BL.ndim == 2 and noise_BL.is_floating_point(), "noise_BL", noise_BL, "a floating (B, L)")
+    if not 0 <= visible <= noise_BL.shape[1]:
+        raise ValueError(f"visible: {visible} is not 0 to {noise_BL.shape[1]} tokens")
+    if not fused(noise_BL, 0):
+        return reference_mask(noise_BL.detach(), visible)
+    return TokenMask(*torch.ops.naslab.token_mask(noise_BL.detach().contiguous(), visible))
+
+
+def gather_visible(tokens_BLD: Tensor, mask: TokenMask, positions_LD: Tensor | None = None) -> Tensor:
+    """The visible tokens, with their positions added, (B, K, D); deterministic.
+
+    Raises:
+        ValueError: an argument's shape or dtype does not fit.
+    """
+    batch, length = mask.rank_BL.shape
+    fits = tokens_BLD.ndim == 3 and tokens_BLD.shape[:2] == (batch, length) and tokens_BLD.is_floating_point()
+    require(fits, "tokens_BLD", tokens_BLD, f"a floating ({batch}, {length}, D)")
+    positions = _positions(positions_LD, tokens_BLD, length)
+    tensors = (tokens_BLD, positions, mask.visible_BK, mask.rank_BL)
+    if fused(tokens_BLD, CROSSOVER, LOOPS):
+        return _gather_operation(*(t.contiguous() for t in tensors))[0]
+    return reference_gather(*tensors)
+
+
+def restore_tokens(
+    visible_BKD: Tensor, mask: TokenMask, mask_token_D: Tensor, positions_LD: Tensor | None = None
+) -> Tensor:
+    """All tokens in their places, a mask token where one was masked, positions added, (B, L, D); deterministic.
+
+    Raises:
+        ValueError: an argument's shape or dtype does not fit.
+    """
+    batch, kept = mask.visible_BK.shape
+    fits = visible_BKD.ndim == 3 and visible_BKD.shape[:2] == (batch, kept) and visible_BKD.is_floating_point()
+    require(fits, "visible_BKD", visible_BKD, f"a floating ({batch}, {kept}, D)")
+    width = visible_BKD.shape[2]
+    require(mask_token_D.shape == (width,), "mask_token_D", mask_token_D, f"({width},)")
+    positions = _positions(positions_LD, visible_BKD, mask.rank_BL.shape[1])
+    tensors = (visible_BKD, mask_token_D.to(visible_BKD.dtype), positions, mask.visible_BK, mask.rank_BL)
+    if fused(visible_BKD, CROSSOVER, LOOPS):
+        return _restore_operation(*(t.contiguous() for t in tensors))[0]
+    return reference_restore(*tensors)
+
+
+def _positions(positions_LD: Tensor | None, tokens: Tensor, length: int) -> Tensor:
+    width = tokens.shape[2]
+    if positions_LD is None:
+        return tokens.new_empty(0, width)
+    require(positions_LD.shape == (length, width), "positions_LD", positions_LD, f"({length}, {width})")
+    return positions_LD.to(tokens.dtype)
+
+
+def flops(rows: int, width: int, positions: bool) -> int:
+    """FLOPs: one addition for each element that is moved, none without positions; sums of a backward alike."""
+    return rows * width if positions else 0
+
+
+def traffic_bytes(read_rows: int, written_rows: int, width: int, element_bytes: int) -> int:
+    """Bytes that must move: rows read and rows written; positions and indices stay in cache."""
+    return (read_rows + written_rows) * width * element_bytes

@@ -1,0 +1,52 @@
+"""`naslab bench kernels`: the table of the kernels on the device that is there."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from efficiency.device import resolve_device
+from efficiency.kernel_table import kernel_table
+from runs.commands.measure import DTYPES, Device, Json, Precision, Seconds
+from runs.output import out, print_json
+
+
+class Subject(StrEnum):
+    """What can be measured."""
+
+    kernels = "kernels"
+
+
+def bench(
+    subject: Annotated[Subject, typer.Argument(help="What to measure: kernels.")],
+    kernel: Annotated[str | None, typer.Option(help="This kernel alone.")] = None,
+    dtype: Annotated[Precision, typer.Option(help="Number format of the tensors.")] = Precision.fp32,
+    device: Device = "auto",
+    max_seconds: Seconds = 5.0,
+    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Time torch.compile too.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Time each kernel, forward and backward, against eager PyTorch, torch.compile and the memory's limit."""
+    document = kernel_table(resolve_device(device), DTYPES[dtype], max_seconds, compiled, kernel)
+    if as_json:
+        print_json(document)
+    else:
+        out.print(_table(document))
+
+
+def _table(document: dict[str, Any]) -> Table:
+    gigabytes = document["copy_bytes_per_second"] / 1e9
+    title = f"Forward and backward, ms, {document['provenance']['device']}; copy {gigabytes:.1f} GB/s"
+    table = Table("kernel", "shape", "dtype", "eager", "compile", "ours", "limit", "share of the limit", title=title)
+    for row in document["rows"]:
+        times = (_number(row[name]) for name in ("eager_ms", "compile_ms", "ours_ms", "limit_ms"))
+        share = "wrong result" if not row["correct"] else f"{row['share']:.0%}"
+        table.add_row(row["kernel"], row["shape"], row["dtype"], *times, share)
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

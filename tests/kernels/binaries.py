@@ -1,0 +1,59 @@
+"""Compile kernels for GPUs that are not there and read from the machine code what they take."""
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+
+
+@dataclass(frozen=True)
+class Binary:
+    """Per thread: registers, and bytes (NVIDIA) or registers (AMD) that went to memory; shared bytes per program."""
+
+    registers: int
+    spills: int
+    shared_bytes: int
+
+
+def compiled(kernel, pointers, integers=(), floats=(), num_warps=4, target="sm_90", **constants):
+    """Compile with pointers {argument: "bf16"}; `integers` and `floats` name the other runtime arguments."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    amd = target.startswith("gfx")
+    gpu = GPUTarget("hip", target, 64) if amd else GPUTarget("cuda", int(target[3:]), 32)
+    signature, attributes = {}, {}
+    for position, name in enumerate(kernel.jitted.arg_names):
+        if name in pointers:
+            signature[name] = f"*{pointers[name]}"
+            attributes[(position,)] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = "i32" if name in integers else "fp32" if name in floats else "constexpr"
+    values = {(kernel.jitted.arg_names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(kernel.jitted, signature, values, attributes)
+    made = triton.compile(source, target=gpu, options={"num_warps": num_warps})
+    return _amd(made) if amd else _nvidia(made)
+
+
+def _amd(made):
+    def field(name):
+        return int(re.search(rf"\.{name}:\s+(\d+)", made.asm["amdgcn"])[1])
+
+    return Binary(field("vgpr_count"), field("vgpr_spill_count"), made.metadata.shared)
+
+
+def _nvidia(made):
+    import tempfile
+
+    import triton
+
+    cuobjdump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made.asm["cubin"])
+        file.flush()
+        usage = subprocess.run([cuobjdump, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    registers, local = int(re.search(r"REG:(\d+)", usage)[1]), int(re.search(r"LOCAL:(\d+)", usage)[1])
+    return Binary(registers, local, made.metadata.shared)

@@ -1,0 +1,129 @@
+"""Every operation with inputs of many sizes: what the shared tests of this folder run over.
+
+A new operation adds a Case, and is held to the same rules as the others.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels import (
+    ACTIVATIONS,
+    TokenMask,
+    altup,
+    gather_visible,
+    mixed_activation,
+    patch_loss,
+    restore_tokens,
+    token_mask,
+)
+
+SIZES = (1, 63, 100, 1000)
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Case:
+    """`inputs(size)` makes float64 tensors for `function`; the gradients of those in `exact` (integers) are not asked.
+
+    `tolerance` is the relative norm of the error allowed in float32.
+    """
+
+    function: Callable[..., Tensor]
+    inputs: Callable[[int], tuple[Tensor, ...]]
+    tolerance: float = 2e-6
+
+    def made(self, size: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, ...]:
+        """Leaves for one run, the same numbers in every dtype that can hold them (bfloat16)."""
+        torch.manual_seed(seed + size)
+        return tuple(t.bfloat16().to(dtype).requires_grad_() if t.is_floating_point() else t for t in self.inputs(size))
+
+
+def statistics_like(scale: Tensor) -> tuple[Tensor, Tensor]:
+    """A fixed mean and variance of its shape."""
+    ramp = torch.linspace(0.25, 2, scale.numel(), dtype=scale.dtype).reshape(scale.shape)
+    return ramp - 1, ramp
+
+
+def images_for(predicted: Tensor) -> tuple[Tensor, Tensor]:
+    """Fixed images of 3 x 20 x 28 pixels, and masked patches of side 4 (some twice), for (B, M, 48) predictions."""
+    b, m = predicted.shape[:2]
+    images = torch.sin(torch.arange(b * 3 * 20 * 28, dtype=torch.float64) ** 1.1).reshape(b, 3, 20, 28).bfloat16()
+    masked = (torch.arange(b * m) * 17 + 5).remainder(35).reshape(b, m)
+    return images.to(predicted.dtype), masked
+
+
+def mask_for(batch: int, length: int, visible: int) -> TokenMask:
+    """A fixed mask."""
+    noise = torch.sin(torch.arange(batch * length, dtype=torch.float32) ** 1.3).reshape(batch, length)
+    return token_mask(noise, visible)
+
+
+CASES: dict[str, Case] = {
+    "altup": Case(
+        lambda x, y, p, g: altup(x, y, p, g, active=1),
+        lambda n: (normal(2, n, 9), normal(n, 9), normal(2, 2), normal(2)),
+    ),
+    "altup of every token": Case(
+        lambda x, y, p, g: altup(x, y, p, g, active=0),
+        lambda n: (normal(3, 2, 5, n), normal(2, 5, n), normal(2, 5, 3, 3), normal(2, 5, 3)),
+    ),
+    "mixed_activation": Case(
+        lambda x, w, a, b: mixed_activation(x, w, a, b, tuple(ACTIVATIONS)).output,
+        lambda n: (normal(n if n != 1 else 2, 4, 70), normal(4), normal(4, 70), normal(4, 70)),
+        tolerance=5e-6,
+    ),
+    "mixed_activation in evaluation": Case(
+        lambda x, w, a, b: mixed_activation(x, w, a, b, ("elu", "relu"), statistics_like(a)).output,
+        lambda n: (normal(5, 2, n), normal(2), normal(2, n), normal(2, n)),
+        tolerance=5e-6,
+    ),
+    "patch_loss": Case(
+        lambda predicted: patch_loss(predicted, *images_for(predicted), patch_size=4),
+        lambda n: (normal(2, n, 48),),
+    ),
+    "patch_loss of raw pixels": Case(
+        lambda predicted: patch_loss(predicted, *images_for(predicted), patch_size=4, normalised=False),
+        lambda n: (normal(1, n, 48),),
+    ),
+    "gather_visible": Case(
+        lambda tokens, positions: gather_visible(tokens, mask_for(2, 7, 3), positions),
+        lambda n: (normal(2, 7, n), normal(7, n)),
+    ),
+    "gather_visible of a long sequence": Case(
+        lambda tokens: gather_visible(tokens, mask_for(2, tokens.shape[1], tokens.shape[1] // 4)),
+        lambda n: (normal(2, n, 5),),
+    ),
+    "restore_tokens": Case(
+        lambda visible, token, positions: restore_tokens(visible, mask_for(2, 7, 3), token, positions),
+        lambda n: (normal(2, 3, n), normal(n), normal(7, n)),
+    ),
+    "restore_tokens without positions": Case(
+        lambda visible, token: restore_tokens(visible, mask_for(2, 2 * visible.shape[1], visible.shape[1]), token),
+        lambda n: (normal(2, n, 5), normal(5)),
+    ),
+}
+
+
+def outcome(case: Case, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """The result and the gradients of all inputs under a fixed random direction."""
+    result = case.function(*inputs)
+    torch.manual_seed(7)
+    direction = torch.randn(result.shape, dtype=torch.float64).to(result.dtype)
+    leaves = [t for t in inputs if t.requires_grad]
+    return [result, *(torch.autograd.grad(result, leaves, direction) if result.requires_grad else ())]
+
+
+def assert_close(actual: list[Tensor], expected: list[Tensor], tolerance: float, context: Any = "") -> None:
+    """Relative norm of the error of each tensor; absolute where the expected norm is below one."""
+    for n, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        assert a.shape == e.shape, (context, n, a.shape, e.shape)
+        assert not a.isnan().any(), (context, n)
+        error = (a.double() - e.double()).norm() / e.double().norm().clamp(min=1)
+        assert error <= tolerance, (context, n, float(error))

@@ -1,0 +1,91 @@
+"""Every kernel compiled for four GPUs that are not there: registers, shared memory, and no spilling."""
+
+import importlib
+from dataclasses import dataclass
+
+import pytest
+from binaries import TARGETS, compiled
+
+pytest.importorskip("triton")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A kernel at a tuned configuration, and the registers per thread that it may take."""
+
+    kernel: object
+    launches: dict
+    pointers: str
+    integers: str
+    constants: dict
+    limit: int
+    fp32: str = ""
+    floats: str = ""
+    int64: str = ""
+
+
+ALTUP = importlib.import_module("kernels.altup")
+BUILT = {
+    "altup_forward": Built(
+        ALTUP.altup_forward, ALTUP.FORWARD, "x_ptr y_ptr p_ptr g_ptr new_ptr", "tokens width token_stride",
+        {"STREAMS": 4, "ACTIVE": 0}, 128,
+    ),
+    "altup_backward": Built(
+        ALTUP.altup_backward, ALTUP.BACKWARD, "grad_ptr x_ptr y_ptr p_ptr g_ptr dx_ptr dy_ptr products_ptr",
+        "tokens width token_stride", {"STREAMS": 4, "ACTIVE": 0, "PER_TOKEN": True}, 96, fp32="products_ptr",
+    ),
+}  # fmt: skip
+MIXED = importlib.import_module("kernels.mixed_activation")
+STATISTICS = "mixing_ptr scale_ptr shift_ptr mean_ptr variance_ptr dscale_ptr dshift_ptr dmixing_ptr"
+BUILT |= {
+    name: Built(
+        getattr(MIXED, name), MIXED.LAUNCH, "x_ptr grad_ptr out_ptr dx_ptr", "batch width row_stride",
+        {"NUM": 4, "CODES": 0b11100100}, limit, fp32=STATISTICS, floats="epsilon share",
+    )
+    for name, limit in {
+        "batch_statistics": 64, "mixed_forward": 96, "mixed_reductions": 96, "mixed_backward": 128,
+    }.items()
+}  # fmt: skip
+
+PATCH = importlib.import_module("kernels.patch_loss")
+BUILT |= {
+    name: Built(
+        getattr(PATCH, name), PATCH.LAUNCH, "predicted_ptr out_ptr", "num_masked channels height width",
+        {"SIZE": 16, "NORMALISED": True, "EPSILON": 1e-6, "BLOCK": 1024}, 64, "grad_ptr images_ptr losses_ptr",
+        floats="factor", int64="masked_ptr",
+    )
+    for name in ("patch_loss_forward", "patch_loss_backward")
+}  # fmt: skip
+
+MASK = importlib.import_module("kernels.token_mask")
+TOKENS = "tokens_ptr positions_ptr out_ptr grad_ptr dtokens_ptr dpositions_ptr mask_token_ptr"
+BUILT |= {
+    name: Built(
+        getattr(MASK, name), MASK.RANKED if name == "rank_tokens" else MASK.LAUNCH, TOKENS,
+        "batch length visible width", {"POSITIONS": True}, limit, fp32="noise_ptr dmask_ptr",
+        int64="visible_ptr masked_ptr rank_ptr",
+    )
+    for name, limit in {
+        "rank_tokens": 128, "gather_forward": 40, "gather_backward": 48, "restore_forward": 40, "restore_backward": 48,
+    }.items()
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", BUILT)
+def test_it_fits(name, target):
+    built = BUILT[name]
+    launch = built.launches["gfx" if target.startswith("gfx") else "any"]
+    types = dict.fromkeys(built.pointers.split(), "bf16")
+    types |= dict.fromkeys(built.fp32.split(), "fp32") | dict.fromkeys(built.int64.split(), "i64")
+    sizes = {"BLOCK": launch.block, "ROWS": launch.rows}
+    names = built.kernel.jitted.arg_names
+    constants = {k: v for k, v in (sizes | built.constants).items() if k in names}
+    types = {k: v for k, v in types.items() if k in names}
+    binary = compiled(
+        built.kernel, types, built.integers.split(), built.floats.split(), launch.num_warps, target, **constants
+    )
+    print(f"{name} {target}: {binary}")
+    assert binary.spills == 0
+    assert binary.registers <= built.limit
+    assert binary.shared_bytes <= 48 * 1024
