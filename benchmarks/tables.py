@@ -139,10 +139,31 @@ def published() -> str:
     return "\n".join(lines)
 
 
+def counters() -> str:
+    """Counts of every tool over the count by hand."""
+    found = _result("counter_table", None)
+    if found is None:
+        return "Counters: not compared."
+    tools = list(found["wrong"])
+    lines = [f"| model | GFLOPs by hand | {' | '.join(tools)} |", f"| --- | --- |{' --- |' * len(tools)}"]
+    for row in found["rows"]:
+        lines.append(f"| {row['model']} | {row['by_hand'] / 1e9:.4g} | {' | '.join(_ratio(row[t]) for t in tools)} |")
+    lines.append(f"| **wrong rows** | | {' | '.join(str(found['wrong'][tool]) for tool in tools)} |")
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return "\n".join([*lines, "", f"Versions: {versions}."])
+
+
+def _ratio(cell: dict[str, Any]) -> str:
+    if cell["ratio"] is None:
+        return "fails"
+    return f"**{cell['ratio']:.3f}**" if cell["wrong"] else f"{cell['ratio']:.3f}"
+
+
 PAGES = (
     (DOCS / "nasiam.md", "results", tables),
     (DOCS / "efficiency.md", "step-times", step_times),
     (DOCS / "efficiency.md", "published", published),
+    (DOCS / "efficiency.md", "counters", counters),
 )
 """Page, name of its generated block, and what makes the block."""
 

@@ -450,7 +450,7 @@ FORMULAS: dict[str, Formula] = {
         "upsample_nearest1d upsample_nearest2d upsample_nearest3d _pin_memory rot90 kthvalue complex "
         "_nested_tensor_from_mask _nested_tensor_size to_padded_tensor _nested_tensor_from_mask_left_aligned "
         "_cudnn_rnn_flatten_weight as_strided transpose t squeeze unsqueeze detach "
-        "equal is_same_size",
+        "equal is_same_size unsafe_split unsafe_split_with_sizes unsafe_chunk",
     ),
     **_table(per_element("values"), "index_put _index_put_impl _unsafe_index_put"),
     **_table(per_element("src"), "scatter_add"),

@@ -1,0 +1,290 @@
+"""Models for the table of counters: how each is built, and its multiply-adds worked out by hand from its sizes.
+
+The hand counts hold contractions only and follow the architectures' published sizes; nothing is run for them. `n` is
+tokens, `d` width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+import torchvision
+import transformers as hf
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from efficiency import Work, register_formula
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model of one tensor, its input, and its multiply-adds by hand."""
+
+    build: Callable[[], nn.Module]
+    inputs: Callable[[], Tensor]
+    multiply_adds: float
+
+
+class Language(nn.Module):
+    """A transformers model as a function of one tensor that returns one tensor."""
+
+    def __init__(self, model: nn.Module, name: str, **fixed: Tensor) -> None:
+        super().__init__()
+        self.model, self.name, self.fixed = model, name, fixed
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The first tensor of the model's output."""
+        fixed = {key: value.to(x.device) for key, value in self.fixed.items()}
+        return self.model(**{self.name: x}, **fixed, return_dict=False)[0]
+
+
+class Function(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[..., Any], *layers: nn.Module) -> None:
+        super().__init__()
+        self.function, self.layers = function, nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Any:
+        """The function's value, the layers given first."""
+        return self.function(*self.layers, x)
+
+
+@torch.library.custom_op("naslab_benchmark::scaled_product", mutates_args=())
+def scaled_product(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """A product that no counter can know unless it is told."""
+    return a @ b * scale
+
+
+@scaled_product.register_fake
+def _(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    return a.new_empty(a.shape[0], b.shape[1])
+
+
+register_formula(
+    "naslab_benchmark::scaled_product", lambda call: Work(2 * call.shape("a")[1] * call.elements, call.elements)
+)
+
+
+def blocks(n: int, d: int, depth: int, hidden: int | None = None) -> float:
+    """Transformer blocks: four projections, two attention products, two feed-forward products."""
+    return depth * (4 * n * d**2 + 2 * n**2 * d + 2 * n * d * (hidden or 4 * d))
+
+
+def vit(n: int, d: int, depth: int, patch_values: int, classes: int = 1000) -> float:
+    """A vision transformer with a class token."""
+    return n * patch_values * d + blocks(n + 1, d, depth) + d * classes
+
+
+def conv(side: int, c_in: int, c_out: int, kernel: int, groups: int = 1) -> float:
+    """A square convolution, `side` being the output's."""
+    return side**2 * c_out * (c_in // groups) * kernel**2
+
+
+def resnet18() -> float:
+    """He et al. 2016, table 1: two blocks of two 3x3 convolutions a stage."""
+    total, c_in = conv(112, 3, 64, 7), 64
+    for c, side in ((64, 56), (128, 28), (256, 14), (512, 7)):
+        total += conv(side, c_in, c, 3) + 3 * conv(side, c, c, 3)
+        total += conv(side, c_in, c, 1) if c_in != c else 0
+        c_in = c
+    return total + 512 * 1000
+
+
+def bottlenecks(width: int, groups: int) -> float:
+    """ResNet-50 and ResNeXt-50: 1x1, 3x3 (which has the stride), 1x1 to four times the stage's channels."""
+    total, c_in, before = conv(112, 3, 64, 7), 64, 56
+    for stage, (depth, side) in enumerate(((3, 56), (4, 28), (6, 14), (3, 7))):
+        inner, c_out = width * 2**stage, 256 * 2**stage
+        for index in range(depth):
+            total += conv(before if index == 0 else side, c_in, inner, 1)
+            total += conv(side, inner, inner, 3, groups) + conv(side, inner, c_out, 1)
+            total += conv(side, c_in, c_out, 1) if index == 0 else 0
+            c_in = c_out
+        before = side
+    return total + 2048 * 1000
+
+
+def vgg16() -> float:
+    """Simonyan and Zisserman 2015, configuration D."""
+    total, c_in = 0.0, 3
+    for side, channels in ((224, (64, 64)), (112, (128,) * 2), (56, (256,) * 3), (28, (512,) * 3), (14, (512,) * 3)):
+        for c in channels:
+            total += conv(side, c_in, c, 3)
+            c_in = c
+    return total + 512 * 49 * 4096 + 4096**2 + 4096 * 1000
+
+
+def alexnet() -> float:
+    """Krizhevsky 2014 ("one weird trick"), as in torchvision."""
+    layers = ((55, 3, 64, 11), (27, 64, 192, 5), (13, 192, 384, 3), (13, 384, 256, 3), (13, 256, 256, 3))
+    return sum(conv(*layer) for layer in layers) + 9216 * 4096 + 4096**2 + 4096 * 1000
+
+
+def mobilenet_v2() -> float:
+    """Sandler et al. 2018, table 2: expand by t, 3x3 depthwise, project."""
+    total, c_in, side = conv(112, 3, 32, 3), 32, 112
+    rows = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    for t, c, repeats, stride in rows:
+        for index in range(repeats):
+            hidden = t * c_in
+            total += conv(side, c_in, hidden, 1) if t > 1 else 0
+            side //= stride if index == 0 else 1
+            total += conv(side, hidden, hidden, 3, hidden) + conv(side, hidden, c, 1)
+            c_in = c
+    return total + conv(7, 320, 1280, 1) + 1280 * 1000
+
+
+def densenet121() -> float:
+    """Huang et al. 2017, table 1: growth 32, bottlenecks of 128, transitions that halve."""
+    total, c = conv(112, 3, 64, 7), 64
+    for side, layers in ((56, 6), (28, 12), (14, 24), (7, 16)):
+        for _ in range(layers):
+            total += conv(side, c, 128, 1) + conv(side, 128, 32, 3)
+            c += 32
+        if side > 7:
+            total += conv(side, c, c // 2, 1)
+            c //= 2
+    return total + 1024 * 1000
+
+
+def swin_tiny() -> float:
+    """Liu et al. 2021: windows of 49 tokens, merging of four neighbours between stages."""
+    total, n, d = 56**2 * 48 * 96.0, 56**2, 96
+    for stage, depth in enumerate((2, 2, 6, 2)):
+        total += depth * (12 * n * d**2 + 2 * n * 49 * d)
+        if stage < 3:
+            n, total = n // 4, total + n // 4 * 4 * d * 2 * d
+            d *= 2
+    return total + 768 * 1000
+
+
+def convnext_tiny() -> float:
+    """Liu et al. 2022: 7x7 depthwise, then four times as wide and back."""
+    total, c_in = conv(56, 3, 96, 4), 96
+    for (c, side), depth in zip(((96, 56), (192, 28), (384, 14), (768, 7)), (3, 3, 9, 3), strict=True):
+        total += conv(side, c_in, c, 2) if c != c_in else 0
+        total += depth * (conv(side, c, c, 7, c) + 2 * conv(side, c, 4 * c, 1))
+        c_in = c
+    return total + 768 * 1000
+
+
+def t5_small(n: int, m: int) -> float:
+    """Raffel et al. 2020: 6 + 6 layers, width 512, feed-forward 2048; the decoder attends to itself and to n keys."""
+    d, hidden = 512, 2048
+    cross = 2 * m * d**2 + 2 * n * d**2 + 2 * m * n * d
+    return blocks(n, d, 6, hidden) + blocks(m, d, 6, hidden) + 6 * cross
+
+
+def grouped_queries(n: int) -> float:
+    """Llama-like: width 256, 4 layers, 8 query and 2 key heads, gated feed-forward of 688."""
+    d = 256
+    return 4 * (2 * n * d**2 + 2 * n * d * d // 4 + 2 * n**2 * d + 3 * n * d * 688)
+
+
+def mae_base() -> float:
+    """He et al. 2021, ViT-B: 49 of 196 patches encoded, 8 decoder blocks 512 wide over all."""
+    projections = 50 * 768 * 512 + 197 * 512 * 768
+    return 196 * 768 * 768 + blocks(50, 768, 12) + blocks(197, 512, 8) + projections
+
+
+def images(*shape: int) -> Callable[[], Tensor]:
+    return lambda: torch.randn(*(shape or (1, 3, 224, 224)), generator=torch.Generator().manual_seed(0))
+
+
+def tokens(*shape: int) -> Callable[[], Tensor]:
+    return lambda: torch.randint(1000, shape, generator=torch.Generator().manual_seed(0))
+
+
+def _timm(name: str) -> Callable[[], nn.Module]:
+    return lambda: timm.create_model(name)
+
+
+def _language(model: str, name: str = "input_ids", **sizes: Any) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        kind = getattr(hf, model)
+        return Language(kind(kind.config_class(**sizes)), name)
+
+    return build
+
+
+def _t5() -> nn.Module:
+    return Language(hf.T5Model(hf.T5Config()), "input_ids", decoder_input_ids=tokens(1, 32)())
+
+
+def _attend(x: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(x, x, x, is_causal=True)
+
+
+def _einsum(x: Tensor) -> Tensor:
+    scores = torch.einsum("bhid,bhjd->bhij", x, x).softmax(-1)
+    return torch.einsum("bhij,bhjd->bhid", scores, x)
+
+
+def _encoder() -> nn.Module:
+    return nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, 128, batch_first=True), 2)
+
+
+LLAMA = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2}
+
+CASES = {
+    "ResNet-18": Case(_timm("resnet18"), images(), resnet18()),
+    "ResNet-50": Case(_timm("resnet50"), images(), bottlenecks(64, 1)),
+    "ResNeXt-50 32x4d": Case(_timm("resnext50_32x4d"), images(), bottlenecks(128, 32)),
+    "VGG-16": Case(_timm("vgg16"), images(), vgg16()),
+    "AlexNet": Case(torchvision.models.alexnet, images(), alexnet()),
+    "MobileNetV2": Case(_timm("mobilenetv2_100"), images(), mobilenet_v2()),
+    "DenseNet-121": Case(_timm("densenet121"), images(), densenet121()),
+    "ConvNeXt-T": Case(_timm("convnext_tiny"), images(), convnext_tiny()),
+    "transposed convolution": Case(
+        lambda: nn.ConvTranspose2d(16, 8, 4, 2, 1), images(2, 16, 14, 14), 2 * 196 * 16 * 8 * 16
+    ),
+    "ViT-B/16": Case(_timm("vit_base_patch16_224"), images(), vit(196, 768, 12, 768)),
+    "ViT-L/16": Case(_timm("vit_large_patch16_224"), images(), vit(196, 1024, 24, 768)),
+    "DeiT-S": Case(_timm("deit_small_patch16_224"), images(), vit(196, 384, 12, 768)),
+    "Swin-T": Case(_timm("swin_tiny_patch4_window7_224"), images(), swin_tiny()),
+    "MLP-Mixer-B/16": Case(
+        _timm("mixer_b16_224"), images(), 196 * 768**2 + 12 * 2 * 196 * 768 * (384 + 3072) + 768 * 1000
+    ),
+    "ResMLP-12": Case(
+        _timm("resmlp_12_224"), images(), 196 * 768 * 384 + 12 * (196**2 * 384 + 8 * 196 * 384**2) + 384 * 1000
+    ),
+    "BERT-base": Case(_language("BertModel"), tokens(1, 128), blocks(128, 768, 12)),
+    "RoBERTa-base": Case(_language("RobertaModel"), tokens(1, 128), blocks(128, 768, 12)),
+    "DistilBERT": Case(_language("DistilBertModel"), tokens(1, 128), blocks(128, 768, 6)),
+    "ALBERT-base": Case(
+        _language("AlbertModel", hidden_size=768, num_attention_heads=12, intermediate_size=3072),
+        tokens(1, 128),
+        128 * 128 * 768 + blocks(128, 768, 12),
+    ),
+    "GPT-2": Case(_language("GPT2Model"), tokens(1, 128), blocks(128, 768, 12)),
+    "T5-small": Case(_t5, tokens(1, 64), t5_small(64, 32)),
+    "Llama, grouped queries": Case(
+        _language("LlamaModel", **LLAMA, intermediate_size=688), tokens(1, 64), grouped_queries(64)
+    ),
+    "ViTMAE-B": Case(_language("ViTMAEForPreTraining", "pixel_values"), images(), mae_base()),
+    "VideoMAE-B": Case(
+        _language("VideoMAEModel", "pixel_values"),
+        images(1, 16, 3, 224, 224),
+        1568 * 1536 * 768 + blocks(1568, 768, 12),
+    ),
+    "CLIP image B/32": Case(
+        _language("CLIPVisionModel", "pixel_values"), images(), 49 * 3072 * 768 + blocks(50, 768, 12)
+    ),
+    "CLIP text": Case(_language("CLIPTextModel"), tokens(1, 77), blocks(77, 512, 12)),
+    "LSTM": Case(lambda: nn.LSTM(64, 128, 2), images(10, 3, 64), 30 * 4 * 128 * (64 + 128 + 128 + 128)),
+    "GRU": Case(lambda: nn.GRU(64, 128), images(10, 3, 64), 30 * 3 * 128 * (64 + 128)),
+    "nn.TransformerEncoder": Case(_encoder, images(2, 32, 64), 2 * blocks(32, 64, 2, 128)),
+    "nn.MultiheadAttention": Case(
+        lambda: Function(lambda layer, x: layer(x, x, x)[0], nn.MultiheadAttention(64, 4, batch_first=True)),
+        images(2, 32, 64),
+        2 * (4 * 32 * 64**2 + 2 * 32**2 * 64),
+    ),
+    "causal attention": Case(lambda: Function(_attend), images(2, 4, 64, 32), 2 * 4 * 2 * 64**2 * 32),
+    "einsum attention": Case(lambda: Function(_einsum), images(2, 4, 64, 32), 2 * 4 * 2 * 64**2 * 32),
+    "custom operation": Case(lambda: Function(lambda x: scaled_product(x, x.t(), 2.0)), images(48, 32), 48 * 48 * 32),
+}
