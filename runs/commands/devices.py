@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 import efficiency
 from efficiency.calibration import Ceilings, Samples
@@ -40,7 +40,12 @@ def devices(as_json: bool = False) -> None:
         calibrated = row["calibrated"] or "no: naslab devices calibrate"
         here.add_row(row["device"], row["name"], f"{row['memory_bytes'] / 1e9:.1f} GB", calibrated)
     out.print(here)
-    known = Table(*_COLUMNS, title="Known accelerators", caption=f"{_CAPTION} Prices: {document['prices_file']}")
+    known = Table(
+        Column("name", no_wrap=True),
+        *_COLUMNS,
+        title="Known accelerators",
+        caption=f"{_CAPTION} Prices: {document['prices_file']}",
+    )
     for row in document["known"]:
         known.add_row(*_known_cells(row))
     out.print(known)
@@ -66,7 +71,7 @@ def calibrate(
 
 
 _RATES = {"float32": "fp32", "tf32": "tf32", "bfloat16": "bf16", "float16": "fp16", "fp8": "fp8", "int8": "int8"}
-_COLUMNS = ("name", *_RATES.values(), "GiB", "GB/s", "W", "price/h")
+_COLUMNS = (*_RATES.values(), "GiB", "GB/s", "W", "price/h")
 _CAPTION = "Dense peak TFLOP/s, a multiply-add is 2. ~ was recalled, not looked up; every source: --json."
 
 

@@ -87,8 +87,9 @@ class _Slot:
     def start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs,), daemon=True)
-        self._process.start()
+        process = context.Process(target=_work, args=(theirs,), daemon=True)
+        process.start()
+        self._process = process  # only now: another thread may kill what stands here
         theirs.close()
 
     @property

@@ -43,8 +43,7 @@ def test_the_bare_command_lists_what_is_here_and_what_is_known(capsys):
     assert {row["price_per_hour"] for row in found["known"]} == {None}
 
 
-def test_tables(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+def test_tables(capsys):
     assert run_command_line(["devices"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in GPUS)
