@@ -18,7 +18,9 @@ from runs.worker import COST
 
 def start(path, *more):
     command = [sys.executable, "-m", "runs.cli", "run", str(path), "--storage", "runs.db", *more]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    # A shell that runs the tests in the background has SIGINT ignored, and children inherit that.
+    listening = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, preexec_fn=listening)
 
 
 def wait_for(condition, seconds=90):
