@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from efficiency.ceilings import load_ceilings
-from efficiency.cross_check import against_fvcore
+from efficiency.cross_check import against_formula, against_fvcore
 from efficiency.flops import FlopCount, count_forward, count_training_step
 from efficiency.gpus import find_gpu
 from efficiency.inputs import Inputs, batch_size, call_model, device_of, map_tensors
@@ -151,6 +151,7 @@ def profile(
     check: bool = False,
     train: bool = False,
     predict_for: Sequence[str] = (),
+    formula_flops: int | None = None,
 ) -> EfficiencyProfile:
     """Profile inference of `model` on `example_input`, and count its training step.
 
@@ -167,6 +168,7 @@ def profile(
         check: count the forward with fvcore, too.
         train: time a training step with AdamW (but not on meta), and account for its memory.
         predict_for: devices of the table (`efficiency.gpus`) to predict times for.
+        formula_flops: what a closed formula says of the forward's FLOPs; stands beside the count.
 
     Raises:
         InputError: the module hides its operations, or a device in `predict_for` is unknown.
@@ -203,10 +205,19 @@ def profile(
         by_kind=_by_kind(forward),
         by_module=_by_module(forward, training),
         roofline=_roofline(forward, device, latency),
-        cross_checks=(against_fvcore(copy.deepcopy(subject), inputs, forward).to_dict(),) if check else (),
+        cross_checks=_cross_checks(subject, inputs, forward, check, formula_flops),
         training=trained,
         predicted={find_gpu(name).name: predict(name, precision, forward, training) for name in predict_for},
     )
+
+
+def _cross_checks(
+    model: nn.Module, inputs: Inputs, forward: FlopCount, check: bool, formula_flops: int | None
+) -> tuple[Mapping[str, Any], ...]:
+    checks = [] if formula_flops is None else [against_formula(forward, formula_flops, "formula of the space")]
+    if check:
+        checks.append(against_fvcore(copy.deepcopy(model), inputs, forward))
+    return tuple(one.to_dict() for one in checks)
 
 
 def _training(model: nn.Module, inputs: Inputs, device: torch.device, max_seconds: float) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from efficiency.errors import InputError
+from efficiency.inputs import Inputs, call_model
 from search_spaces import SearchSpace, find_space
 
 SCHEMA = "naslab.architecture/1"
@@ -100,8 +101,8 @@ def file_digest(path: Path) -> str:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def outputs(model: nn.Module, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+def outputs(model: nn.Module, inputs: Inputs) -> dict[str, torch.Tensor]:
     """Every tensor that the model returns for `inputs`, by position, without gradients."""
     with torch.no_grad():
-        leaves = torch.utils._pytree.tree_leaves(model.eval()(inputs))
+        leaves = torch.utils._pytree.tree_leaves(call_model(model.eval(), inputs))
     return {str(i): leaf.contiguous() for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)}

@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from efficiency.errors import InputError
+from efficiency.inputs import Inputs
 from efficiency.provenance import naslab_version
 from runs.architecture import DOCUMENT, WEIGHTS, file_digest, load_model
 from runs.architecture import SCHEMA as ARCHITECTURE_SCHEMA
@@ -91,7 +92,7 @@ def _or_lowest(score: float | None) -> float:
 
 
 def _export_row(
-    study: Study, ranking: Ranking, row: Row, trials: Sequence[Trial], files: Path, out: Path, inputs: torch.Tensor
+    study: Study, ranking: Ranking, row: Row, trials: Sequence[Trial], files: Path, out: Path, inputs: Inputs
 ) -> Exported:
     trial = best_trial(row, trials, ranking.metric)
     weights = files / "trials" / trial.job.key / WEIGHTS

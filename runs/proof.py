@@ -16,14 +16,18 @@ import torch
 from torch import nn
 
 from efficiency.errors import NaslabError
+from efficiency.inputs import Inputs
 from runs.architecture import outputs, rebuild
+
+SINGLE = ""
+"""Name in the file of an input that is one tensor."""
 
 
 class ProofFailed(NaslabError):
     """The rebuilt model is not the one that was trained; nothing is exported."""
 
 
-def prove(original: nn.Module, folder: Path, inputs: torch.Tensor) -> None:
+def prove(original: nn.Module, folder: Path, inputs: Inputs) -> None:
     """Compare `original` with the model that a new process rebuilds from `folder`, bit for bit, on the CPU.
 
     Raises:
@@ -34,7 +38,7 @@ def prove(original: nn.Module, folder: Path, inputs: torch.Tensor) -> None:
         raise ProofFailed(f"{folder.name}: the model returns no tensor, so its export cannot be proved")
     with tempfile.TemporaryDirectory() as scratch:
         given, answer = Path(scratch, "input.safetensors"), Path(scratch, "output.safetensors")
-        safetensors.torch.save_file({"input": inputs.contiguous()}, given)
+        safetensors.torch.save_file(_named(inputs), given)
         _in_new_process(folder, given, answer)
         found = safetensors.torch.load_file(answer)
     if found.keys() != expected.keys():
@@ -42,6 +46,13 @@ def prove(original: nn.Module, folder: Path, inputs: torch.Tensor) -> None:
     for name, tensor in expected.items():
         if not _same_bits(tensor, found[name]):
             raise ProofFailed(f"{folder.name}: output {name} of the rebuilt model differs from the trained one's")
+
+
+def _named(inputs: Inputs) -> dict[str, torch.Tensor]:
+    if isinstance(inputs, tuple):
+        raise ProofFailed("an example input of several tensors must name them: give a mapping")
+    named = {SINGLE: inputs} if isinstance(inputs, torch.Tensor) else inputs
+    return {name: tensor.contiguous() for name, tensor in named.items()}
 
 
 def _in_new_process(folder: Path, given: Path, answer: Path) -> None:
@@ -60,7 +71,8 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def main(folder: str, given: str, answer: str) -> None:
     """Rebuild `folder`, run it on the tensor in `given` and write what it returns to `answer`."""
-    inputs = safetensors.torch.load_file(given)["input"]
+    tensors = safetensors.torch.load_file(given)
+    inputs = tensors.get(SINGLE, tensors)
     safetensors.torch.save_file(outputs(rebuild(folder), inputs), answer)
 
 

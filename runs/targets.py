@@ -24,11 +24,12 @@ TOKENS = 128
 
 
 class Target(NamedTuple):
-    """A model on the CPU, a batch for it, and what tables call it."""
+    """A model on the CPU, a batch for it, what tables call it, and the forward's FLOPs by its space's formula."""
 
     model: nn.Module
     example_input: Inputs
     label: str
+    formula_flops: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,10 @@ def resolve_target(text: str, *, batch_size: int = 1, input_shape: str | None = 
             f"target: {text!r} is not a target; use timm:NAME, hf:NAME, space:NAME[:PRESET] or module.path:callable"
         )
     batch = _Batch(batch_size, None if input_shape is None else parse_shape(input_shape), on_meta)
-    resolvers = {"timm": _timm, "hf": _hugging_face, "space": _space}
+    if kind == "space":
+        model, example, formula = _space(name, batch)
+        return Target(model, example, text, formula)
+    resolvers = {"timm": _timm, "hf": _hugging_face}
     if kind in resolvers:
         model, example = resolvers[kind](name, batch)
     else:
@@ -105,18 +109,19 @@ def _timm(name: str, batch: _Batch) -> tuple[nn.Module, Inputs]:
     return model, batch.like(resolve_data_config(model=model)["input_size"])  # type: ignore[no-untyped-call]
 
 
-def _space(name: str, batch: _Batch) -> tuple[nn.Module, Inputs]:
+def _space(name: str, batch: _Batch) -> tuple[nn.Module, Inputs, int | None]:
     name, _, preset = name.partition(":")
     space = find_space(name, preset or None)
-    options = space.options
-    shape = batch.shape
-    if shape is None:
-        if not (hasattr(options, "in_channels") and hasattr(options, "image_size")):
-            raise InputError(f"target: space {name} does not say what its input is; add --input-shape")
-        shape = (options.in_channels, options.image_size, options.image_size)
     with batch.building():
         model = space.build(space.reference)
-    return model, batch.like(shape)
+    if batch.shape is not None:
+        return model, batch.like(batch.shape), None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        example = space.example_input(batch.size)
+    if example is None:
+        raise InputError(f"target: space {name} does not say what its input is; add --input-shape")
+    return model, example, space.forward_flops(space.reference, batch.size)
 
 
 def resolve_trial(study: str, number: int, *, batch_size: int = 1, storage: str | None = None) -> Target:
@@ -135,8 +140,9 @@ def resolve_trial(study: str, number: int, *, batch_size: int = 1, storage: str 
         role = trials[number].job.role
         raise InputError(f"--trial {number}: a trial of role {role} has no configuration to build")
     batch = ledger.study.make_task(torch.device("cpu")).example_input(batch_size)
-    model = ledger.study.search_space.build(configuration)
-    return Target(model, batch, f"{ledger.study.name} trial {number}")
+    space = ledger.study.search_space
+    label = f"{ledger.study.name} trial {number}"
+    return Target(space.build(configuration), batch, label, space.forward_flops(configuration, batch_size))
 
 
 def _callable(module_name: str, name: str, batch: _Batch) -> tuple[nn.Module, Inputs]:

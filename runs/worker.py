@@ -151,7 +151,10 @@ class _Work:
         with self.trail.phase("profile"):
             model = self._build(study, task)
             batch = task.example_input(PROFILE_BATCH)
-            self.result["profile"] = profile(model, batch, target=f"{study.name} {self.job.key}").to_dict()
+            assert self.job.configuration is not None
+            formula = study.search_space.forward_flops(self.job.configuration, PROFILE_BATCH)
+            target = f"{study.name} {self.job.key}"
+            self.result["profile"] = profile(model, batch, target=target, formula_flops=formula).to_dict()
 
     def _rung(self, epoch: int, scores: dict[str, float]) -> None:
         self.rungs.append(self.trail.rung(epoch, scores))
@@ -175,7 +178,8 @@ def save_weights(model: nn.Module, path: Path) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # Tied weights share memory, which safetensors refuses to write; each name gets its own copy.
+    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
     partial = path.with_suffix(".partial")
     try:
         partial.write_bytes(safetensors.torch.save(state))

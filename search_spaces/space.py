@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from efficiency.errors import InputError
+from efficiency.inputs import Inputs
 from search_spaces.configuration import Configuration
 from search_spaces.options import Options
 from search_spaces.parameters import Chain, Parameter, Value
@@ -50,6 +51,20 @@ class SearchSpace(ABC):
     @abstractmethod
     def build(self, configuration: Configuration) -> nn.Module:
         """A freshly initialised model; initialisation draws from torch's global generator."""
+
+    def example_input(self, batch_size: int) -> Inputs | None:
+        """Random inputs of a built model's forward, made without data, on torch's default device (meta too).
+
+        None where the space cannot tell; a profile of it then needs the shape from the user.
+        """
+        return None
+
+    def forward_flops(self, configuration: Configuration, batch_size: int) -> int | None:
+        """The closed formula for the contraction FLOPs (a multiply-add is 2) of one forward in evaluation mode.
+
+        It stands beside the counter's figure in every profile; None where there is no closed form.
+        """
+        return None
 
     def canonicalise(self, values: dict[str, Value]) -> dict[str, Value]:
         """Map settings that build the same function onto one of them; refuse what breaks a constraint.

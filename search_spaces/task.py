@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from efficiency.errors import NaslabError
+from efficiency.inputs import Inputs
 from search_spaces.options import Options
 
 if TYPE_CHECKING:
@@ -95,8 +96,19 @@ class Task(ABC):
         """The scores that every report of this task shows beside the results."""
 
     @abstractmethod
-    def example_input(self, batch_size: int) -> torch.Tensor:
-        """A batch as the model's forward sees it, for the profiler, on the task's device."""
+    def example_input(self, batch_size: int) -> Inputs:
+        """A batch as the model's forward sees it, for the profiler, on the task's device.
+
+        In evaluation mode the forward's outputs depend on nothing else, so that an export can be proved bit for bit.
+        """
+
+    @property
+    def benchmark(self) -> Mapping[str, Any]:
+        """What must be equal for the metric of two studies to be comparable: the data and how it is scored.
+
+        The recipe (epochs, batch size, learning rate) is no part of it. The default compares every option.
+        """
+        return {"metric": self.metric, **self.options.model_dump(mode="json")}
 
 
 class GradientTask(Task):

@@ -74,9 +74,9 @@ def profile(
     # A model that is wanted for another device is counted; timing it here as well has to be asked for.
     place = "meta" if others and device == "auto" else device
     if trial is None:
-        model, example, label = _ready(target, batch_size, dtype, place, input_shape)
+        model, example, label, formula = _ready(target, batch_size, dtype, place, input_shape)
     else:
-        model, example, label = _placed(
+        model, example, label, formula = _placed(
             resolve_trial(target, trial, batch_size=batch_size, storage=storage), batch_size, dtype, place
         )
     measured = efficiency.profile(
@@ -88,6 +88,7 @@ def profile(
         check=check,
         train=train,
         predict_for=others,
+        formula_flops=formula,
     )
     if as_json:
         print_json(measured.to_dict())
@@ -163,7 +164,7 @@ def _ready(text: str, batch_size: int, dtype: Precision, device: str, input_shap
 
 
 def _placed(target: Target, batch_size: int, dtype: Precision, device: str) -> Target:
-    model, example, label = target
+    model, example, label, _ = target
     place = torch.device("meta") if device == "meta" else efficiency.resolve_device(device)
     kind = DTYPES[dtype]
     model = model.to(place, kind).eval()
@@ -177,7 +178,7 @@ def _placed(target: Target, batch_size: int, dtype: Precision, device: str) -> T
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(inputs))
         where = "on meta tensors " if device == "meta" else ""
         raise InputError(f"{label}: the model does not run {where}on an input of shape {shapes}: {error}") from None
-    return Target(model, inputs, label)
+    return target._replace(model=model, example_input=inputs)
 
 
 def _print_kinds(measured: efficiency.EfficiencyProfile) -> None:

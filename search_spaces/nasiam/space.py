@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from search_spaces.configuration import Configuration
 from search_spaces.nasiam import drawing
@@ -143,6 +143,10 @@ class NASiam(RelaxableSpace):
         """Every candidate in every layer of both cells; see RelaxableSpace.supernet."""
         heads = MixedHeads(self.sizes, relaxation, partial_channels)
         return NASiamSupernet(self._framework(heads.projector, heads.predictor), heads)
+
+    def example_input(self, batch_size: int) -> Tensor:
+        """Images (B, C, H, W)."""
+        return torch.randn(batch_size, self.options.in_channels, self.options.image_size, self.options.image_size)
 
     def draw(self, configuration: Configuration) -> str:
         """The heads as a chain of boxes, one row per head (SVG)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
@@ -247,6 +247,13 @@ class SelfSupervised(GradientTask):
     def _untrained(self, seed: int, split: Split) -> dict[str, float]:
         seed_everything(seed)
         return self.evaluate(self.space.build(self.space.reference), split, full=split == "test")
+
+    @property
+    def benchmark(self) -> Mapping[str, Any]:
+        """The images that are scored, the labelled bank and the scoring; see Task.benchmark."""
+        return self.options.model_dump(
+            mode="json", include={"metric", "dataset", "knn_k", "knn_temperature", "rung_bank"}
+        )
 
     def example_input(self, batch_size: int) -> Tensor:
         """Normalised validation images."""
