@@ -21,7 +21,8 @@ from search_spaces.data.video.sets import Texts, VideoText
 from search_spaces.data.video.wording import ask, write_captions
 
 OBJECT_CLASSES = {
-    "bag": 8, "boot": 9, "trouser": 1, "dress": 3, "sandal": 5, "pullover": 2, "sneaker": 7, "tee": 0, "coat": 4, "shirt": 6,
+    "bag": 8, "boot": 9, "trouser": 1, "dress": 3, "sandal": 5,
+    "pullover": 2, "sneaker": 7, "tee": 0, "coat": 4, "shirt": 6,
 }  # fmt: skip
 """Names of objects and their Fashion-MNIST labels, those that are easiest to tell apart first."""
 DEFAULT_CLIPS = {"train": 4096, "validation": 512, "test": 512}
@@ -100,7 +101,7 @@ def generate(options: VideoTextOptions) -> dict[str, VideoText]:
 
 def draw(pictures: Pictures, tracks: Tracks, times_BT: Tensor, frames: int) -> Tensor:
     """The clips at the given frames, uint8 (B, T, S, S)."""
-    batch, times = times_BT.shape
+    times = times_BT.shape[1]
     side = pictures.patterns_PSS.shape[-1]
     canvas_BTSS = _backgrounds(pictures, tracks, side)[:, None].expand(-1, times, -1, -1).contiguous()
     since_BT = (times_BT - frames // 2).float() / (frames - 1)

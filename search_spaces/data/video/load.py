@@ -6,6 +6,7 @@ import torch
 
 from search_spaces.data.video.generated import generate
 from search_spaces.data.video.options import VideoTextOptions
+from search_spaces.data.video.recorded import recorded
 from search_spaces.data.video.sets import VideoText, VideoTextData
 
 STATISTICS_SAMPLE = 256
@@ -18,7 +19,7 @@ def load_video_text(options: VideoTextOptions) -> VideoTextData:
     Raises:
         InputError: missing or broken files, or fewer clips than asked for.
     """
-    splits = generate(options)
+    splits = generate(options) if options.name == "generated" else recorded(options)
     train = splits["train"]
     mean, std = _statistics(train)
     questions = train.questions

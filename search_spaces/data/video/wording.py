@@ -110,7 +110,7 @@ def _even_questions(clip: int, scene: Scene, names: Sequence[str], wording: int)
     second = "after" if scene.swapped else "before"
     match scene.event:
         case "move":
-            # Twins take turns in who moves: asked is who moves, in the same words only within half a family.
+            # Where twins take turns in who moves, the words are the same within each half of the family alone.
             return [Question(clip, f"{where}?", ways[0], kind="direction")]
         case "cross":
             return [Question(clip, f"{where}?", ways[0], kind="direction")]
