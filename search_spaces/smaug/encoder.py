@@ -15,14 +15,17 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kernels import TokenMask, gather_visible, restore_tokens, token_mask
-from search_spaces.smaug.reduction import (
+from kernels import (
     Matching,
+    TokenMask,
     bipartite_match,
     class_scores,
+    gather_visible,
     merge_tokens,
+    restore_tokens,
     select_tokens,
-    unmerge,
+    token_mask,
+    unmerge_tokens,
 )
 from search_spaces.smaug.settings import Sizes, Sparsity
 
@@ -95,14 +98,13 @@ class FrameEncoder(nn.Module):
         self, x: Tensor, query: Tensor, keys: Tensor, places: Tensor, layer: int, scale: float
     ) -> tuple[Tensor, Tensor]:
         """EViT's rule; the fused token of a layer gets a place of its own after the patches."""
-        kept = self.sparsity.kept(x.shape[1])
-        scores = class_scores(query[:, :, 0], keys, scale)[:, 1:]
-        patches, chosen = select_tokens(x[:, 1:], scores, kept, self.sparsity.fuse)
+        scores = class_scores(query[:, :, 0], keys, scale)
+        tokens, chosen = select_tokens(x, scores.to(x.dtype), self.sparsity.kept(x.shape[1]), self.sparsity.fuse)
         places = places.gather(1, chosen)
         if self.sparsity.fuse:
             place = self.patches + self.sparsity.layers.index(layer)
             places = torch.cat([places, torch.full_like(places[:, :1], place)], 1)
-        return torch.cat([x[:, :1], patches], 1), places
+        return tokens, places
 
 
 class FrameDecoder(nn.Module):
@@ -133,7 +135,7 @@ class FrameDecoder(nn.Module):
         """Predicted pixels (F, M, P) of the masked patches; patches that were dropped count as masked here."""
         tokens = self.narrow(encoded.tokens_FND)
         for matching in reversed(encoded.matchings):
-            tokens = unmerge(tokens, matching)
+            tokens = unmerge_tokens(tokens, matching)
         x = restore_tokens(tokens[:, 1:], encoded.mask, self.mask_token_D)[:, : self.patches] + self.positions_LD
         x = self.norm(self.blocks(x))
         return self.predict(x.gather(1, masked_FM[..., None].expand(-1, -1, x.shape[2])))
