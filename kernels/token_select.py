@@ -132,9 +132,9 @@ static inline float dot(const float* a, const float* b, int64_t n) {
   return total;
 }
 
-extern "C" void select(const float* tokens, const float* scores, const int64_t* kept, const int64_t* dropped,
-                       float* out, int64_t B, int64_t N, int64_t D, int64_t M, int64_t K, int64_t fuse,
-                       int64_t threads) {
+extern "C" void select_forward(const float* tokens, const float* scores, const int64_t* kept, const int64_t* dropped,
+                               float* out, int64_t B, int64_t N, int64_t D, int64_t M, int64_t K, int64_t fuse,
+                               int64_t threads) {
   const int64_t P = N - M, rows = P + K + fuse;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
   for (int64_t b = 0; b < B; ++b) {
@@ -194,7 +194,7 @@ def _forward(
     out = tokens.new_empty(batch, rows, width)
     if path == "native":
         sizes = (*tokens.shape, scored, num_kept, int(fuse))
-        _native.call(LOOPS, "select", tokens, scores.float(), kept, dropped, out, *sizes)
+        _native.call(LOOPS, "select_forward", tokens, scores.float(), kept, dropped, out, *sizes)
     elif out.numel():
         if prefix + num_kept:
             size = launch("select_rows", tokens.device, MOVED)
@@ -271,7 +271,8 @@ def select_tokens(tokens_BND: Tensor, scores_BM: Tensor, keep: int, fuse: bool =
     require(fits, "scores_BM", scores_BM, f"a floating ({batch}, M), M at most {length}")
     if not 0 <= keep <= scores_BM.shape[1]:
         raise ValueError(f"keep: {keep} is not 0 to {scores_BM.shape[1]} tokens")
-    noise = torch.nan_to_num(-scores_BM.detach(), nan=INFINITY, posinf=INFINITY, neginf=-INFINITY)
+    exact = scores_BM.detach().to(torch.promote_types(scores_BM.dtype, torch.float32))
+    noise = torch.nan_to_num(-exact, nan=INFINITY, posinf=INFINITY, neginf=-INFINITY)
     mask = token_mask(noise, keep)
     scores = scores_BM if fuse else scores_BM.detach()
     tensors = (tokens_BND, scores, mask.visible_BK, mask.masked_BM, mask.rank_BL)
