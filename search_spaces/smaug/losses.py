@@ -40,7 +40,9 @@ def same_text(ids_BL: Tensor) -> Tensor:
 def contrastive_loss(similarity_BB: Tensor, same_BB: Tensor) -> Tensor:
     """Both directions of the cross-entropy between texts (rows) and videos (columns); equal texts share the target."""
     target = same_BB / same_BB.sum(1, keepdim=True)
-    return -((target * similarity_BB.log_softmax(1)).sum(1) + (target * similarity_BB.T.log_softmax(1)).sum(1)).mean() / 2
+    return (
+        -((target * similarity_BB.log_softmax(1)).sum(1) + (target * similarity_BB.T.log_softmax(1)).sum(1)).mean() / 2
+    )
 
 
 def hard_negatives(similarity_BB: Tensor, same_BB: Tensor, noise_B2: Tensor) -> Negatives:
@@ -77,7 +79,7 @@ def mask_words(ids_BL: Tensor, noise_BL3: Tensor, ratio: float, special: Special
     words = torch.ones_like(ids_BL, dtype=torch.bool)
     for number in (special.pad, special.cls, special.sep):
         words &= ids_BL != number
-    rank = noise_BL3[..., 0].masked_fill(~words, 2.0).argsort(1, stable=True).argsort(1, stable=True)
+    rank = noise_BL3[..., 0].masked_fill(~words, 2.0).argsort(dim=1, stable=True).argsort(dim=1, stable=True)
     count = (ratio * words.sum(1)).round().clamp(min=1)
     hidden = words & (rank < count[:, None])
     how = noise_BL3[..., 1]

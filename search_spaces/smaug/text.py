@@ -39,6 +39,7 @@ class TextModel(nn.Module):
             self._load(sizes)
         if self.words is not None:
             self.words.predictions.decoder.weight = self.embeddings.word_embeddings.weight
+            self.words.predictions.decoder.bias = self.words.predictions.bias
 
     def encode(self, ids_BL: Tensor) -> Tensor:
         """Texts to states (B, L, D); the class token's, at 0, stands for the text."""
