@@ -58,8 +58,10 @@ class FrameEncoder(nn.Module):
             num_heads=sizes.heads,
             proj_drop_rate=sizes.dropout,
         )
-        self.temporal_TD = nn.Parameter(torch.empty(frames, sizes.width))
-        nn.init.trunc_normal_(self.temporal_TD, std=0.02)
+        self.temporal_TD = nn.Parameter(waves(torch.arange(frames), sizes.width))
+        _initialise(self.vit)
+        with torch.no_grad():
+            self.vit.pos_embed[0, 1:] = grid_waves(self.vit.patch_embed.grid_size, sizes.width)
 
     def embed(self, frames_BTCHW: Tensor) -> Tensor:
         """Embedded patches (B, T, L, D) with the frame's time added."""
@@ -127,9 +129,10 @@ class FrameDecoder(nn.Module):
             depth=depth,
             num_heads=sizes.decoder_heads,
         )
-        self.positions_LD = nn.Parameter(decoder.pos_embed[0, 1:].detach().clone())
+        self.positions_LD = nn.Parameter(grid_waves(decoder.patch_embed.grid_size, width))
         self.blocks, self.norm = decoder.blocks, decoder.norm
         self.predict = nn.Linear(width, sizes.patch_values)
+        _initialise(self)
 
     def forward(self, encoded: Encoded, masked_FM: Tensor) -> Tensor:
         """Predicted pixels (F, M, P) of the masked patches; patches that were dropped count as masked here."""
@@ -144,6 +147,31 @@ class FrameDecoder(nn.Module):
 def frame_features(tokens_BTND: Tensor) -> Tensor:
     """What a frame is judged by: mean and maximum of its tokens (STTS, Wang et al. 2022), (B, T, 2D)."""
     return torch.cat([tokens_BTND.mean(2), tokens_BTND.amax(2)], -1)
+
+
+def waves(places: Tensor, width: int) -> Tensor:
+    """Sines and cosines of places (N,), (N, width): what position embeddings start from."""
+    rates = 10000.0 ** (-torch.arange((width + 1) // 2) / ((width + 1) // 2))
+    angles = places[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], 1)[:, :width]
+
+
+def grid_waves(grid: tuple[int, int], width: int) -> Tensor:
+    """The same for the places of a grid, rows in one half of the width and columns in the other."""
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    half = width // 2
+    return torch.cat([waves(rows.flatten(), half), waves(columns.flatten(), width - half)], 1)
+
+
+def _initialise(module: nn.Module) -> None:
+    """MAE's: Xavier-uniform linears, the patch projection as the linear that it is."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Conv2d):
+            nn.init.xavier_uniform_(part.weight.view(len(part.weight), -1))
 
 
 def _attend(attention: nn.Module, x: Tensor, size: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
