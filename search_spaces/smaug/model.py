@@ -128,7 +128,7 @@ class SMAUG(nn.Module):
         given, wanted = values_BT.shape[1], self.settings.frames
         if given < wanted:
             raise ValueError(f"frames: {given} given, this model takes {wanted}")
-        middles = ((torch.arange(wanted) + 0.5) * given / wanted).long().tolist()
+        middles = [(2 * i + 1) * given // (2 * wanted) for i in range(wanted)]
         return values_BT if given == wanted else values_BT[:, middles]
 
     def _watch(self, frames: Tensor, noise: Tensor, text_BD: Tensor) -> tuple[Video, Chosen | None, Tensor | None]:

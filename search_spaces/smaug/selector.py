@@ -19,7 +19,7 @@ from search_spaces.smaug.settings import Estimator
 
 
 class Chosen(NamedTuple):
-    """The kept frames (B, K) in order of time, with what carries their gradient: gates (B, K), or soft rows (B, K, T)."""
+    """The kept frames (B, K) in order of time, and what carries their gradient: gates (B, K) or soft rows (B, K, T)."""
 
     frames_BK: Tensor
     gates_BK: Tensor | None = None

@@ -1,7 +1,7 @@
-"""The SMAUG space: how much of the frames, the text, the tokens and the time video-language pre-training can leave out.
+"""The SMAUG space: how much of frames, text, tokens and time video-language pre-training can leave out.
 
-Lin, Wei, Wang, Yuille, Xie 2023 (ICCV, arXiv 2211.11446). Sizes are options, fixed by the study; what is masked, dropped
-and selected is what varies. The paper's own ratios are not public: the reference is the most probable design
+Lin, Wei, Wang, Yuille, Xie 2023 (ICCV, arXiv 2211.11446). Sizes are options, fixed by the study; what is masked,
+dropped and selected is what varies. The paper's own ratios are not public: the reference is the most probable design
 (inferred, see docs/smaug.md).
 """
 
@@ -194,7 +194,7 @@ class SMAUGSpace(SearchSpace):
 
     @property
     def reference(self) -> Configuration:
-        """The most probable published setting (inferred): masks .65 and .5, keep .7 at three layers, half the frames."""
+        """The most probable published setting (inferred): masks .65 and .5, keep .7 thrice, half of the frames."""
         frames = min(self.options.reference_frames or 4, self.options.clip_frames)
         return self.configuration(
             {
