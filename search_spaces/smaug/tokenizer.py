@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from efficiency.errors import InputError
@@ -40,19 +40,32 @@ def train_tokenizer(words: Sequence[str], vocabulary: int, special: SpecialIds, 
     named[special.unk] = "[UNK]"
     if sorted(named) != list(range(5)):
         raise InputError("space.special: a tokenizer trained on the data numbers its special tokens 0 to 4")
-    tokenizer: Any = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
+    learner = _pipeline(models.WordPiece(unk_token="[UNK]"))
+    # The trainer numbers continuations (##a) as a hash map gives them, other each time, unless it knows them before.
+    letters = sorted(set("".join(learner.normalizer.normalize_str(text) for text in words)) - {" "})
+    known = [*(named[number] for number in range(5)), *(f"##{letter}" for letter in letters)]
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocabulary, special_tokens=[named[number] for number in range(5)], show_progress=False
+        vocab_size=vocabulary, special_tokens=known, limit_alphabet=len(letters), show_progress=False
     )
-    tokenizer.train_from_iterator(words, trainer)
+    learner.train_from_iterator(words, trainer)
+    learned = learner.get_vocab()
+    if len(learned) > vocabulary:
+        raise InputError(
+            f"space.vocabulary: {vocabulary} is too small for text of {len(letters)} letters; use {len(learned)} or more"
+        )
+    tokenizer = _pipeline(models.WordPiece(learned, unk_token="[UNK]"))
 
     def numbers(texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
     return TextTokenizer(numbers, special, length)
+
+
+def _pipeline(model: Any) -> Any:
+    tokenizer: Any = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
 
 
 def named_tokenizer(name: str, vocabulary: int, special: SpecialIds, length: int) -> TextTokenizer:

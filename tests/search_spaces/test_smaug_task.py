@@ -226,6 +226,8 @@ def test_the_tokenizer_is_the_same_every_time_and_cuts_and_pads(tmp_path):
     assert ids[:, 0].tolist() == [1, 1, 1]
     assert ids[0, -1] == 2
     assert ids[2].tolist() == [1, 2, 0, 0, 0, 0]
+    with pytest.raises(InputError, match=r"vocabulary: 20 is too small for text of 16 letters"):
+        train_tokenizer(texts, 20, SpecialIds(), 6)
     with pytest.raises(InputError, match="training captions are empty"):
         train_tokenizer([" "], 60, SpecialIds(), 6)
 
