@@ -52,7 +52,7 @@ DECODERS: dict[str, dict[str, Any]] = {
     "8 blocks": {"decoder_depth": 8},
 }
 STEPS = (
-    ("tiny", "after", 32), ("tiny", "before", 32), ("small", "after", 8), ("small", "before", 8),
+    ("tiny", "after", 32), ("tiny", "before", 32), ("small", "after", 4), ("small", "before", 4),
 )  # fmt: skip
 """Preset, when frames are selected, and batch size."""
 SCORES = ("mean_recall", "recall_at_1", "qa_top1", "choice_top1", "retrieval_qa")
@@ -145,21 +145,23 @@ def ratio(a: list[float], b: list[float]) -> dict[str, float]:
 
 
 def study(storage: str, slots: int) -> dict[str, Any]:
-    """Run the study to its end; accuracy with intervals, training seconds, and both held against the dense model."""
+    """Run the study to its end and sum it up."""
     command = [sys.executable, "-m", "runs.cli", "run", f"studies/{STUDY}.yaml", "--storage", storage]
     subprocess.run([*command, "--slots", str(slots)], check=True, stdout=subprocess.DEVNULL)
-    ledger = Ledger.open(storage, STUDY)
+    return summarise(Ledger.open(storage, STUDY))
+
+
+def summarise(ledger: Ledger) -> dict[str, Any]:
+    """Accuracy with intervals, training seconds, and both held against the dense model."""
     trials = [t for t in ledger.trials() if t.state == "complete"]
     groups: dict[str, dict[str, Any]] = {}
     for trial in trials:
-        if trial.job.configuration is None or trial.job.role not in ("reference", "final", "point", "grid"):
+        if trial.job.configuration is None or trial.job.role not in ("reference", "final"):
             continue
         group = groups.setdefault(
             trial.job.configuration.digest, {"configuration": trial.job.configuration.as_dict(), "trials": []}
         )
-        group["trials"].append(
-            {"seed": trial.job.seed, "seconds": dict(trial.seconds), "scores": dict(trial.scores)}
-        )
+        group["trials"].append({"seed": trial.job.seed, "seconds": dict(trial.seconds), "scores": dict(trial.scores)})
     plain = next(g for g in groups.values() if is_dense(g["configuration"]))
     for group in groups.values():
         group["scores"] = {s: asdict(mean_interval(column(group, s))) for s in SCORES}

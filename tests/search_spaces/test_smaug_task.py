@@ -207,7 +207,11 @@ def test_divergence_is_said(task):
         ({"answers": 0}, {}, "retrieval_qa needs open-ended questions"),
         ({}, {"batch_size": 65}, "batch_size: 65 is more than the 64 training clips"),
         ({}, {"tokenizer": "/no/such/folder"}, "task.tokenizer: cannot load"),
-        ({}, {"metric": "choice_top1", "dataset": {**DATA, "questions": ["direction"]}}, "needs questions with options"),
+        (
+            {},
+            {"metric": "choice_top1", "dataset": {**DATA, "questions": ["direction"]}},
+            "needs questions with options",
+        ),
         ({"special": {"unk": 9}}, {}, "numbers its special tokens 0 to 4"),
     ],
 )
