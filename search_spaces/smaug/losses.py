@@ -70,7 +70,7 @@ def matching_loss(logits_3B2: Tensor, valid_B: Tensor) -> Tensor:
 
 
 def mask_words(ids_BL: Tensor, noise_BL3: Tensor, ratio: float, special: SpecialIds, vocabulary: int) -> MaskedWords:
-    """Hide a share `ratio` of each text's words (at least one): 80 % by [MASK], 10 % by any word, 10 % stay as they are.
+    """Hide a share `ratio` of each text's words, at least one: 80 % by [MASK], 10 % by any word, 10 % stay.
 
     Args:
         ids_BL: texts with special tokens, which are never hidden.

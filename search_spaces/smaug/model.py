@@ -4,7 +4,7 @@ The paper's body and code are not public: the skeleton is Singularity's (ALBEF's
 docs/smaug.md. Loss = sum of weighted parts: contrastive (vtc), matching (vtm), masked words (mlm), masked pixels (mvm),
 and answers (qa) where questions are given.
 
-Names: B clips with a text each, T frames in, K frames kept, N tokens of a frame, L patches of a frame, W words, D width.
+Names: B clips with a text each, T frames in, K frames kept, N tokens and L patches of a frame, W words, D width.
 """
 
 from __future__ import annotations

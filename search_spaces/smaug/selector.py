@@ -28,8 +28,8 @@ class Chosen(NamedTuple):
     def take(self, values: Tensor) -> Tensor:
         """The kept frames of (B, T, ...), as (B, K, ...)."""
         if self.rows_BKT is not None:
-            mixed = torch.bmm(self.rows_BKT.to(values.dtype), values.flatten(2))
-            return mixed.unflatten(2, values.shape[2:])
+            mixed: Tensor = torch.bmm(self.rows_BKT.to(values.dtype), values.flatten(2))
+            return mixed.reshape(*mixed.shape[:2], *values.shape[2:])
         index = self.frames_BK.reshape(*self.frames_BK.shape, *(1,) * (values.ndim - 2))
         taken = values.gather(1, index.expand(-1, -1, *values.shape[2:]))
         return taken if self.gates_BK is None else taken * self.gates_BK.reshape(index.shape)
@@ -51,7 +51,8 @@ class FrameSelector(nn.Module):
     def scores(self, features_BTF: Tensor, text_BD: Tensor) -> Tensor:
         """Scores (B, T) of each pair's frames."""
         joined = self.frame(features_BTF) + self.text(text_BD)[:, None]
-        return self.score(F.gelu(joined)).squeeze(-1)
+        scores: Tensor = self.score(F.gelu(joined)).squeeze(-1)
+        return scores
 
     def kept_of_all(self, features_VTF: Tensor, text_QD: Tensor) -> Tensor:
         """For every text and every video, which frames are kept: booleans (Q, V, T)."""

@@ -51,7 +51,8 @@ def train_tokenizer(words: Sequence[str], vocabulary: int, special: SpecialIds, 
     learned = learner.get_vocab()
     if len(learned) > vocabulary:
         raise InputError(
-            f"space.vocabulary: {vocabulary} is too small for text of {len(letters)} letters; use {len(learned)} or more"
+            f"space.vocabulary: {vocabulary} is too small for text of {len(letters)} letters; use {len(learned)} or "
+            "more"
         )
     tokenizer = _pipeline(models.WordPiece(learned, unk_token="[UNK]"))
 

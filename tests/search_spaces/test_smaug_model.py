@@ -70,7 +70,7 @@ def test_every_variant_trains_and_repeats_itself_in_evaluation(changed):
 
 
 def test_keep_rate_1_and_ratio_0_are_the_dense_model_exactly():
-    chosen, configuration, model = build(DENSE)
+    chosen, _, model = build(DENSE)
     batch = inputs(chosen)
     frames = batch["frames"]
     model.eval()
@@ -181,8 +181,10 @@ def test_tome_gives_every_visible_patch_the_token_that_it_merged_into():
         assert alike.any(0).all()
 
 
-@pytest.mark.parametrize("preset", ["tiny", "small", "paper"])
-@pytest.mark.parametrize("changed", VARIANTS, ids=str)
+CASES = [("tiny", v) for v in VARIANTS] + [("small", v) for v in VARIANTS[:4]] + [("paper", v) for v in VARIANTS[::3]]
+
+
+@pytest.mark.parametrize(("preset", "changed"), CASES, ids=str)
 def test_the_formula_agrees_with_the_counter(preset, changed):
     chosen = find_space("smaug", preset, {"clip_frames": 4, "depth": 4} if preset != "paper" else {})
     configuration = chosen.configuration({**chosen.reference.as_dict(), **changed})
@@ -252,7 +254,7 @@ def test_the_text_encoder_is_bert_and_loads_one(tmp_path):
 
 
 def test_padding_changes_nothing():
-    chosen, _, model = build(DENSE)
+    _, _, model = build(DENSE)
     model.eval()
     ids = torch.tensor([[1, 7, 9, 2, 0, 0, 0, 0]])
     video = model.watch(torch.randn(1, 4, 1, 16, 16))
@@ -279,7 +281,7 @@ def test_bad_configurations_are_refused_in_one_line(changed, message):
 
 def test_a_ratio_that_leaves_no_patch_is_refused():
     chosen = space(patch_size=8)
-    with pytest.raises(InputError, match="0.9 leaves none of the 4 patches"):
+    with pytest.raises(InputError, match=r"0\.9 leaves none of the 4 patches"):
         chosen.configuration({**chosen.reference.as_dict(), "visual_masking_ratio": 0.9})
 
 
