@@ -23,6 +23,7 @@ from runs.output import out as console
 from runs.ranking import Ranking, Row
 from runs.ranking import rank as rank_trials
 from runs.report import build_report
+from runs.report.kernels import load_table
 from runs.report.markup import significant_digits
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or a study's name.")]
@@ -55,12 +56,13 @@ def rank(
 def report(
     study: StudyName,
     out: Annotated[Path | None, typer.Option(help="Default: report.html in the study's folder.")] = None,
+    kernels: Annotated[Path | None, typer.Option(help="Show this table of `naslab bench kernels --json`.")] = None,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Write one HTML file that answers which configuration is worth its hours."""
     ledger = open_study(study, storage)
-    made = build_report(ledger.study, ledger.trials())
+    made = build_report(ledger.study, ledger.trials(), None if kernels is None else load_table(kernels))
     path = out or ledger.files / "report.html"
     made.write(path)
     if as_json:
