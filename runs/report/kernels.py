@@ -35,9 +35,9 @@ def kernels(document: Mapping[str, Any]) -> Section:
     """The table as it was measured."""
     facts = document["provenance"]
     bandwidth = document["copy_bytes_per_second"] / 1e9
+    times = ("eager_ms", "compile_ms", "ours_ms", "limit_ms")
     rows = [
-        [row["kernel"], row["shape"], row["dtype"], *map(_ms, (row["eager_ms"], row["compile_ms"], row["ours_ms"]))]
-        + [_ms(row["limit_ms"]), _share(row)]
+        [row["kernel"], row["shape"], row["dtype"], *(_ms(row[name]) for name in times), _share(row)]
         for row in document["rows"]
     ]
     columns = ("Kernel", "Shape", "Type", "#Eager ms", "#torch.compile ms", "#Ours ms", "#Limit ms", "#Limit over ours")

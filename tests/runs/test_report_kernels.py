@@ -1,11 +1,11 @@
 import json
 
 import pytest
+from synthetic_study import make_study, make_trials
 
 from efficiency.errors import InputError
 from runs.report import build_report
 from runs.report.kernels import load_table
-from synthetic_study import make_study, make_trials
 
 PROVENANCE = {"device": "cpu: Some <maker>", "torch": "2.15", "utc": "2026-01-02T03:04:05+00:00"}
 ROW = {"kernel": "altup", "shape": "2x8x16", "dtype": "fp32", "eager_ms": 1.5, "compile_ms": None, "ours_ms": 0.5,
