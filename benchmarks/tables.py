@@ -61,12 +61,46 @@ def _over_random(study: dict[str, Any], arm: str) -> str:
 
 def step_cost() -> str:
     """NAS step over plain step."""
-    lines = ["| framework | backbone | batch | NAS step over plain step |", "| --- | --- | --- | --- |"]
+    lines = [
+        "| framework | backbone | batch | NAS step over plain step | supernet's weight step over plain step |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for row in _result("nas_step_cost", {"rows": []})["rows"]:
-        cost = row["nas_over_plain"]
-        ratio = f"{cost['ratio']:.2f} [{cost['low']:.2f}, {cost['high']:.2f}]"
-        lines.append(f"| {row['framework']} | {row['backbone']} | {row['batch_size']} | {ratio} |")
+        whole, weights = (ratio_text(row[name]) for name in ("nas_over_plain", "supernet_weight_step_over_plain"))
+        lines.append(f"| {row['framework']} | {row['backbone']} | {row['batch_size']} | {whole} | {weights} |")
     return "\n".join(lines) if len(lines) > 2 else "Cost of a NAS step: not measured."
+
+
+def ratio_text(ratio: dict[str, float]) -> str:
+    """A ratio of medians with its interval."""
+    return f"{ratio['ratio']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+
+
+def kernels() -> str:
+    """Every kernel on the CPU, and on a GPU where one was at hand."""
+    return "\n\n".join(_kernels(*source) for source in (("CPU", "kernels_cpu"), ("GPU", "kernels_cuda")))
+
+
+def _kernels(place: str, name: str) -> str:
+    found = _result(name, None)
+    if found is None:
+        return f"{place}: not measured."
+    facts, gigabytes = found["provenance"], found["copy_bytes_per_second"] / 1e9
+    lines = [
+        f"{place}: {facts['device']}, {facts['torch_threads']} threads, torch {facts['torch']}, {facts['dtype']}; "
+        f"copy {gigabytes:.1f} GB/s. Forward and backward together, medians.",
+        "",
+        "| kernel | shape | eager ms | ours ms | eager over ours | torch.compile over ours | limit over ours |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in found["rows"]:
+        if not row["correct"]:
+            lines.append(f"| {row['kernel']} | {row['shape']} | wrong result | | | | |")
+            continue
+        against = [ratio_text(row[key]) if row[key] else "-" for key in ("over_eager", "over_compile")]
+        cells = [f"{row['eager_ms']:.3g}", f"{row['ours_ms']:.3g}", *against, f"{row['share']:.0%}"]
+        lines.append(f"| {row['kernel']} | {row['shape']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def quick_start() -> str:
@@ -161,6 +195,7 @@ def _ratio(cell: dict[str, Any]) -> str:
 
 PAGES = (
     (DOCS / "nasiam.md", "results", tables),
+    (DOCS / "kernels.md", "kernels", kernels),
     (DOCS / "efficiency.md", "step-times", step_times),
     (DOCS / "efficiency.md", "published", published),
     (DOCS / "efficiency.md", "counters", counters),
