@@ -38,7 +38,7 @@ Annotations = dict[str, list[Described]]
 """Videos of the splits that the annotation knows, under names of SPLITS."""
 
 
-def annotations(options: VideoTextOptions, root: Path) -> Annotations:
+def read_annotations(options: VideoTextOptions, root: Path) -> Annotations:
     """Read the annotation of the data set `options.name` from the files in `root`.
 
     Raises:
@@ -108,8 +108,8 @@ def msrvtt(root: Path, split: str) -> Annotations:
 def msvd(root: Path) -> Annotations:
     """MSVD (Chen and Dolan 2011): AllVideoDescriptions.txt or raw-captions.pkl, and the three lists of videos.
 
-    Lists are {train,val,test}_list.txt; without them the numbers in youtube_mapping.txt decide. {train,val,test}_qa.json
-    with youtube_mapping.txt give the questions of MSVD-QA.
+    Lists are {train,val,test}_list.txt; without them the numbers in youtube_mapping.txt decide. With that file
+    {train,val,test}_qa.json give the questions of MSVD-QA.
     """
     videos: dict[str, Described] = {}
     described, pickled = root / "AllVideoDescriptions.txt", root / "raw-captions.pkl"

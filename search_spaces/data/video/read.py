@@ -12,7 +12,7 @@ from efficiency.errors import InputError
 
 
 def read_json(path: Path, kind: Any) -> Any:
-    """A JSON document of the type `kind` (or one of a tuple), or an object with the keys and types of the dict `kind`."""
+    """A JSON document: of a type or one of a tuple of types, or, where `kind` is a dict, with its keys and types."""
     try:
         document = json.loads(_text(path))
     except json.JSONDecodeError as error:
