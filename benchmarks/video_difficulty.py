@@ -1,6 +1,6 @@
 """Is time needed? Questions about direction and order from the text alone, from one frame and from all frames.
 
-Usage: python benchmarks/video_difficulty.py [--seeds 3] [--epochs 12] [--out benchmarks/results/video_difficulty.json]
+Usage: python benchmarks/video_difficulty.py [--seeds 3] [--epochs 6] [--out benchmarks/results/video_difficulty.json]
 
 Three models of the same kind answer the open-ended direction and order questions of generated clips that none was
 trained on: a convolution over the frames that they see (none, the middle one, one at random, all), joined with the
@@ -160,7 +160,7 @@ def main() -> None:
     """Train, test, time, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/video_difficulty.json"))
     arguments = parser.parse_args()
     accuracy: dict[str, list[dict[str, float]]] = {name: [] for name in MODELS}

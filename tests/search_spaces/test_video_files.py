@@ -357,6 +357,12 @@ def write(root: Path, files: dict[str, str]) -> None:
         ("folder", {"captions.csv": "file,caption\n"}, "no row under the header"),
         ("folder", {"captions.csv": "file,caption\na.mp4,one\nb.mp4, \n"}, r"caption 2 \(b\.mp4\) is empty"),
         ("folder", {"captions.csv": "file,caption,split\na.mp4,one,dev\n"}, "split 'dev' is unknown"),
+        (
+            "folder",
+            {"captions.csv": "file,caption\na.mp4,a dog, running\n"},
+            "row 1 has more cells than the header; quote",
+        ),
+        ("folder", {"captions.csv": "file,caption\na.mp4,\x00\n"}, "captions.csv"),
         ("folder", {"captions.json": "{"}, r"captions\.json: not JSON \(line 1"),
         ("folder", {"captions.json": "3"}, "must hold a list or an object"),
         ("folder", {"captions.txt": "a.mp4 one\n"}, "a file's name, a tab and its caption"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import pickle
 from pathlib import Path
@@ -32,9 +33,9 @@ def read_table(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> li
     """The rows of a table with a header; missing cells are empty.
 
     Raises:
-        InputError: one of `columns` is not in the header, or no row follows.
+        InputError: one of `columns` is not in the header, no row follows, or between commas a row has too many cells.
     """
-    reader = csv.DictReader(_text(path).splitlines(), delimiter=delimiter, restval="")
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=delimiter, restval="")
     header = reader.fieldnames or []
     for column in columns:
         if column not in header:
@@ -42,7 +43,14 @@ def read_table(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> li
             raise InputError(
                 f"{path}: no column {column!r} among {', '.join(header) or 'none'} (columns stand between {between})"
             )
-    rows = list(reader)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise InputError(f"{path}: line {reader.line_num}: {error}; mend the line") from None
+    for number, row in enumerate(rows, 1):
+        # The reader puts what is beyond the header under None.
+        if row.pop(None, None) is not None and delimiter == ",":  # type: ignore[call-overload]
+            raise InputError(f"{path}: row {number} has more cells than the header; quote text that holds commas")
     if not rows:
         raise InputError(f"{path}: no row under the header")
     return rows
