@@ -69,19 +69,21 @@ class RecordedVideo(VideoText):
         """
         with ThreadPoolExecutor(THREADS) as pool:
             clips = list(pool.map(self._clip, [self.paths[i] for i in indices.tolist()]))
-        return torch.stack([clip[times] for clip, times in zip(clips, times_BT, strict=True)])
+        for damage in {damage for _, damage in clips if damage}:
+            warnings.warn(damage, stacklevel=3)
+        return torch.stack([clip[times] for (clip, _), times in zip(clips, times_BT, strict=True)])
 
-    def _clip(self, path: Path) -> Tensor:
+    def _clip(self, path: Path) -> tuple[Tensor, str]:
+        """All frames of the clip, and what is to be said about its file when it is first read."""
         if (kept := self.cache.clips.get(path)) is not None:
-            return kept
+            return kept, ""
         try:
             clip, decoded, wanted = decode(path, self.frames, self.side, self.decoder)
         except Unreadable as error:
             raise InputError(f"{path}: was readable before, now is not ({error}); mend or remove the file") from None
-        if decoded < wanted:
-            warnings.warn(f"{path}: damaged, {decoded} of {wanted} frames decoded, the last repeated", stacklevel=2)
         self.cache.keep(path, clip)
-        return clip
+        damage = f"{path}: damaged, {decoded} of {wanted} frames decoded, the last repeated"
+        return clip, damage if decoded < wanted else ""
 
     def take(self, indices: Tensor) -> RecordedVideo:
         """See VideoText.take."""
