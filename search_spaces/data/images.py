@@ -87,13 +87,7 @@ class FileImages(ImageSet):
                 rgb = image.convert("RGB")
         except (OSError, UnidentifiedImageError) as error:
             raise InputError(f"{path}: not a readable image ({error}); mend or remove the file") from None
-        scale = self.side / min(rgb.size)
-        width, height = (max(self.side, round(length * scale)) for length in rgb.size)
-        left, top = (width - self.side) // 2, (height - self.side) // 2
-        square = rgb.resize((width, height), Image.Resampling.BICUBIC).crop(
-            (left, top, left + self.side, top + self.side)
-        )
-        return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)
+        return centre_square(rgb, self.side)
 
     def take(self, indices: Tensor) -> FileImages:
         """See ImageSet.take."""
@@ -102,3 +96,12 @@ class FileImages(ImageSet):
     def to(self, device: torch.device) -> FileImages:
         """Nothing is held in memory."""
         return self
+
+
+def centre_square(rgb: Image.Image, side: int) -> Tensor:
+    """The shorter side resized to `side`, the centre cropped: uint8 (3, side, side)."""
+    scale = side / min(rgb.size)
+    width, height = (max(side, round(length * scale)) for length in rgb.size)
+    left, top = (width - side) // 2, (height - side) // 2
+    square = rgb.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
+    return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)

@@ -1,0 +1,55 @@
+"""What a study file may say about video with text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from search_spaces.options import Options
+
+Event = Literal["move", "turn", "cross", "sequence", "replace", "presence"]
+Kind = Literal["direction", "order", "presence", "object", "count", "choice"]
+
+ALL_EVENTS: tuple[Event, ...] = ("move", "turn", "cross", "sequence", "replace", "presence")
+ALL_KINDS: tuple[Kind, ...] = ("direction", "order", "presence", "object", "count", "choice")
+
+
+class VideoTextOptions(Options):
+    """Which clips and texts. `generated` needs no files; the others are read from `root` (docs/video-data.md)."""
+
+    name: Literal["generated", "folder", "msrvtt", "msvd", "didemo", "tgif_qa"] = "generated"
+    root: Path | None = None
+    """Folder of the annotation files and the videos."""
+    train: int | None = Field(None, gt=0)
+    """How many training clips; None: all there are (generated: 4096)."""
+    validation: int | None = Field(None, gt=0)
+    """None: all there are (generated: 512)."""
+    test: int | None = Field(None, gt=0)
+    """None: all there are (generated: 512)."""
+    frames: int = Field(8, ge=4)
+    """Frames of a clip: generated, or taken at equal distances from a video."""
+    image_size: int = Field(32, ge=16)
+    """Side of a frame."""
+    seed: int = Field(0, ge=0)
+
+    classes: int = Field(6, ge=4, le=10)
+    """Generated: kinds of object."""
+    clutter: float = Field(0.5, ge=0, le=1)
+    """Generated: brightness of the pattern, the scraps and the noise behind the objects, as a share of the objects'."""
+    captions_per_clip: int = Field(1, ge=1, le=4)
+    """Generated: captions of each clip, in different words."""
+    events: tuple[Event, ...] = Field(ALL_EVENTS, min_length=1)
+    """Generated: what may happen in a clip."""
+    questions: tuple[Kind, ...] = ALL_KINDS
+    """Generated: which kinds of question are asked."""
+
+    split: Literal["full", "1k-A"] = "1k-A"
+    """MSR-VTT: the official split, or 9,000 clips against the 1,000 pairs of JSFusion."""
+    question_type: Literal["action", "transition", "frameqa", "count"] = "frameqa"
+    """TGIF-QA: which of its four tasks."""
+    decoder: Literal["auto", "pyav", "torchcodec"] = "auto"
+    """What decodes video files; auto: PyAV where installed, else torchcodec."""
+    cache_mib: int = Field(1024, ge=0)
+    """Memory in which decoded clips are kept, per split."""

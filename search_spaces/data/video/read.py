@@ -1,0 +1,94 @@
+"""Reading of annotation files: JSON, tables, lines and one kind of pickle, each with one clear line when it fails."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+from efficiency.errors import InputError
+
+
+def read_json(path: Path, kind: Any) -> Any:
+    """A JSON document: of a type or one of a tuple of types, or, where `kind` is a dict, with its keys and types."""
+    try:
+        document = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not JSON (line {error.lineno}: {error.msg}); fetch the file again") from None
+    if isinstance(kind, dict):
+        for key, part in kind.items():
+            if not isinstance(document, dict) or not isinstance(document.get(key), part):
+                raise InputError(f"{path}: holds no list {key!r}; the file is not of the published format")
+    elif not isinstance(document, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        names = " or ".join({list: "a list", dict: "an object"}[k] for k in kinds)
+        raise InputError(f"{path}: must hold {names}; the file is not of the published format")
+    return document
+
+
+def read_table(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> list[dict[str, str]]:
+    """The rows of a table with a header; missing cells are empty.
+
+    Raises:
+        InputError: one of `columns` is not in the header, no row follows, or between commas a row has too many cells.
+    """
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=delimiter, restval="")
+    try:
+        header = list(reader.fieldnames or [])
+        rows = list(reader)
+    except csv.Error as error:
+        raise InputError(f"{path}: after line {reader.line_num}: {error}; mend the file") from None
+    for column in columns:
+        if column not in header:
+            between = "tabs" if delimiter == "\t" else "commas"
+            raise InputError(
+                f"{path}: no column {column!r} among {', '.join(header) or 'none'} (columns stand between {between})"
+            )
+    for number, row in enumerate(rows, 1):
+        # The reader puts what is beyond the header under None.
+        if row.pop(None, None) is not None and delimiter == ",":
+            raise InputError(f"{path}: row {number} has more cells than the header; quote text that holds commas")
+    if not rows:
+        raise InputError(f"{path}: no row under the header")
+    return rows
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines that are not blank, without space around them."""
+    lines = [line.strip() for line in _text(path).splitlines() if line.strip()]
+    if not lines:
+        raise InputError(f"{path}: empty; fetch the file again")
+    return lines
+
+
+def read_pickled_captions(path: Path) -> dict[str, list[str]]:
+    """A pickled dict from a video's name to its captions, each a string or a list of words.
+
+    Only plain values are unpickled: a file that names any class or function is refused, so none of its code runs.
+    """
+    try:
+        with path.open("rb") as file:
+            document = _Plain(file, encoding="latin1").load()
+        return {
+            str(name): [text if isinstance(text, str) else " ".join(text) for text in captions]
+            for name, captions in document.items()
+        }
+    except (OSError, pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise InputError(f"{path}: not a pickled dict of captions ({error}); fetch the file again") from None
+
+
+class _Plain(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"names {module}.{name}")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; docs/video-data.md says how each data set must lie on disk") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
