@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -17,7 +17,8 @@ from efficiency.errors import InputError
 from nas.arms import Grid
 from nas.grid import describe_point
 from nas.statistics import Interval, difference_interval, mean_interval
-from runs.plan import found_by
+from runs.constraints import Check, checks_of
+from runs.plan import breaking, found_by
 from runs.spend import (
     SECONDS_PER_HOUR,
     ArmSpend,
@@ -37,7 +38,7 @@ RANKED = ("reference", "final")
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration. Intervals are over seeds; `rank` is None below the floor.
+    """One configuration. Intervals are over seeds; `rank` is None below the floor or where a constraint is broken.
 
     `gain` is the gain over the reference per device hour, search included; None for the reference itself.
     `hours_to_floor` is None where the mean over seeds never got there.
@@ -60,6 +61,8 @@ class Row:
     metrics_by_seed: tuple[float, ...]
     scores_by_seed: tuple[float, ...]
     """Metric per device hour in the order of `seeds`: what ranks are decided on."""
+    breaks: tuple[Check, ...] = ()
+    """Constraints of the study that the reference breaks; it is trained all the same, and has no rank."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the published schema."""
@@ -79,6 +82,27 @@ class Row:
             "hours_to_floor": interval_dict(self.hours_to_floor),
             "pareto": self.pareto,
             "trials": list(self.trials),
+            "breaks": [asdict(check) for check in self.breaks],
+        }
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A configuration that was not trained, or is not ranked, because it breaks a constraint of the study."""
+
+    name: str
+    configuration: Configuration
+    breaks: tuple[Check, ...]
+    trials: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "name": self.name,
+            "configuration": self.configuration.as_dict(),
+            "digest": self.configuration.digest,
+            "breaks": [asdict(check) for check in self.breaks],
+            "trials": list(self.trials),
         }
 
 
@@ -97,7 +121,10 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Rows in order of rank, those below the floor last, with what they are to be held against."""
+    """Rows in order of rank, those below the floor last, with what they are to be held against.
+
+    `refused` are the configurations that break a constraint; they have no row.
+    """
 
     study: str
     metric: str
@@ -109,6 +136,7 @@ class Ranking:
     random: Baseline | None
     arms: tuple[ArmSpend, ...]
     phases: dict[Phase, float]
+    refused: tuple[Refused, ...] = ()
 
     @property
     def reference(self) -> Row | None:
@@ -129,6 +157,7 @@ class Ranking:
             "random": self.random.to_dict() if self.random else None,
             "arms": [arm.to_dict() for arm in self.arms],
             "phase_hours": dict(self.phases),
+            "refused": [one.to_dict() for one in self.refused],
         }
 
 
@@ -143,7 +172,8 @@ def rank(study: Study, trials: Sequence[Trial]) -> Ranking:
     device = one_device(trials)
     _check_profiles(trials)
     scored = [t for t in trials if t.state == "complete" and metric in t.scores]
-    groups = _group([t for t in scored if t.job.role in RANKED])
+    broken = breaking(study, trials)
+    groups = _group([t for t in scored if t.job.role in RANKED and t.job.configuration not in broken])
     spends = arm_spend(trials)
     reference = next((g for g in groups if any(t.job.role == "reference" for t in g)), [])
     bar = _validation_bar(study, reference, metric)
@@ -161,6 +191,7 @@ def rank(study: Study, trials: Sequence[Trial]) -> Ranking:
         random=_baseline("random architectures", [t for t in scored if t.job.role == "random"], metric),
         arms=spends,
         phases=phase_hours(trials),
+        refused=_refused(study, trials),
     )
 
 
@@ -242,7 +273,36 @@ def _row(
         trials=tuple(t.number for t in group),
         metrics_by_seed=tuple(metrics.values()),
         scores_by_seed=scores,
+        breaks=tuple(check for check in _mean_checks(group) if check.broken) if is_reference else (),
     )
+
+
+def _mean_checks(group: Sequence[Trial]) -> list[Check]:
+    """Each constraint with the mean over trials of what was found."""
+    found: dict[tuple[str, float], list[float]] = defaultdict(list)
+    for trial in group:
+        for check in checks_of(trial.result):
+            found[check.constraint, check.limit].append(check.value)
+    return [Check(name, fmean(values), limit) for (name, limit), values in found.items()]
+
+
+def _refused(study: Study, trials: Sequence[Trial]) -> tuple[Refused, ...]:
+    """By name, the configurations that break a constraint, with those trials in which they did."""
+    found: dict[Configuration, list[Trial]] = defaultdict(list)
+    for trial in trials:
+        configuration = trial.job.configuration
+        if configuration in breaking(study, [trial]):
+            found[configuration].append(trial)
+    made = [
+        Refused(
+            _name(study, configuration, False, tuple(sorted({t.job.arm or t.job.role for t in group}))),
+            configuration,
+            tuple(check for check in _mean_checks(group) if check.broken),
+            tuple(t.number for t in group),
+        )
+        for configuration, group in found.items()
+    ]
+    return tuple(sorted(made, key=lambda one: (one.name, one.configuration.digest)))
 
 
 def _by_seed(group: Sequence[Trial], value: Any) -> dict[int, float]:
@@ -317,9 +377,13 @@ def _dominates(a: Row, b: Row) -> bool:
 
 def _ordered(rows: Sequence[Row], floor: float | None) -> tuple[Row, ...]:
     rows = sorted(rows, key=lambda row: (-row.score.mean, row.configuration.digest))
-    above = [row for row in rows if floor is None or row.metric.mean >= floor]
-    below = [row for row in rows if floor is not None and row.metric.mean < floor]
+    above = [row for row in rows if _may_rank(row, floor)]
+    below = [row for row in rows if not _may_rank(row, floor)]
     return (*_shared_ranks(above), *below)
+
+
+def _may_rank(row: Row, floor: float | None) -> bool:
+    return not row.breaks and (floor is None or row.metric.mean >= floor)
 
 
 def _shared_ranks(rows: Sequence[Row]) -> list[Row]:

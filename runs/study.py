@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from efficiency.errors import InputError
 from nas.arms import Arm, Grid, Name, Sampled
 from nas.grid import grid_points
+from runs.constraints import Constraints
 from search_spaces import Configuration, Options, SearchSpace, Task, explain, find_space
 
 SCHEMA = "naslab.study/1"
@@ -52,6 +53,8 @@ class Study(Options):
     """How many of each arm's best are retrained with every seed."""
     random_architectures: int = Field(4, ge=0)
     """Size of the random baseline that every search is held against; a study of sweeps alone may set 0."""
+    constraints: Constraints = Constraints()
+    """What a configuration may cost at most, checked before it is trained."""
     ranking: Ranking = Ranking()
 
     @model_validator(mode="after")

@@ -130,7 +130,9 @@ def _footnote(ranking: Ranking) -> str:
     floor = "no floor" if ranking.floor is None else f"floor {ranking.floor:.2f} {ranking.metric}; - is below it"
     beside = [*ranking.controls, *([ranking.random] if ranking.random else [])]
     controls = "; ".join(f"{one.name} {one.metric.mean:.2f}" for one in beside) or "none"
-    return f"{floor}. ±: 95 % interval over seeds. Controls: {controls}."
+    marked = "".join(f" The reference breaks {'; '.join(map(str, row.breaks))}." for row in ranking.rows if row.breaks)
+    refused = "".join(f"\nNot trained: {one.name}: {'; '.join(map(str, one.breaks))}" for one in ranking.refused)
+    return f"{floor}. ±: 95 % interval over seeds. Controls: {controls}.{marked}{refused}"
 
 
 def _print_csv(ranking: Ranking) -> None:
@@ -146,6 +148,8 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in row.items():
         if key in ("metric", "device_hours", "score", "gain_per_device_hour", "hours_to_floor"):
             flat |= {f"{key}_{part}": (value or {}).get(part) for part in ("mean", "low", "high")}
+        elif key == "breaks":
+            flat[key] = " ".join(check["constraint"] for check in value)
         elif key == "configuration":
             flat[key] = " ".join(f"{k}={'·'.join(v) if isinstance(v, list) else v}" for k, v in value.items())
         else:

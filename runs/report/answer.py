@@ -28,7 +28,7 @@ def answer(ranking: Ranking, random_scores: Sequence[float]) -> Answer:
     if not ranking.rows:
         return Answer("No configuration has finished yet, so nothing can be said.")
     if not ranked:
-        return Answer(f"No configuration reaches the floor of {ranking.floor:.2f} {ranking.metric}.")
+        return Answer(_nothing_ranked(ranking))
     best, reference = ranked[0], ranking.reference
     caveats = (
         *_against_controls(best, ranking),
@@ -47,6 +47,15 @@ def answer(ranking: Ranking, random_scores: Sequence[float]) -> Answer:
 def unit(ranking: Ranking) -> str:
     """The cost unit in words, singular."""
     return "GPU hour" if ranking.cost_unit == "gpu_hours" else "CPU hour"
+
+
+def _nothing_ranked(ranking: Ranking) -> str:
+    breaking = "The reference breaks a constraint" if any(row.breaks for row in ranking.rows) else ""
+    below = [row for row in ranking.rows if not row.breaks]
+    if not below:
+        return f"{breaking}, and no other configuration is ranked."
+    short = f"no configuration reaches the floor of {ranking.floor:.2f} {ranking.metric}."
+    return f"{breaking}, and {short}" if breaking else f"{short[0].upper()}{short[1:]}"
 
 
 def _score(row: Row, ranking: Ranking) -> str:

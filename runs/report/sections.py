@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from nas.health import HealthReport
+from runs.constraints import Check
 from runs.ranking import Ranking, Row
 from runs.report import figures, findings
 from runs.report.answer import unit
@@ -77,7 +78,7 @@ def leaderboard(found: Findings) -> Section:
     columns = ["#Rank", "Configuration", f"#{ranking.metric}", f"#{short} h a run", f"#Score per {short} h",
                f"#Gain per {short} h", f"#{short} h of search", f"#{short} h to floor", "Pareto", "Trials"]  # fmt: skip
     floor = "none" if ranking.floor is None else f"{ranking.floor:.2f} {ranking.metric}"
-    below = " Rows without a rank are below it." if any(row.rank is None for row in ranking.rows) else ""
+    below = " Rows without a rank are below it." if any(row.rank is None and not row.breaks for row in ranking.rows) else ""
     return Section(
         id,
         title,
@@ -90,6 +91,7 @@ def leaderboard(found: Findings) -> Section:
                     "rank where the interval of their difference in score holds zero. The gain is over the "
                     "reference, and charges the search."
                 ),
+                *(note(f"Not trained: {one.name} breaks {_broken(one.breaks)}.") for one in ranking.refused),
             ]
         ),
     )
@@ -98,7 +100,8 @@ def leaderboard(found: Findings) -> Section:
 def _row(row: Row) -> list[object]:
     values = row.configuration.as_dict().items()
     lines = [tag("span", f"{key}: {_words(value)}", css="bounds") for key, value in values]
-    name = join([tag("strong", row.name), *lines])
+    broken = [tag("span", f"breaks {_broken(row.breaks)}, so it has no rank", css="bounds")] if row.breaks else []
+    name = join([tag("strong", row.name), *lines, *broken])
     return [
         row.rank if row.rank is not None else "—",
         name,
@@ -111,6 +114,10 @@ def _row(row: Row) -> list[object]:
         "●" if row.pareto else "",
         trial_links(row.trials),
     ]
+
+
+def _broken(checks: Sequence[Check]) -> str:
+    return "; ".join(map(str, checks))
 
 
 def _words(value: object) -> str:
