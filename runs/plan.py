@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 from nas.arms import Arm, Differentiable, Grid, Sampled
 from nas.grid import describe_point
+from nas.pareto import spread
 from nas.sampling import Told, propose, random_configuration
 from runs.constraints import checks_of
+from runs.spend import SECONDS_PER_HOUR
 from runs.study import Study
 from runs.trial import Job, Trial
 from search_spaces import Configuration, Control, derive_seed
@@ -142,7 +144,7 @@ def _proposals(view: _View, arm: Sampled) -> Iterator[Job]:
     if _spent(arm, attempts, len(made)):
         return
     told = [t for t in made.values() if t.state != "running"]
-    history = [tell(t, view.metric) for t in told]
+    history = [tell(view.study, t, view.metric) for t in told]
     pending = [_configuration(t.job) for t in made.values() if t.state == "running"]
     index = len(made)
     configuration = propose(
@@ -171,10 +173,18 @@ def _spent(arm: Sampled, attempts: Iterable[Trial], proposals: int) -> bool:
     return sum(finished) + (running + 0.5) * mean > 3600 * arm.device_hours or (not finished and running > 0)
 
 
-def tell(trial: Trial, metric: str) -> Told:
+def tell(study: Study, trial: Trial, metric: str) -> Told:
     """What a sampler is told of a finished proposal."""
     violations = tuple(check.excess for check in checks_of(trial.result))
-    return Told(_configuration(trial.job), last_score(trial, metric), violations)
+    return Told(_configuration(trial.job), last_score(trial, metric), violations, _traded(study, trial))
+
+
+def _traded(study: Study, trial: Trial) -> float | None:
+    """What a proposal's score is traded against, where the objective is a front."""
+    if study.objective.kind != "pareto":
+        return None
+    name = study.objective.cost
+    return trial.run_seconds / SECONDS_PER_HOUR if name is None else trial.result.get("costs", {}).get(name)
 
 
 def last_score(trial: Trial, metric: str) -> float | None:
@@ -199,6 +209,8 @@ def finalists(view: _View, arm: Arm) -> list[Configuration]:
     if isinstance(arm, Grid):
         return [point for point in view.study.grids[arm.name] if point not in view.broken]
     scored: list[tuple[float, Configuration]] = []
+    if isinstance(arm, Sampled) and view.study.objective.kind == "pareto":
+        return _front(view, arm)
     if isinstance(arm, Differentiable):
         for trial in view.of_arm(arm.name, "search"):
             if trial.state == "complete":
@@ -208,12 +220,25 @@ def finalists(view: _View, arm: Arm) -> list[Configuration]:
         for trial in view.of_arm(arm.name, "proposal"):
             score = last_score(trial, view.metric)
             if trial.state == "complete" and score is not None:
-                scored.append((score, _configuration(trial.job)))
+                hours = trial.run_seconds / SECONDS_PER_HOUR if arm.finalists_by == "score_per_hour" else 1.0
+                scored.append((score / max(hours, 1e-12), _configuration(trial.job)))
     best: dict[Configuration, float] = {}
     for score, configuration in scored:
         if configuration not in view.broken:
             best[configuration] = max(score, best.get(configuration, score))
     return sorted(best, key=lambda c: (-best[c], c.digest))[: view.study.finalists]
+
+
+def _front(view: _View, arm: Sampled) -> list[Configuration]:
+    """The arm's own Pareto front of validation score against cost, at most `finalists` points spread along it."""
+    told = [tell(view.study, t, view.metric) for t in view.of_arm(arm.name, "proposal") if t.state == "complete"]
+    known = [
+        (one.configuration, (one.value, one.cost))
+        for one in told
+        if one.value is not None and one.cost is not None and one.configuration not in view.broken
+    ]
+    chosen = spread([point for _, point in known], view.study.finalists)
+    return list(dict.fromkeys(known[i][0] for i in chosen))
 
 
 def _final_jobs(view: _View) -> Iterator[Job]:

@@ -131,8 +131,14 @@ class _Work:
         self._forget_checkpoint()
 
     def _breaks_a_constraint(self, study: Study, task: Task) -> bool:
-        """Whether the configuration costs more than the study allows; what was found stands in the result."""
-        limits = study.constraints
+        """Whether the configuration costs more than the study allows; what was found stands in the result.
+
+        So does what a proposal's score is traded against, where the study looks for a front.
+        """
+        limits, traded = study.constraints, study.objective.cost
+        if traded is not None and self.job.role == "proposal":
+            with self.trail.phase("profile"):
+                self.result["costs"] = self._costs(study, task, {traded}, PROFILE_BATCH)
         if not limits.limits:
             return False
         with self.trail.phase("profile"):
