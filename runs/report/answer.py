@@ -35,6 +35,8 @@ def answer(ranking: Ranking, random_scores: Sequence[float]) -> Answer:
         *_against_random(best, ranking, random_scores),
         *_few_seeds(ranked),
     )
+    if ranking.objective.kind == "pareto":
+        return Answer(_on_the_front(ranked, ranking), caveats)
     if reference is None:
         return Answer(f"{best.name} leads with {_score(best, ranking)}; the reference has no finished run.", caveats)
     if len(ranking.rows) == 1:
@@ -68,6 +70,15 @@ def _nothing_better(ranked: Sequence[Row], reference: Row, ranking: Ranking) -> 
         return f"Nothing is better than the reference, which gives {_score(reference, ranking)}."
     listed = ", ".join(tied)
     return f"Nothing is shown to be better than the reference: the data cannot tell {listed} apart from it."
+
+
+def _on_the_front(ranked: Sequence[Row], ranking: Ranking) -> str:
+    front = [row for row in ranked if row.rank == 1]
+    if not front:
+        return f"No configuration has a known {ranking.against} yet, so there is no front."
+    listed = ", ".join(f"{row.name} ({row.metric.mean:.2f})" for row in front)
+    only = "is" if len(front) == 1 else "are"
+    return f"On the front of {ranking.metric} against {ranking.against} {only}, from the cheapest: {listed}."
 
 
 def _better(best: Row, reference: Row, ranking: Ranking) -> str:

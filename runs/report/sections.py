@@ -57,6 +57,11 @@ class Findings:
         """The cost unit in words, plural."""
         return f"{unit(self.ranking)}s"
 
+    @property
+    def against(self) -> str:
+        """What the front trades the metric against, in words."""
+        return self.hours if self.ranking.objective.cost is None else self.ranking.against
+
 
 def all_sections(found: Findings) -> list[Section]:
     """Every section in reading order."""
@@ -86,10 +91,9 @@ def leaderboard(found: Findings) -> Section:
             [
                 table(columns, [_row(row) for row in ranking.rows], css="leaderboard"),
                 note(
-                    f"Ordered by score: {ranking.metric} on the test split per {one} of one run. "
-                    f"Floor: {floor}.{below} Small figures are 95 % intervals over seeds. Configurations share a "
-                    "rank where the interval of their difference in score holds zero. The gain is over the "
-                    "reference, and charges the search."
+                    f"{_order(ranking)} "
+                    f"Floor: {floor}.{below} Small figures are 95 % intervals over seeds. "
+                    f"The gain is over {_base(ranking)}, and charges the search."
                 ),
                 *(note(f"Not trained: {one.name} breaks {_broken(one.breaks)}.") for one in ranking.refused),
             ]
@@ -116,6 +120,22 @@ def _row(row: Row) -> list[object]:
     ]
 
 
+def _order(ranking: Ranking) -> str:
+    if ranking.objective.kind == "pareto":
+        return (
+            f"Rank is the number of the Pareto front of mean {ranking.metric} on the test split against "
+            f"{ranking.against}: 1 is what nothing is at once as good and as cheap as."
+        )
+    return (
+        f"Ordered by score: {ranking.metric} on the test split per {unit(ranking)} of one run. Configurations share a "
+        "rank where the interval of their difference in score holds zero."
+    )
+
+
+def _base(ranking: Ranking) -> str:
+    return "the reference" if ranking.gain_over == "reference" else f"the control {ranking.gain_over}"
+
+
 def _broken(checks: Sequence[Check]) -> str:
     return "; ".join(map(str, checks))
 
@@ -140,7 +160,7 @@ def controls(found: Findings) -> Section:
 
 def front(found: Findings) -> Section:
     """Pareto front of metric against hours."""
-    id, title, ranking = "pareto", f"{found.ranking.metric} against {found.hours}", found.ranking
+    id, title, ranking = "pareto", f"{found.ranking.metric} against {found.against}", found.ranking
     if not ranking.rows:
         return _empty(id, title, "No configuration has finished yet.")
     best = [row.name for row in ranking.rows if row.pareto]
@@ -148,7 +168,7 @@ def front(found: Findings) -> Section:
         "Filled: on the Pareto front, no other configuration is at once as good and as cheap "
         f"({', '.join(best)}). Bars: 95 % intervals over seeds. Dashed: controls."
     )
-    figure = figures.pareto(ranking, f"{found.hours} of one run")
+    figure = figures.pareto(ranking)
     return Section(id, title, join([plot(figure, f"{title}; front: {', '.join(best)}"), note(text)]))
 
 
