@@ -18,6 +18,7 @@ from nas.arms import Grid
 from nas.grid import describe_point
 from nas.pareto import first_front, fronts
 from nas.statistics import Interval, difference_interval, mean_interval
+from runs.beside import Neighbour, check_comparable
 from runs.constraints import Check, checks_of
 from runs.plan import breaking, found_by
 from runs.spend import (
@@ -42,10 +43,11 @@ class Row:
     """One configuration. Intervals are over seeds; `rank` is None below the floor or where a constraint is broken.
 
     `gain` is the gain over the reference per device hour, search included; None for the reference itself.
-    `hours_to_floor` is None where the mean over seeds never got there.
+    `hours_to_floor` is None where the mean over seeds never got there. `study` is the one that `trials` are of.
     """
 
     rank: int | None
+    study: str
     name: str
     configuration: Configuration
     reference: bool
@@ -71,6 +73,7 @@ class Row:
         """Plain values, as in the published schema."""
         return {
             "rank": self.rank,
+            "study": self.study,
             "name": self.name,
             "configuration": self.configuration.as_dict(),
             "digest": self.configuration.digest,
@@ -143,6 +146,7 @@ class Ranking:
     refused: tuple[Refused, ...] = ()
     objective: Objective = Objective()
     gain_over: str = "reference"
+    beside: tuple[str, ...] = ()
 
     @property
     def against(self) -> str:
@@ -152,8 +156,13 @@ class Ranking:
 
     @property
     def reference(self) -> Row | None:
-        """The row of the published setting."""
-        return next((row for row in self.rows if row.reference), None)
+        """The row of the study's own published setting."""
+        return next((row for row in self.own_rows if row.reference), None)
+
+    @property
+    def own_rows(self) -> tuple[Row, ...]:
+        """The rows of the study itself, without those of studies beside it."""
+        return tuple(row for row in self.rows if row.study == self.study)
 
     def to_dict(self) -> dict[str, Any]:
         """The document of `naslab rank --json`."""
@@ -172,32 +181,42 @@ class Ranking:
             "refused": [one.to_dict() for one in self.refused],
             "objective": {**self.objective.model_dump(), "cost": self.against},
             "gain_over": self.gain_over,
+            "beside": list(self.beside),
         }
 
 
-def rank(study: Study, trials: Sequence[Trial]) -> Ranking:
+def rank(study: Study, trials: Sequence[Trial], beside: Sequence[Neighbour] = ()) -> Ranking:
     """Rank the reference, finalists and points of a study by metric per device hour, or by Pareto front.
 
+    Args:
+        study: whose reference is the floor, and whose objective decides.
+        trials: its trials.
+        beside: other studies whose configurations are to stand in the ranking, too.
+
     Raises:
-        InputError: different metrics or devices stand side by side, or a profile does not say where it was taken.
+        InputError: different metrics, devices or benchmarks stand side by side, or a profile does not say where it was
+            taken.
     """
     trials = sorted(trials, key=lambda t: t.number)
     metric = metric_name(study, trials)
     device = one_device(trials)
     _check_profiles(trials)
     scored = [t for t in trials if t.state == "complete" and metric in t.scores]
-    broken = breaking(study, trials)
-    groups = _group([t for t in scored if t.job.role in RANKED and t.job.configuration not in broken])
     spends = arm_spend(trials)
-    reference = next((g for g in groups if any(t.job.role == "reference" for t in g)), [])
-    bar = _validation_bar(study, reference, metric)
-    finders = found_by(study, metric, trials)
+    reference = [t for t in scored if t.job.role == "reference"]
+    reference += [t for t in scored if t.job.role == "final" and reference and _same(t, reference[0])]
     base = reference
     if study.ranking.gain_over != "reference":
         base = [t for t in scored if t.job.role == "control" and t.job.label == study.ranking.gain_over]
-    rows = [_row(study, group, reference, base, metric, spends, finders, bar) for group in groups]
-    rows = _with_costs(rows, study.objective, trials)
+    frame = _Frame(metric, study.objective, tuple(base), _validation_bar(study, reference, metric))
+    rows = _rows(study, trials, frame)
     floor = _floor(study, rows)
+    for other in beside:
+        theirs = sorted(other.trials, key=lambda t: t.number)
+        there = {"metric": metric_name(other.study, theirs), "device": one_device(theirs)}
+        check_comparable(study, {"metric": metric, "device": device}, other.study, there)
+        _check_profiles(theirs)
+        rows += [replace(row, name=f"{row.study}: {row.name}") for row in _rows(other.study, theirs, frame)]
     return Ranking(
         study=study.name,
         metric=metric,
@@ -212,7 +231,32 @@ def rank(study: Study, trials: Sequence[Trial]) -> Ranking:
         refused=_refused(study, trials),
         objective=study.objective,
         gain_over=study.ranking.gain_over,
+        beside=tuple(other.study.name for other in beside),
     )
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What every row of a ranking is measured by, of whatever study it is."""
+
+    metric: str
+    objective: Objective
+    base: tuple[Trial, ...]
+    """What the gain is over."""
+    bar: float | None
+    """The validation score from which the hours to the floor count."""
+
+
+def _rows(study: Study, trials: Sequence[Trial], frame: _Frame) -> list[Row]:
+    broken = breaking(study, trials)
+    complete = [t for t in trials if t.state == "complete" and frame.metric in t.scores]
+    groups = _group([t for t in complete if t.job.role in RANKED and t.job.configuration not in broken])
+    spends, finders = arm_spend(trials), found_by(study, frame.metric, trials)
+    return _with_costs([_row(study, group, frame, spends, finders) for group in groups], frame.objective, trials)
+
+
+def _same(a: Trial, b: Trial) -> bool:
+    return a.job.configuration == b.job.configuration
 
 
 def metric_name(study: Study, trials: Sequence[Trial]) -> str:
@@ -261,24 +305,22 @@ def _group(trials: Sequence[Trial]) -> list[list[Trial]]:
 def _row(
     study: Study,
     group: list[Trial],
-    reference: list[Trial],
-    base: list[Trial],
-    metric: str,
+    frame: _Frame,
     spends: Sequence[ArmSpend],
     finders: Mapping[str, Sequence[str]],
-    bar: float | None,
 ) -> Row:
     configuration = group[0].job.configuration
     assert configuration is not None
-    metrics = _by_seed(group, lambda t: t.scores[metric])
+    metrics = _by_seed(group, lambda t: t.scores[frame.metric])
     run_hours = _by_seed(group, lambda t: t.run_seconds / SECONDS_PER_HOUR)
     scores = tuple(m / h for m, h in zip(metrics.values(), run_hours.values(), strict=True))
-    is_reference = group is reference
+    is_reference = any(t.job.role == "reference" for t in group)
     retrained_for = {t.job.arm for t in group if t.job.arm is not None}
     arms = tuple(sorted({*retrained_for, *finders.get(configuration.digest, ())}))
     search_hours = 0.0 if is_reference else sum(s.search_hours for s in spends if s.arm in arms)
     return Row(
         rank=None,
+        study=study.name,
         name=_name(study, configuration, is_reference, arms),
         configuration=configuration,
         reference=is_reference,
@@ -287,9 +329,9 @@ def _row(
         metric=mean_interval(list(metrics.values())),
         device_hours=mean_interval(list(run_hours.values())),
         score=mean_interval(scores),
-        gain=_gain(group, base, metric, search_hours + fmean(run_hours.values())),
+        gain=_gain(group, frame.base, frame.metric, search_hours + fmean(run_hours.values())),
         search_hours=search_hours,
-        hours_to_floor=_hours_to_floor(group, metric, bar),
+        hours_to_floor=_hours_to_floor(group, frame.metric, frame.bar),
         pareto=False,
         trials=tuple(t.number for t in group),
         metrics_by_seed=tuple(metrics.values()),
@@ -341,8 +383,8 @@ def _name(study: Study, configuration: Configuration, is_reference: bool, arms: 
     return f"{' + '.join([*parts, *named])} {configuration.digest[:6]}"
 
 
-def _gain(group: list[Trial], base: list[Trial], metric: str, total_hours: float) -> Interval | None:
-    if not base or group is base:
+def _gain(group: Sequence[Trial], base: Sequence[Trial], metric: str, total_hours: float) -> Interval | None:
+    if not base or any(trial is base[0] for trial in group):
         return None
     own, other = (list(_by_seed(g, lambda t: t.scores[metric]).values()) for g in (group, base))
     gain = difference_interval(own, other)
@@ -410,9 +452,9 @@ def _points(rows: Sequence[Row]) -> list[tuple[float, float]]:
 
 
 def _with_pareto(rows: Sequence[Row]) -> list[Row]:
-    known = [row.configuration for row in rows if row.cost is not None]
-    front = {known[i] for i in first_front(_points(rows))}
-    return [replace(row, pareto=row.configuration in front) for row in rows]
+    known = [i for i, row in enumerate(rows) if row.cost is not None]
+    front = {known[k] for k in first_front(_points(rows))}
+    return [replace(row, pareto=i in front) for i, row in enumerate(rows)]
 
 
 def _by_front(rows: Sequence[Row]) -> list[Row]:

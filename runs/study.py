@@ -81,6 +81,8 @@ class Study(Options):
     """What a configuration may cost at most, checked before it is trained."""
     objective: Objective = Objective()
     ranking: Ranking = Ranking()
+    beside: tuple[Name, ...] = ()
+    """Other studies in the same storage whose results stand in this one's ranking."""
 
     @model_validator(mode="after")
     def _arms_are_sound(self) -> Study:
@@ -88,6 +90,8 @@ class Study(Options):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two arms are named {name!r}; names must differ")
+        if self.name in self.beside:
+            raise ValueError(f"beside: {self.name!r} is this study; name others")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)} repeat; each may stand once")
         for arm in self.arms:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from efficiency.errors import InputError
 from nas.statistics import Interval
+from runs.beside import load_beside
 from runs.export import document as export_document
 from runs.export import export as export_best
 from runs.locate import open_study
@@ -27,6 +28,9 @@ from runs.report.markup import significant_digits
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or a study's name.")]
 Storage = Annotated[str | None, typer.Option(help="SQLite file or storage URL; default naslab-runs/naslab.db.")]
+Beside = Annotated[
+    list[str] | None, typer.Option(metavar="STUDY", help="Another study in the storage to stand in the ranking; repeatable.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 WIDE = 120
@@ -35,6 +39,7 @@ WIDE = 120
 
 def rank(
     study: StudyName,
+    beside: Beside = None,
     storage: Storage = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print one line per configuration, comma-separated.")] = False,
@@ -43,7 +48,7 @@ def rank(
     if as_json and as_csv:
         raise InputError("--json and --csv: choose one")
     ledger = open_study(study, storage)
-    ranking = rank_trials(ledger.study, ledger.trials())
+    ranking = rank_trials(ledger.study, ledger.trials(), load_beside(ledger, beside or ()))
     if as_json:
         print_json(ranking.to_dict())
     elif as_csv:
@@ -55,12 +60,13 @@ def rank(
 def report(
     study: StudyName,
     out: Annotated[Path | None, typer.Option(help="Default: report.html in the study's folder.")] = None,
+    beside: Beside = None,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Write one HTML file that answers which configuration is worth its hours."""
     ledger = open_study(study, storage)
-    made = build_report(ledger.study, ledger.trials())
+    made = build_report(ledger.study, ledger.trials(), load_beside(ledger, beside or ()))
     path = out or ledger.files / "report.html"
     made.write(path)
     if as_json:

@@ -14,6 +14,7 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from efficiency.errors import InputError
+from runs.beside import Neighbour
 from runs.ranking import rank
 from runs.report.answer import Answer, answer, unit
 from runs.report.findings import random_scores
@@ -58,13 +59,15 @@ class Report:
         }
 
 
-def build_report(study: Study, trials: Sequence[Trial]) -> Report:
+def build_report(study: Study, trials: Sequence[Trial], beside: Sequence[Neighbour] = ()) -> Report:
     """The report on a study as its ledger stands; a study that still runs gives a partial one.
+
+    Configurations of the studies `beside` stand in leaderboard and front; everything else is of the study itself.
 
     Raises:
         InputError: as for `rank`.
     """
-    ranking = rank(study, trials)
+    ranking = rank(study, trials, beside)
     found = Findings(study, ranking, tuple(sorted(trials, key=lambda t: t.number)))
     said = answer(ranking, random_scores(ranking, found.trials))
     sections = tuple(all_sections(found))

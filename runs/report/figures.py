@@ -74,7 +74,7 @@ def learning_curves(ranking: Ranking, trials: Mapping[int, Trial]) -> go.Figure 
     for trial in proposals:
         _curve(figure, trial, ranking.metric, QUIET, "proposals", trial is proposals[0])
     for index, row in enumerate(ranking.rows):
-        for number in row.trials:
+        for number in row.trials if row.study == ranking.study else ():
             _curve(figure, trials[number], ranking.metric, colour(index), row.name, number == row.trials[0])
     return figure if any(len(trace.x) for trace in figure.data) else None
 

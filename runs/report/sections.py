@@ -89,7 +89,7 @@ def leaderboard(found: Findings) -> Section:
         title,
         join(
             [
-                table(columns, [_row(row) for row in ranking.rows], css="leaderboard"),
+                table(columns, [_row(row, ranking.study) for row in ranking.rows], css="leaderboard"),
                 note(
                     f"{_order(ranking)} "
                     f"Floor: {floor}.{below} Small figures are 95 % intervals over seeds. "
@@ -101,7 +101,7 @@ def leaderboard(found: Findings) -> Section:
     )
 
 
-def _row(row: Row) -> list[object]:
+def _row(row: Row, study: str) -> list[object]:
     values = row.configuration.as_dict().items()
     lines = [tag("span", f"{key}: {_words(value)}", css="bounds") for key, value in values]
     broken = [tag("span", f"breaks {_broken(row.breaks)}, so it has no rank", css="bounds")] if row.breaks else []
@@ -116,8 +116,13 @@ def _row(row: Row) -> list[object]:
         significant_digits(row.search_hours) if row.arms and not row.reference else "—",
         interval(row.hours_to_floor, significant=3),
         "●" if row.pareto else "",
-        trial_links(row.trials),
+        _trials(row, study),
     ]
+
+
+def _trials(row: Row, study: str) -> Html | str:
+    """Links to this report's ledger, or plain numbers of another study's."""
+    return trial_links(row.trials) if row.study == study else f"{row.study}: {', '.join(map(str, row.trials))}"
 
 
 def _order(ranking: Ranking) -> str:
@@ -153,7 +158,7 @@ def controls(found: Findings) -> Section:
     best = next((row for row in ranking.rows if row.rank is not None), None)
     rows = [[line.name.replace("_", " "), interval(line.metric), trial_links(line.trials)] for line in lines]
     if best is not None:
-        rows.append([tag("strong", f"best ranked: {best.name}"), interval(best.metric), trial_links(best.trials)])
+        rows.append([tag("strong", f"best ranked: {best.name}"), interval(best.metric), _trials(best, ranking.study)])
     text = "A result means something only beside what needs no search: these are scored on the same test split."
     return Section(id, title, join([table(["", f"#{ranking.metric}", "Trials"], rows), note(text)]))
 
@@ -205,7 +210,7 @@ def drawings(found: Findings) -> Section:
     """The ranked configurations as the space draws them."""
     id, title = "drawings", "Architectures"
     space = found.study.search_space
-    drawn = [(row, space.draw(row.configuration)) for row in found.ranking.rows]
+    drawn = [(row, space.draw(row.configuration)) for row in found.ranking.own_rows]
     items = [
         tag("figure", tag("figcaption", row.name), tag("div", Html(svg), css="scroll")) for row, svg in drawn if svg
     ]
