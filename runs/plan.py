@@ -161,6 +161,11 @@ def _proposals(view: _View, arm: Sampled) -> Iterator[Job]:
     )
 
 
+def proposal_index(job: Job) -> int:
+    """The number of a proposal in its arm, from 0."""
+    return int(job.key.rpartition("/")[2])
+
+
 def _spent(arm: Sampled, attempts: Iterable[Trial], proposals: int) -> bool:
     """Whether the budget is used up; hours stop when half of another mean trial would no longer fit."""
     if arm.trials is not None and proposals >= arm.trials:

@@ -134,7 +134,9 @@ class Study(Options):
         task = space.Task(space, options, device)
         base = self.ranking.gain_over
         if base != "reference" and base not in (names := [control.name for control in task.controls()]):
-            raise InputError(f"ranking.gain_over: {base!r} is no control of this task; use {', '.join(names)} or reference")
+            raise InputError(
+                f"ranking.gain_over: {base!r} is no control of this task; use {', '.join(names)} or reference"
+            )
         return task
 
     def document(self) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class _Work:
                 with self.trail.phase("evaluate"):
                     scores = task.evaluate(model, "validation", full=False)
                 self._rung(rung.epoch, {**rung.facts, **scores})
-                if (self.folder / STOP).exists():
+                if rung.epoch < task.max_epochs and (self.folder / STOP).exists():
                     self.state = "pruned"
                     break
         validation = self.rungs[-1].scores if self.rungs else task.evaluate(model, "validation", full=False)

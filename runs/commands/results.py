@@ -29,7 +29,8 @@ from runs.report.markup import significant_digits
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or a study's name.")]
 Storage = Annotated[str | None, typer.Option(help="SQLite file or storage URL; default naslab-runs/naslab.db.")]
 Beside = Annotated[
-    list[str] | None, typer.Option(metavar="STUDY", help="Another study in the storage to stand in the ranking; repeatable.")
+    list[str] | None,
+    typer.Option(metavar="STUDY", help="Another study in the storage to stand in the ranking; repeatable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 

@@ -83,7 +83,9 @@ def leaderboard(found: Findings) -> Section:
     columns = ["#Rank", "Configuration", f"#{ranking.metric}", f"#{short} h a run", f"#Score per {short} h",
                f"#Gain per {short} h", f"#{short} h of search", f"#{short} h to floor", "Pareto", "Trials"]  # fmt: skip
     floor = "none" if ranking.floor is None else f"{ranking.floor:.2f} {ranking.metric}"
-    below = " Rows without a rank are below it." if any(row.rank is None and not row.breaks for row in ranking.rows) else ""
+    below = (
+        " Rows without a rank are below it." if any(row.rank is None and not row.breaks for row in ranking.rows) else ""
+    )
     return Section(
         id,
         title,

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.study._multi_objective import _fast_non_domination_rank
 
 from nas.pareto import dominates, first_front, fronts, spread
 
@@ -18,8 +19,6 @@ def test_fronts_are_those_of_repeated_removal(given_points):
 
 @given(points)
 def test_the_first_front_agrees_with_optuna(given_points):
-    from optuna.study._multi_objective import _fast_non_domination_rank
-
     losses = np.array([[-score, cost] for score, cost in given_points], dtype=float)
     assert [n - 1 for n in fronts(given_points)] == _fast_non_domination_rank(losses).tolist()
 

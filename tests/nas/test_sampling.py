@@ -5,7 +5,7 @@ import pytest
 from efficiency.errors import InputError
 from nas.arms import Sampled
 from nas.encoding import flatten, unflatten
-from nas.pruning import should_prune
+from nas.pruning import hyperband_bracket, should_prune
 from nas.sampling import Told, mutate, propose
 from search_spaces import Categorical, Chain, Float, Integer, Options, SearchSpace, When, derive_seed
 
@@ -194,7 +194,9 @@ def test_samplers_keep_away_from_what_breaks_a_constraint(sampler):
             history.append(Told(proposal, None if excess > 0 else planted(proposal), (excess,)))
         return sum(told.value is None for told in history[20:]) / 20
 
-    assert np.mean([broken_share(sampler, s) for s in range(4)]) < np.mean([broken_share("random", s) for s in range(4)])
+    assert np.mean([broken_share(sampler, s) for s in range(4)]) < np.mean(
+        [broken_share("random", s) for s in range(4)]
+    )
 
 
 def test_values_that_do_not_go_together_are_drawn_anew():
@@ -206,3 +208,24 @@ def test_values_that_do_not_go_together_are_drawn_anew():
 
     for sampler in ("random", "tpe", "nsga2"):
         assert all(t.configuration.chain("cell")[0] == "a" for t in run(sampler, Fussy(Options()), planted, 6, 0))
+
+
+def test_the_percentile_pruner_keeps_the_best_quarter():
+    others = [{1: float(score)} for score in range(10, 90, 10)]
+    assert should_prune("percentile", {1: 55.0}, others)
+    assert not should_prune("percentile", {1: 75.0}, others)
+    assert not should_prune("median", {1: 55.0}, others)
+
+
+def test_hyperband_takes_its_brackets_in_turn_and_each_halves_later():
+    brackets = [hyperband_bracket(i, 8) for i in range(22)]
+    assert brackets == [0] * 8 + [1] * 6 + [2] * 4 + [3] * 4, "n of Hyperband for eta 2 and 8 epochs"
+    assert [hyperband_bracket(i, 8) for i in range(22, 44)] == brackets
+    assert {hyperband_bracket(i, 1) for i in range(9)} == {0}
+    others = [{e: float(score) for e in (1, 2, 3, 4)} for score in range(10, 90, 10)]
+    behind = {1: 5.0}
+    assert should_prune("hyperband", behind, others, 0) == should_prune("asha", behind, others) is True
+    assert not should_prune("hyperband", behind, others, 1)
+    assert should_prune("hyperband", {1: 5.0, 2: 5.0}, others, 1)
+    assert not should_prune("hyperband", {1: 5.0, 2: 5.0, 3: 5.0}, others, 1)
+    assert should_prune("hyperband", {e: 5.0 for e in (1, 2, 3, 4)}, others, 2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 from rich.console import Console
-from toy_space import Space, Toy
+from toy_space import Sized
 
 from efficiency import profile
 from efficiency.errors import InputError
@@ -26,24 +26,7 @@ from search_spaces import Options
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 GOOD, FAIR, POOR = (["good"] * 4, ["fair"] * 4, ["poor"] * 4)
 SWEEP = {"name": "cells", "engine": "grid", "vary": {"cell": [GOOD, POOR]}, "base": {"head": "cell"}}
-SIZED = {"name": "test_constraints:Sized"}
-
-
-class SizedToy(Toy):
-    """As wide as it has good layers, so that what is good costs more."""
-
-    def __init__(self, value, width):
-        super().__init__(value)
-        self.linear = torch.nn.Linear(4, width)
-
-
-class Sized(Space):
-    """The toy space with a price: four weights and a bias for each good layer, and for one more."""
-
-    def build(self, configuration):
-        cell = configuration.chain("cell")
-        worth = {"good": 10.0, "fair": 5.0, "poor": 0.0}
-        return SizedToy(sum(worth[operation] for operation in cell), 1 + cell.count("good"))
+SIZED = {"name": "toy_space:Sized"}
 
 
 def run(path, slots=1):

@@ -107,9 +107,7 @@ def ranking_of(table, objective, **ranking):
         job = Job(f"profile/{configuration.digest}", "profile", "profile", 0, configuration)
         trials.append(Trial(len(trials), job, "complete", (), {}, "cuda", {}, {"metric": "top1", "profile": profile}))
     made = rank(study, trials)
-    jsonschema.validate(
-        json.loads(json.dumps(made.to_dict())), json.loads((SCHEMAS / "rank.json").read_text())
-    )
+    jsonschema.validate(json.loads(json.dumps(made.to_dict())), json.loads((SCHEMAS / "rank.json").read_text()))
     return made, varied
 
 
