@@ -68,7 +68,7 @@ def status(
 def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
     task = study.make_task(torch.device("cpu"))
     jobs = dict(expected_jobs(study, task.controls()))
-    document = {
+    document: dict[str, Any] = {
         "schema": "naslab.run/1",
         "study": study.name,
         "dry_run": True,
@@ -97,8 +97,8 @@ def _breaks(study: Study, task: Task) -> list[dict[str, Any]]:
     named: dict[Configuration, tuple[str | None, str]] = {}
     if wanted:
         named[space.reference] = (None, "reference")
-        for arm in study.arms:
-            for point in study.grids[arm.name] if isinstance(arm, Grid) else ():
+        for arm in (arm for arm in study.arms if isinstance(arm, Grid)):
+            for point in study.grids[arm.name]:
                 named.setdefault(point, (arm.name, f"{arm.name} {describe_point(arm, point)}"))
     found = []
     for configuration, (arm_name, name) in named.items():

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-
 from efficiency.errors import InputError
 from nas.arms import Sampled
 from nas.encoding import flatten, unflatten
@@ -228,4 +227,4 @@ def test_hyperband_takes_its_brackets_in_turn_and_each_halves_later():
     assert not should_prune("hyperband", behind, others, 1)
     assert should_prune("hyperband", {1: 5.0, 2: 5.0}, others, 1)
     assert not should_prune("hyperband", {1: 5.0, 2: 5.0, 3: 5.0}, others, 1)
-    assert should_prune("hyperband", {e: 5.0 for e in (1, 2, 3, 4)}, others, 2)
+    assert should_prune("hyperband", dict.fromkeys((1, 2, 3, 4), 5.0), others, 2)

@@ -12,6 +12,7 @@ from runs.report.answer import answer
 from runs.study import load_study
 
 FRONT = {"kind": "pareto", "against": "hours"}
+TPE = {"engine": "optuna", "name": "tpe", "sampler": "tpe", "trials": 3}
 
 
 def proposals(scores_and_seconds):
@@ -39,9 +40,8 @@ def test_finalists_are_the_arms_own_front():
 
 def test_finalists_by_score_per_hour():
     trials = proposals([(70, 100), (80, 200), (90, 900)])
-    arm = {"engine": "optuna", "name": "tpe", "sampler": "tpe", "trials": 3}
-    assert finalists_of(make_study(arms=[arm]), trials) == {2}
-    assert finalists_of(make_study(arms=[{**arm, "finalists_by": "score_per_hour"}]), trials) == {0}
+    assert finalists_of(make_study(arms=[TPE]), trials) == {2}
+    assert finalists_of(make_study(arms=[{**TPE, "finalists_by": "score_per_hour"}]), trials) == {0}
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_finalists_by_score_per_hour():
         (
             {
                 "objective": FRONT,
-                "arms": [{"engine": "optuna", "name": "a", "sampler": "tpe", "trials": 3, "finalists_by": "score_per_hour"}],
+                "arms": [{**TPE, "finalists_by": "score_per_hour"}],
             },
             "finalists_by goes with objective per_hour",
         ),
