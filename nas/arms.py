@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
+from nas.pruning import Pruner
 from search_spaces import Options
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
@@ -50,14 +51,27 @@ class Sampled(Options):
 
     engine: Literal["optuna"]
     name: Name
-    sampler: Literal["random", "tpe", "evolution"]
+    sampler: Literal["random", "tpe", "nsga2", "evolution"]
     trials: int | None = Field(None, gt=0)
     device_hours: float | None = Field(None, gt=0)
     """Stop asking once the arm's trials, failed and pruned ones too, have spent this."""
-    pruner: Literal["none", "median", "asha"] = "none"
+    pruner: Pruner = "none"
+    finalists_by: Literal["score", "score_per_hour"] = "score"
+    """What the best proposals are chosen by: validation score, or that per hour of the proposal's own run."""
     population: int = Field(8, ge=2)
     tournament: int = Field(3, ge=1)
-    """Evolution: size of the ageing population and of the tournament drawn from it."""
+    """Evolution: size of the ageing population and of the tournament drawn from it; NSGA-II: size of a generation."""
 
 
-Arm = Annotated[Differentiable | Sampled, Field(discriminator="engine")]
+class Grid(Options):
+    """A sweep: every point of a product of values, each trained with every seed and ranked. Nothing is searched."""
+
+    engine: Literal["grid"]
+    name: Name
+    vary: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(min_length=1)
+    """Values by parameter; all combinations are points."""
+    base: dict[str, Any] = {}
+    """What every point has in place of the reference's value."""
+
+
+Arm = Annotated[Differentiable | Sampled | Grid, Field(discriminator="engine")]

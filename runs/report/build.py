@@ -14,6 +14,7 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from efficiency.errors import InputError
+from runs.beside import Neighbour
 from runs.ranking import rank
 from runs.report.answer import Answer, answer, unit
 from runs.report.findings import random_scores
@@ -59,16 +60,22 @@ class Report:
         }
 
 
-def build_report(study: Study, trials: Sequence[Trial], kernel_table: Mapping[str, Any] | None = None) -> Report:
+def build_report(
+    study: Study,
+    trials: Sequence[Trial],
+    beside: Sequence[Neighbour] = (),
+    kernel_table: Mapping[str, Any] | None = None,
+) -> Report:
     """The report on a study as its ledger stands; a study that still runs gives a partial one.
 
     Args:
+        beside: studies whose configurations stand in leaderboard and front, too; all else is of the study itself.
         kernel_table: what `naslab bench kernels --json` wrote, to be shown too.
 
     Raises:
         InputError: as for `rank`.
     """
-    ranking = rank(study, trials)
+    ranking = rank(study, trials, beside)
     found = Findings(study, ranking, tuple(sorted(trials, key=lambda t: t.number)))
     said = answer(ranking, random_scores(ranking, found.trials))
     sections = (*all_sections(found), *([] if kernel_table is None else [kernels(kernel_table)]))

@@ -22,7 +22,7 @@ TABLE = {
 def test_a_result_file_is_shown_as_measured(tmp_path):
     path = tmp_path / "kernels.json"
     path.write_text(json.dumps({"command": "python benchmarks/kernel_table.py", **TABLE}))
-    made = build_report(make_study(), make_trials(), load_table(path))
+    made = build_report(make_study(), make_trials(), kernel_table=load_table(path))
     section = made.sections[-1]
     assert section.id == "kernels"
     assert not section.empty
