@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CROSSOVER = 16_384
 """Elements of the keys from which the C++ loops win on a CPU (`naslab bench kernels`)."""
-LAUNCH = {"any": Launch(64, rows=64), "gfx": Launch(64, rows=64, num_warps=4)}
+LAUNCH = {"any": Launch(64, rows=32), "gfx": Launch(64, rows=64)}
 AVERAGED = {"any": Launch(256, num_warps=2), "gfx": Launch(256, num_warps=1)}
 
 
