@@ -71,9 +71,7 @@ def _matched(call: Call) -> Work:
 
 
 def _merged(tokens: str) -> Callable[[Call], Work]:
-    return lambda call: Work(
-        pointwise=token_merge.flops(call.arguments["sources"].numel(), call.shape(tokens)[2])
-    )
+    return lambda call: Work(pointwise=token_merge.flops(call.arguments["sources"].numel(), call.shape(tokens)[2]))
 
 
 def register_kernels() -> None:

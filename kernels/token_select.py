@@ -183,9 +183,7 @@ extern "C" void select_backward(const float* grad, const float* tokens, const fl
 
 
 @torch.library.custom_op("naslab::token_select", mutates_args=())
-def _forward(
-    tokens: Tensor, scores: Tensor, kept: Tensor, dropped: Tensor, rank: Tensor, fuse: bool
-) -> tuple[Tensor]:
+def _forward(tokens: Tensor, scores: Tensor, kept: Tensor, dropped: Tensor, rank: Tensor, fuse: bool) -> tuple[Tensor]:
     path = way(tokens, LOOPS)
     if path == "reference":
         return (reference(tokens, scores, kept, dropped, rank, fuse),)
