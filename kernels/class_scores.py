@@ -47,8 +47,8 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 @kernel
 @no_type_check
 def class_logits(
-    query_ptr, keys_ptr, logits_ptr, logsumexp_ptr, heads, tokens, width, batch_stride, head_stride, token_stride, scale,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    query_ptr, keys_ptr, logits_ptr, logsumexp_ptr, heads, tokens, width, batch_stride, head_stride, token_stride,
+    scale, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One head of one sample: its row of logits and their log-sum-exp."""
     program = tl.program_id(0).to(tl.int64)

@@ -45,8 +45,9 @@ class SparseBlock(nn.Module):
         dropout = attention.attn_drop.p if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, dropout_p=dropout)
         mixed = attention.norm(mixed.transpose(1, 2).reshape(batch, tokens, -1))
-        if attention.gate is not None:
-            mixed = mixed * attention.gate(normed).sigmoid()
+        gate = getattr(attention, "gate", None)  # not in older timm
+        if gate is not None:
+            mixed = mixed * gate(normed).sigmoid()
         mixed = attention.proj_drop(attention.proj(mixed))
         return x_BND + self.drop_path1(self.ls1(mixed)), query, keys
 

@@ -26,7 +26,8 @@ TOME_RATIOS = [
 def tiny(seed=0, **options):
     """A ViT of 4 blocks over 5 x 5 patches, with layer scale and weights far from their start."""
     torch.manual_seed(seed)
-    settings = dict(img_size=20, patch_size=4, embed_dim=24, depth=4, num_heads=3, num_classes=7, init_values=0.5)
+    settings = {"img_size": 20, "patch_size": 4, "embed_dim": 24, "depth": 4, "num_heads": 3, "num_classes": 7}
+    settings |= {"init_values": 0.5}
     model = VisionTransformer(**(settings | options)).double().eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
