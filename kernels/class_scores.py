@@ -24,7 +24,7 @@ from kernels._triton import Launch, ceil_div, kernel, launch
 if TYPE_CHECKING:
     import triton.language as tl
 
-CROSSOVER = 16_384
+CROSSOVER = 131_072
 """Elements of the keys from which the C++ loops win on a CPU (`naslab bench kernels`)."""
 LAUNCH = {"any": Launch(64, rows=32), "gfx": Launch(64, rows=64)}
 AVERAGED = {"any": Launch(256, num_warps=2), "gfx": Launch(256, num_warps=1)}

@@ -25,7 +25,7 @@ from kernels.token_mask import token_mask
 if TYPE_CHECKING:
     import triton.language as tl
 
-CROSSOVER = 65_536
+CROSSOVER = 98_304
 """Elements of the tokens from which the C++ loops win on a CPU (`naslab bench kernels`)."""
 MATCHED = {"any": Launch(32, rows=32), "gfx": Launch(32, rows=32)}
 COLLECTED = {"any": Launch(256, rows=8), "gfx": Launch(256, rows=8)}

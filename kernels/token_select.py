@@ -25,7 +25,7 @@ from kernels.token_mask import token_mask
 if TYPE_CHECKING:
     import triton.language as tl
 
-CROSSOVER = 65_536
+CROSSOVER = 98_304
 """Elements of the tokens from which the C++ loops win on a CPU (`naslab bench kernels`)."""
 MOVED = {"any": Launch(256, num_warps=2), "gfx": Launch(256, num_warps=1)}
 FUSED = {"any": Launch(128, rows=16), "gfx": Launch(128, rows=16)}

@@ -35,8 +35,8 @@ class SparseBlock(nn.Module):
 
         A key with a size counts as that many keys (Bolya et al. 2023, equation 1).
         """
-        attention: Any = self.attn
-        normed = self.norm1(x_BND)
+        block: Any = self
+        attention, normed = block.attn, block.norm1(x_BND)
         batch, tokens, _ = normed.shape
         joint = attention.qkv(normed).reshape(batch, tokens, 3, attention.num_heads, -1)
         query, keys, values = joint.permute(2, 0, 3, 1, 4).unbind(0)
@@ -49,11 +49,12 @@ class SparseBlock(nn.Module):
         if gate is not None:
             mixed = mixed * gate(normed).sigmoid()
         mixed = attention.proj_drop(attention.proj(mixed))
-        return x_BND + self.drop_path1(self.ls1(mixed)), query, keys
+        return x_BND + block.drop_path1(block.ls1(mixed)), query, keys
 
     def transform(self, x_BND: Tensor) -> Tensor:
         """The tokens after the MLP's residual."""
-        moved: Tensor = x_BND + self.drop_path2(self.ls2(self.mlp(self.norm2(x_BND))))
+        block: Any = self
+        moved: Tensor = x_BND + block.drop_path2(block.ls2(block.mlp(block.norm2(x_BND))))
         return moved
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, TypeVar
 
-from timm.layers import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
@@ -78,14 +77,15 @@ def set_keep_rate(model: nn.Module, keep_rate: float) -> None:
         block.keep_rate = keep_rate
 
 
-def _blocks_of(model: VisionTransformer) -> list[Block]:
+def _blocks_of(model: VisionTransformer) -> list[nn.Module]:
     if not isinstance(model, VisionTransformer):
         raise InputError(f"sparsify: {type(model).__name__} is not a timm VisionTransformer")
     blocks = list(model.blocks)
     if any(isinstance(block, SparseBlock) for block in blocks):
         raise InputError("sparsify: the model is sparsified already; start from a fresh one")
     for layer, block in enumerate(blocks):
-        if type(block) is not Block or type(block.attn) is not Attention:
+        # By name, for the class has moved between timm's modules.
+        if type(block) is not Block or type(block.attn).__name__ != "Attention":
             raise InputError(
                 f"sparsify: block {layer} is a {type(block).__name__}, only timm's plain Block can drop tokens"
             )
