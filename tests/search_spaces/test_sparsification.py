@@ -187,6 +187,7 @@ def test_it_copies_compiles_and_exports(arguments):
     torch.testing.assert_close(program.module()(x), expected)
 
 
+@pytest.mark.slow
 def test_an_annealed_rate_reaches_a_compiled_model():
     sparse = sparsify(tiny(depth=2).float(), 0.9, (0,))
     x = images().float()
@@ -258,6 +259,28 @@ def test_what_is_no_plain_vision_transformer_is_named():
     with pytest.raises(InputError, match="selects no tokens"):
         set_keep_rate(tiny(), 0.5)
     assert type(tiny().blocks[0]) is Block
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_models_of_half_precision(dtype):
+    for arguments in ({"keep_rate": 0.6, "layers": (1, 2)}, {"rule": "tome", "r": 4}):
+        assert sparsify(tiny().to(dtype), **arguments)(images().to(dtype)).dtype == dtype
+
+
+def test_training_lowers_the_loss_and_reaches_every_weight():
+    sparse = sparsify(tiny().float(), 0.5, (1, 2)).train()
+    torch.nn.init.normal_(sparse.head.weight, std=0.01)
+    x, labels = images(8).float(), torch.arange(8).remainder(7)
+    optimiser = torch.optim.Adam(sparse.parameters(), 3e-3)
+    losses = []
+    for _ in range(30):
+        loss = torch.nn.functional.cross_entropy(sparse(x), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+    assert all(p.grad is not None for p in sparse.parameters())
 
 
 def test_without_a_class_token_merging_works():
