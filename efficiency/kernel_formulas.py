@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
-from efficiency.formulas import Call, Work, register_formula
+from efficiency.formulas import Call, Work, free, register_formula
 
 altup = importlib.import_module("kernels.altup")
+class_scores = importlib.import_module("kernels.class_scores")
 mixed_activation = importlib.import_module("kernels.mixed_activation")
 patch_loss = importlib.import_module("kernels.patch_loss")
 token_mask = importlib.import_module("kernels.token_mask")
+token_merge = importlib.import_module("kernels.token_merge")
+token_select = importlib.import_module("kernels.token_select")
 
 
 def _altup(backward: bool) -> Callable[[Call], Work]:
@@ -45,12 +48,44 @@ def _moved(rows: str) -> Callable[[Call], Work]:
     return formula
 
 
+def _class_scores(backward: bool) -> Callable[[Call], Work]:
+    def formula(call: Call) -> Work:
+        batch, heads, tokens, width = call.shape("keys")
+        # The softmax, its mean over heads, and its gradient.
+        pointwise = (8 if backward else 6) * batch * heads * tokens
+        return Work(class_scores.flops(batch, heads, tokens, width, backward=backward), pointwise)
+
+    return formula
+
+
+def _selected(backward: bool) -> Callable[[Call], Work]:
+    def formula(call: Call) -> Work:
+        dropped, width = call.arguments["dropped"].numel(), call.shape("tokens")[2]
+        return Work(pointwise=token_select.flops(dropped, width, call.arguments["fuse"], backward=backward))
+
+    return formula
+
+
+def _matched(call: Call) -> Work:
+    return Work(token_merge.match_flops(*call.shape("metric")))
+
+
+def _merged(tokens: str) -> Callable[[Call], Work]:
+    return lambda call: Work(pointwise=token_merge.flops(call.arguments["sources"].numel(), call.shape(tokens)[2]))
+
+
 def register_kernels() -> None:
     """Give every operation of `kernels` its formula."""
     register_formula("naslab::token_mask", _ranked)
+    register_formula("naslab::token_match", _matched)
+    register_formula("naslab::token_unmerge", free)
+    register_formula("naslab::token_unmerge_backward", _merged("merged"))
     for backward, suffix in ((False, ""), (True, "_backward")):
         register_formula(f"naslab::altup{suffix}", _altup(backward))
         register_formula(f"naslab::mixed_activation{suffix}", _mixed_activation(backward))
         register_formula(f"naslab::patch_loss{suffix}", _patch_loss(backward))
         register_formula(f"naslab::token_gather{suffix}", _moved("visible"))
         register_formula(f"naslab::token_restore{suffix}", _moved("rank"))
+        register_formula(f"naslab::class_scores{suffix}", _class_scores(backward))
+        register_formula(f"naslab::token_select{suffix}", _selected(backward))
+        register_formula(f"naslab::token_merge{suffix}", _merged("tokens"))

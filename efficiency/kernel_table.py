@@ -18,7 +18,20 @@ from torch import Tensor
 from efficiency.errors import InputError
 from efficiency.latency import compare_latency, measure_latency
 from efficiency.provenance import collect_provenance, dtype_name
-from kernels import ACTIVATIONS, TokenMask, altup, gather_visible, mixed_activation, patch_loss, restore_tokens
+from kernels import (
+    ACTIVATIONS,
+    TokenMask,
+    altup,
+    bipartite_match,
+    class_scores,
+    gather_visible,
+    merge_tokens,
+    mixed_activation,
+    patch_loss,
+    restore_tokens,
+    select_tokens,
+    unmerge_tokens,
+)
 from kernels import token_mask as make_mask
 from kernels._dispatch import switched
 
@@ -156,6 +169,15 @@ def _cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
     for b, length, k, d in ((2, 16, 4, 16), (16, 196, 49, 192), (32, 196, 49, 768)):
         yield from _mask_cases(leaf, b, length, k, d, size)
 
+    for b, heads, n, d in (
+        (2, 2, 17, 16),
+        (8, 3, 197, 64),
+        (32, 12, 197, 64),
+        *(((32, 12, 1568, 64),) if large else ()),
+    ):
+        yield _score_case(leaf, b, heads, n, d, size)
+        yield from _fewer_cases(leaf, b, n, heads * d, size)
+
 
 def _mix(x_BKD: Tensor, mixing_K: Tensor, scale_KD: Tensor, shift_KD: Tensor) -> Tensor:
     return mixed_activation(x_BKD, mixing_K, scale_KD, shift_KD, tuple(ACTIVATIONS)).output
@@ -195,3 +217,49 @@ def _mask_cases(
     traffic = bytes_of(kept, rows, width, element_bytes) + bytes_of(rows, kept, width, element_bytes)
     leaves = (leaf(batch, visible, width), leaf(width), leaf(length, width))
     yield Case("restore_tokens", shape, leaves, restore, traffic)
+
+
+def _score_case(
+    leaf: Callable[..., Tensor], batch: int, heads: int, tokens: int, width: int, element_bytes: int
+) -> Case:
+    module = importlib.import_module("kernels.class_scores")
+    sizes = (batch, heads, tokens, width, element_bytes)
+    traffic = module.traffic_bytes(*sizes) + module.traffic_bytes(*sizes, backward=True)
+
+    def step(query_BHD: Tensor, keys_BNHD: Tensor) -> Tensor:
+        return class_scores(query_BHD, keys_BNHD.transpose(1, 2), width**-0.5)
+
+    leaves = (leaf(batch, heads, width), leaf(batch, tokens, heads, width))
+    return Case("class_scores", f"{batch}x{heads}x{tokens}x{width}", leaves, step, traffic)
+
+
+def _fewer_cases(
+    leaf: Callable[..., Tensor], batch: int, tokens: int, width: int, element_bytes: int
+) -> Iterator[Case]:
+    """Selection of 70 % with the others fused; matching and merging of a twelfth, and the way back."""
+    kept, merged, rows = (tokens - 1) * 7 // 10, max(1, tokens // 12), batch * tokens
+    shape = f"{batch}x{tokens}x{width}"
+
+    def select(tokens_BND: Tensor, scores_BM: Tensor) -> Tensor:
+        return select_tokens(tokens_BND, scores_BM, kept).tokens
+
+    bytes_of = importlib.import_module("kernels.token_select").traffic_bytes
+    moved = (rows, batch * (1 + kept), width, element_bytes)
+    leaves = (leaf(batch, tokens, width), leaf(batch, tokens - 1))
+    yield Case("select_tokens", shape, leaves, select, bytes_of(*moved) + bytes_of(*moved, backward=True))
+
+    metric, sizes = leaf(batch, tokens, 64).detach(), torch.ones(batch, tokens, device=leaves[0].device)
+    matching = bipartite_match(metric, merged)
+
+    def merge(tokens_BND: Tensor) -> Tensor:
+        return merge_tokens(tokens_BND, sizes.to(tokens_BND.dtype), bipartite_match(metric, merged))[0]
+
+    def unmerge(merged_BKD: Tensor) -> Tensor:
+        return unmerge_tokens(merged_BKD, matching)
+
+    traffic = 2 * importlib.import_module("kernels.token_merge").traffic_bytes(
+        rows, rows - batch * merged, width, element_bytes
+    )
+    metric_bytes = metric.numel() * element_bytes
+    yield Case("merge_tokens", f"{shape}-{merged}", leaves[:1], merge, traffic + metric_bytes)
+    yield Case("unmerge_tokens", f"{shape}-{merged}", (leaf(batch, tokens - merged, width),), unmerge, traffic)

@@ -1,18 +1,28 @@
 """The hot operations of the spaces, one file each."""
 
 from kernels.altup import altup
+from kernels.class_scores import class_scores
 from kernels.mixed_activation import ACTIVATIONS, Mixed, mixed_activation
 from kernels.patch_loss import patch_loss
 from kernels.token_mask import TokenMask, gather_visible, restore_tokens, token_mask
+from kernels.token_merge import Matching, bipartite_match, merge_tokens, unmerge_tokens
+from kernels.token_select import Selected, select_tokens
 
 __all__ = [
     "ACTIVATIONS",
+    "Matching",
     "Mixed",
+    "Selected",
     "TokenMask",
     "altup",
+    "bipartite_match",
+    "class_scores",
     "gather_visible",
+    "merge_tokens",
     "mixed_activation",
     "patch_loss",
     "restore_tokens",
+    "select_tokens",
     "token_mask",
+    "unmerge_tokens",
 ]

@@ -12,13 +12,19 @@ from torch import Tensor
 
 from kernels import (
     ACTIVATIONS,
+    Matching,
     TokenMask,
     altup,
+    bipartite_match,
+    class_scores,
     gather_visible,
+    merge_tokens,
     mixed_activation,
     patch_loss,
     restore_tokens,
+    select_tokens,
     token_mask,
+    unmerge_tokens,
 )
 
 SIZES = (1, 63, 100, 1000)
@@ -65,6 +71,31 @@ def mask_for(batch: int, length: int, visible: int) -> TokenMask:
     return token_mask(noise, visible)
 
 
+def ranked_scores(batch: int, scored: int) -> Tensor:
+    """Fixed scores with wide gaps, so that every dtype ranks them alike."""
+    order = (torch.arange(batch * scored, dtype=torch.float64).reshape(batch, scored) * 7 + 3).remainder(11)
+    return order / 16 + torch.arange(scored) / 2**12
+
+
+def select_fused(tokens: Tensor, scores: Tensor) -> Tensor:
+    """The best three of seven behind two without a score, the others fused; inputs rank alike in every dtype."""
+    return select_tokens(tokens, scores, 3).tokens
+
+
+def matching_for(batch: int, tokens: int, protected: int = 1) -> Matching:
+    """A fixed matching that merges a third of the tokens, several into one."""
+    angle = torch.arange(batch * tokens, dtype=torch.float64).reshape(batch, tokens) ** 1.7
+    metric = torch.stack([angle.sin(), angle.cos() + 2], 2)
+    return bipartite_match(metric, min(tokens // 3, (tokens - protected) // 2), protected)
+
+
+def merged(tokens: Tensor) -> Tensor:
+    """Merged by a fixed matching, the tokens standing for 1, 2, 3, ... others."""
+    batch, length = tokens.shape[:2]
+    sizes = torch.arange(1, batch * length + 1, dtype=tokens.dtype).reshape(batch, length).remainder(5) + 1
+    return merge_tokens(tokens, sizes, matching_for(batch, length))[0]
+
+
 CASES: dict[str, Case] = {
     "altup": Case(
         lambda x, y, p, g: altup(x, y, p, g, active=1),
@@ -107,6 +138,28 @@ CASES: dict[str, Case] = {
     "restore_tokens without positions": Case(
         lambda visible, token: restore_tokens(visible, mask_for(2, 2 * visible.shape[1], visible.shape[1]), token),
         lambda n: (normal(2, n, 5), normal(5)),
+    ),
+    "class_scores": Case(
+        lambda query, keys: class_scores(query, keys, 0.3),
+        lambda n: (normal(2, 3, 17), normal(2, 3, n + 1, 17)),
+    ),
+    "class_scores of wide heads, strided": Case(
+        lambda query, keys: class_scores(query, keys.unbind(2)[1].transpose(1, 2), 0.1, skip=2),
+        lambda n: (normal(2, 3, n), normal(2, 5, 2, 3, n)),
+    ),
+    "select_tokens and fuse": Case(
+        select_fused,
+        lambda n: (normal(2, 9, n), normal(2, 7).abs() / 8),
+    ),
+    "select_tokens of a long sequence": Case(
+        lambda tokens: select_tokens(tokens, ranked_scores(2, tokens.shape[1]), tokens.shape[1] // 2, False).tokens,
+        lambda n: (normal(2, n, 5),),
+    ),
+    "merge_tokens": Case(merged, lambda n: (normal(2, 9, n),)),
+    "merge_tokens of a long sequence": Case(merged, lambda n: (normal(2, n + 1, 5),)),
+    "unmerge_tokens": Case(
+        lambda rows: unmerge_tokens(rows, matching_for(2, 9)),
+        lambda n: (normal(2, 6, n),),
     ),
 }
 

@@ -70,6 +70,38 @@ BUILT |= {
     }.items()
 }  # fmt: skip
 
+SCORES = importlib.import_module("kernels.class_scores")
+STRIDES = "heads tokens width batch_stride head_stride token_stride"
+BUILT |= {
+    name: Built(
+        getattr(SCORES, name), SCORES.AVERAGED if name == "class_average" else SCORES.LAUNCH,
+        "query_ptr keys_ptr dquery_ptr dkeys_ptr", STRIDES, {}, limit,
+        fp32="grad_ptr logits_ptr logsumexp_ptr scores_ptr", floats="scale",
+    )
+    for name, limit in {"class_logits": 128, "class_average": 32, "class_scores_backward": 128}.items()
+}  # fmt: skip
+
+SELECT = importlib.import_module("kernels.token_select")
+BUILT |= {
+    name: Built(
+        getattr(SELECT, name), SELECT.FUSED if name == "fuse_rows" else SELECT.MOVED,
+        "tokens_ptr out_ptr grad_ptr dtokens_ptr", "tokens prefix kept dropped scored width out_rows", {"FUSE": True},
+        limit, fp32="scores_ptr dscores_ptr", int64="kept_ptr dropped_ptr rank_ptr",
+    )
+    for name, limit in {"select_rows": 40, "fuse_rows": 128, "select_backward": 64}.items()
+}  # fmt: skip
+
+MERGE = importlib.import_module("kernels.token_merge")
+LAUNCHES = {"match_tokens": MERGE.MATCHED, "collect_rows": MERGE.COLLECTED, "spread_rows": MERGE.SPREAD}
+BUILT |= {
+    name: Built(
+        getattr(MERGE, name), LAUNCHES[name], "metric_ptr tokens_ptr rows_ptr out_ptr",
+        "tokens rows merged width protected", {"MEAN": True, "DEPTH": 16}, limit,
+        fp32="best_ptr sizes_ptr merged_ptr", int64="partner_ptr kept_ptr sources_ptr targets_ptr row_ptr",
+    )
+    for name, limit in {"match_tokens": 168, "collect_rows": 96, "spread_rows": 40}.items()
+}  # fmt: skip
+
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", BUILT)
