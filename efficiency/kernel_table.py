@@ -10,15 +10,28 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from efficiency.errors import InputError
 from efficiency.latency import compare_latency, measure_latency
 from efficiency.provenance import collect_provenance, dtype_name
-from kernels import ACTIVATIONS, TokenMask, altup, gather_visible, mixed_activation, patch_loss, restore_tokens
+from kernels import (
+    ACTIVATIONS,
+    TokenMask,
+    altup,
+    gather_visible,
+    info_nce,
+    mixed_activation,
+    negative_cosine,
+    nt_xent,
+    patch_loss,
+    restore_tokens,
+)
 from kernels import token_mask as make_mask
 from kernels._dispatch import switched
 
@@ -155,6 +168,37 @@ def _cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
 
     for b, length, k, d in ((2, 16, 4, 16), (16, 196, 49, 192), (32, 196, 49, 768)):
         yield from _mask_cases(leaf, b, length, k, d, size)
+
+    yield from _contrastive_cases(leaf, size, large)
+
+
+def _contrastive_cases(leaf: Callable[..., Tensor], element_bytes: int, large: bool) -> Iterator[Case]:
+    contrastive, cosine = (importlib.import_module(f"kernels.{name}") for name in ("contrastive", "negative_cosine"))
+
+    for b, d in ((8, 16), (64, 64), (128, 128), (512, 128), *(((4096, 128),) if large else ())):
+        traffic = contrastive.traffic_bytes(2 * b, 0, d, element_bytes)
+        traffic += contrastive.traffic_bytes(2 * b, 0, d, element_bytes, gradients=2 * b)
+        step = partial(nt_xent, temperature=0.5)
+        yield Case("nt_xent", f"{b}x{d}", (leaf(b, d), leaf(b, d)), step, traffic)
+
+    for b, k, d in ((8, 32, 16), (64, 512, 64), (64, 4096, 128), (256, 65_536, 128)):
+        # The query, its key and the queue; backward the query, its key, the mean of the queue and two gradients.
+        traffic = contrastive.traffic_bytes(2 * b, k, d, element_bytes)
+        traffic += contrastive.traffic_bytes(3 * b, 0, d, element_bytes, gradients=2 * b)
+        leaves = tuple(normalize(leaf(b, d).detach(), dim=1).requires_grad_() for _ in range(2))
+        yield Case("info_nce", f"{b}x{k}x{d}", leaves, _against(normalize(leaf(k, d).detach(), dim=1)), traffic)
+
+    for b, d in ((8, 16), (64, 64), (512, 2048), *(((8192, 2048),) if large else ())):
+        traffic = cosine.traffic_bytes(b, d, element_bytes) + cosine.traffic_bytes(b, d, element_bytes, backward=True)
+        yield Case("negative_cosine", f"{b}x{d}", (leaf(b, d),), _towards(leaf(b, d).detach()), traffic)
+
+
+def _against(queue_KD: Tensor) -> Callable[..., Tensor]:
+    return lambda query, key: info_nce(query, key, queue_KD.to(query.dtype), 0.2)
+
+
+def _towards(z_BD: Tensor) -> Callable[..., Tensor]:
+    return lambda p: negative_cosine(p, z_BD.to(p.dtype))
 
 
 def _mix(x_BKD: Tensor, mixing_K: Tensor, scale_KD: Tensor, shift_KD: Tensor) -> Tensor:

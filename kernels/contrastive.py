@@ -27,16 +27,19 @@ from torch.nn import functional as F
 from kernels import _native
 from kernels._check import require
 from kernels._dispatch import differentiable, fused, gradients, way
-from kernels._triton import Launch, architecture, ceil_div, kernel, launch
+from kernels._triton import Launch, architecture, ceil_div, interpreting, kernel, launch
 
 if TYPE_CHECKING:
     import triton.language as tl
 
 CROSSOVER = 16_384
 """Similarities from which the C++ loops win on a CPU (`naslab bench kernels`)."""
-LAUNCH = {"any": Launch(64, rows=64, num_warps=4), "gfx": Launch(64, rows=64, num_warps=4)}
+LAUNCH = {"any": Launch(64, rows=64, num_warps=4), "gfx": Launch(32, rows=32, num_warps=4)}
+SMALL = {"any": Launch(16, rows=32, num_warps=4), "gfx": Launch(16, rows=32, num_warps=4)}
+"""For float32 and for rows of several chunks, which take more registers."""
 CHUNK = 128
-"""Features of a row that a program holds at once."""
+"""Features of a row that a program holds at once; half as many in float32."""
+STAGES = 2
 TILE = 256
 """Rows of a tile on the CPU, and columns of NT-Xent's; with QUEUE_TILE it stays in the second-level cache."""
 QUEUE_TILE = 1024
@@ -61,27 +64,37 @@ def reference_info_nce(query_BD: Tensor, key_BD: Tensor, queue_KD: Tensor, tempe
 
 @kernel
 @no_type_check
-def load_rows(ptr, row, count, d, width):
-    """Features d of rows, zeros outside."""
-    here = (row < count)[:, None] & (d < width)[None, :]
-    return tl.load(ptr + row[:, None] * width + d[None, :], mask=here, other=0.0)
+def load_rows(ptr, start, count, feature, width, ROWS: tl.constexpr, CHUNK: tl.constexpr):
+    """CHUNK features of ROWS rows from `start`, zeros outside. 64 bits for the tile's address, 32 inside the tile."""
+    row, d = tl.arange(0, ROWS), tl.arange(0, CHUNK)
+    here = (row < count - start)[:, None] & (d < width - feature)[None, :]
+    return tl.load(ptr + start * width + feature + row[:, None] * width + d[None, :], mask=here, other=0.0)
+
+
+@kernel
+@no_type_check
+def store_rows(ptr, tile, start, count, feature, width, ROWS: tl.constexpr, CHUNK: tl.constexpr):
+    """The same way back."""
+    row, d = tl.arange(0, ROWS), tl.arange(0, CHUNK)
+    here = (row < count - start)[:, None] & (d < width - feature)[None, :]
+    tl.store(ptr + start * width + feature + row[:, None] * width + d[None, :], tile, mask=here)
 
 
 @kernel
 @no_type_check
 def similarities(
     a, b, a_ptr, b_ptr, row, column, num_rows, num_columns, width,
-    CHUNK: tl.constexpr, CHUNKS: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Products of a tile's rows and columns; a and b are given where one chunk is the whole width."""
+    """Products of a tile's rows and columns; a and b hold them where one chunk is the whole width."""
     if CHUNKS == 1:
-        return tl.dot(a, tl.trans(b), input_precision=PRECISION)
-    s = tl.dot(a, tl.trans(b), input_precision=PRECISION) * 0.0
-    for n in range(CHUNKS):
-        d = n * CHUNK + tl.arange(0, CHUNK)
-        part_a = load_rows(a_ptr, row, num_rows, d, width)
-        part_b = load_rows(b_ptr, column, num_columns, d, width)
-        s = tl.dot(part_a, tl.trans(part_b), s, input_precision=PRECISION)
+        s = tl.dot(a, tl.trans(b), input_precision=PRECISION)
+    else:
+        s = tl.zeros((ROWS, BLOCK), tl.float32)
+        for feature in tl.range(0, width, CHUNK, num_stages=1):
+            part_a = load_rows(a_ptr, row, num_rows, feature, width, ROWS, CHUNK)
+            part_b = load_rows(b_ptr, column, num_columns, feature, width, BLOCK, CHUNK)
+            s = tl.dot(part_a, tl.trans(part_b), s, input_precision=PRECISION)
     return s
 
 
@@ -90,26 +103,28 @@ def similarities(
 def contrast_forward(
     a_ptr, b_ptr, lse_ptr, mean_ptr, num_rows, num_columns, width, share, scale,
     EXCLUDE: tl.constexpr, ATTEND: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    CHUNK: tl.constexpr, CHUNKS: tl.constexpr, PRECISION: tl.constexpr,
+    CHUNK: tl.constexpr, CHUNKS: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Log-sum-exp of a tile of rows over a share of the columns (without the row's own if EXCLUDE), and, if ATTEND,
     one chunk of the softmax-weighted mean of these columns. `scale` is log2(e) / temperature.
     """
-    split = tl.program_id(1).to(tl.int64)
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    d = tl.program_id(2) * CHUNK + tl.arange(0, CHUNK)
-    a = load_rows(a_ptr, row, num_rows, d, width)
+    first_row = tl.program_id(0).to(tl.int64) * ROWS
+    feature = tl.program_id(2) * CHUNK
+    row = tl.arange(0, ROWS)
+    a = load_rows(a_ptr, first_row, num_rows, feature, width, ROWS, CHUNK)
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     mean = tl.zeros((ROWS, CHUNK), tl.float32)
     first = tl.program_id(1) * share
-    for start in range(first, tl.minimum(first + share, num_columns), BLOCK):
-        column = start + tl.arange(0, BLOCK).to(tl.int64)
-        b = load_rows(b_ptr, column, num_columns, d, width)
-        s = similarities(a, b, a_ptr, b_ptr, row, column, num_rows, num_columns, width, CHUNK, CHUNKS, PRECISION)
-        seen = (column < num_columns)[None, :]
+    for start in tl.range(first, tl.minimum(first + share, num_columns), BLOCK, num_stages=STAGES):
+        column = tl.cast(start, tl.int64)
+        b = load_rows(b_ptr, column, num_columns, feature, width, BLOCK, CHUNK)
+        s = similarities(
+            a, b, a_ptr, b_ptr, first_row, column, num_rows, num_columns, width, ROWS, BLOCK, CHUNK, CHUNKS, PRECISION
+        )
+        seen = (tl.arange(0, BLOCK) < num_columns - start)[None, :]
         if EXCLUDE:
-            seen = seen & (row[:, None] != column[None, :])
+            seen = seen & (row[:, None] != (tl.arange(0, BLOCK) + (column - first_row).to(tl.int32))[None, :])
         s = tl.where(seen, s * scale, float("-inf"))
         higher = tl.maximum(top, tl.max(s, 1))
         base = tl.where(higher == float("-inf"), 0.0, higher)
@@ -122,11 +137,12 @@ def contrast_forward(
     some = total != 0.0  # false where the only column was the row's own
     total = tl.where(some, total, 1.0)
     lse = tl.where(some, (top + tl.log2(total)) / 1.4426950408889634, float("-inf"))
-    tl.store(lse_ptr + split * num_rows + row, lse, mask=(row < num_rows) & (tl.program_id(2) == 0))
+    split = tl.program_id(1).to(tl.int64) * num_rows
+    tl.store(lse_ptr + split + first_row + row, lse, mask=(row < num_rows - first_row) & (tl.program_id(2) == 0))
     if ATTEND:
-        here = (row < num_rows)[:, None] & (d < width)[None, :]
-        place = (split * num_rows + row)[:, None] * width + d[None, :]
-        tl.store(mean_ptr + place, mean / total[:, None], mask=here)
+        store_rows(
+            mean_ptr + split * width, mean / total[:, None], first_row, num_rows, feature, width, ROWS, CHUNK
+        )  # fmt: skip
 
 
 @kernel
@@ -134,28 +150,31 @@ def contrast_forward(
 def nt_xent_backward(
     z_ptr, lse_ptr, dz_ptr, num_rows, half, width, share, scale,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, PRECISION: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """sum_j w_ij z_j of a tile of rows over a share of the columns, one chunk of the features."""
-    split = tl.program_id(1).to(tl.int64)
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    d = tl.program_id(2) * CHUNK + tl.arange(0, CHUNK)
+    first_row = tl.program_id(0).to(tl.int64) * ROWS
+    feature = tl.program_id(2) * CHUNK
+    row = (first_row + tl.arange(0, ROWS)).to(tl.int32)
     positive = tl.where(row < half, row + half, row - half)
-    a = load_rows(z_ptr, row, num_rows, d, width)
+    a = load_rows(z_ptr, first_row, num_rows, feature, width, ROWS, CHUNK)
     lse_row = tl.load(lse_ptr + row, mask=row < num_rows, other=0.0) * 1.4426950408889634
     dz = tl.zeros((ROWS, CHUNK), tl.float32)
     first = tl.program_id(1) * share
-    for start in range(first, tl.minimum(first + share, num_rows), BLOCK):
-        column = start + tl.arange(0, BLOCK).to(tl.int64)
-        b = load_rows(z_ptr, column, num_rows, d, width)
-        s = similarities(a, b, z_ptr, z_ptr, row, column, num_rows, num_rows, width, CHUNK, CHUNKS, PRECISION) * scale
+    for start in tl.range(first, tl.minimum(first + share, num_rows), BLOCK, num_stages=STAGES):
+        b = load_rows(z_ptr, tl.cast(start, tl.int64), num_rows, feature, width, BLOCK, CHUNK)
+        s = similarities(
+            a, b, z_ptr, z_ptr, first_row, tl.cast(start, tl.int64), num_rows, num_rows, width,
+            ROWS, BLOCK, CHUNK, CHUNKS, PRECISION,
+        )  # fmt: skip
+        column = start + tl.arange(0, BLOCK)
         lse_column = tl.load(lse_ptr + column, mask=column < num_rows, other=0.0) * 1.4426950408889634
-        w = tl.exp2(s - lse_row[:, None]) + tl.exp2(s - lse_column[None, :])
-        w -= tl.where(positive[:, None] == column[None, :], 2.0, 0.0)
+        w = tl.exp2(s * scale - lse_row[:, None]) + tl.exp2(s * scale - lse_column[None, :])
+        w = tl.where(positive[:, None] == column[None, :], w - 2.0, w)
         seen = (row < num_rows)[:, None] & (column < num_rows)[None, :] & (row[:, None] != column[None, :])
-        w = tl.where(seen, w, 0.0)
-        dz = tl.dot(w.to(b.dtype), b, dz, input_precision=PRECISION)
-    here = (row < num_rows)[:, None] & (d < width)[None, :]
-    tl.store(dz_ptr + (split * num_rows + row)[:, None] * width + d[None, :], dz, mask=here)
+        dz = tl.dot(tl.where(seen, w, 0.0).to(b.dtype), b, dz, input_precision=PRECISION)
+    split = tl.program_id(1).to(tl.int64) * num_rows
+    store_rows(dz_ptr + split * width, dz, first_row, num_rows, feature, width, ROWS, CHUNK)
 
 
 LOOPS = """
@@ -192,9 +211,11 @@ extern "C" void fold_rows(float* tile, float* tops, float* sums, float* mean, in
     const float fade = fast_exp(tops[r] - top);
     if (width) {
       for (int64_t d = 0; d < width; ++d) mean[r * width + d] *= fade;
-      sums[r] = sums[r] * fade + sum_exp<true>(s, before, scale, top) + sum_exp<true>(s + after, C - after, scale, top);
+      sums[r] = sums[r] * fade + sum_exp<true>(s, before, scale, top);
+      sums[r] += sum_exp<true>(s + after, C - after, scale, top);
     } else {
-      sums[r] = sums[r] * fade + sum_exp<false>(s, before, scale, top) + sum_exp<false>(s + after, C - after, scale, top);
+      sums[r] = sums[r] * fade + sum_exp<false>(s, before, scale, top);
+      sums[r] += sum_exp<false>(s + after, C - after, scale, top);
     }
     tops[r] = top;
   }
@@ -268,19 +289,20 @@ def _(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("naslab::nt_xent_backward", mutates_args=())
 def _nt_xent_backward(grad: Tensor, lse: Tensor, z: Tensor, temperature: float) -> tuple[Tensor]:
-    path = way(z, LOOPS)
+    path, dtype = way(z, LOOPS), z.dtype
     if path == "reference" or not z.numel():
         (back,) = gradients(reference_nt_xent, 1, grad, z, temperature)
         return (back.contiguous(),)
     factor = grad.float() / (temperature * len(z))
     if path == "native":
         return (_symmetric_backward(z, lse, temperature).mul_(factor),)
+    z = _multipliable(z)
     (rows, width), tiles = z.shape, _Tiles(z, len(z), partial_width=z.shape[1])
     dz = z.new_empty(tiles.splits, rows, width, dtype=torch.float32)
     nt_xent_backward[tiles.grid(tiles.chunks)](
         z, lse, dz, rows, rows // 2, width, tiles.share, LOG2_E / temperature, **tiles.constants
     )
-    return ((dz.sum(0) * factor).to(z.dtype),)
+    return ((dz.sum(0) * factor).to(dtype),)
 
 
 @_nt_xent_backward.register_fake
@@ -349,22 +371,24 @@ class _Tiles:
     """
 
     def __init__(self, a: Tensor, columns: int, partial_width: int) -> None:
-        size = launch("contrastive", a.device, LAUNCH)
-        block = size.block if a.element_size() < 4 else size.block // 2
-        width = a.shape[1]
+        (rows, width), exact = a.shape, a.dtype == torch.float32
         chunk = min(max(16, 1 << max(width - 1, 0).bit_length()), CHUNK)
-        self.rows = ceil_div(len(a), size.rows)
-        self.chunks = max(ceil_div(width, chunk), 1)
+        if exact:
+            chunk = min(chunk, CHUNK // 2)
+        name, defaults = ("contrastive", LAUNCH) if width <= chunk and not exact else ("contrastive_small", SMALL)
+        size = launch(name, a.device, defaults)
         cuda = a.device.type == "cuda"
+        self.chunks = max(ceil_div(width, chunk), 1)
+        self.rows = ceil_div(rows, size.rows)
         wanted = 4 * torch.cuda.get_device_properties(a.device).multi_processor_count if cuda else 8
-        most = min(ceil_div(columns, block), max(columns // (2 * partial_width), 1))
+        most = min(ceil_div(columns, size.block), max(columns // (2 * partial_width), 1))
         splits = max(1, min(ceil_div(wanted, self.rows * self.chunks), most))
-        self.share = ceil_div(ceil_div(columns, splits), block) * block
+        self.share = ceil_div(ceil_div(columns, splits), size.block) * size.block
         self.splits = ceil_div(columns, self.share)
         # Three TF32 products are as exact as one in float32; AMD's matrix cores take float32 itself.
         nvidia = cuda and not architecture(a.device).startswith("gfx")
         self.constants: dict[str, Any] = {
-            "ROWS": size.rows, "BLOCK": block, "CHUNK": chunk, "CHUNKS": self.chunks,
+            "ROWS": size.rows, "BLOCK": size.block, "CHUNK": chunk, "CHUNKS": self.chunks, "STAGES": STAGES,
             "PRECISION": "tf32x3" if nvidia else "ieee", "num_warps": size.num_warps,
         }  # fmt: skip
 
@@ -377,6 +401,7 @@ def _forward_kernel(
     a: Tensor, b: Tensor, temperature: float, exclude: bool = False, attend: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Log-sum-exp (splits, N) over each share of the columns, and their weighted means (splits, N, D)."""
+    a, b = _multipliable(a), _multipliable(b)
     tiles = _Tiles(a, len(b), partial_width=a.shape[1] if attend else 1)
     lse = a.new_empty(tiles.splits, len(a), dtype=torch.float32)
     mean = a.new_empty(*lse.shape, a.shape[1], dtype=torch.float32) if attend else lse
@@ -385,6 +410,11 @@ def _forward_kernel(
         EXCLUDE=exclude, ATTEND=attend, **tiles.constants,
     )  # fmt: skip
     return lse, mean
+
+
+def _multipliable(rows: Tensor) -> Tensor:
+    """Triton's interpreter multiplies the bit patterns of bfloat16 as if they were integers: float32 there."""
+    return rows.float() if interpreting() and rows.dtype == torch.bfloat16 else rows
 
 
 def _parts(size: int, step: int) -> Iterator[slice]:
