@@ -32,8 +32,9 @@ from kernels._triton import Launch, architecture, ceil_div, interpreting, kernel
 if TYPE_CHECKING:
     import triton.language as tl
 
-CROSSOVER = 16_384
-"""Similarities from which the C++ loops win on a CPU (`naslab bench kernels`)."""
+NT_XENT_CROSSOVER = 2**18
+"""Similarities from which the C++ loops win on a CPU (`naslab bench kernels`): 512 rows, a batch of 256."""
+INFO_NCE_CROSSOVER = 2**19
 LAUNCH = {"any": Launch(64, rows=64, num_warps=4), "gfx": Launch(32, rows=32, num_warps=4)}
 SMALL = {"any": Launch(16, rows=32, num_warps=4), "gfx": Launch(16, rows=32, num_warps=4)}
 """For float32 and for rows of several chunks, which take more registers."""
@@ -493,7 +494,7 @@ def nt_xent(z_a_BD: Tensor, z_b_BD: Tensor, temperature: float) -> Tensor:
     require(same, "z_b_BD", z_b_BD, f"a floating {tuple(z_a_BD.shape)}")
     _check_temperature(temperature)
     z_ND = F.normalize(torch.cat([z_a_BD, z_b_BD]), dim=1)
-    if fused(z_ND, _crossover(z_ND, len(z_ND)), LOOPS):
+    if fused(z_ND, _elements(z_ND, len(z_ND), NT_XENT_CROSSOVER), LOOPS):
         loss: Tensor = _nt_xent_operation(z_ND.contiguous(), float(temperature))[0]
         return loss
     return reference_nt_xent(z_ND, temperature)
@@ -523,16 +524,16 @@ def info_nce(query_BD: Tensor, key_BD: Tensor, queue_KD: Tensor, temperature: fl
     dtype = torch.promote_types(torch.promote_types(query_BD.dtype, key_BD.dtype), queue_KD.dtype)
     query, key, queue = (t.to(dtype) for t in (query_BD, key_BD, queue_KD.detach()))
     attend = torch.is_grad_enabled() and (query_BD.requires_grad or key_BD.requires_grad)
-    if fused(query, _crossover(query, len(queue)), LOOPS):
+    if fused(query, _elements(query, len(queue), INFO_NCE_CROSSOVER), LOOPS):
         tensors = (t.contiguous() for t in (query, key, queue))
         loss: Tensor = _info_nce_operation(*tensors, float(temperature), attend)[0]
         return loss
     return reference_info_nce(query, key, queue, temperature, attend)
 
 
-def _crossover(rows: Tensor, columns: int) -> int:
-    """Elements of the rows from which there are CROSSOVER similarities."""
-    return CROSSOVER * rows.shape[1] // max(columns, 1)
+def _elements(rows: Tensor, columns: int, similarities: int) -> int:
+    """Elements of the rows from which there are so many similarities."""
+    return similarities * rows.shape[1] // max(columns, 1)
 
 
 def _check_rows(tensor: Tensor, name: str) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 EPSILON = 1e-8
 """Least norm, as in torch.nn.functional.cosine_similarity."""
-CROSSOVER = 1
+CROSSOVER = 32_768
 """Elements from which the C++ loops win on a CPU (`naslab bench kernels`)."""
 LAUNCH = {"any": Launch(1024, num_warps=4), "gfx": Launch(1024, num_warps=4)}
 
