@@ -78,19 +78,28 @@ def kernel_table(
     Raises:
         InputError: no kernel of that name.
     """
-    cases = [case for case in _cases(device, dtype) if only in (None, case.kernel)]
-    if not cases:
-        raise InputError(
-            f"kernel: {only!r} is unknown; use {', '.join(sorted({c.kernel for c in _cases(device, dtype)}))}"
-        )
+    chosen = cases(device, dtype, only)
     bandwidth = copy_bandwidth(device)
-    rows = [_measure(case, device, dtype, bandwidth, max_seconds, compiled) for case in cases]
+    rows = [_measure(case, device, dtype, bandwidth, max_seconds, compiled) for case in chosen]
     return {
         "schema": "naslab.bench/1",
         "copy_bytes_per_second": bandwidth,
         "rows": [asdict(row) for row in rows],
         "provenance": collect_provenance(device, dtype_name(dtype)).to_dict(),
     }
+
+
+def cases(device: torch.device, dtype: torch.dtype, only: str | None = None) -> list[Case]:
+    """The lines of the table, each kernel's largest last.
+
+    Raises:
+        InputError: no kernel of the name `only`.
+    """
+    every = list(_cases(device, dtype))
+    chosen = [case for case in every if only in (None, case.kernel)]
+    if not chosen:
+        raise InputError(f"kernel: {only!r} is unknown; use {', '.join(sorted({case.kernel for case in every}))}")
+    return chosen
 
 
 def copy_bandwidth(device: torch.device) -> float:
@@ -106,7 +115,7 @@ def _measure(
 ) -> Row:
     limit_ms = case.traffic_bytes / bandwidth * 1e3
     facts = (case.kernel, case.shape, dtype_name(dtype))
-    if not _correct(case, dtype):
+    if not is_correct(case, dtype):
         return Row(*facts, None, None, None, limit_ms, None, False)
 
     def eager() -> None:
@@ -133,7 +142,14 @@ def _run(step: Callable[..., Tensor], leaves: tuple[Tensor, ...]) -> list[Tensor
     return [result.detach(), *torch.autograd.grad(result, leaves, torch.ones_like(result))]
 
 
-def _correct(case: Case, dtype: torch.dtype) -> bool:
+def time_ms(case: Case, device: torch.device, max_seconds: float) -> float:
+    """Median milliseconds of one forward and backward."""
+    return measure_latency(
+        lambda: _run(case.step, case.leaves), device, min_seconds=min(0.1, max_seconds), max_seconds=max_seconds
+    ).median
+
+
+def is_correct(case: Case, dtype: torch.dtype) -> bool:
     """Result and gradients within the dtype's tolerance (relative norm) of the reference in float64."""
     exact = tuple(leaf.detach().double().requires_grad_() for leaf in case.leaves)
     with switched("reference"):
