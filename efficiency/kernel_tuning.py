@@ -110,6 +110,6 @@ def _time(
     with trying(name, launch):
         try:
             return milliseconds(same[-1]) if all(correct(case) for case in same) else float("inf")
-        except Exception as error:  # Triton raises many kinds, its compiler's bare RuntimeError among them
+        except Exception as error:  # noqa: BLE001 - compilers and drivers raise as many kinds as there are
             logger.debug("%s does not run as %s: %s", name, launch, error)
             return float("inf")

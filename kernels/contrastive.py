@@ -317,11 +317,11 @@ def _info_nce(
 ) -> tuple[Tensor, Tensor, Tensor]:
     path = way(query, LOOPS)
     size = (len(query) if attend else 0, query.shape[1])
+    mean = query.new_zeros(size, dtype=torch.float32)
     if path == "reference":
         loss = reference_info_nce(query, key, queue, temperature, attend)
-        return loss, *(query.new_zeros(shape, dtype=torch.float32) for shape in (size, len(query)))
+        return loss, mean, query.new_zeros(len(query), dtype=torch.float32)
     positive_N = (query.float() * key.float()).sum(1) / temperature
-    mean = query.new_zeros(size, dtype=torch.float32)
     if not (len(query) and len(queue)):
         return positive_N.sum().to(query.dtype) * 0, mean, torch.zeros_like(positive_N)
     if path == "native":
@@ -382,7 +382,7 @@ class _Tiles:
         self.chunks = max(ceil_div(width, chunk), 1)
         self.rows = ceil_div(rows, size.rows)
         wanted = 4 * torch.cuda.get_device_properties(a.device).multi_processor_count if cuda else 8
-        most = min(ceil_div(columns, size.block), max(columns // (2 * partial_width), 1))
+        most = min(ceil_div(columns, size.block), max(columns // max(2 * partial_width, 1), 1))
         splits = max(1, min(ceil_div(wanted, self.rows * self.chunks), most))
         self.share = ceil_div(ceil_div(columns, splits), size.block) * size.block
         self.splits = ceil_div(columns, self.share)

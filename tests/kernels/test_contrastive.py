@@ -114,6 +114,23 @@ def test_a_gradient_that_the_forward_did_not_foresee():
     assert all(torch.equal(a, b) for a, b in zip(foreseen, not_foreseen, strict=True))
 
 
+def test_autocast_leaves_float32_products_exact():
+    z_a, z_b, queue = torch.randn(40, 16), torch.randn(40, 16), torch.randn(30, 16)
+    with switched("fused"):
+        expected = nt_xent(z_a, z_b, 0.1), info_nce(z_a, z_b, queue, 0.1)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            actual = nt_xent(z_a, z_b, 0.1), info_nce(z_a, z_b, queue, 0.1)
+    assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
+
+
+def test_mixed_dtypes_are_promoted():
+    query, queue = torch.randn(6, 4).bfloat16(), torch.randn(9, 4)
+    for way in ("fused", "reference"):
+        with switched(way):
+            assert info_nce(query, query, queue, 0.5).dtype == torch.float32
+            assert negative_cosine(query, query.float()).dtype == torch.float32
+
+
 def peak_rise(function):
     """Bytes of resident memory above the start at the worst moment, by the kernel's own mark."""
     status, marks = Path("/proc/self/status"), Path("/proc/self/clear_refs")
