@@ -10,10 +10,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from efficiency.errors import InputError
 from efficiency.latency import compare_latency, measure_latency
@@ -25,8 +27,11 @@ from kernels import (
     bipartite_match,
     class_scores,
     gather_visible,
+    info_nce,
     merge_tokens,
     mixed_activation,
+    negative_cosine,
+    nt_xent,
     patch_loss,
     restore_tokens,
     select_tokens,
@@ -78,19 +83,28 @@ def kernel_table(
     Raises:
         InputError: no kernel of that name.
     """
-    cases = [case for case in _cases(device, dtype) if only in (None, case.kernel)]
-    if not cases:
-        raise InputError(
-            f"kernel: {only!r} is unknown; use {', '.join(sorted({c.kernel for c in _cases(device, dtype)}))}"
-        )
+    chosen = cases(device, dtype, only)
     bandwidth = copy_bandwidth(device)
-    rows = [_measure(case, device, dtype, bandwidth, max_seconds, compiled) for case in cases]
+    rows = [_measure(case, device, dtype, bandwidth, max_seconds, compiled) for case in chosen]
     return {
         "schema": "naslab.bench/1",
         "copy_bytes_per_second": bandwidth,
         "rows": [asdict(row) for row in rows],
         "provenance": collect_provenance(device, dtype_name(dtype)).to_dict(),
     }
+
+
+def cases(device: torch.device, dtype: torch.dtype, only: str | None = None) -> list[Case]:
+    """The lines of the table, each kernel's largest last.
+
+    Raises:
+        InputError: no kernel of the name `only`.
+    """
+    every = list(_cases(device, dtype))
+    chosen = [case for case in every if only in (None, case.kernel)]
+    if not chosen:
+        raise InputError(f"kernel: {only!r} is unknown; use {', '.join(sorted({case.kernel for case in every}))}")
+    return chosen
 
 
 def copy_bandwidth(device: torch.device) -> float:
@@ -106,7 +120,7 @@ def _measure(
 ) -> Row:
     limit_ms = case.traffic_bytes / bandwidth * 1e3
     facts = (case.kernel, case.shape, dtype_name(dtype))
-    if not _correct(case, dtype):
+    if not is_correct(case, dtype):
         return Row(*facts, None, None, None, limit_ms, None, False)
 
     def eager() -> None:
@@ -133,7 +147,14 @@ def _run(step: Callable[..., Tensor], leaves: tuple[Tensor, ...]) -> list[Tensor
     return [result.detach(), *torch.autograd.grad(result, leaves, torch.ones_like(result))]
 
 
-def _correct(case: Case, dtype: torch.dtype) -> bool:
+def time_ms(case: Case, device: torch.device, max_seconds: float) -> float:
+    """Median milliseconds of one forward and backward."""
+    return measure_latency(
+        lambda: _run(case.step, case.leaves), device, min_seconds=min(0.1, max_seconds), max_seconds=max_seconds
+    ).median
+
+
+def is_correct(case: Case, dtype: torch.dtype) -> bool:
     """Result and gradients within the dtype's tolerance (relative norm) of the reference in float64."""
     exact = tuple(leaf.detach().double().requires_grad_() for leaf in case.leaves)
     with switched("reference"):
@@ -177,6 +198,37 @@ def _cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
     ):
         yield _score_case(leaf, b, heads, n, d, size)
         yield from _fewer_cases(leaf, b, n, heads * d, size)
+
+    yield from _contrastive_cases(leaf, size, large)
+
+
+def _contrastive_cases(leaf: Callable[..., Tensor], element_bytes: int, large: bool) -> Iterator[Case]:
+    contrastive, cosine = (importlib.import_module(f"kernels.{name}") for name in ("contrastive", "negative_cosine"))
+
+    for b, d in ((8, 16), (64, 64), (128, 128), (512, 128), *(((4096, 128),) if large else ())):
+        traffic = contrastive.traffic_bytes(2 * b, 0, d, element_bytes)
+        traffic += contrastive.traffic_bytes(2 * b, 0, d, element_bytes, gradients=2 * b)
+        step = partial(nt_xent, temperature=0.5)
+        yield Case("nt_xent", f"{b}x{d}", (leaf(b, d), leaf(b, d)), step, traffic)
+
+    for b, k, d in ((8, 32, 16), (64, 512, 64), (64, 4096, 128), (256, 65_536, 128)):
+        # The query, its key and the queue; backward the query, its key, the mean of the queue and two gradients.
+        traffic = contrastive.traffic_bytes(2 * b, k, d, element_bytes)
+        traffic += contrastive.traffic_bytes(3 * b, 0, d, element_bytes, gradients=2 * b)
+        leaves = tuple(normalize(leaf(b, d).detach(), dim=1).requires_grad_() for _ in range(2))
+        yield Case("info_nce", f"{b}x{k}x{d}", leaves, _against(normalize(leaf(k, d).detach(), dim=1)), traffic)
+
+    for b, d in ((8, 16), (64, 64), (512, 2048), *(((8192, 2048),) if large else ())):
+        traffic = cosine.traffic_bytes(b, d, element_bytes) + cosine.traffic_bytes(b, d, element_bytes, backward=True)
+        yield Case("negative_cosine", f"{b}x{d}", (leaf(b, d),), _towards(leaf(b, d).detach()), traffic)
+
+
+def _against(queue_KD: Tensor) -> Callable[..., Tensor]:
+    return lambda query, key: info_nce(query, key, queue_KD.to(query.dtype), 0.2)
+
+
+def _towards(z_BD: Tensor) -> Callable[..., Tensor]:
+    return lambda p: negative_cosine(p, z_BD.to(p.dtype))
 
 
 def _mix(x_BKD: Tensor, mixing_K: Tensor, scale_KD: Tensor, shift_KD: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from rich.table import Table
 
 from efficiency.device import resolve_device
 from efficiency.kernel_table import kernel_table
+from efficiency.kernel_tuning import tune_kernels
 from runs.commands.measure import DTYPES, Device, Json, Precision, Seconds
-from runs.output import out, print_json
+from runs.output import err, out, print_json
 
 
 class Subject(StrEnum):
@@ -27,10 +28,17 @@ def bench(
     device: Device = "auto",
     max_seconds: Seconds = 5.0,
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Time torch.compile too.")] = True,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="First find the best launch sizes for this GPU, and keep them for it.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Time each kernel, forward and backward, against eager PyTorch, torch.compile and the memory's limit."""
-    document = kernel_table(resolve_device(device), DTYPES[dtype], max_seconds, compiled, kernel)
+    where = resolve_device(device)
+    if tune:
+        for tuned in tune_kernels(where, DTYPES[dtype], max_seconds, kernel):
+            err.print(f"{tuned.kernel}: {tuned.chosen}, {tuned.chosen_ms:.4g} ms (was {tuned.before_ms:.4g})")
+    document = kernel_table(where, DTYPES[dtype], max_seconds, compiled, kernel)
     if as_json:
         print_json(document)
     else:

@@ -18,8 +18,11 @@ from kernels import (
     bipartite_match,
     class_scores,
     gather_visible,
+    info_nce,
     merge_tokens,
     mixed_activation,
+    negative_cosine,
+    nt_xent,
     patch_loss,
     restore_tokens,
     select_tokens,
@@ -96,6 +99,12 @@ def merged(tokens: Tensor) -> Tensor:
     return merge_tokens(tokens, sizes, matching_for(batch, length))[0]
 
 
+def rows_like(tensor: Tensor, rows: int) -> Tensor:
+    """Fixed rows of its width and dtype, of norm about 1."""
+    waves = torch.sin(torch.arange(1, rows * tensor.shape[1] + 1, dtype=torch.float64) ** 1.2)
+    return (waves.reshape(rows, tensor.shape[1]) / max(tensor.shape[1] / 2, 1) ** 0.5).bfloat16().to(tensor.dtype)
+
+
 CASES: dict[str, Case] = {
     "altup": Case(
         lambda x, y, p, g: altup(x, y, p, g, active=1),
@@ -160,6 +169,34 @@ CASES: dict[str, Case] = {
     "unmerge_tokens": Case(
         lambda rows: unmerge_tokens(rows, matching_for(2, 9)),
         lambda n: (normal(2, 6, n),),
+    ),
+    "nt_xent": Case(
+        lambda a, b: nt_xent(a, b, 0.5),
+        lambda n: (normal(-(-n // 3), 19), normal(-(-n // 3), 19)),
+        tolerance=5e-6,
+    ),
+    "nt_xent of wide rows": Case(
+        lambda a, b: nt_xent(a, b, 0.2),
+        lambda n: (normal(7, n), normal(7, n)),
+        tolerance=5e-6,
+    ),
+    "info_nce": Case(
+        lambda query, key: info_nce(query, key, rows_like(query, 300), 0.7),
+        lambda n: (normal(n, 10), normal(n, 10)),
+        tolerance=5e-6,
+    ),
+    "info_nce of a long queue of wide rows": Case(
+        lambda query, key: info_nce(query, key, rows_like(query, 2 * query.shape[1]), 0.7),
+        lambda n: (normal(6, n) / max(n, 1) ** 0.5, normal(6, n) / max(n, 1) ** 0.5),
+        tolerance=5e-6,
+    ),
+    "negative_cosine": Case(
+        lambda p: negative_cosine(p, rows_like(p, len(p))),
+        lambda n: (normal(5, n),),
+    ),
+    "negative_cosine of many rows": Case(
+        lambda p: negative_cosine(p, rows_like(p, len(p))),
+        lambda n: (normal(n, 11),),
     ),
 }
 
