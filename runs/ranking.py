@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -144,7 +144,7 @@ class Ranking:
     arms: tuple[ArmSpend, ...]
     phases: dict[Phase, float]
     refused: tuple[Refused, ...] = ()
-    objective: Objective = Objective()
+    objective: Objective = field(default_factory=Objective)
     gain_over: str = "reference"
     beside: tuple[str, ...] = ()
 
