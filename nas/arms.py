@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -60,4 +60,15 @@ class Sampled(Options):
     """Evolution: size of the ageing population and of the tournament drawn from it."""
 
 
-Arm = Annotated[Differentiable | Sampled, Field(discriminator="engine")]
+class Grid(Options):
+    """A sweep: every point of a product of values, each trained with every seed and ranked. Nothing is searched."""
+
+    engine: Literal["grid"]
+    name: Name
+    vary: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(min_length=1)
+    """Values by parameter; all combinations are points."""
+    base: dict[str, Any] = {}
+    """What every point has in place of the reference's value."""
+
+
+Arm = Annotated[Differentiable | Sampled | Grid, Field(discriminator="engine")]

@@ -72,6 +72,7 @@ class Ledger:
         Raises:
             InputError: the storage cannot be used, or holds another study of that name.
         """
+        _ = study.grids  # refuses points that the space does not have, before anything is written
         url = storage_url(storage)
         backend = connect(url, create=True)
         with storage_errors(url):
@@ -205,11 +206,18 @@ def _check_same(recorded: Study, asked: Study) -> None:
     for arm in old["arms"]:
         now = arms.get(arm["name"])
         budget = ("trials", "device_hours", "searches")
-        if now is None or any(arm[key] != now.get(key) for key in arm if key not in budget):
+        if now is None or any(not _grown(key, arm[key], now.get(key)) for key in arm if key not in budget):
             raise InputError(
                 f"study {asked.name!r}: arm {arm['name']!r} has results and may not change or go; only its "
-                f"{', '.join(budget)} may grow; give the changed arm another name"
+                f"{', '.join(budget)} and the values of a grid may grow; give the changed arm another name"
             )
+
+
+def _grown(key: str, old: Any, new: Any) -> bool:
+    """Whether an arm's setting is as it was, or a grid that has more values of the same parameters."""
+    if key != "vary" or not isinstance(new, dict):
+        return bool(old == new)
+    return old.keys() == new.keys() and all(value in new[name] for name in old for value in old[name])
 
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

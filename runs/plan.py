@@ -1,7 +1,7 @@
 """What to run next: a pure function of the study and the ledger's trials, so that resuming is only asking again.
 
-Order: controls, the reference and the random architectures; the arms; the arms' finalists with every seed; profiles
-of what is ranked, one at a time while nothing else runs.
+Order: controls, the reference and the random architectures; the searches; their finalists and the points of grids with
+every seed; profiles of what is ranked, one at a time while nothing else runs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nas.arms import Differentiable, Sampled
+from nas.arms import Arm, Differentiable, Grid, Sampled
+from nas.grid import describe_point
 from nas.sampling import Told, propose
 from runs.study import Study
 from runs.trial import Job, Trial
@@ -58,10 +59,12 @@ def expected_jobs(study: Study, controls: Sequence[Control]) -> Counter[str]:
     for arm in study.arms:
         if isinstance(arm, Differentiable):
             count["search"] += arm.searches
-        else:
+        elif isinstance(arm, Sampled):
             count["proposal"] += arm.trials or 0
-    count["final"] = len(study.arms) * study.finalists * len(study.seeds)
-    count["profile"] = 1 + len(study.arms) * study.finalists
+    swept = {point for points in study.grids.values() for point in points} - {study.search_space.reference}
+    ranked = len(swept) + study.finalists * sum(not isinstance(arm, Grid) for arm in study.arms)
+    count["final"] = ranked * len(study.seeds)
+    count["profile"] = 1 + ranked
     return count
 
 
@@ -102,7 +105,15 @@ def _arm_jobs(view: _View) -> Iterator[Job]:
     """The next job of each arm, the arm that has begun the fewest first, so that slots are shared fairly."""
     begun = Counter(t.job.arm for t in view.trials)
     for arm in sorted(view.study.arms, key=lambda arm: begun[arm.name]):
-        yield from _search_jobs(view, arm) if isinstance(arm, Differentiable) else _proposals(view, arm)
+        yield from _open_jobs(view, arm)
+
+
+def _open_jobs(view: _View, arm: Arm) -> Iterator[Job]:
+    match arm:
+        case Differentiable():
+            yield from _search_jobs(view, arm)
+        case Sampled():
+            yield from _proposals(view, arm)
 
 
 def _search_jobs(view: _View, arm: Differentiable) -> Iterator[Job]:
@@ -158,18 +169,19 @@ def last_score(trial: Trial, metric: str) -> float | None:
     return trial.scores.get(f"validation_{metric}", scores[-1] if scores else None)
 
 
-def arm_is_done(view: _View, arm: Differentiable | Sampled) -> bool:
-    """Whether nothing of the arm is open or running."""
+def arm_is_done(view: _View, arm: Arm) -> bool:
+    """Whether no search of the arm is open or running; a grid has none."""
     role = "search" if isinstance(arm, Differentiable) else "proposal"
     if any(t.state == "running" for t in view.of_arm(arm.name, role)):
         return False
-    jobs = _search_jobs(view, arm) if isinstance(arm, Differentiable) else _proposals(view, arm)
-    return not any(view.is_open(job.key) for job in jobs)
+    return not any(view.is_open(job.key) for job in _open_jobs(view, arm))
 
 
-def finalists(view: _View, arm: Differentiable | Sampled) -> list[Configuration]:
-    """The arm's best configurations by validation score."""
+def finalists(view: _View, arm: Arm) -> list[Configuration]:
+    """The arm's best configurations by validation score; every point of a grid."""
     space = view.study.search_space
+    if isinstance(arm, Grid):
+        return list(view.study.grids[arm.name])
     scored: list[tuple[float, Configuration]] = []
     if isinstance(arm, Differentiable):
         for trial in view.of_arm(arm.name, "search"):
@@ -193,9 +205,10 @@ def _final_jobs(view: _View) -> Iterator[Job]:
             continue
         for configuration in finalists(view, arm):
             if configuration != view.study.search_space.reference:
+                point = describe_point(arm, configuration) if isinstance(arm, Grid) else "finalist"
                 for seed in view.study.seeds:
                     key = f"final/{configuration.digest}/seed{seed}"
-                    yield Job(key, "final", f"{arm.name} finalist", seed, configuration, arm.name)
+                    yield Job(key, "final", f"{arm.name} {point}", seed, configuration, arm.name)
 
 
 def _profile_jobs(view: _View) -> Iterator[Job]:
@@ -209,7 +222,7 @@ def _profile_jobs(view: _View) -> Iterator[Job]:
 
 
 def found_by(study: Study, metric: str, trials: Sequence[Trial]) -> dict[str, list[str]]:
-    """Arms whose finalist each configuration is, by digest: two arms may find the same one."""
+    """Arms whose finalist or point each configuration is, by digest: two arms may have the same one."""
     view = _View(study, metric, trials)
     found: dict[str, list[str]] = {}
     for arm in study.arms:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 from efficiency.errors import InputError
+from nas.arms import Grid
+from nas.grid import describe_point
 from nas.statistics import Interval, difference_interval, mean_interval
 from runs.plan import found_by
 from runs.spend import (
@@ -146,7 +148,7 @@ def rank(study: Study, trials: Sequence[Trial]) -> Ranking:
     reference = next((g for g in groups if any(t.job.role == "reference" for t in g)), [])
     bar = _validation_bar(study, reference, metric)
     finders = found_by(study, metric, trials)
-    rows = [_row(group, reference, metric, spends, finders, bar) for group in groups]
+    rows = [_row(study, group, reference, metric, spends, finders, bar) for group in groups]
     floor = _floor(study, rows)
     return Ranking(
         study=study.name,
@@ -206,6 +208,7 @@ def _group(trials: Sequence[Trial]) -> list[list[Trial]]:
 
 
 def _row(
+    study: Study,
     group: list[Trial],
     reference: list[Trial],
     metric: str,
@@ -224,7 +227,7 @@ def _row(
     search_hours = 0.0 if is_reference else sum(s.search_hours for s in spends if s.arm in arms)
     return Row(
         rank=None,
-        name=_name(configuration, is_reference, arms),
+        name=_name(study, configuration, is_reference, arms),
         configuration=configuration,
         reference=is_reference,
         arms=arms,
@@ -250,9 +253,11 @@ def _by_seed(group: Sequence[Trial], value: Any) -> dict[int, float]:
     return {seed: fmean(values[seed]) for seed in sorted(values)}
 
 
-def _name(configuration: Configuration, is_reference: bool, arms: tuple[str, ...]) -> str:
+def _name(study: Study, configuration: Configuration, is_reference: bool, arms: tuple[str, ...]) -> str:
     parts = [f"reference (published {configuration.space})"] if is_reference else []
-    return f"{' + '.join([*parts, *arms])} {configuration.digest[:6]}"
+    points = {arm.name: describe_point(arm, configuration) for arm in study.arms if isinstance(arm, Grid)}
+    named = [f"{arm} {points[arm]}" if points.get(arm) else arm for arm in arms]
+    return f"{' + '.join([*parts, *named])} {configuration.digest[:6]}"
 
 
 def _gain(group: list[Trial], reference: list[Trial], metric: str, total_hours: float) -> Interval | None:

@@ -13,8 +13,9 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from efficiency.errors import InputError
-from nas.arms import Arm, Name, Sampled
-from search_spaces import Options, SearchSpace, Task, explain, find_space
+from nas.arms import Arm, Grid, Name, Sampled
+from nas.grid import grid_points
+from search_spaces import Configuration, Options, SearchSpace, Task, explain, find_space
 
 SCHEMA = "naslab.study/1"
 
@@ -50,7 +51,7 @@ class Study(Options):
     finalists: int = Field(1, ge=1)
     """How many of each arm's best are retrained with every seed."""
     random_architectures: int = Field(4, ge=0)
-    """Size of the random baseline that every search is held against."""
+    """Size of the random baseline that every search is held against; a study of sweeps alone may set 0."""
     ranking: Ranking = Ranking()
 
     @model_validator(mode="after")
@@ -74,6 +75,15 @@ class Study(Options):
             InputError: see `find_space`.
         """
         return find_space(self.space.name, self.space.preset, self.space.options)
+
+    @cached_property
+    def grids(self) -> dict[str, tuple[Configuration, ...]]:
+        """The points of every grid arm, by its name.
+
+        Raises:
+            InputError: see `grid_points`.
+        """
+        return {arm.name: grid_points(arm, self.search_space) for arm in self.arms if isinstance(arm, Grid)}
 
     def make_task(self, device: torch.device) -> Task:
         """The task on `device`.

@@ -85,6 +85,8 @@ def _against_controls(best: Row, ranking: Ranking) -> tuple[str, ...]:
 
 
 def _against_random(best: Row, ranking: Ranking, random_scores: Sequence[float]) -> tuple[str, ...]:
+    if not random_scores and not any(arm.search_hours for arm in ranking.arms):
+        return ()  # nothing was searched, so nothing was picked by luck in a search
     if not random_scores:
         return ("No random architecture was measured, so luck cannot be ruled out.",)
     difference = difference_interval(best.metrics_by_seed, random_scores)

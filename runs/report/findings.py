@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from nas.arms import Grid
 from nas.health import HealthReport, assess
 from runs.plan import last_score
 from runs.ranking import Ranking, Row
@@ -28,8 +29,8 @@ def searches(trials: Sequence[Trial]) -> dict[str, Mapping[str, Any]]:
 
 
 def health(study: Study, ranking: Ranking, trials: Sequence[Trial]) -> list[HealthReport]:
-    """One report per arm of the study."""
-    return [_assess(study, ranking, trials, arm.name) for arm in study.arms]
+    """One report per arm that searches."""
+    return [_assess(study, ranking, trials, arm.name) for arm in study.arms if not isinstance(arm, Grid)]
 
 
 def random_scores(ranking: Ranking, trials: Sequence[Trial]) -> list[float]:

@@ -149,7 +149,7 @@ def health(found: Findings) -> Section:
     """The verdict on every search, warnings first."""
     id, title = "health", "Health of the searches"
     if not found.health:
-        return _empty(id, title, "This study has no arm, so there is no search to judge.")
+        return _empty(id, title, "This study has no arm that searches, so there is no search to judge.")
     parts = [_card(report) for report in found.health]
     if found.searches:
         parts.append(plot(figures.decisiveness(found.searches), "entropy and share of skips by epoch"))
