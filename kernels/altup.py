@@ -264,7 +264,7 @@ def altup(streams: Tensor, layer_output: Tensor, prediction: Tensor, gain: Tenso
         ValueError: an argument's shape or dtype does not fit.
     """
     _check(streams, layer_output, prediction, gain, active)
-    if torch.is_autocast_enabled(streams.device.type):
+    if _autocast(streams):
         layer_output = layer_output.to(streams.dtype)
     num_streams, width = streams.shape[0], streams.shape[-1]
     x_KTD = streams.reshape(num_streams, -1, width) if streams.numel() else streams.flatten(1, -2)
@@ -279,11 +279,15 @@ def altup(streams: Tensor, layer_output: Tensor, prediction: Tensor, gain: Tenso
     return new.reshape(streams.shape)
 
 
+def _autocast(streams: Tensor) -> bool:
+    return not streams.is_meta and torch.is_autocast_enabled(streams.device.type)  # torch refuses to ask for meta
+
+
 def _check(streams: Tensor, layer_output: Tensor, prediction: Tensor, gain: Tensor, active: int) -> None:
     require(streams.ndim >= 2 and streams.is_floating_point(), "streams", streams, "a floating (K, ..., D)")
     k, tokens = streams.shape[0], tuple(streams.shape[1:-1])
     require(layer_output.shape == streams.shape[1:], "layer_output", layer_output, f"{tuple(streams.shape[1:])}")
-    if not torch.is_autocast_enabled(streams.device.type):
+    if not _autocast(streams):
         require(layer_output.dtype == streams.dtype, "layer_output", layer_output, f"{streams.dtype} as streams")
     allowed = ((k, k), (*tokens, k, k))
     require(tuple(prediction.shape) in allowed, "prediction", prediction, " or ".join(map(str, allowed)))

@@ -46,8 +46,7 @@ class MixtureOfExperts(nn.Module):
         """Route, compute, weigh by the router's probability, add over the top-k."""
         sizes, x_TD = self.sizes, x.flatten(0, -2)
         tokens, width = x_TD.shape
-        with torch.autocast(x.device.type, enabled=False):
-            probabilities_TE = F.linear(x_TD.float(), self.router.float()).softmax(-1)
+        probabilities_TE = F.linear(x_TD.float(), self.router.float()).softmax(-1)
         gates_TK, chosen_TK = probabilities_TE.topk(sizes.top_k, dim=-1)
         one_hot_NE = F.one_hot(chosen_TK.flatten(), sizes.number)  # N = T * K, the choices of a token side by side
         capacity = sizes.capacity(tokens)
