@@ -48,7 +48,8 @@ class MixtureOfExperts(nn.Module):
         tokens, width = x_TD.shape
         probabilities_TE = F.linear(x_TD.float(), self.router.float()).softmax(-1)
         gates_TK, chosen_TK = probabilities_TE.topk(sizes.top_k, dim=-1)
-        one_hot_NE = F.one_hot(chosen_TK.flatten(), sizes.number)  # N = T * K, the choices of a token side by side
+        # N = T * K, the choices of a token side by side.
+        one_hot_NE = (chosen_TK.flatten()[:, None] == torch.arange(sizes.number, device=x.device)).long()
         capacity = sizes.capacity(tokens)
         place_N = (one_hot_NE.cumsum(0) * one_hot_NE).sum(1) - 1
         kept_N = place_N < capacity
