@@ -215,9 +215,7 @@ def bits_after(trial: Trial, seconds: float) -> float:
 def raw(trial: Trial) -> dict[str, Any]:
     """A trial as plain values, with its rungs."""
     configuration = trial.job.configuration
-    rungs = [
-        {"epoch": r.epoch, "device_seconds": r.device_seconds, SHOWN: r.scores.get(SHOWN)} for r in trial.rungs
-    ]
+    rungs = [{"epoch": r.epoch, "device_seconds": r.device_seconds, SHOWN: r.scores.get(SHOWN)} for r in trial.rungs]
     return {
         "number": trial.number,
         "key": trial.job.key,
@@ -290,11 +288,16 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("naslab-runs"))
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--device", default="cpu", help="where the steps are timed")
-    parser.add_argument("--parts", nargs="+", default=["counts", "steps", "study"], choices=["counts", "steps", "study"])
+    parser.add_argument(
+        "--parts", nargs="+", default=["counts", "steps", "study"], choices=["counts", "steps", "study"]
+    )
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     before = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
-    document = {"schema": "naslab.altup_effects/1", **{p: before[p] for p in ("counts", "steps", "study") if p in before}}
+    document = {
+        "schema": "naslab.altup_effects/1",
+        **{p: before[p] for p in ("counts", "steps", "study") if p in before},
+    }
     device = resolve_device(arguments.device)
     if "counts" in arguments.parts:
         document["counts"] = counts()

@@ -128,12 +128,15 @@ class LanguageModelling(Task):
     def _optimiser(self, model: nn.Module) -> torch.optim.Optimizer:
         """AdamW; decay on matrices that multiply, which embeddings, norms and the mixing coefficients do not."""
         embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-        matrices = {
-            id(m.weight) for m in model.modules() if isinstance(m, nn.Linear) and min(m.weight.shape) > 8
-        } | {id(p) for p in model.parameters() if p.ndim == 3}
+        matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear) and min(m.weight.shape) > 8} | {
+            id(p) for p in model.parameters() if p.ndim == 3
+        }
         decayed = [p for p in model.parameters() if id(p) in matrices and id(p) not in embeddings]
         others = [p for p in model.parameters() if not (id(p) in matrices and id(p) not in embeddings)]
-        groups = [{"params": decayed, "weight_decay": self.options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": self.options.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
         return torch.optim.AdamW(groups, lr=self.options.learning_rate, betas=(0.9, 0.95))
 
     def _epoch(self, model: nn.Module, optimiser: torch.optim.Optimizer, seed: int, epoch: int) -> float:
@@ -201,7 +204,10 @@ class LanguageModelling(Task):
         """What text gives away without a network, and the reference as initialised."""
         untrained = Control("untrained", "the reference model as initialised", self._untrained)
         if self.objective == "span_corruption":
-            return (Control("most_frequent", "always the most frequent token", self._most_frequent, seeded=False), untrained)
+            return (
+                Control("most_frequent", "always the most frequent token", self._most_frequent, seeded=False),
+                untrained,
+            )
         return (
             Control("unigram", "each token by its frequency", self._unigram, seeded=False),
             Control("trigram", "each token after the two before it, Witten-Bell", self._trigram, seeded=False),
@@ -260,9 +266,7 @@ class LanguageModelling(Task):
     def example_input(self, batch_size: int) -> Inputs:
         """Windows of the validation part."""
         whole = next(self.batching.evaluation(self.data.validation.tokens, 1))
-        return {
-            name: tensor[:1].expand(batch_size, -1).contiguous().to(self.device) for name, tensor in whole.items()
-        }
+        return {name: tensor[:1].expand(batch_size, -1).contiguous().to(self.device) for name, tensor in whole.items()}
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:

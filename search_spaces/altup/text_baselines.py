@@ -48,4 +48,6 @@ def ngram_bits(train_N: Tensor, text_M: Tensor, vocabulary: int, order: int) -> 
 def lzma_bits(train: str, text: str) -> float:
     """Bits that LZMA needs for `text` once it has seen `train`."""
     options = {"preset": 9 | lzma.PRESET_EXTREME}
-    return 8.0 * (len(lzma.compress((train + text).encode(), **options)) - len(lzma.compress(train.encode(), **options)))
+    return 8.0 * (
+        len(lzma.compress((train + text).encode(), **options)) - len(lzma.compress(train.encode(), **options))
+    )

@@ -48,7 +48,9 @@ def test_parameters_of_the_papers_models(preset):
 
 def test_recycled_altup_adds_six_scalars_a_layer():
     space = find_space("altup", "paper-large")
-    counts = [sum(p.numel() for p in on_meta(space, space.published[n]).parameters()) for n in ("dense", "recycled-altup")]
+    counts = [
+        sum(p.numel() for p in on_meta(space, space.published[n]).parameters()) for n in ("dense", "recycled-altup")
+    ]
     assert counts[1] - counts[0] == 6 * 48
 
 

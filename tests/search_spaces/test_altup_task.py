@@ -21,9 +21,7 @@ BUDGET = {"epochs": 3, "steps_per_epoch": 8, "batch_size": 8, "data": {"max_char
 
 def make(sizes=None, **options):
     space = find_space("altup", "tiny", {**SIZES, **(sizes or {})})
-    return LanguageModelling(
-        space, LanguageModellingOptions.model_validate({**BUDGET, **options}), torch.device("cpu")
-    )
+    return LanguageModelling(space, LanguageModellingOptions.model_validate({**BUDGET, **options}), torch.device("cpu"))
 
 
 def trained(task, stop_after=None, checkpoint=None, configuration=None):
@@ -211,7 +209,9 @@ def test_weights_of_norms_embeddings_and_mixtures_do_not_decay():
     decayed = {names[id(p)] for p in groups[0]["params"]}
     assert "unembedding.table.weight" in decayed
     assert "stack.0.layer.self_attention.query.weight" in decayed
-    assert not any("coefficients" in n or "norm" in n or "embedding.table" in n for n in decayed - {"unembedding.table.weight"})
+    assert not any(
+        "coefficients" in n or "norm" in n or "embedding.table" in n for n in decayed - {"unembedding.table.weight"}
+    )
     assert sum(len(g["params"]) for g in groups) == len(names)
 
 
@@ -224,7 +224,11 @@ def test_divergence_is_said():
     ("sizes", "options", "message"),
     [
         ({"form": "encoder_decoder"}, {"objective": "causal"}, "task.objective: causal needs"),
-        ({}, {"data": {"max_characters": 300}}, "the training part has .* tokens; a batch of 8 windows of 32 needs 257"),
+        (
+            {},
+            {"data": {"max_characters": 300}},
+            "the training part has .* tokens; a batch of 8 windows of 32 needs 257",
+        ),
         ({}, {"data": {"corpus": "files", "files": ["/nowhere.txt"]}}, "/nowhere.txt: cannot be read"),
         ({"vocabulary": 260}, {"objective": "span_corruption"}, "vocabulary: 260 is too small"),
     ],
