@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class ExpertSizes:
-    """`number` experts of `hidden` width, `top_k` of them for each token; `partial` keeps the dense layer beside them."""
+    """`number` experts of width `hidden`, `top_k` for each token; `partial` keeps the dense layer beside them."""
 
     number: int
     hidden: int

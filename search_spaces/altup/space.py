@@ -38,7 +38,7 @@ class AltUpOptions(Options):
 
     form: Form = "decoder"
     vocabulary: int = Field(1024, ge=260)
-    """Embeddings; the tokenizer trained on the task's text has at most as many tokens (256 bytes and 3 more at least)."""
+    """Embeddings; the tokenizer trained on the task's text has at most as many tokens, 256 bytes among them."""
     context: int = Field(128, ge=4)
     """Tokens of a training window; of the encoder where there is one."""
     layers: int = Field(4, ge=1)
@@ -49,7 +49,7 @@ class AltUpOptions(Options):
     collapse: Literal["mean", "sum"] = "mean"
     """How width-d streams leave a stack; the paper sums, which is the mean but for the final norm's epsilon."""
     layer_input: Literal["stream", "prediction"] | None = None
-    """What a layer sees of its stream: see AltUpStack. None: the paper's with static, Gemma 3n's with other coefficients."""
+    """What a layer sees: see AltUpStack. None: as the paper with static coefficients, else as Gemma 3n."""
     coefficient_clip: float | None = Field(GEMMA_CLIP, gt=0)
     top_k: int = Field(1, ge=1)
     capacity_factor: float = Field(1.25, gt=0)
@@ -179,7 +179,7 @@ class AltUp(SearchSpace):
         return self.configuration({"method": method, **values, **sizes})
 
     def canonicalise(self, values: dict[str, Value]) -> dict[str, Value]:
-        """One stream, stride 1, or no inner layer to thin out is dense; K times the width, where allowed, a dense width.
+        """One stream, stride 1 or no inner layer to thin out is dense; K times the width, where allowed, a dense width.
 
         One stream of Hyper-Connections stays: it has learned weights on its residual connection.
 
@@ -196,9 +196,9 @@ class AltUp(SearchSpace):
         if method == "dense_wide" and streams * width <= WIDEST * options.width:
             width, streams = streams * width, 1
         thinned = method == "sequence" and stride > 1 and layers > 2
-        if method == "dense" or (method == "sequence" and not thinned) or (method in WIDENED and streams == 1):
-            if method != "hyper_connections":
-                return {"method": "dense", "layers": layers, "width": width, "experts": experts}
+        several = method in WIDENED and (streams > 1 or method == "hyper_connections")
+        if not thinned and not several:
+            return {"method": "dense", "layers": layers, "width": width, "experts": experts}
         return values
 
     def plan(self, configuration: Configuration) -> Plan:

@@ -16,6 +16,7 @@ from efficiency.inputs import Inputs
 from search_spaces.altup import text_baselines
 from search_spaces.altup.batches import Batch, CausalBatches, SpanBatches
 from search_spaces.altup.model import IGNORED, EncoderDecoder, LanguageModel
+from search_spaces.altup.recipe import make_optimiser, schedule, set_learning_rate
 from search_spaces.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
 from search_spaces.data.text import TextOptions, load_text
 from search_spaces.options import Options
@@ -102,7 +103,7 @@ class LanguageModelling(Task):
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
         """Train for the budget; see Task.train. Facts of a rung: mean `loss` in nats, `steps`, `tokens` seen."""
         model.to(self.device)
-        optimiser = self._optimiser(model)
+        optimiser = make_optimiser(model, self.options.learning_rate, self.options.weight_decay)
         start = self._resume(model, optimiser, checkpoint)
         if start == 0:
             seed_everything(derive_seed(seed, "train"))
@@ -125,29 +126,13 @@ class LanguageModelling(Task):
         restore_rng(state["rng"])
         return int(state["epoch"])
 
-    def _optimiser(self, model: nn.Module) -> torch.optim.Optimizer:
-        """AdamW; decay on matrices that multiply, which embeddings, norms and the mixing coefficients do not."""
-        embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-        matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear) and min(m.weight.shape) > 8} | {
-            id(p) for p in model.parameters() if p.ndim == 3
-        }
-        decayed = [p for p in model.parameters() if id(p) in matrices and id(p) not in embeddings]
-        others = [p for p in model.parameters() if not (id(p) in matrices and id(p) not in embeddings)]
-        groups = [
-            {"params": decayed, "weight_decay": self.options.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=self.options.learning_rate, betas=(0.9, 0.95))
-
     def _epoch(self, model: nn.Module, optimiser: torch.optim.Optimizer, seed: int, epoch: int) -> float:
         model.train()
         total = torch.zeros((), device=self.device)
         steps = self.steps_per_epoch
         for step in range(epoch * steps, (epoch + 1) * steps):
-            for group in optimiser.param_groups:
-                group["lr"] = self.options.learning_rate * schedule(
-                    step, self.options.epochs * steps, self.options.warmup
-                )
+            factor = schedule(step, self.options.epochs * steps, self.options.warmup)
+            set_learning_rate(optimiser, self.options.learning_rate * factor)
             batch = self.batching.batch(self.data.train.tokens, seed, step, self.batches_per_pass)
             loss = model(**self._sent(batch))
             optimiser.zero_grad(set_to_none=True)
@@ -175,15 +160,14 @@ class LanguageModelling(Task):
         sums = torch.zeros(4, dtype=torch.float64)
         for batch in self.batching.evaluation(part.tokens, None if full else self.options.rung_windows):
             sums += self._sums(cast(Any, model), batch)
-        nats, right, number, num_bytes = sums.tolist()
+        nats, right, number, weight = sums.tolist()
         if self.objective == "causal":
             return {
-                **text_baselines.bits(nats / math.log(2), num_bytes, RAW_BITS),
+                **text_baselines.bits(nats / math.log(2), weight, RAW_BITS),
                 "token_accuracy": 100 * right / number,
                 "perplexity": math.exp(min(nats / number, 700.0)),
             }
-        hidden = num_bytes
-        return {"span_accuracy": 100 * right / hidden, "span_loss": nats / number}
+        return {"span_accuracy": 100 * right / weight, "span_loss": nats / number}
 
     def _sums(self, model: LanguageModel | EncoderDecoder, batch: Batch) -> Tensor:
         """Nats, right predictions, targets, and bytes (causal) or hidden tokens (spans) of a batch."""
@@ -194,11 +178,8 @@ class LanguageModelling(Task):
         nats = nn.functional.cross_entropy(logits_BLV[scored], targets[scored], reduction="sum").double()
         text = scored & (self.data.token_bytes[targets.clamp(min=0)] > 0)
         right = ((logits_BLV.argmax(-1) == targets) & text).sum()
-        if self.objective == "causal":
-            weight = self.data.token_bytes[targets[scored]].sum()
-        else:
-            weight = text.sum()
-        return torch.stack([nats, right.double(), scored.sum().double(), weight.double()])
+        weight = self.data.token_bytes[targets[scored]] if self.objective == "causal" else text
+        return torch.stack([nats, right.double(), scored.sum().double(), weight.sum().double()])
 
     def controls(self) -> tuple[Control, ...]:
         """What text gives away without a network, and the reference as initialised."""
@@ -267,12 +248,3 @@ class LanguageModelling(Task):
         """Windows of the validation part."""
         whole = next(self.batching.evaluation(self.data.validation.tokens, 1))
         return {name: tensor[:1].expand(batch_size, -1).contiguous().to(self.device) for name, tensor in whole.items()}
-
-
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """The factor of the learning rate: up linearly, then down along a cosine to a tenth."""
-    rising = round(warmup * steps)
-    if step < rising:
-        return (step + 1) / rising
-    progress = (step - rising) / max(steps - rising, 1)
-    return 0.55 + 0.45 * math.cos(math.pi * progress)

@@ -1,7 +1,7 @@
 """The transformer layers of this space: pre-norm, rotary positions, gated GELU, causal or not, with cross-attention.
 
 Bias-free matrices and the gated feed-forward are those of T5 1.1; positions are rotary where T5 has a bias, so that
-they cost no parameters and thin out with the sequence. Names: B batch, L tokens, S tokens attended to, D width, H heads.
+they cost no parameters and thin out with the sequence. Names: B batch, L tokens, D width, H heads.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class BlockSizes:
 
 @dataclass(frozen=True)
 class Context:
-    """What every layer of a stack is given beside its input: rotations (L, head_width / 2), and the memory (B, S, M)."""
+    """What each layer is given beside its input: rotations (L, head_width / 2), and the memory (B, S, M)."""
 
     cosine: Tensor
     sine: Tensor

@@ -58,7 +58,7 @@ class TextPart:
 
 @dataclass(frozen=True)
 class TextData:
-    """Three parts under one tokenizer. `token_bytes` (V) says how many bytes each id stands for; special tokens none."""
+    """Three parts under one tokenizer. `token_bytes` (V): how many bytes each id stands for; special tokens none."""
 
     name: str
     sha256: str

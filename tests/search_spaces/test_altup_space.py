@@ -176,7 +176,7 @@ def test_a_mixture_is_what_a_loop_over_tokens_makes(top_k, capacity_factor):
                 expected = expected + gate * ((hidden * (row @ mixture.up[expert])) @ mixture.down[expert])
         assert torch.allclose(made.flatten(0, 1)[token], expected, atol=1e-5)
     balance = mixture.take_balance()
-    assert balance is not None and balance.requires_grad
+    assert balance.requires_grad
     assert mixture.take_balance() is None
 
 
@@ -236,9 +236,12 @@ def test_every_proposal_builds():
     ],
 )
 def test_bad_values_are_refused_in_one_line(options, values, message):
-    with pytest.raises(InputError, match=message) as caught:
+    def make():
         space = find_space("altup", "tiny", options)
-        space.configuration({**space.reference, **values})
+        return space.configuration({**space.reference, **values})
+
+    with pytest.raises(InputError, match=message) as caught:
+        make()
     assert "\n" not in str(caught.value)
 
 

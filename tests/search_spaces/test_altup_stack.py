@@ -172,7 +172,7 @@ def test_hyper_connections_start_as_the_pre_norm_network_to_the_bit(dynamic, str
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_hyper_connections_as_the_paper_writes_them(dynamic):
-    """Algorithm 2 in matrices: [h | H'] = [Am | Ar]^T H, H <- H' + B^T T(h), the dynamic part from each stream's norm."""
+    """Algorithm 2: [h | H'] = [Am | Ar]^T H, H <- H' + B^T T(h), the dynamic part from each stream's norm."""
     plain = blocks(2)
     n = 3
     connected = disturbed(HyperConnections(plain, n, WIDTH, dynamic, collapse="sum"))

@@ -10,8 +10,9 @@ from efficiency.errors import InputError
 from search_spaces import TrainingDiverged, find_space
 from search_spaces.altup.batches import CausalBatches, SpanBatches
 from search_spaces.altup.model import IGNORED
+from search_spaces.altup.recipe import make_optimiser, schedule
 from search_spaces.altup.spans import corrupt, span_shape
-from search_spaces.altup.task import LanguageModelling, LanguageModellingOptions, schedule
+from search_spaces.altup.task import LanguageModelling, LanguageModellingOptions
 from search_spaces.altup.text_baselines import lzma_bits, ngram_bits
 from search_spaces.data.text import BEGIN, END, FIRST_SENTINEL
 
@@ -54,7 +55,8 @@ def test_a_resumed_training_ends_bit_for_bit_like_an_unbroken_one(sizes, method,
 def test_rungs_come_as_asked_and_count_steps():
     task = make(rung_epochs=2)
     _, rungs = trained(task)
-    assert [rung.epoch for rung in rungs] == [2, 3] and task.max_epochs == 3
+    assert [rung.epoch for rung in rungs] == [2, 3]
+    assert task.max_epochs == 3
     assert [rung.facts["steps"] for rung in rungs] == [16, 24]
     assert rungs[-1].facts["tokens"] == 24 * 8 * 32
     assert make(steps_per_epoch=None).steps_per_epoch == task.batches_per_pass
@@ -204,7 +206,7 @@ def test_the_learning_rate_rises_then_falls_to_a_tenth():
 def test_weights_of_norms_embeddings_and_mixtures_do_not_decay():
     task = make()
     model = task.space.build(task.space.configuration({**task.space.reference, "coefficients": "per_token"}))
-    groups = task._optimiser(model).param_groups
+    groups = make_optimiser(model, 1e-3, 0.1).param_groups
     names = {id(p): name for name, p in model.named_parameters()}
     decayed = {names[id(p)] for p in groups[0]["params"]}
     assert "unembedding.table.weight" in decayed

@@ -137,5 +137,5 @@ def test_a_vocabulary_without_room_for_every_byte_is_refused(file):
 
 
 def test_a_folder_without_text_is_refused(tmp_path):
-    with pytest.raises(InputError, match="holds no .txt or .md file"):
+    with pytest.raises(InputError, match=r"holds no \.txt or \.md file"):
         read_corpus(options(tmp_path))
