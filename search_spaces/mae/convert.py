@@ -36,7 +36,6 @@ OUTSIDE = {
 }
 TOKENS = {"class_token": "vit.embeddings.cls_token", "mask_token": "decoder.mask_token"}
 PLACES = {"encoder_places": "vit.embeddings.position_embeddings", "decoder_places": "decoder.decoder_pos_embed"}
-SAME_PLACES = 1e-4
 
 
 def to_hugging_face(model: MaskedAutoencoder) -> ViTMAEForPreTraining:
@@ -49,7 +48,7 @@ def to_hugging_face(model: MaskedAutoencoder) -> ViTMAEForPreTraining:
 
     design = model.design
     if design.masking.kind != "random" or design.encoder_mask_tokens:
-        what = "an encoder with mask tokens" if design.encoder_mask_tokens else f"a {design.masking.kind} mask"
+        what = "an encoder with mask tokens" if design.encoder_mask_tokens else f"{design.masking.kind} mask"
         raise InputError(f"ViTMAEForPreTraining has no {what}; only mask=random without encoder_mask_tokens exports")
     config = ViTMAEConfig(
         hidden_size=design.encoder.width,
@@ -76,7 +75,7 @@ def from_hugging_face(peer: ViTMAEForPreTraining) -> MaskedAutoencoder:
     """A MaskedAutoencoder with the weights of `peer`.
 
     Raises:
-        InputError: the peer's positions are not the fixed ones, or it has another activation or no qkv biases.
+        InputError: the peer gives its class token a position, has another activation, or no qkv biases.
     """
     config: Any = peer.config
     if config.hidden_act != "gelu" or not config.qkv_bias:
@@ -102,43 +101,43 @@ def from_hugging_face(peer: ViTMAEForPreTraining) -> MaskedAutoencoder:
     for part in model.modules():
         if isinstance(part, nn.LayerNorm):
             part.eps = config.layer_norm_eps
-    state = peer.state_dict()
-    for ours, theirs in PLACES.items():
-        places = getattr(model, ours)
-        if state[theirs].shape[1:] != (len(places) + 1, places.shape[1]) or not torch.allclose(
-            state[theirs][0, 1:].to(places), places, atol=SAME_PLACES
-        ):
-            raise InputError(f"hf: {theirs} are not MAE's fixed sine-cosine positions; only these convert")
-    model.load_state_dict(own_state(state))
+    model.load_state_dict(own_state(peer.state_dict()))
     return model
 
 
 def hugging_face_state(model: MaskedAutoencoder) -> dict[str, Tensor]:
-    """The state of `model` under the names and in the shapes of ViTMAEForPreTraining, positions included."""
+    """The state of `model` under the names and in the shapes of ViTMAEForPreTraining; class tokens have position 0."""
     state = {}
     for name, tensor in model.state_dict().items():
         if name in TOKENS:
             state[TOKENS[name]] = tensor.view(1, 1, -1)
+        elif name in PLACES:
+            state[PLACES[name]] = torch.cat([tensor.new_zeros(1, tensor.shape[1]), tensor])[None]
         elif ".attn.qkv." in name:
             for part, chunk in zip("qkv", tensor.chunk(3), strict=True):
                 state[_peer_name(name).replace("attention.qkv", f"attention.{part}_proj")] = chunk
         else:
             state[_peer_name(name)] = tensor
-    for ours, theirs in PLACES.items():
-        places = getattr(model, ours)
-        state[theirs] = torch.cat([places.new_zeros(1, places.shape[1]), places])[None]
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
 def own_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state of a ViTMAEForPreTraining under our names; its fixed positions are left out."""
-    back = {theirs: ours for ours, theirs in {**TOKENS, **OUTSIDE}.items()}
+    """The state of a ViTMAEForPreTraining, or its gradients, under our names.
+
+    Raises:
+        InputError: a class token has a position, which our model has not.
+    """
+    back = {theirs: ours for ours, theirs in {**TOKENS, **PLACES, **OUTSIDE}.items()}
     own: dict[str, Tensor] = {}
     for name, tensor in state.items():
         stem, _, kind = name.rpartition(".")
-        if name in PLACES.values() or "attention.k_proj" in name or "attention.v_proj" in name:
+        if "attention.k_proj" in name or "attention.v_proj" in name:
             continue
-        if name in TOKENS.values():
+        if name in PLACES.values():
+            if tensor[0, 0].any():
+                raise InputError(f"hf: {name} gives the class token a position; MAE's has none")
+            own[back[name]] = tensor[0, 1:]
+        elif name in TOKENS.values():
             own[back[name]] = tensor.flatten()
         elif "attention.q_proj" in name:
             parts = [state[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]

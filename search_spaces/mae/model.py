@@ -160,7 +160,10 @@ def _masked_first(mask: TokenMask) -> Tensor:
 
 
 class MaskedAutoencoder(Autoencoder):
-    """MAE: patches of images, fixed sine-cosine positions, pixels of the masked patches."""
+    """MAE: patches of images, fixed sine-cosine positions, pixels of the masked patches.
+
+    The positions are buffers of the state, since published weights bring their own.
+    """
 
     encoder_places: Tensor
     decoder_places: Tensor
@@ -170,8 +173,8 @@ class MaskedAutoencoder(Autoencoder):
         width, patch = design.encoder.width, design.patch_size
         self.patch_embed = nn.Conv2d(design.in_channels, width, patch, patch)
         _, rows, columns = design.masking.grid
-        self.register_buffer("encoder_places", plane_positions(rows, columns, width), persistent=False)
-        self.register_buffer("decoder_places", plane_positions(rows, columns, design.decoder.width), persistent=False)
+        self.register_buffer("encoder_places", plane_positions(rows, columns, width))
+        self.register_buffer("decoder_places", plane_positions(rows, columns, design.decoder.width))
         initialise(self)
 
     def embed(self, samples: Tensor) -> Tensor:
