@@ -124,7 +124,9 @@ class _Driver:
             self._kill(entry.trial_id, entry.job, str(death))
         else:
             self._record(entry, outcome, rungs)
-            if entry.job.role not in ("reference", "final") and outcome.state != "failed":
+            if outcome.state == "pruned" or (
+                entry.job.role not in ("reference", "final") and outcome.state != "failed"
+            ):
                 shutil.rmtree(entry.folder, ignore_errors=True)
         del self.running[future]
 

@@ -90,8 +90,10 @@ def export(
 
 def _print_table(ranking: Ranking) -> None:
     short = "GPU h" if ranking.cost_unit == "gpu_hours" else "CPU h"
-    columns = {name: cell for name, cell in _columns(ranking.metric, short).items() if console.width >= WIDE or cell[0]}
-    table = Table(title=Text(f"{ranking.study}: {ranking.metric} per {short}"), box=SIMPLE_HEAD)
+    columns = {name: cell for name, cell in _columns(ranking, short).items() if console.width >= WIDE or cell[0]}
+    front = ranking.objective.kind == "pareto"
+    order = f"front of {ranking.metric} against {ranking.against}" if front else f"{ranking.metric} per {short}"
+    table = Table(title=Text(f"{ranking.study}: {order}"), box=SIMPLE_HEAD)
     for name in columns:
         table.add_column(name, justify="left" if name == "configuration" else "right", overflow="fold")
     for row in ranking.rows:
@@ -102,14 +104,19 @@ def _print_table(ranking: Ranking) -> None:
         console.print(f"A terminal of {WIDE} columns, --csv and `naslab report` show more columns.", highlight=False)
 
 
-def _columns(metric: str, short: str) -> dict[str, tuple[bool, Callable[[Row], str]]]:
+def _columns(ranking: Ranking, short: str) -> dict[str, tuple[bool, Callable[[Row], str]]]:
     """Each column's cell, and whether it stands on a narrow terminal, too."""
+    metric, traded = ranking.metric, ranking.objective.cost is not None
+    cost: dict[str, tuple[bool, Callable[[Row], str]]] = {
+        ranking.against: (True, lambda row: "-" if row.cost is None else significant_digits(row.cost))
+    }
     return {
         "rank": (True, lambda row: "-" if row.rank is None else str(row.rank)),
         "configuration": (True, lambda row: row.name),
         metric: (True, lambda row: _interval(row.metric, 4)),
         f"{short} a run": (True, lambda row: _interval(row.device_hours, 3)),
-        f"score per {short}": (True, lambda row: _interval(row.score, 4)),
+        **(cost if traded else {}),
+        f"score per {short}": (not traded, lambda row: _interval(row.score, 4)),
         f"gain per {short}": (False, lambda row: _interval(row.gain, 3)),
         f"{short} of search": (False, lambda row: "-" if row.reference else significant_digits(row.search_hours)),
         f"{short} to floor": (False, lambda row: _interval(row.hours_to_floor, 3)),
@@ -130,7 +137,10 @@ def _footnote(ranking: Ranking) -> str:
     floor = "no floor" if ranking.floor is None else f"floor {ranking.floor:.2f} {ranking.metric}; - is below it"
     beside = [*ranking.controls, *([ranking.random] if ranking.random else [])]
     controls = "; ".join(f"{one.name} {one.metric.mean:.2f}" for one in beside) or "none"
-    return f"{floor}. ±: 95 % interval over seeds. Controls: {controls}."
+    gain = "" if ranking.gain_over == "reference" else f" Gain over the control {ranking.gain_over}."
+    marked = "".join(f" The reference breaks {'; '.join(map(str, row.breaks))}." for row in ranking.rows if row.breaks)
+    refused = "".join(f"\nNot trained: {one.name}: {'; '.join(map(str, one.breaks))}" for one in ranking.refused)
+    return f"{floor}. ±: 95 % interval over seeds. Controls: {controls}.{gain}{marked}{refused}"
 
 
 def _print_csv(ranking: Ranking) -> None:
@@ -146,6 +156,8 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in row.items():
         if key in ("metric", "device_hours", "score", "gain_per_device_hour", "hours_to_floor"):
             flat |= {f"{key}_{part}": (value or {}).get(part) for part in ("mean", "low", "high")}
+        elif key == "breaks":
+            flat[key] = " ".join(check["constraint"] for check in value)
         elif key == "configuration":
             flat[key] = " ".join(f"{k}={'·'.join(v) if isinstance(v, list) else v}" for k, v in value.items())
         else:

@@ -23,12 +23,12 @@ def colour(index: int) -> str:
     return PALETTE[index % len(PALETTE)]
 
 
-def pareto(ranking: Ranking, hours: str) -> go.Figure:
-    """Metric against device hours of one run, 95 % intervals as bars, the front as a line."""
-    figure = _figure(420, hours, ranking.metric)
-    front = sorted((row for row in ranking.rows if row.pareto), key=lambda row: row.device_hours.mean)
+def pareto(ranking: Ranking) -> go.Figure:
+    """Metric against the ranking's cost, 95 % intervals as bars, the front as a line."""
+    figure = _figure(420, ranking.against, ranking.metric)
+    front = sorted((row for row in ranking.rows if row.pareto), key=lambda row: row.cost or 0.0)
     figure.add_scatter(
-        x=[row.device_hours.mean for row in front],
+        x=[row.cost for row in front],
         y=[row.metric.mean for row in front],
         mode="lines",
         line={"color": QUIET, "dash": "dot", "shape": "hv"},
@@ -36,7 +36,8 @@ def pareto(ranking: Ranking, hours: str) -> go.Figure:
         hoverinfo="skip",
     )
     for index, row in enumerate(ranking.rows):
-        figure.add_scatter(**_point(row, index))
+        if row.cost is not None:
+            figure.add_scatter(**_point(row, index, ranking.objective.cost is None))
     for control in ranking.controls:
         figure.add_hline(
             y=control.metric.mean,
@@ -46,18 +47,18 @@ def pareto(ranking: Ranking, hours: str) -> go.Figure:
     return figure
 
 
-def _point(row: Row, index: int) -> dict[str, Any]:
+def _point(row: Row, index: int, hours: bool) -> dict[str, Any]:
     shape = "diamond" if row.reference else "circle"
     return {
-        "x": [row.device_hours.mean],
+        "x": [row.cost],
         "y": [row.metric.mean],
-        "error_x": _bars(row.device_hours),
+        "error_x": _bars(row.device_hours) if hours else None,
         "error_y": _bars(row.metric),
         "mode": "markers",
         "marker": {"size": 12, "color": colour(index), "symbol": shape if row.pareto else f"{shape}-open"},
         "name": _plain(row.name),
         "customdata": [[", ".join(map(str, row.trials))]],
-        "hovertemplate": "%{y:.2f} in %{x:.4g} h<br>trials %{customdata[0]}",
+        "hovertemplate": f"%{{y:.2f}} at %{{x:.4g}}{' h' if hours else ''}<br>trials %{{customdata[0]}}",
     }
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from nas.health import HealthReport
+from runs.constraints import Check
 from runs.ranking import Ranking, Row
 from runs.report import figures, findings
 from runs.report.answer import unit
@@ -56,6 +57,11 @@ class Findings:
         """The cost unit in words, plural."""
         return f"{unit(self.ranking)}s"
 
+    @property
+    def against(self) -> str:
+        """What the front trades the metric against, in words."""
+        return self.hours if self.ranking.objective.cost is None else self.ranking.against
+
 
 def all_sections(found: Findings) -> list[Section]:
     """Every section in reading order."""
@@ -77,7 +83,7 @@ def leaderboard(found: Findings) -> Section:
     columns = ["#Rank", "Configuration", f"#{ranking.metric}", f"#{short} h a run", f"#Score per {short} h",
                f"#Gain per {short} h", f"#{short} h of search", f"#{short} h to floor", "Pareto", "Trials"]  # fmt: skip
     floor = "none" if ranking.floor is None else f"{ranking.floor:.2f} {ranking.metric}"
-    below = " Rows without a rank are below it." if any(row.rank is None for row in ranking.rows) else ""
+    below = " Rows without a rank are below it." if any(row.rank is None and not row.breaks for row in ranking.rows) else ""
     return Section(
         id,
         title,
@@ -85,11 +91,11 @@ def leaderboard(found: Findings) -> Section:
             [
                 table(columns, [_row(row) for row in ranking.rows], css="leaderboard"),
                 note(
-                    f"Ordered by score: {ranking.metric} on the test split per {one} of one run. "
-                    f"Floor: {floor}.{below} Small figures are 95 % intervals over seeds. Configurations share a "
-                    "rank where the interval of their difference in score holds zero. The gain is over the "
-                    "reference, and charges the search."
+                    f"{_order(ranking)} "
+                    f"Floor: {floor}.{below} Small figures are 95 % intervals over seeds. "
+                    f"The gain is over {_base(ranking)}, and charges the search."
                 ),
+                *(note(f"Not trained: {one.name} breaks {_broken(one.breaks)}.") for one in ranking.refused),
             ]
         ),
     )
@@ -98,7 +104,8 @@ def leaderboard(found: Findings) -> Section:
 def _row(row: Row) -> list[object]:
     values = row.configuration.as_dict().items()
     lines = [tag("span", f"{key}: {_words(value)}", css="bounds") for key, value in values]
-    name = join([tag("strong", row.name), *lines])
+    broken = [tag("span", f"breaks {_broken(row.breaks)}, so it has no rank", css="bounds")] if row.breaks else []
+    name = join([tag("strong", row.name), *lines, *broken])
     return [
         row.rank if row.rank is not None else "—",
         name,
@@ -111,6 +118,26 @@ def _row(row: Row) -> list[object]:
         "●" if row.pareto else "",
         trial_links(row.trials),
     ]
+
+
+def _order(ranking: Ranking) -> str:
+    if ranking.objective.kind == "pareto":
+        return (
+            f"Rank is the number of the Pareto front of mean {ranking.metric} on the test split against "
+            f"{ranking.against}: 1 is what nothing is at once as good and as cheap as."
+        )
+    return (
+        f"Ordered by score: {ranking.metric} on the test split per {unit(ranking)} of one run. Configurations share a "
+        "rank where the interval of their difference in score holds zero."
+    )
+
+
+def _base(ranking: Ranking) -> str:
+    return "the reference" if ranking.gain_over == "reference" else f"the control {ranking.gain_over}"
+
+
+def _broken(checks: Sequence[Check]) -> str:
+    return "; ".join(map(str, checks))
 
 
 def _words(value: object) -> str:
@@ -133,7 +160,7 @@ def controls(found: Findings) -> Section:
 
 def front(found: Findings) -> Section:
     """Pareto front of metric against hours."""
-    id, title, ranking = "pareto", f"{found.ranking.metric} against {found.hours}", found.ranking
+    id, title, ranking = "pareto", f"{found.ranking.metric} against {found.against}", found.ranking
     if not ranking.rows:
         return _empty(id, title, "No configuration has finished yet.")
     best = [row.name for row in ranking.rows if row.pareto]
@@ -141,7 +168,7 @@ def front(found: Findings) -> Section:
         "Filled: on the Pareto front, no other configuration is at once as good and as cheap "
         f"({', '.join(best)}). Bars: 95 % intervals over seeds. Dashed: controls."
     )
-    figure = figures.pareto(ranking, f"{found.hours} of one run")
+    figure = figures.pareto(ranking)
     return Section(id, title, join([plot(figure, f"{title}; front: {', '.join(best)}"), note(text)]))
 
 
