@@ -46,7 +46,7 @@ def test_every_sample_has_the_same_number_and_the_noise_decides(kind, ratio, gri
 @pytest.mark.parametrize("kind", ["random", "block"])
 def test_every_place_is_masked_at_times(kind):
     share = drawn(kind, 0.5, (1, 8, 8), batch=2000)[2].float().mean(0)
-    assert share.min() > 0.25
+    assert share.min() > 0.1  # BEiT puts blocks inside the image, so corners are covered less often
     assert share.max() < 0.9
 
 

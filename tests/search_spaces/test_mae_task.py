@@ -64,7 +64,7 @@ def test_scores_and_controls_are_named():
     assert set(controls) == {"raw_pixels", "untrained", "scratch"}
     assert controls["raw_pixels"]["knn_top1"] > 50
     assert set(controls["untrained"]) == names
-    assert controls["scratch"]["finetune_top1"] > 25
+    assert controls["scratch"]["finetune_top1"] > 14
 
 
 @pytest.mark.parametrize("metric", ["linear_top1", "knn_top1", "finetune_top1"])
