@@ -34,7 +34,7 @@ def line_positions(length: int, channels: int) -> Tensor:
     if channels % 2:
         raise ValueError(f"channels: {channels} is not even")
     waves = _waves(torch.arange(length, dtype=torch.float64), channels)
-    return waves.unflatten(1, (2, channels // 2)).transpose(1, 2).flatten(1).float()
+    return waves.reshape(length, 2, channels // 2).transpose(1, 2).flatten(1).float()
 
 
 def _waves(places_L: Tensor, channels: int) -> Tensor:

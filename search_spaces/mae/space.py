@@ -192,7 +192,10 @@ class MAE(SearchSpace):
     def published(self) -> Mapping[str, Configuration]:
         """The paper's other settings: the cheapest decoder, and the encoder that sees mask tokens."""
         reference = self.reference.as_dict()
-        changed = {"one-block": {"decoder_depth": 1}, "with-mask-tokens": {"encoder_mask_tokens": True}}
+        changed: dict[str, dict[str, object]] = {
+            "one-block": {"decoder_depth": 1},
+            "with-mask-tokens": {"encoder_mask_tokens": True},
+        }
         return {name: self.configuration({**reference, **change}) for name, change in changed.items()}
 
     def canonicalise(self, values: dict[str, Value]) -> dict[str, Value]:

@@ -246,10 +246,11 @@ class MaskedPretraining(Task):
 
     def _from_scratch(self, seed: int, split: Split) -> dict[str, float]:
         """The reference's encoder trained with labels: its own accuracy, and the scores of its features."""
-        options = self.options.finetuning or FinetuneOptions(learning_rate=self.options.learning_rate)
+        recipe = {"batch_size", "learning_rate", "weight_decay", "warmup"}
+        options = self.options.finetuning or FinetuneOptions(**self.options.model_dump(include=recipe))
         if self._scratch is None or self._scratch[0] != seed:
             seed_everything(seed)
-            model = cast(Autoencoder, self.space.build(self.space.reference))
+            model = self.space.build(self.space.reference)
             steps = self.options.epochs * self.num_batches
             if self.options.finetuning is not None:
                 steps += supervised_steps(options, len(self._labelled))

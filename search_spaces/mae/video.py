@@ -82,7 +82,8 @@ class VideoMaskedAutoencoder(Autoencoder):
         rows = torch.arange(len(tall), device=tall.device)[:, None]
         chosen = patches(tall, self.design.patch_size)[rows, decoded_BM].unflatten(2, (-1, self.design.in_channels))
         deviation, mean = torch.std_mean(chosen, 2, keepdim=True)
-        return ((chosen - mean) / (deviation + CHANNEL_EPSILON)).flatten(2)
+        targets: Tensor = (chosen - mean) / (deviation + CHANNEL_EPSILON)
+        return targets.flatten(2)
 
 
 class _Places(nn.Module):

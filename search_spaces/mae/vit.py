@@ -52,7 +52,7 @@ def named_sizes(name: str) -> Sizes:
 def _is_plain(network: Any) -> bool:
     if type(network) is not VisionTransformer or network.num_prefix_tokens != 1 or network.cls_token is None:
         return False
-    block = network.blocks[0]
+    block: Any = network.blocks[0]
     plain = type(block) is Block and all(
         isinstance(part, nn.Identity) for part in (network.norm_pre, block.ls1, block.ls2, block.attn.q_norm)
     )
@@ -61,14 +61,15 @@ def _is_plain(network: Any) -> bool:
 
 def make_blocks(sizes: Sizes) -> nn.Sequential:
     """timm's pre-norm blocks with biases everywhere, (B, L, D) to (B, L, D)."""
+    norm: Any = functools.partial(nn.LayerNorm, eps=EPSILON)
     return nn.Sequential(
         *(
             Block(
                 sizes.width,
                 sizes.heads,
-                mlp_ratio=sizes.hidden / sizes.width,
+                mlp_ratio=(sizes.hidden + 0.5) / sizes.width,  # timm cuts the product to an integer
                 qkv_bias=True,
-                norm_layer=functools.partial(nn.LayerNorm, eps=EPSILON),
+                norm_layer=norm,
             )
             for _ in range(sizes.depth)
         )
