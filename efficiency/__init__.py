@@ -1,5 +1,6 @@
 """What each configuration costs. Useful by itself: `from efficiency import profile`."""
 
+from efficiency.algebra_formulas import register_algebra
 from efficiency.batch_sweep import BatchSweep, sweep_batch_sizes
 from efficiency.calibration import calibrate
 from efficiency.ceilings import Ceilings, load_ceilings
@@ -60,4 +61,5 @@ __all__ = [
     "training_memory",
 ]
 
+register_algebra()
 register_kernels()

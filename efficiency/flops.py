@@ -282,6 +282,8 @@ class _Counter(TorchDispatchMode):
     def _record(self, name: str, phase: Phase, modules: tuple[str, ...], call: Call, mutable: bool) -> None:
         formula = FORMULAS.get(name)
         work = Work() if formula is None else formula(call)
+        if work.contraction and call.outputs[0].is_complex():  # a complex multiply-add is four real ones
+            work = replace(work, contraction=4 * work.contraction, masked=4 * work.masked)
         if work.contraction and phase == "forward":
             work = self._without_pruned(work)
         self._operations.append(
@@ -327,6 +329,9 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
         return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
     given = dict(zip(("attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
     mask = given.get("attn_mask")
+    if mask is not None and mask.requires_grad and torch.is_grad_enabled():
+        # No fused operation gives a learned mask its gradient; on a CPU, too, torch then takes attention apart.
+        return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
     if mask is not None and mask.dtype == torch.bool:
         mask = mask.to(query.dtype)
     outputs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
