@@ -134,8 +134,8 @@ ALGEBRA: dict[str, Formula] = {
     ),
     **dict.fromkeys(
         "median nanmedian mode view_as_real view_as_complex real imag conj _conj _conj_physical conj_physical "
-        "resolve_conj _linalg_check_errors _pack_padded_sequence _pack_padded_sequence_backward _to_sparse _to_sparse_csr "
-        "_to_dense _sparse_coo_tensor_with_dims_and_tensors _coalesce".split(),
+        "resolve_conj _linalg_check_errors _pack_padded_sequence _pack_padded_sequence_backward _to_sparse "
+        "_to_sparse_csr _to_dense _sparse_coo_tensor_with_dims_and_tensors _coalesce".split(),
         free,
     ),
 }

@@ -39,7 +39,8 @@ def bench(
 
 def _table(document: dict[str, Any]) -> Table:
     gigabytes = document["copy_bytes_per_second"] / 1e9
-    title = f"Forward and backward, ms, {document['provenance']['device']}; copy {gigabytes:.1f} GB/s"
+    where = f"{document['provenance']['device']}; copy {gigabytes:.1f} GB/s"
+    title = f"Forward and backward, ms by the {document['clock']} clock, {where}"
     table = Table("kernel", "shape", "dtype", "eager", "compile", "ours", "limit", "share of the limit", title=title)
     for row in document["rows"]:
         times = (_number(row[name]) for name in ("eager_ms", "compile_ms", "ours_ms", "limit_ms"))
