@@ -26,7 +26,8 @@ _MATRIX = frozenset(
     "mm bmm mv _int_mm _scaled_mm addmm _addmm_activation addmv baddbmm addbmm dot vdot _grouped_mm _scaled_grouped_mm "
     "_trilinear _sparse_addmm _sparse_mm _euclidean_dist _linalg_solve_ex linalg_lu_factor_ex _linalg_det "
     "_linalg_slogdet linalg_cholesky_ex linalg_inv_ex cholesky_solve linalg_solve_triangular triangular_solve "
-    "linalg_qr quantized::linear quantized::linear_relu quantized::linear_dynamic quantized::linear_relu_dynamic".split()
+    "linalg_qr quantized::linear quantized::linear_relu quantized::linear_dynamic "
+    "quantized::linear_relu_dynamic".split()
 )
 
 

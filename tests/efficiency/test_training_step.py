@@ -9,7 +9,9 @@ from torch import nn
 
 from efficiency import InputError
 from efficiency.batch_sweep import sweep_batch_sizes
-from efficiency.training_memory import forecast_peak_bytes, largest_batch, resident_peak_bytes, training_memory
+from efficiency.memory_forecast import forecast_peak_bytes, largest_batch
+from efficiency.resident_memory import resident_peak_bytes
+from efficiency.training_memory import training_memory
 from efficiency.training_step import measure_training_step
 
 
