@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from efficiency.errors import InputError
+from efficiency.gpus import find_gpu
 from efficiency.inputs import Inputs, batch_size, call_model, map_tensors, tensors_in, tensors_of, with_batch_size
 from efficiency.memory import LiveBytes
 from efficiency.training_memory import training_memory
@@ -80,6 +82,22 @@ def forecast(model: nn.Module, inputs: Inputs, limit_bytes: int, *, training: bo
         return MemoryForecast(peak(given) if given >= smallest else peak(smallest), 0, None, limit_bytes)
     largest = _largest(peak, smallest, limit_bytes)
     return MemoryForecast(peak(max(given, smallest)), largest, peak(largest), limit_bytes)
+
+
+def memory_limit(text: str) -> int:
+    """Bytes from "24GB" (10^9), "16GiB" (2^30), "800MB", or the memory of a device of the table ("h100").
+
+    Raises:
+        InputError: neither a size nor a known device.
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]i?b)\s*", text.lower())
+    if match is None:
+        try:
+            return find_gpu(text).memory_bytes
+        except InputError:
+            raise InputError(f"memory limit: {text!r} is no size such as 24GB or 16GiB, and no known device") from None
+    base = 1024 if "i" in match[2] else 1000
+    return round(float(match[1]) * base ** (1 + "kmgt".index(match[2][0])))
 
 
 def _largest(peak: Callable[[int], int], smallest: int, limit: int) -> int:

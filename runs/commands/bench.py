@@ -10,7 +10,7 @@ from rich.table import Table
 
 from efficiency.device import resolve_device
 from efficiency.kernel_table import kernel_table
-from runs.commands.measure import DTYPES, Device, Json, Precision, Seconds
+from runs.commands.model_options import DTYPES, Device, Json, Precision, Seconds
 from runs.output import out, print_json
 
 
