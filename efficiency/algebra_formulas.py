@@ -126,6 +126,7 @@ ALGEBRA: dict[str, Formula] = {
     "cummax": per_output(1),
     "cummin": per_output(1),
     "histc": per_element("self"),
+    "aminmax": per_element("self", 2),
     "_weight_norm_interface": per_element("v", 3),
     "_weight_norm_interface_backward": per_element("saved_v", 6),
     **dict.fromkeys(

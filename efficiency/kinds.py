@@ -5,6 +5,7 @@ from __future__ import annotations
 from efficiency.formulas import FORMULAS, Call, free
 
 MATRIX_PRODUCT = "matrix product"
+EINSUM = "einsum"
 CONVOLUTION = "convolution"
 GROUPED_CONVOLUTION = "grouped convolution"
 ATTENTION = "attention"
@@ -17,7 +18,7 @@ CUSTOM = "custom"
 UNKNOWN = "no formula"
 
 KINDS = (
-    *(MATRIX_PRODUCT, CONVOLUTION, GROUPED_CONVOLUTION, ATTENTION, RECURRENT),
+    *(MATRIX_PRODUCT, EINSUM, CONVOLUTION, GROUPED_CONVOLUTION, ATTENTION, RECURRENT),
     *(NORMALISATION, EMBEDDING, ELEMENTWISE, MOVEMENT, CUSTOM, UNKNOWN),
 )
 """In the order in which tables show them."""

@@ -18,8 +18,24 @@ from efficiency.inputs import Inputs, call_model, device_of, tensors_in, tensors
 
 
 def parameter_bytes(model: nn.Module) -> int:
-    """Bytes of the model's parameters, shared ones once."""
-    return _storage_bytes(model.parameters())
+    """Bytes of the model's parameters, shared ones once, and of what quantised layers keep in their place."""
+    return _storage_bytes(model.parameters()) + sum(t.numel() * t.element_size() for t in quantised_weights(model))
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Elements of the model's parameters, shared ones once, and of what quantised layers keep in their place."""
+    return sum(p.numel() for p in model.parameters()) + sum(t.numel() for t in quantised_weights(model))
+
+
+def quantised_weights(model: nn.Module) -> list[Tensor]:
+    """Weights and biases of layers quantised by `torch.ao`, which pack them out of sight and give them by a call."""
+    found = []
+    for module in model.modules():
+        for name in ("weight", "bias"):
+            packed = getattr(module, name, None)
+            if callable(packed) and isinstance(tensor := packed(), Tensor):
+                found.append(tensor)
+    return found
 
 
 def peak_memory_bytes(model: nn.Module, inputs: Inputs) -> int:

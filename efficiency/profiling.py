@@ -20,7 +20,7 @@ from efficiency.frames import frame
 from efficiency.gpus import find_gpu
 from efficiency.inputs import Inputs, batch_size, call_model, device_of, map_tensors
 from efficiency.latency import Latency, measure_latency
-from efficiency.memory import parameter_bytes, peak_memory
+from efficiency.memory import parameter_bytes, parameter_count, peak_memory, quantised_weights
 from efficiency.provenance import Provenance, collect_provenance, dtype_name
 from efficiency.resident_memory import Rebuild, resident_memory
 from efficiency.targets import predict
@@ -230,7 +230,7 @@ def profile(
         target=target or type(eager(model)).__name__,
         batch_size=size,
         dtype=precision,
-        parameters=sum(p.numel() for p in subject.parameters()),
+        parameters=parameter_count(subject),
         parameter_bytes=parameter_bytes(subject),
         flops=_flops(forward, training),
         coverage=min(c.coverage for c in counts),
@@ -321,6 +321,7 @@ def _same_random_state(device: torch.device) -> Iterator[None]:
 
 
 def _dtype_name(model: nn.Module) -> str:
-    tensor = next((p for p in model.parameters() if p.is_floating_point()), None)
+    held = [*model.parameters(), *quantised_weights(model)]
+    tensor = next((p for p in held if p.is_floating_point() or p.is_quantized), None)
     dtype = torch.get_default_dtype() if tensor is None else tensor.dtype
     return dtype_name(dtype)

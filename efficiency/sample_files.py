@@ -26,8 +26,7 @@ def write_samples(profile: EfficiencyProfile, path: Path) -> EfficiencyProfile:
     Raises:
         InputError: another suffix, nothing was timed, or the file cannot be written.
     """
-    if path.suffix not in (".csv", ".json"):
-        raise InputError(f"samples: {path}: name a file that ends in .csv or .json")
+    check_name(path)
     series = list(timed_series(profile.to_dict()))
     if not series:
         raise InputError("samples: nothing was timed, so there are none; a device other than meta times the model")
@@ -45,6 +44,18 @@ def write_samples(profile: EfficiencyProfile, path: Path) -> EfficiencyProfile:
     except OSError as error:
         raise InputError(f"samples: {path}: cannot be written: {error.strerror or error}") from None
     return named
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name from which the format cannot be told, or a folder that is not there.
+
+    Raises:
+        InputError: as said.
+    """
+    if path.suffix not in (".csv", ".json"):
+        raise InputError(f"samples: {path}: name a file that ends in .csv or .json")
+    if not path.parent.is_dir():
+        raise InputError(f"samples: {path}: there is no folder {path.parent}")
 
 
 def timed_series(document: Mapping[str, Any]) -> Iterator[tuple[str, str, int, Sequence[float]]]:

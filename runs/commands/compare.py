@@ -15,7 +15,7 @@ import efficiency
 from efficiency.errors import InputError
 from efficiency.inputs import call_model
 from efficiency.latency import Comparison, Latency
-from efficiency.memory import peak_memory_bytes
+from efficiency.memory import parameter_count, peak_memory_bytes
 from efficiency.provenance import dtype_name
 from efficiency.training_memory import training_memory
 from efficiency.training_step import training_step_function
@@ -105,7 +105,7 @@ def _costs(model: Target, train: bool) -> dict[str, Any]:
             peak = peak_memory_bytes(network, inputs)
     counts = [forward] if step is None else [forward, step]
     return {
-        "parameters": sum(p.numel() for p in network.parameters()),
+        "parameters": parameter_count(network),
         "flops": {
             "forward": forward.total,
             "training_step": None if step is None else step.total,
@@ -158,14 +158,19 @@ def _print_table(document: dict[str, Any], measured: Comparison) -> None:
     ratio = f"{measured.ratio:.3f} ({measured.low:.3f} to {measured.high:.3f})"
     table.add_row("time, median (95 %)", milliseconds(measured.a), milliseconds(measured.b), ratio)
     first, second = (_figures(document, side) for side in ("a", "b"))
-    for name, value in first.items():
-        other = second[name]
+    for key, (name, words) in _SHOWN.items():
+        value, other = first[key], second[key]
         shown = f"{value / other:.3f}" if value is not None and other else "-"
-        words = _FORMATS.get(name, flops_text)
-        table.add_row(name.replace("_", " ").replace("bytes", ""), words(value), words(other), shown)
+        table.add_row(name, words(value), words(other), shown)
     out.print(table)
     for text in noise(measured.noisy).values():
         out.print(text)
 
 
-_FORMATS: dict[str, Callable[[Any], str]] = {"parameters": lambda number: f"{number:,}", "peak_memory_bytes": megabytes}
+_SHOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "parameters": ("parameters", lambda number: f"{number:,}"),
+    "forward_flops": ("FLOPs, forward", flops_text),
+    "training_step_flops": ("FLOPs, step", flops_text),
+    "effective_forward_flops": ("FLOPs, effective", flops_text),
+    "peak_memory_bytes": ("peak memory", megabytes),
+}

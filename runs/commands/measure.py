@@ -15,7 +15,7 @@ from efficiency.clocks import CLOCKS
 from efficiency.errors import InputError
 from efficiency.frames import LEVELS
 from efficiency.memory_forecast import memory_limit
-from efficiency.sample_files import write_samples
+from efficiency.sample_files import check_name, write_samples
 from runs.commands.model_options import (
     BatchSize,
     Csv,
@@ -90,6 +90,11 @@ def profile(
         bool(place == "meta" and asked),
         f"{', '.join(asked)}: the model has to run for that; add --device cpu or cuda, not meta",
     )
+    if samples is not None:
+        check_name(samples)
+    if plot is not None:
+        calibrated = efficiency.load_ceilings(efficiency.resolve_device(place)) is not None
+        _refuse(not calibrated, f"--plot: {place} is not calibrated; run `naslab devices calibrate` first")
     if trial is None:
         model, example, label = ready(target, batch_size, dtype, place, input_shape)
     else:

@@ -99,6 +99,8 @@ def flops_text(number: int | None) -> str:
     """Giga or mega; a dash where there is none."""
     if number is None:
         return "-"
+    if not number:
+        return "0"
     return f"{number / 1e9:,.3f} G" if number >= 1e8 else f"{number / 1e6:,.3f} M"
 
 

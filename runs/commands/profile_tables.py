@@ -34,7 +34,9 @@ def print_tables(measured: EfficiencyProfile, depth: int) -> None:
 
 def _print_kinds(measured: EfficiencyProfile) -> None:
     title = "Forward by kind of work; effective: without what masks and zeros waste"
-    table = Table("kind", "calls", "FLOPs", "effective", "backward", "pointwise", "MB moved", title=title)
+    table = Table(title=title)
+    for column in ("kind", "calls", "FLOPs", "effective", "backward", "pointwise", "MB moved"):
+        table.add_column(column, justify="left" if column == "kind" else "right", no_wrap=True)
     for kind, cost in read_rows(measured.by_kind):
         work = (flops_text(cost[name]) for name in ("flops", "effective", "backward", "pointwise"))
         table.add_row(kind, str(cost["calls"]), *work, f"{cost['bytes'] / 1e6:,.1f}")

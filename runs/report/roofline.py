@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from efficiency import EfficiencyProfile
 from efficiency.errors import InputError
 from runs.report.figures import QUIET, colour, figure_of, plain
+from runs.report.markup import Html, join, note, plot, significant_digits, table, trial_links
 
 HOW = "the device is not calibrated for it: run `naslab devices calibrate`, then profile again"
 
@@ -50,6 +51,26 @@ def roofline(profiles: Sequence[tuple[str, Mapping[str, Any]]], *, by_kind: bool
     figure.update_xaxes(type="log")
     figure.update_yaxes(type="log")
     return figure
+
+
+def roofline_body(profiles: Sequence[tuple[str, int, Mapping[str, Any]]]) -> Html:
+    """Picture and table for names, trial numbers and `drawable` documents."""
+    columns = ["Configuration", "#FLOPs a byte", "#Ridge", "#GFLOP/s", "#Bound ms", "#Latency ms", "#Explained",
+               "Trials"]  # fmt: skip
+    text = (
+        "Ceilings measured on this device. The bound is the least time of the counted operations under them, explained "
+        "its share of the measured latency; the rest is launches, caches and kernels that fall short of the ceilings."
+    )
+    figure = roofline([(name, profile) for name, _, profile in profiles])
+    rows = [[name, *_position(profile), trial_links([number])] for name, number, profile in profiles]
+    return join([plot(figure, "profiles under the roofline"), table(columns, rows), note(text)])
+
+
+def _position(profile: Mapping[str, Any]) -> list[object]:
+    place = profile["roofline"]
+    values = (place["intensity"], place["ridge"], achieved_flops_per_second(profile) / 1e9, place["bound_ms"])
+    latency = profile["latency_ms"]["median"]
+    return [*map(significant_digits, (*values, latency)), f"{place['explained']:.0%}"]
 
 
 def write_roofline(measured: EfficiencyProfile, path: Path) -> None:

@@ -1,5 +1,6 @@
 """Targets by name, and the commands that measure them."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from efficiency import InputError
+from efficiency import InputError, calibrate
+from efficiency.memory_forecast import memory_limit
 from runs.commands import compare, measure
 from runs.targets import resolve_target
 
@@ -18,6 +20,13 @@ import torch
 from torch import nn
 def bare(): return nn.Linear(6, 3)
 def complete(): return nn.Linear(6, 3), torch.ones(4, 6)
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 3), nn.Linear(6, 3)
+    def forward(self, x): return self.a(x) + self.b(x)
+def double(): return Twice(), torch.ones(4, 6)
+def frozen(): return nn.Linear(6, 3).requires_grad_(False), torch.ones(4, 6)
 def wrong(): return "a string"
 """
 
@@ -159,3 +168,122 @@ def test_training_step_is_split_in_time_and_memory(toy, capsys):
     assert training["memory_bytes"]["gradients"] == 4 * (6 * 3 + 3)
     measure.profile("toy_models:complete", device="meta", train=True)
     assert "peak memory" in capsys.readouterr().out
+
+
+def test_compare_counts_beside_the_times_and_compares_training_steps(toy, capsys):
+    pair = ("toy_models:complete", "toy_models:double")
+    compare.compare(*pair, device="cpu", max_seconds=0.2, train=True, as_json=True)
+    document = printed(capsys, "compare")
+    assert document["measured"] == "training step"
+    assert document["b"]["flops"]["forward"] == 2 * document["a"]["flops"]["forward"] == 2 * (2 * 4 * 6 * 3)
+    assert (document["a"]["parameters"], document["b"]["parameters"]) == (21, 42)
+    # Parameters, gradients and both moments of AdamW are held at once.
+    assert document["b"]["peak_memory_bytes"] > 4 * 4 * 42
+    compare.compare(*pair, device="cpu", max_seconds=0.2)
+    assert "FLOPs, effective" in capsys.readouterr().out
+    compare.compare(*pair, device="cpu", max_seconds=0.2, as_csv=True)
+    first, second = csv.DictReader(capsys.readouterr().out.splitlines())
+    assert int(second["forward_flops"]) == 2 * int(first["forward_flops"])
+    assert float(first["median_ms"]) > 0
+    assert first["torch"] == torch.__version__
+
+
+def test_comparing_training_of_what_cannot_train_is_one_line(toy):
+    with pytest.raises(InputError, match="--train: toy_models:frozen has nothing to train"):
+        compare.compare("toy_models:frozen", "toy_models:complete", device="cpu", max_seconds=0.2, train=True)
+
+
+def test_sweep_energy_forecast_and_samples_in_one_profile(toy, tmp_path, capsys):
+    file = tmp_path / "samples.csv"
+    measure.profile(
+        "toy_models:complete",
+        device="cpu",
+        max_seconds=0.1,
+        batch_sweep="1,4,2",
+        energy=True,
+        memory_limit_text="1MB",
+        train=True,
+        samples=file,
+        as_json=True,
+    )
+    document = printed(capsys, "profile")
+    assert [row["batch_size"] for row in document["batch_sweep"]["rows"]] == [1, 2, 4]
+    assert document["batch_sweep"]["knee"] in (1, 2, 4)
+    for name in ("inference", "training_step"):
+        energy, forecast = document["energy"][name], document["memory_forecast"][name]
+        assert (energy["joules_per_call"] is None) == (energy["reason"] is not None)
+        assert forecast["peak_bytes"] <= 10**6 >= forecast["largest_peak_bytes"]
+        assert forecast["fits"]
+    lines = list(csv.DictReader(file.read_text().splitlines()))
+    assert document["provenance"]["samples"] == str(file)
+    inference = [x for x in lines if x["measured"] == "inference" and x["batch_size"] == "4"]
+    swept = next(row for row in document["batch_sweep"]["rows"] if row["batch_size"] == 4)
+    expected = [*document["samples_ms"], *swept["samples_ms"]]
+    assert [float(line["milliseconds"]) for line in inference] == pytest.approx(expected)
+    assert {"training step, backward", "training step, step"} <= {line["measured"] for line in lines}
+
+
+def test_samples_as_json_carry_the_provenance(toy, tmp_path, capsys):
+    file = tmp_path / "samples.json"
+    measure.profile("toy_models:complete", device="cpu", max_seconds=0.1, samples=file, as_json=True)
+    document, written = printed(capsys, "profile"), json.loads(file.read_text())
+    assert written["series"][0]["samples_ms"] == document["samples_ms"]
+    assert written["provenance"] == document["provenance"]
+
+
+def test_the_new_rows_are_in_the_table(toy, capsys):
+    measure.profile(
+        "toy_models:complete", device="cpu", max_seconds=0.1, batch_sweep="1,2", energy=True, memory_limit_text="t4"
+    )
+    text = capsys.readouterr().out
+    for words in ("end to end", "knee", "energy", "largest batch", "effective", "matrix product"):
+        assert words in text
+
+
+def test_a_calibrated_device_gets_its_picture(toy, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = {"device": "cpu", "max_seconds": 0.1, "plot": tmp_path / "roof.html"}
+    with pytest.raises(InputError, match="cpu is not calibrated; run `naslab devices calibrate` first"):
+        measure.profile("toy_models:complete", **asked)
+    calibrate(torch.device("cpu"), seconds=0.2).save()
+    measure.profile("toy_models:complete", **asked)
+    page = (tmp_path / "roof.html").read_text()
+    assert "the roofline explains" in page
+    assert "matrix product" in page
+
+
+@pytest.mark.slow
+def test_resident_memory_of_a_fresh_process(toy, capsys):
+    measure.profile("toy_models:complete", device="cpu", max_seconds=0.1, resident=True, as_json=True)
+    memory = printed(capsys, "profile")["memory"]
+    assert memory["resident_bytes"] > 50e6
+    assert 0 <= memory["resident_growth_bytes"] < memory["resident_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_sweep": "1,two"}, "--batch-sweep 1,two: write batch sizes"),
+        ({"batch_sweep": "0"}, "--batch-sweep 0"),
+        ({"memory_limit_text": "much"}, "'much' is no size such as 24GB"),
+        ({"clock": ["sundial"]}, "--clock sundial: use end to end, kernel, graph"),
+        ({"clock": ["graph"]}, "'graph' needs a CUDA device"),
+        ({"samples": Path("samples.txt")}, r"ends in \.csv or \.json"),
+        ({"samples": Path("nowhere/samples.csv")}, "there is no folder nowhere"),
+        ({"as_csv": True, "as_json": True}, "choose one"),
+        ({"by": "day"}, "--by day: use profile, kind, module, operation"),
+        ({"device": "meta", "energy": True, "resident": True}, "--energy, --resident: the model has to run"),
+        ({"device": "auto", "predict_for": ["h100"], "batch_sweep": "1"}, "--batch-sweep: the model has to run"),
+    ],
+)
+def test_wrong_options_are_one_clear_line(toy, options, message):
+    with pytest.raises(InputError, match=message) as caught:
+        measure.profile("toy_models:complete", **{"device": "cpu", "max_seconds": 0.1} | options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("24GB", 24 * 10**9), ("1.5 GiB", 3 * 2**29), ("800mb", 8 * 10**8), ("h100", 80 * 2**30)]
+)
+def test_memory_limits(text, size):
+    assert memory_limit(text) == size
