@@ -157,7 +157,8 @@ def roofline_part(forward: FlopCount, device: torch.device, latency: Latency | N
 def read_rows(rows: Mapping[str, Mapping[str, Any]]) -> Iterable[tuple[str, Mapping[str, Any]]]:
     """Rows of `by_kind` and the like; a document of an earlier version has no `effective` and no `backward`."""
     for name, row in rows.items():
-        yield name, {"effective": row.get("flops", row.get("forward")), "backward": None, **row}
+        work = row.get("flops", row.get("forward"))
+        yield name, {**row, "effective": row.get("effective", work), "backward": row.get("backward")}
 
 
 def _on_meta(inputs: Inputs) -> bool:

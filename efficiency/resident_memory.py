@@ -59,9 +59,11 @@ def resident_peak_bytes(build: Rebuild, *, training: bool = False) -> int:
 
 
 def _measure(rebuild: Rebuild, training: bool) -> ResidentMemory:
-    # The libraries that making the model loads are not the model's; on meta they come without its weights.
+    # Libraries that are first loaded by making a model (on meta it comes without its weights) or by training one are
+    # not the model's memory.
     with suppress(Exception), torch.device("meta"):
         rebuild()
+    _train_something_small()
     before = _status("VmRSS")
     model, inputs = rebuild()
     if training:
@@ -75,6 +77,12 @@ def _measure(rebuild: Rebuild, training: bool) -> ResidentMemory:
             call_model(model.eval(), inputs)
     peak = _status("VmHWM")
     return ResidentMemory(peak, peak - before)
+
+
+def _train_something_small() -> None:
+    step = training_step_function(nn.Sequential(nn.Conv2d(1, 1, 1), nn.Linear(1, 1)), torch.ones(1, 1, 1, 1))
+    assert step is not None
+    step()
 
 
 def _status(name: str) -> int:

@@ -104,6 +104,14 @@ def flops_text(number: int | None) -> str:
     return f"{number / 1e9:,.3f} G" if number >= 1e8 else f"{number / 1e6:,.3f} M"
 
 
+def short(number: int | None) -> str:
+    """Four digits and a prefix, for narrow columns; a dash where there is none."""
+    if not number:
+        return "-" if number is None else "0"
+    power = min((len(str(number)) - 1) // 3, 5)
+    return f"{number / 1000**power:.4g}{' kMGTP'[power].strip()}"
+
+
 def megabytes(number: int | None) -> str:
     """In MB (10^6 bytes); a dash where there is none."""
     return "-" if number is None else f"{number / 1e6:,.1f} MB"

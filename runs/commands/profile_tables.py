@@ -12,7 +12,7 @@ from rich.table import Table
 from efficiency import EfficiencyProfile
 from efficiency.frames import rows as frame_rows
 from efficiency.profile_parts import read_rows
-from runs.commands.model_options import flops_text, megabytes, milliseconds, noise, print_rows
+from runs.commands.model_options import flops_text, megabytes, milliseconds, noise, print_rows, short
 from runs.output import out
 
 
@@ -35,11 +35,11 @@ def print_tables(measured: EfficiencyProfile, depth: int) -> None:
 def _print_kinds(measured: EfficiencyProfile) -> None:
     title = "Forward by kind of work; effective: without what masks and zeros waste"
     table = Table(title=title)
-    for column in ("kind", "calls", "FLOPs", "effective", "backward", "pointwise", "MB moved"):
+    for column in ("kind", "calls", "FLOPs", "effective", "backward", "pointwise", "bytes"):
         table.add_column(column, justify="left" if column == "kind" else "right", no_wrap=True)
     for kind, cost in read_rows(measured.by_kind):
-        work = (flops_text(cost[name]) for name in ("flops", "effective", "backward", "pointwise"))
-        table.add_row(kind, str(cost["calls"]), *work, f"{cost['bytes'] / 1e6:,.1f}")
+        work = (short(cost[name]) for name in ("flops", "effective", "backward", "pointwise", "bytes"))
+        table.add_row(kind, str(cost["calls"]), *work)
     out.print(table)
 
 
@@ -51,7 +51,7 @@ def _print_tree(measured: EfficiencyProfile, depth: int) -> None:
         level = name.count(".") + 1 if name else 0
         if level <= depth:
             shown = "  " * level + (name.rpartition(".")[2] or measured.target)
-            work = (flops_text(flops[column]) for column in ("forward", "effective", "backward"))
+            work = (short(flops[column]) for column in ("forward", "effective", "backward"))
             table.add_row(shown, *work, f"{flops['forward'] / whole:.1%}")
     out.print(table)
 
