@@ -100,6 +100,50 @@ def test_hugging_face_without_the_package_says_how_to_get_it(monkeypatch):
         resolve_target("hf:bert-base-uncased")
 
 
+def test_hugging_face_without_a_network_is_one_quick_line(monkeypatch, capfd):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+
+    def no_network(*_):
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.getaddrinfo", no_network)
+    monkeypatch.setattr("runs.targets.getproxies", dict)
+    with pytest.raises(InputError, match="hf:nobody/nothing is neither a folder here nor in the local cache") as caught:
+        resolve_target("hf:nobody/nothing")
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+SPEECH = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "vocab_size": 50,
+          "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_source_positions": 20,
+          "num_mel_bins": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+          "decoder_start_token_id": 1}  # fmt: skip
+FAMILIES = {
+    "BertConfig": (SMALL, {"input_ids": (2, 128)}),
+    "T5Config": (
+        {"vocab_size": 50, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2},
+        {"input_ids": (2, 128), "decoder_input_ids": (2, 128)},
+    ),
+    "ViTConfig": (
+        {k: v for k, v in SMALL.items() if k != "vocab_size"} | {"image_size": 32, "patch_size": 16},
+        {"pixel_values": (2, 3, 32, 32)},
+    ),
+    "WhisperConfig": (SPEECH, {"input_features": (2, 8, 40), "decoder_input_ids": (2, 128)}),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hugging_face_models_of_several_kinds_run_on_their_input(family, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    options, shapes = FAMILIES[family]
+    getattr(transformers, family)(**options).save_pretrained(tmp_path)
+    target = resolve_target(f"hf:{tmp_path}", batch_size=2)
+    assert {name: tuple(t.shape) for name, t in target.example_input.items()} == shapes
+    with torch.no_grad():
+        target.model.eval()(**target.example_input)
+
+
 def test_profile_command(toy, capsys):
     measure.profile("toy_models:complete", device="cpu", max_seconds=0.1, as_json=True)
     document = printed(capsys, "profile")
