@@ -214,7 +214,8 @@ def profile(
         raise InputError("profile: energy, batch sweep and resident memory need a device that runs the model, not meta")
     inputs = map_tensors(lambda t: t.to(device, dtype if t.is_floating_point() else None), example_input)
     subject = model if dtype is None else copy.deepcopy(model).to(dtype)
-    latency, others, sweep, energy, peak, reserved = None, {}, None, None, None, None
+    latency, sweep, energy, peak, reserved = None, None, None, None, None
+    others: dict[str, Any] = {}
     if device.type != "meta":
         with _inference(subject), _same_random_state(device):
             latency, others = _latencies(subject, inputs, device, wanted, min_seconds, max_seconds)
@@ -277,7 +278,8 @@ def _latencies(
             lambda: call_model(model, inputs), device, min_seconds=min_seconds, max_seconds=max_seconds, clock=clock
         )
 
-    latency, others = measured(), {}
+    latency = measured()
+    others: dict[str, Any] = {}
     for clock in clocks:
         timed = measured(clock)
         others[clock.name] = parts.latency_part(timed) | {"samples_ms": list(timed.samples_ms)}

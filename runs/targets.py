@@ -205,9 +205,9 @@ def _hugging_face_inputs(model: Any, name: str, batch: _Batch) -> dict[str, torc
     accepted = inspect.signature(model.forward).parameters
     if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in accepted:
         found["decoder_input_ids"] = _tokens(config, batch, None)
-    vision = getattr(config, "vision_config", None)
-    if main == "input_ids" and "pixel_values" in accepted and isinstance(getattr(vision, "image_size", None), int):
-        size = vision.image_size
+    vision: Any = getattr(config, "vision_config", None)
+    size = getattr(vision, "image_size", None)
+    if main == "input_ids" and "pixel_values" in accepted and isinstance(size, int):
         pixels = torch.Generator().manual_seed(0)
         found["pixel_values"] = torch.randn(
             batch.size, getattr(vision, "num_channels", 3), size, size, generator=pixels

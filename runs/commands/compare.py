@@ -57,9 +57,11 @@ def compare(
         raise InputError("--json and --csv: choose one")
     models = [ready(target, batch_size, dtype, device, input_shape) for target in (a, b)]
     place = efficiency.resolve_device(device)
-    calls = [_step(model) if train else _inference(model) for model in models]
+    first, second = (_step(model) if train else _inference(model) for model in models)
     with torch.no_grad():
-        measured = efficiency.compare_latency(*calls, place, min_seconds=min(1.0, max_seconds), max_seconds=max_seconds)
+        measured = efficiency.compare_latency(
+            first, second, place, min_seconds=min(1.0, max_seconds), max_seconds=max_seconds
+        )
     counts = [_costs(model, train) for model in models]
     samples = "samples_ms of a and b in this document"
     provenance = efficiency.collect_provenance(place, dtype_name(DTYPES[dtype]), samples=samples).to_dict()

@@ -27,12 +27,19 @@ def frozen():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("build", "batch"), [(convolutions, 24), (encoder, 24)])
-def test_training_steps_hold_what_was_forecast(build, batch):
-    forecast = forecast_peak_bytes(*build(2), batch, training=True)
+def test_training_steps_hold_what_was_forecast(monkeypatch):
+    # The C library keeps freed blocks below a threshold that moves; pinned, it gives each tensor back when it is freed.
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
+    forecast = forecast_peak_bytes(*encoder(2), 24, training=True)
     assert forecast > 3e8
-    truth = resident_memory(partial(build, batch), training=True)
-    assert truth.growth == pytest.approx(forecast, rel=0.3)
+    assert resident_memory(partial(encoder, 24), training=True).growth == pytest.approx(forecast, rel=0.2)
+
+
+@pytest.mark.slow
+def test_an_allocator_that_keeps_blocks_takes_up_to_a_half_more():
+    forecast = forecast_peak_bytes(*convolutions(2), 24, training=True)
+    truth = resident_memory(partial(convolutions, 24), training=True)
+    assert 0.95 * forecast < truth.growth < 1.6 * forecast
     assert truth.peak > truth.growth
 
 
