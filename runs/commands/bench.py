@@ -11,7 +11,7 @@ from rich.table import Table
 from efficiency.device import resolve_device
 from efficiency.kernel_table import kernel_table
 from efficiency.kernel_tuning import tune_kernels
-from runs.commands.measure import DTYPES, Device, Json, Precision, Seconds
+from runs.commands.model_options import DTYPES, Device, Json, Precision, Seconds
 from runs.output import err, out, print_json
 
 
@@ -47,7 +47,8 @@ def bench(
 
 def _table(document: dict[str, Any]) -> Table:
     gigabytes = document["copy_bytes_per_second"] / 1e9
-    title = f"Forward and backward, ms, {document['provenance']['device']}; copy {gigabytes:.1f} GB/s"
+    where = f"{document['provenance']['device']}; copy {gigabytes:.1f} GB/s"
+    title = f"Forward and backward, ms by the {document['clock']} clock, {where}"
     table = Table("kernel", "shape", "dtype", "eager", "compile", "ours", "limit", "share of the limit", title=title)
     for row in document["rows"]:
         times = (_number(row[name]) for name in ("eager_ms", "compile_ms", "ours_ms", "limit_ms"))

@@ -14,6 +14,7 @@ from runs.ranking import Ranking, Row
 from runs.report import figures, findings
 from runs.report.answer import unit
 from runs.report.markup import Html, html, interval, join, note, plot, significant_digits, table, tag, trial_links
+from runs.report.roofline import HOW, drawable, roofline_body
 from runs.spend import SECONDS_PER_HOUR
 from runs.study import Study
 from runs.trial import Trial
@@ -65,8 +66,8 @@ class Findings:
 
 def all_sections(found: Findings) -> list[Section]:
     """Every section in reading order."""
-    parts = (leaderboard, controls, front, health, drawings, trajectories, curves, spend, profiles, provenance, ledger)
-    return [part(found) for part in parts]
+    parts = (leaderboard, controls, front, health, drawings, trajectories, curves, spend, profiles, roof, provenance)
+    return [part(found) for part in (*parts, ledger)]
 
 
 def _empty(id: str, title: str, why: str) -> Section:
@@ -267,18 +268,36 @@ def spend(found: Findings) -> Section:
 def profiles(found: Findings) -> Section:
     """What each profiled configuration costs."""
     id, title = "profiles", "Measured cost of the models"
-    profiled = [(t, t.result["profile"]) for t in found.trials if t.result.get("profile")]
+    profiled = _profiled(found)
     if not profiled:
         return _empty(id, title, "No configuration has been profiled.")
-    names = {row.configuration.digest: row.name for row in found.ranking.rows}
-    rows = []
-    for trial, profile in profiled:
-        digest = trial.job.configuration.digest if trial.job.configuration else ""
-        rows.append([names.get(digest, trial.job.label), *_costs(profile), trial_links([trial.number])])
+    rows = [[name, *_costs(profile), trial_links([trial.number])] for name, trial, profile in profiled]
     columns = ["Configuration", "#Parameters", "#Batch", "#Forward MFLOP", "#Training step MFLOP", "#Covered",
                "#Latency ms", "#Peak memory MB", "Trials"]  # fmt: skip
     text = "FLOPs are for the whole batch, a multiply-add is 2. Latency: median of a forward, 10th to 90th percentile."
     return Section(id, title, join([table(columns, rows), note(text)]))
+
+
+def _profiled(found: Findings) -> list[tuple[str, Trial, Mapping[str, Any]]]:
+    """Name in the ranking, trial and document of each profile."""
+    names = {row.configuration.digest: row.name for row in found.ranking.rows}
+    return [
+        (names.get(t.job.configuration.digest if t.job.configuration else "", t.job.label), t, t.result["profile"])
+        for t in found.trials
+        if t.result.get("profile")
+    ]
+
+
+def roof(found: Findings) -> Section:
+    """Where the profiled configurations stand under the device's measured roofline."""
+    id, title = "roofline", "Under the roofline"
+    profiled = _profiled(found)
+    if not profiled:
+        return _empty(id, title, "No configuration has been profiled.")
+    placed = [(name, trial.number, profile) for name, trial, profile in profiled if drawable(profile)]
+    if not placed:
+        return _empty(id, title, f"No profile was placed under a roof: {HOW}.")
+    return Section(id, title, roofline_body(placed))
 
 
 def _costs(profile: Mapping[str, Any]) -> list[object]:
