@@ -143,8 +143,8 @@ class Ranking:
     random: Baseline | None
     arms: tuple[ArmSpend, ...]
     phases: dict[Phase, float]
+    objective: Objective
     refused: tuple[Refused, ...] = ()
-    objective: Objective = Objective()
     gain_over: str = "reference"
     beside: tuple[str, ...] = ()
 

@@ -34,6 +34,14 @@ def test_a_spread_has_both_ends_and_the_best_first():
     assert spread([], 3) == []
 
 
-@pytest.mark.parametrize(("a", "b", "expected"), [((1, 1), (1, 1), False), ((1, 1), (1, 2), True), ((2, 1), (1, 2), True), ((2, 2), (1, 1), False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ((1, 1), (1, 1), False),
+        ((1, 1), (1, 2), True),
+        ((2, 1), (1, 2), True),
+        ((2, 2), (1, 1), False),
+    ],
+)
 def test_domination(a, b, expected):
     assert dominates(a, b) is expected
