@@ -100,7 +100,7 @@ BUILT |= {
         "tokens rows merged width protected", {"MEAN": True, "DEPTH": 16}, limit,
         fp32="best_ptr sizes_ptr merged_ptr", int64="partner_ptr kept_ptr sources_ptr targets_ptr row_ptr",
     )
-    for name, limit in {"match_tokens": 168, "collect_rows": 96, "spread_rows": 40}.items()
+    for name, limit in {"match_tokens": 168, "collect_rows": 112, "spread_rows": 40}.items()
 }  # fmt: skip
 
 

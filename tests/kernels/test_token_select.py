@@ -33,6 +33,9 @@ def naive_merge(x, size, metric, r, class_token=False, distill_token=False):
         if class_token and i == 0:
             continue
         candidates = [j for j in second if not (distill_token and j == 1)]
+        if not candidates:
+            proposals.append((-float("inf"), i, None))
+            continue
         cosine = [float(metric[i] @ metric[j] / (metric[i].norm() * metric[j].norm())) for j in candidates]
         best = max(range(len(candidates)), key=lambda n: (cosine[n], -n))
         proposals.append((cosine[best], i, candidates[best]))
