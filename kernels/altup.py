@@ -56,15 +56,14 @@ def altup_forward(
     g = g_ptr + t * token_stride * STREAMS
     y = tl.load(y_ptr + tile, mask=here, other=0.0).to(tl.float32)
     x = ()
-    p_active = ()
     for j in tl.static_range(STREAMS):
         x = x + (tl.load(x_ptr + j * plane + tile, mask=here, other=0.0).to(tl.float32),)
-        p_active = p_active + (tl.load(p + ACTIVE * STREAMS + j, mask=t < tokens, other=0.0).to(tl.float32),)
     for i in tl.static_range(STREAMS):
         gain = tl.load(g + i, mask=t < tokens, other=0.0).to(tl.float32)
         new = tl.zeros((ROWS, BLOCK), tl.float32)
         for j in tl.static_range(STREAMS):
-            mixed = tl.load(p + i * STREAMS + j, mask=t < tokens, other=0.0).to(tl.float32) - gain * p_active[j]
+            mixed = tl.load(p + i * STREAMS + j, mask=t < tokens, other=0.0).to(tl.float32)
+            mixed -= gain * tl.load(p + ACTIVE * STREAMS + j, mask=t < tokens, other=0.0).to(tl.float32)
             new += mixed[:, None] * x[j]
         new += gain[:, None] * y
         tl.store(new_ptr + i * plane + tile, new.to(new_ptr.dtype.element_ty), mask=here)

@@ -88,7 +88,7 @@ class PerTokenCoefficients(Coefficients):
         if self.training and self.clip is not None:
             with torch.no_grad():
                 self.prediction_coefs.weight.clamp_(-self.clip, self.clip)
-        change_KK = self.prediction_coefs(routed_K).unflatten(-1, (self.num_streams, self.num_streams))
+        change_KK: Tensor = self.prediction_coefs(routed_K).unflatten(-1, (self.num_streams, self.num_streams))
         return torch.eye(self.num_streams, dtype=change_KK.dtype, device=change_KK.device) + change_KK
 
     def gain(self, layer_output_D: Tensor) -> Tensor:

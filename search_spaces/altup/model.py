@@ -70,7 +70,7 @@ class Plan:
 class Dense(nn.Sequential):
     """Layers one after the other."""
 
-    def forward(self, x_BLD: Tensor, context: Context) -> Tensor:
+    def forward(self, x_BLD: Tensor, context: Context) -> Tensor:  # type: ignore[override]
         """(B, L, D) -> (B, L, D)."""
         for layer in self:
             x_BLD = layer(x_BLD, context)

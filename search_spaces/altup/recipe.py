@@ -15,7 +15,8 @@ MIXING = 10
 
 def make_optimiser(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
     """AdamW; decay on the weights that multiply tokens, not on embeddings, norms and the mixing of streams."""
-    decayed, others = [], []
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
     for parameter in model.parameters():
         multiplies = parameter.ndim >= 2 and min(parameter.shape[-2:]) > MIXING and id(parameter) not in tables

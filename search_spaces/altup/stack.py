@@ -89,7 +89,7 @@ class AltUpStack(nn.Sequential):
         wrapped[-1].collapse = collapse
         super().__init__(*wrapped)
 
-    def forward(self, hidden: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+    def forward(self, hidden: Tensor, *arguments: Any, **keywords: Any) -> Tensor:  # type: ignore[override]
         """Hidden states through all layers, (..., D) or (..., K*D) as `expand` and `collapse` say."""
         for layer in self:
             outputs = layer(hidden, *arguments, **keywords)
@@ -149,7 +149,7 @@ class SequenceAltUpLayer(nn.Module):
         change_BSD = (start - gain * (own + start)) * sampled_BSD
         # As in the kernel: what cancels is summed before the layer's output is added.
         spread = torch.arange(length, device=x_BLD.device) // self.stride
-        return (own * x_BLD + change_BSD[:, spread]) + (gain * computed_BSD)[:, spread]
+        return (own * x_BLD + change_BSD[:, spread]) + (gain * computed_BSD)[:, spread]  # type: ignore[no-any-return]
 
 
 def mixed(streams: Tensor, weights: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ def expanded(x: Tensor, num_streams: int, how: Expansion) -> Tensor:
         return x.expand(num_streams, *x.shape)
     if x.shape[-1] % num_streams:
         raise InputError(f"streams: {num_streams} does not divide the width {x.shape[-1]} that is to be split")
-    return x.unflatten(-1, (num_streams, -1)).movedim(-2, 0)
+    return x.unflatten(-1, (num_streams, -1)).movedim(-2, 0)  # type: ignore[no-any-return]
 
 
 def collapsed(streams: Tensor, how: Collapse) -> Tensor:

@@ -47,7 +47,5 @@ def ngram_bits(train_N: Tensor, text_M: Tensor, vocabulary: int, order: int) -> 
 
 def lzma_bits(train: str, text: str) -> float:
     """Bits that LZMA needs for `text` once it has seen `train`."""
-    options = {"preset": 9 | lzma.PRESET_EXTREME}
-    return 8.0 * (
-        len(lzma.compress((train + text).encode(), **options)) - len(lzma.compress(train.encode(), **options))
-    )
+    alone, both = (len(lzma.compress(t.encode(), preset=9 | lzma.PRESET_EXTREME)) for t in (train, train + text))
+    return 8.0 * (both - alone)

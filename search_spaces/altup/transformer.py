@@ -146,7 +146,7 @@ def linear(wide: int, narrow: int) -> nn.Linear:
 
 def heads(x_BLD: Tensor, head_width: int) -> Tensor:
     """(B, L, H * head_width) -> (B, H, L, head_width)."""
-    return x_BLD.unflatten(-1, (-1, head_width)).transpose(1, 2)
+    return x_BLD.unflatten(-1, (-1, head_width)).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 def rotate(x_BHLC: Tensor, context: Context) -> Tensor:
