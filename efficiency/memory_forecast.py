@@ -97,7 +97,7 @@ def memory_limit(text: str) -> int:
         except InputError:
             raise InputError(f"memory limit: {text!r} is no size such as 24GB or 16GiB, and no known device") from None
     base = 1024.0 if "i" in match[2] else 1000.0
-    return round(float(match[1]) * base ** float(1 + "kmgt".index(match[2][0])))
+    return round(float(match[1]) * base ** (1 + "kmgt".index(match[2][0])))
 
 
 def _largest(peak: Callable[[int], int], smallest: int, limit: int) -> int:
