@@ -10,6 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import altup_effects
+import mae_effects
+import video_difficulty
+
 from nas.statistics import difference_interval
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -196,6 +200,9 @@ def _ratio(cell: dict[str, Any]) -> str:
 
 
 PAGES = (
+    (DOCS / "effects.md", "mae", mae_effects.table),
+    (DOCS / "effects.md", "difficulty", video_difficulty.table),
+    (DOCS / "effects.md", "altup", altup_effects.table),
     (DOCS / "nasiam.md", "results", tables),
     (DOCS / "kernels.md", "kernels", kernels),
     (DOCS / "efficiency.md", "step-times", step_times),

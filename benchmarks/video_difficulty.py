@@ -11,6 +11,7 @@ questions. The file also holds the clips per second at which batches are drawn, 
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import time
 from collections import defaultdict
@@ -22,8 +23,10 @@ from results_file import write_result
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas.statistics import mean_interval
 from search_spaces.data.video import Question, VideoText, VideoTextData, VideoTextOptions, load_video_text
 
+RESULT = Path(__file__).parent / "results" / "video_difficulty.json"
 KINDS = ("direction", "order")
 MODELS = {"text only": 0, "middle frame": 1, "random frame": 1, "all frames": 8}
 BATCH = 128
@@ -161,7 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/video_difficulty.json"))
+    parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     accuracy: dict[str, list[dict[str, float]]] = {name: [] for name in MODELS}
     seconds: dict[str, list[float]] = {name: [] for name in MODELS}
@@ -186,6 +189,21 @@ def main() -> None:
     }
     print(document["chance"], document["clips_per_second"])
     write_result(arguments.out, document)
+
+
+def table(path: Path = RESULT) -> str:
+    """The result file as Markdown; "not measured" where there is none."""
+    if not path.exists():
+        return "Difficulty of the clips: not measured."
+    found = json.loads(path.read_text(encoding="utf-8"))
+    kinds = [kind for kind in found["chance"] if kind != "all"]
+    lines = [f"| right answers | {' | '.join(kinds)} |", f"| --- |{' --- |' * len(kinds)}"]
+    lines.append("| chance, knowing the question | " + " | ".join(f"{found['chance'][k]:.3f}" for k in kinds) + " |")
+    for name, runs in found["accuracy"].items():
+        cells = (mean_interval([run[kind] for run in runs]) for kind in kinds)
+        lines.append(f"| {name} | " + " | ".join(f"{c.mean:.3f} [{c.low:.3f}, {c.high:.3f}]" for c in cells) + " |")
+    speed = ", ".join(f"{rate:,.0f} with {name}" for name, rate in found["clips_per_second"].items())
+    return "\n".join([*lines, "", f"Clips a second, 8 frames of 32 x 32: {speed}."])
 
 
 if __name__ == "__main__":
