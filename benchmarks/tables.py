@@ -101,7 +101,7 @@ def _kernels(place: str, name: str) -> str:
         if not row["correct"]:
             lines.append(f"| {row['kernel']} | {row['shape']} | wrong result | | | | |")
             continue
-        against = [ratio_text(row[key]) if row[key] else "-" for key in ("over_eager", "over_compile")]
+        against = [ratio_text(row[key]) if row[key] else "-" for key in ("eager_over_ours", "compile_over_ours")]
         cells = [f"{row['eager_ms']:.3g}", f"{row['ours_ms']:.3g}", *against, f"{row['share']:.0%}"]
         lines.append(f"| {row['kernel']} | {row['shape']} | {' | '.join(cells)} |")
     return "\n".join(lines)
