@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -96,8 +97,8 @@ def memory_limit(text: str) -> int:
             return find_gpu(text).memory_bytes
         except InputError:
             raise InputError(f"memory limit: {text!r} is no size such as 24GB or 16GiB, and no known device") from None
-    base = 1024.0 if "i" in match[2] else 1000.0
-    return round(float(match[1]) * base ** (1 + "kmgt".index(match[2][0])))
+    base = 1024 if "i" in match[2] else 1000
+    return round(float(match[1]) * math.pow(base, 1 + "kmgt".index(match[2][0])))
 
 
 def _largest(peak: Callable[[int], int], smallest: int, limit: int) -> int:
