@@ -163,9 +163,18 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
         "study": ledger.study.document(),
         "ranking": rank(ledger.study, trials).to_dict(),
         "against": against,
-        "controls": {t.job.label: t.scores[SHOWN] for t in trials if t.job.role == "control" and t.state == "complete"},
+        "controls": control_bits(trials),
         "trials": [raw(trial) for trial in trials],
     }
+
+
+def control_bits(trials: Sequence[Trial]) -> dict[str, float]:
+    """Bits per byte of each control, in the mean over its seeds."""
+    found: dict[str, list[float]] = {}
+    for trial in trials:
+        if trial.job.role == "control" and trial.state == "complete":
+            found.setdefault(trial.job.label, []).append(trial.scores[SHOWN])
+    return {name: sum(bits) / len(bits) for name, bits in found.items()}
 
 
 def grouped(trials: Sequence[Trial]) -> dict[str, list[Trial]]:

@@ -107,7 +107,7 @@ class AltUp(SearchSpace):
                 1,
                 8,
                 when=When("method", WIDENED),
-                reason="K: published 2 and 4; 1 is dense, beyond 8 mixing costs as much as the layer",
+                reason="K: published 2 and 4; 1 is dense; the cost of mixing grows with its square",
             ),
             Categorical(
                 "coefficients",
