@@ -12,7 +12,7 @@ from results_file import write_result
 
 from efficiency.device import resolve_device
 from efficiency.kernel_table import kernel_table
-from runs.commands.measure import DTYPES, Precision
+from runs.commands.model_options import DTYPES, Precision
 
 
 def main() -> None:

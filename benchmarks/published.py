@@ -1,7 +1,9 @@
 """Published configurations rebuilt from library blocks, so that the counter can be held against printed tables.
 
-Only shapes matter for a count, so tokens are dropped by slicing instead of by score. Everything runs on meta tensors.
-Sources: MAE (He et al. 2021) table 2; MAE-ST (Feichtenhofer et al. 2022) table 1; the READMEs of EViT and DynamicViT.
+Only shapes matter for a count, so DynamicViT's tokens are dropped by slicing instead of by score. Everything runs on
+meta tensors.
+Sources: MAE (He et al. 2021) table 2; MAE-ST (Feichtenhofer et al. 2022) table 1; the READMEs of EViT and DynamicViT;
+ToMe (Bolya et al. 2023).
 
 Usage: python benchmarks/published.py
 """
@@ -20,12 +22,22 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from efficiency import count_forward, count_training_step
+from search_spaces.sparsification import sparsify
 
 MAE_HOURS = {"L, [M]": 42.4, "L, 8": 15.4, "L, 1": 11.6, "H, [M]": 119.6, "H, 8": 34.5, "H, 1": 29.3}
 """Table 2: 800 epochs of ImageNet-1K on 128 TPU v3 cores; encoder and decoder blocks."""
 MAE_SAMPLES = 800 * 1_281_167
 MAE_CORES = 128
 EVIT = {0.9: 4.0, 0.8: 3.5, 0.7: 3.0, 0.6: 2.6, 0.5: 2.3}
+TOME = {
+    ("vit_small_patch16_224", 13): 1.70,
+    ("vit_base_patch16_224", 13): 1.69,
+    ("vit_base_patch16_224", 16): 2.00,
+    ("vit_large_patch16_224", 7): 1.77,
+    ("vit_large_patch16_224", 8): 1.99,
+}
+"""FLOPs of the dense model over those with r merges in every block, by hand: attention at n tokens, MLP at n - r. The
+paper prints the counts of ViT-L, r = 8 (61.6 to 31.0) and ViT-B, r = 16 (17.6 to 8.8)."""
 DYNAMIC_VIT = {"deit_small_patch16_224": 2.9, "deit_base_patch16_224": 11.4}
 MAE_ST = {"encoder with [M]": 627.5, "encoder without": 81.0}
 STAGES = (3, 6, 9)
@@ -69,25 +81,6 @@ class VideoMAE(nn.Module):
         return self.predict(self.decoder(torch.cat([encoded, tubes.new_empty(len(tubes), hidden, 512)], 1)))
 
 
-class EViT(nn.Module):
-    """DeiT-S that keeps ceil(rate * patches) after the attention of blocks 3, 6 and 9, and fuses the rest."""
-
-    def __init__(self, keep_rate: float) -> None:
-        super().__init__()
-        self.vit, self.keep_rate = timm.create_model("deit_small_patch16_224"), keep_rate
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, 224, 224) images to (B, 1000) logits."""
-        x = self.vit._pos_embed(self.vit.patch_embed(images))
-        for index, block in enumerate(self.vit.blocks):
-            x = x + block.attn(block.norm1(x))
-            if index in STAGES:
-                kept = math.ceil(self.keep_rate * (x.shape[1] - 1))
-                x = x[:, : kept + 2]  # the class token, the kept ones, the fused one
-            x = x + block.mlp(block.norm2(x))
-        return self.vit.head(self.vit.norm(x)[:, 0])
-
-
 class DynamicViT(nn.Module):
     """Keeps int(196 * rate^stage) patches before blocks 3, 6 and 9, chosen by a predictor over all present ones."""
 
@@ -110,6 +103,18 @@ class DynamicViT(nn.Module):
                 x = x[:, : int(196 * self.rate ** (stage + 1)) + 1]
             x = block(x)
         return self.vit.head(self.vit.norm(x)[:, 0])
+
+
+def evit_small(keep_rate: float) -> nn.Module:
+    """DeiT-S that keeps a share of the patches in blocks 3, 6 and 9 and fuses the rest."""
+    return sparsify(timm.create_model("deit_small_patch16_224"), keep_rate)
+
+
+def tome_ratio(name: str, r: int) -> float:
+    """Counted FLOPs of a timm model over those with r tokens merged in every block."""
+    model, images = timm.create_model(name), torch.empty(1, 3, 224, 224)
+    dense = gmac(model, images)
+    return dense / gmac(sparsify(model, rule="tome", r=r), images)
 
 
 def gmac(model: nn.Module, inputs: Any) -> float:
@@ -140,7 +145,8 @@ def counted() -> dict[str, Any]:
     """Printed and counted figures of every table."""
     images = torch.empty(1, 3, 224, 224, device="meta")
     with torch.device("meta"):
-        evit = {f"keep {rate}": (EVIT[rate], gmac(EViT(rate), images)) for rate in EVIT}
+        evit = {f"keep {rate}": (EVIT[rate], gmac(evit_small(rate), images)) for rate in EVIT}
+        tome = {f"{name}, r = {r}": (TOME[name, r], tome_ratio(name, r)) for name, r in TOME}
         dynamic = {name: (printed, gmac(DynamicViT(name), images)) for name, printed in DYNAMIC_VIT.items()}
         tubes = torch.empty(1, 1568, 1536)
         visible = {"encoder with [M]": 1568, "encoder without": 156}
@@ -159,6 +165,7 @@ def counted() -> dict[str, Any]:
         / len(MAE_HOURS),
         "mae_st_gmac": video,
         "evit_gmac": evit,
+        "tome_ratio": tome,
         "dynamic_vit_gmac": dynamic,
     }
 

@@ -10,6 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import altup_effects
+import mae_effects
+import video_difficulty
+
 from nas.statistics import difference_interval
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,12 +65,46 @@ def _over_random(study: dict[str, Any], arm: str) -> str:
 
 def step_cost() -> str:
     """NAS step over plain step."""
-    lines = ["| framework | backbone | batch | NAS step over plain step |", "| --- | --- | --- | --- |"]
+    lines = [
+        "| framework | backbone | batch | NAS step over plain step | supernet's weight step over plain step |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for row in _result("nas_step_cost", {"rows": []})["rows"]:
-        cost = row["nas_over_plain"]
-        ratio = f"{cost['ratio']:.2f} [{cost['low']:.2f}, {cost['high']:.2f}]"
-        lines.append(f"| {row['framework']} | {row['backbone']} | {row['batch_size']} | {ratio} |")
+        whole, weights = (ratio_text(row[name]) for name in ("nas_over_plain", "supernet_weight_step_over_plain"))
+        lines.append(f"| {row['framework']} | {row['backbone']} | {row['batch_size']} | {whole} | {weights} |")
     return "\n".join(lines) if len(lines) > 2 else "Cost of a NAS step: not measured."
+
+
+def ratio_text(ratio: dict[str, float]) -> str:
+    """A ratio of medians with its interval."""
+    return f"{ratio['ratio']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+
+
+def kernels() -> str:
+    """Every kernel on the CPU, and on a GPU where one was at hand."""
+    return "\n\n".join(_kernels(*source) for source in (("CPU", "kernels_cpu"), ("GPU", "kernels_cuda")))
+
+
+def _kernels(place: str, name: str) -> str:
+    found = _result(name, None)
+    if found is None:
+        return f"{place}: not measured."
+    facts, gigabytes = found["provenance"], found["copy_bytes_per_second"] / 1e9
+    lines = [
+        f"{place}: {facts['device']}, {facts['torch_threads']} threads, torch {facts['torch']}, {facts['dtype']}; "
+        f"copy {gigabytes:.1f} GB/s. Forward and backward together, medians.",
+        "",
+        "| kernel | shape | eager ms | ours ms | eager over ours | torch.compile over ours | limit over ours |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in found["rows"]:
+        if not row["correct"]:
+            lines.append(f"| {row['kernel']} | {row['shape']} | wrong result | | | | |")
+            continue
+        against = [ratio_text(row[key]) if row[key] else "-" for key in ("eager_over_ours", "compile_over_ours")]
+        cells = [f"{row['eager_ms']:.3g}", f"{row['ours_ms']:.3g}", *against, f"{row['share']:.0%}"]
+        lines.append(f"| {row['kernel']} | {row['shape']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def quick_start() -> str:
@@ -124,10 +162,12 @@ def published() -> str:
     tables = {
         "mae_st_gmac": "MAE-ST, GMAC",
         "evit_gmac": "EViT, DeiT-S, GMAC",
+        "tome_ratio": "ToMe, FLOPs saved (first figure by hand)",
         "dynamic_vit_gmac": "DynamicViT, GMAC",
     }
     for key, name in tables.items():
-        lines += [f"| {name} | {row} | {printed:g} | {counted:.2f} |" for row, (printed, counted) in found[key].items()]
+        rows = found.get(key, {})
+        lines += [f"| {name} | {row} | {printed:g} | {counted:.2f} |" for row, (printed, counted) in rows.items()]
     lines += ["", "| MAE, encoder and decoder blocks | GMAC | hours | predicted | predicted, left out |"]
     lines.append("| --- | --- | --- | --- | --- |")
     for row, (hours, predicted) in found["mae_hours"].items():
@@ -160,7 +200,11 @@ def _ratio(cell: dict[str, Any]) -> str:
 
 
 PAGES = (
+    (DOCS / "effects.md", "mae", mae_effects.table),
+    (DOCS / "effects.md", "difficulty", video_difficulty.table),
+    (DOCS / "effects.md", "altup", altup_effects.table),
     (DOCS / "nasiam.md", "results", tables),
+    (DOCS / "kernels.md", "kernels", kernels),
     (DOCS / "efficiency.md", "step-times", step_times),
     (DOCS / "efficiency.md", "published", published),
     (DOCS / "efficiency.md", "counters", counters),

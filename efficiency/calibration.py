@@ -53,7 +53,7 @@ def calibrate(device: torch.device, *, seconds: float = 20.0) -> Ceilings:
         dispatch.median,
         tf32_allowed() if device.type == "cuda" else None,
         samples,
-        collect_provenance(device, dtype=", ".join(rates)),
+        collect_provenance(device, dtype=", ".join(rates), samples="samples of this document"),
     )
 
 

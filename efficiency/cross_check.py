@@ -84,6 +84,7 @@ def _fvcore(model: nn.Module, inputs: Inputs) -> tuple[Mapping[str, int], Mappin
 
 def _cause(counted: FlopCount, theirs: Mapping[str, int], skipped: Mapping[str, int]) -> str:
     ours = {kind: work.contraction for kind, work in counted.by_kind.items() if work.contraction}
+    ours[kinds.MATRIX_PRODUCT] = ours.get(kinds.MATRIX_PRODUCT, 0) + ours.pop(kinds.EINSUM, 0)
     ours[kinds.CONVOLUTION] = ours.get(kinds.CONVOLUTION, 0) + ours.pop(kinds.GROUPED_CONVOLUTION, 0)
     gaps = {kind: ours.get(kind, 0) - theirs.get(kind, 0) for kind in (*ours, *theirs)}
     kind = max(gaps, key=lambda name: abs(gaps[name]))

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from efficiency.formulas import FORMULAS, Call, Work
 from efficiency.inputs import Inputs, call_model, tensors_of
-from efficiency.kinds import kind_of
+from efficiency.kinds import EINSUM, kind_of
 from efficiency.traffic import bytes_moved
 from efficiency.unwrap import eager
 
@@ -207,10 +207,32 @@ def _watching(counter: _Counter, model: nn.Module | None = None) -> Iterator[Non
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*when there are global hooks on modules.*")
-            with attention, counter, _names_followed(model, counter):
+            with attention, counter, _einsums_marked(counter), _names_followed(model, counter):
                 yield
     finally:
         torch.compiler.set_stance("default")
+
+
+@contextmanager
+def _einsums_marked(counter: _Counter) -> Iterator[None]:
+    """At the dispatcher an einsum is the products it was taken apart into; only its Python entry tells them apart.
+    Every way to call it ends in this attribute. A function mode would see it, too, but turns the fused encoder off.
+    """
+    entry: Any = torch.functional._VF  # type: ignore[attr-defined]
+    original, earlier = entry.einsum, vars(entry).get("einsum")
+
+    def marked(*args: Any, **kwargs: Any) -> Any:
+        with counter.einsum():
+            return original(*args, **kwargs)
+
+    entry.einsum = marked
+    try:
+        yield
+    finally:
+        if earlier is None:
+            del entry.einsum
+        else:
+            entry.einsum = earlier  # a count within a count
 
 
 @contextmanager
@@ -238,7 +260,8 @@ class _Counter(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.phase: Phase = "forward"
         self._stack: list[tuple[nn.Module | None, tuple[str, ...]]] = [(None, ())]
-        self._origin: dict[int, tuple[str, ...]] = {}
+        self._origin: dict[int, tuple[tuple[str, ...], bool]] = {}
+        self._in_einsum = False
         self._zeros: dict[nn.Module, float] = {}
         self._operations: list[Operation] = []
 
@@ -248,6 +271,15 @@ class _Counter(TorchDispatchMode):
 
     def leave(self) -> None:
         self._stack.pop()
+
+    @contextmanager
+    def einsum(self) -> Iterator[None]:
+        """The products inside are torch.einsum's."""
+        outer, self._in_einsum = self._in_einsum, True
+        try:
+            yield
+        finally:
+            self._in_einsum = outer
 
     def result(self) -> FlopCount:
         return FlopCount(tuple(self._operations))
@@ -260,34 +292,41 @@ class _Counter(TorchDispatchMode):
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
-        phase, modules = self._locate()
+        phase, modules, einsum = self._locate()
         outputs = func(*args, **kwargs)
         if not (_is_view(func) or name.startswith("profiler::")):
-            self._record(name, phase, modules, Call(_bind(func, args, kwargs), _tensors(outputs)), _is_mutable(func))
+            call = Call(_bind(func, args, kwargs), _tensors(outputs))
+            self._record(name, phase, modules, call, _is_mutable(func), einsum)
         return outputs
 
-    def _locate(self) -> tuple[Phase, tuple[str, ...]]:
-        """Autograd numbers its nodes as the forward makes them, just before the operation itself runs; the node
-        whose gradient is being taken so leads back to the module.
+    def _locate(self) -> tuple[Phase, tuple[str, ...], bool]:
+        """Phase, modules, and whether it is part of an einsum.
+
+        Autograd numbers its nodes as the forward makes them, just before the operation itself runs; the node whose
+        gradient is being taken so leads back to the module.
         """
         here = self._stack[-1][1]
         node = torch._C._current_autograd_node()
         if node is None:
-            self._origin.setdefault(torch.autograd._get_sequence_nr() - 1, here)
-            return self.phase, here
+            self._origin.setdefault(torch.autograd._get_sequence_nr() - 1, (here, self._in_einsum))
+            return self.phase, here, self._in_einsum
         if here:  # checkpointing runs a module's forward again
-            return "backward", here
-        return "backward", self._origin.get(node._sequence_nr(), ())
+            return "backward", here, self._in_einsum
+        return "backward", *self._origin.get(node._sequence_nr(), ((), False))
 
-    def _record(self, name: str, phase: Phase, modules: tuple[str, ...], call: Call, mutable: bool) -> None:
+    def _record(
+        self, name: str, phase: Phase, modules: tuple[str, ...], call: Call, mutable: bool, einsum: bool
+    ) -> None:
         formula = FORMULAS.get(name)
         work = Work() if formula is None else formula(call)
+        if work.contraction and call.outputs[0].is_complex():  # a complex multiply-add is four real ones
+            work = replace(work, contraction=4 * work.contraction, masked=4 * work.masked)
         if work.contraction and phase == "forward":
             work = self._without_pruned(work)
         self._operations.append(
             Operation(
                 name=name,
-                kind=kind_of(name, call),
+                kind=EINSUM if einsum and work.contraction else kind_of(name, call),
                 phase=phase,
                 modules=modules,
                 dtype=next((t.dtype for t in call.outputs if t.is_floating_point()), torch.get_default_dtype()),
@@ -327,6 +366,9 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
         return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
     given = dict(zip(("attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
     mask = given.get("attn_mask")
+    if mask is not None and mask.requires_grad and torch.is_grad_enabled():
+        # No fused operation gives a learned mask its gradient; on a CPU, too, torch then takes attention apart.
+        return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
     if mask is not None and mask.dtype == torch.bool:
         mask = mask.to(query.dtype)
     outputs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(

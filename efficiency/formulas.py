@@ -86,8 +86,13 @@ def _product(first: str, second: str, added: bool = False) -> Formula:
     """(..., M, K) by (..., K, N) or (K): 2 FLOPs for each of the K steps of each result; `added` is a bias."""
 
     def formula(call: Call) -> Work:
-        steps = call.shape(first)[-1]
-        return Work(2 * steps * call.elements, call.elements if added else 0)
+        left = call.arguments[first]
+        if left.layout in (torch.sparse_coo, torch.sparse_csr):  # each stored element meets one row of the other
+            right = call.shape(second)
+            steps = left._nnz() * (right[-1] if len(right) > 1 else 1)
+        else:
+            steps = left.shape[-1] * call.elements
+        return Work(2 * steps, call.elements if added else 0)
 
     return formula
 

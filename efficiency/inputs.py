@@ -35,6 +35,20 @@ def batch_size(inputs: Inputs) -> int:
     return 1 if first is None else first.shape[0]
 
 
+def with_batch_size(inputs: Inputs, size: int) -> Inputs:
+    """`inputs` with `size` samples: those there are, in order and again from the first. Every tensor whose first
+    dimension is that of the batch is taken to hold one sample a row.
+    """
+    given = batch_size(inputs)
+
+    def resized(tensor: Tensor) -> Tensor:
+        if not tensor.ndim or tensor.shape[0] != given:
+            return tensor
+        return tensor[torch.arange(size, device=tensor.device) % given]
+
+    return map_tensors(resized, inputs)
+
+
 def tensors_of(model: nn.Module) -> Iterable[Tensor]:
     """Parameters and buffers of a model."""
     yield from model.parameters()

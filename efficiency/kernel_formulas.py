@@ -9,7 +9,9 @@ from efficiency.formulas import Call, Work, free, register_formula
 
 altup = importlib.import_module("kernels.altup")
 class_scores = importlib.import_module("kernels.class_scores")
+contrastive = importlib.import_module("kernels.contrastive")
 mixed_activation = importlib.import_module("kernels.mixed_activation")
+negative_cosine = importlib.import_module("kernels.negative_cosine")
 patch_loss = importlib.import_module("kernels.patch_loss")
 token_mask = importlib.import_module("kernels.token_mask")
 token_merge = importlib.import_module("kernels.token_merge")
@@ -30,6 +32,30 @@ def _patch_loss(backward: bool) -> Callable[[Call], Work]:
         return Work(pointwise=patch_loss.flops(batch * masked, pixels, backward=backward))
 
     return formula
+
+
+def _nt_xent(backward: bool) -> Callable[[Call], Work]:
+    def formula(call: Call) -> Work:
+        rows, width = call.shape("z")
+        products = contrastive.contraction_flops(rows, rows, width, products=2 if backward else 1)
+        return Work(products, contrastive.pointwise_flops(rows, rows, backward))
+
+    return formula
+
+
+def _info_nce(call: Call) -> Work:
+    (rows, width), columns = call.shape("query"), call.shape("queue")[0]
+    products = contrastive.contraction_flops(rows, columns, width, products=1 + bool(call.arguments["attend"]))
+    return Work(products, contrastive.pointwise_flops(rows, columns) + 2 * rows * width)
+
+
+def _info_nce_backward(call: Call) -> Work:
+    """The gradients of query and key from what the forward kept: 3 FLOPs an element and 1."""
+    return Work(pointwise=4 * call.arguments["query"].numel())
+
+
+def _negative_cosine(backward: bool) -> Callable[[Call], Work]:
+    return lambda call: Work(pointwise=negative_cosine.flops(*call.shape("p"), backward=backward))
 
 
 def _ranked(call: Call) -> Work:
@@ -71,9 +97,7 @@ def _matched(call: Call) -> Work:
 
 
 def _merged(tokens: str) -> Callable[[Call], Work]:
-    return lambda call: Work(
-        pointwise=token_merge.flops(call.arguments["sources"].numel(), call.shape(tokens)[2])
-    )
+    return lambda call: Work(pointwise=token_merge.flops(call.arguments["sources"].numel(), call.shape(tokens)[2]))
 
 
 def register_kernels() -> None:
@@ -82,9 +106,13 @@ def register_kernels() -> None:
     register_formula("naslab::token_match", _matched)
     register_formula("naslab::token_unmerge", free)
     register_formula("naslab::token_unmerge_backward", _merged("merged"))
+    register_formula("naslab::info_nce", _info_nce)
+    register_formula("naslab::info_nce_backward", _info_nce_backward)
     for backward, suffix in ((False, ""), (True, "_backward")):
         register_formula(f"naslab::altup{suffix}", _altup(backward))
         register_formula(f"naslab::mixed_activation{suffix}", _mixed_activation(backward))
+        register_formula(f"naslab::negative_cosine{suffix}", _negative_cosine(backward))
+        register_formula(f"naslab::nt_xent{suffix}", _nt_xent(backward))
         register_formula(f"naslab::patch_loss{suffix}", _patch_loss(backward))
         register_formula(f"naslab::token_gather{suffix}", _moved("visible"))
         register_formula(f"naslab::token_restore{suffix}", _moved("rank"))

@@ -1,6 +1,7 @@
 """The table of the kernels: each operation, forward and backward, against eager PyTorch, torch.compile and the memory.
 
-Nothing is timed before it has been found correct at the same shapes. `limit_ms` is the operation's least traffic at
+Nothing is timed before it has been found correct at the same shapes. On CUDA times are read from the kernel clock, the
+L2 cache flushed; elsewhere end to end. `limit_ms` is the operation's least traffic at
 the copy bandwidth measured on this very device just before; on a CPU small tensors stay in its caches, so that a
 share above 1 is possible there.
 """
@@ -9,16 +10,35 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
+from efficiency.clocks import Clock, kernel_clock
 from efficiency.errors import InputError
-from efficiency.latency import compare_latency, measure_latency
+from efficiency.latency import Comparison, compare_latency, measure_latency
 from efficiency.provenance import collect_provenance, dtype_name
-from kernels import ACTIVATIONS, TokenMask, altup, gather_visible, mixed_activation, patch_loss, restore_tokens
+from kernels import (
+    ACTIVATIONS,
+    TokenMask,
+    altup,
+    bipartite_match,
+    class_scores,
+    gather_visible,
+    info_nce,
+    merge_tokens,
+    mixed_activation,
+    negative_cosine,
+    nt_xent,
+    patch_loss,
+    restore_tokens,
+    select_tokens,
+    unmerge_tokens,
+)
 from kernels import token_mask as make_mask
 from kernels._dispatch import switched
 
@@ -28,7 +48,10 @@ COPIED_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Row:
-    """Median milliseconds of forward and backward; None where not measured. `share` is limit over ours."""
+    """Median milliseconds of forward and backward; None where not measured. `share` is limit over ours.
+
+    The ratios are of medians of calls in turn with ours, with a bootstrap interval (95 %): above 1, ours is faster.
+    """
 
     kernel: str
     shape: str
@@ -39,6 +62,10 @@ class Row:
     limit_ms: float
     share: float | None
     correct: bool
+    eager_over_ours: dict[str, float] | None = None
+    compile_over_ours: dict[str, float] | None = None
+    samples_ms: dict[str, list[float]] = field(default_factory=dict)
+    """Raw samples of eager, ours (in turn with eager), and compile."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +92,30 @@ def kernel_table(
     Raises:
         InputError: no kernel of that name.
     """
-    cases = [case for case in _cases(device, dtype) if only in (None, case.kernel)]
-    if not cases:
-        raise InputError(
-            f"kernel: {only!r} is unknown; use {', '.join(sorted({c.kernel for c in _cases(device, dtype)}))}"
-        )
+    chosen = cases(device, dtype, only)
+    clock = kernel_clock(device)
     bandwidth = copy_bandwidth(device)
-    rows = [_measure(case, device, dtype, bandwidth, max_seconds, compiled) for case in cases]
+    rows = [_measure(case, device, clock, dtype, bandwidth, max_seconds, compiled) for case in chosen]
     return {
         "schema": "naslab.bench/1",
+        "clock": clock.name,
         "copy_bytes_per_second": bandwidth,
         "rows": [asdict(row) for row in rows],
         "provenance": collect_provenance(device, dtype_name(dtype)).to_dict(),
     }
+
+
+def cases(device: torch.device, dtype: torch.dtype, only: str | None = None) -> list[Case]:
+    """The lines of the table, each kernel's largest last.
+
+    Raises:
+        InputError: no kernel of the name `only`.
+    """
+    every = list(_cases(device, dtype))
+    chosen = [case for case in every if only in (None, case.kernel)]
+    if not chosen:
+        raise InputError(f"kernel: {only!r} is unknown; use {', '.join(sorted({case.kernel for case in every}))}")
+    return chosen
 
 
 def copy_bandwidth(device: torch.device) -> float:
@@ -89,30 +127,64 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def _measure(
-    case: Case, device: torch.device, dtype: torch.dtype, bandwidth: float, max_seconds: float, compiled: bool
+    case: Case,
+    device: torch.device,
+    clock: Clock,
+    dtype: torch.dtype,
+    bandwidth: float,
+    max_seconds: float,
+    compiled: bool,
 ) -> Row:
     limit_ms = case.traffic_bytes / bandwidth * 1e3
     facts = (case.kernel, case.shape, dtype_name(dtype))
-    if not _correct(case, dtype):
+    if not is_correct(case, dtype):
         return Row(*facts, None, None, None, limit_ms, None, False)
 
     def eager() -> None:
         with switched("reference"):
             _run(case.step, case.leaves)
 
-    both = compare_latency(
-        eager, lambda: _run(case.step, case.leaves), device, min_seconds=min(0.5, max_seconds), max_seconds=max_seconds
+    def ours() -> None:
+        _run(case.step, case.leaves)
+
+    def beside(other: Callable[[], None]) -> Comparison:
+        return compare_latency(
+            other, ours, device, min_seconds=min(0.2, max_seconds), max_seconds=max_seconds, clock=clock
+        )
+
+    with_eager, with_compiled = beside(eager), beside(_compiled(case)) if compiled else None
+    ours_ms = with_eager.b.median
+    timed = {"eager": with_eager.a, "ours": with_eager.b}
+    if with_compiled is not None:
+        timed["compile"] = with_compiled.a
+    return Row(
+        *facts,
+        eager_ms=with_eager.a.median,
+        compile_ms=None if with_compiled is None else with_compiled.a.median,
+        ours_ms=ours_ms,
+        limit_ms=limit_ms,
+        share=limit_ms / ours_ms,
+        correct=True,
+        eager_over_ours=_ratio(with_eager),
+        compile_over_ours=None if with_compiled is None else _ratio(with_compiled),
+        samples_ms={name: [float(f"{ms:.5g}") for ms in latency.samples_ms] for name, latency in timed.items()},
     )
-    compile_ms = _compiled_ms(case, device, max_seconds) if compiled else None
-    ours = both.b.median
-    return Row(*facts, both.a.median, compile_ms, ours, limit_ms, limit_ms / ours, True)
 
 
-def _compiled_ms(case: Case, device: torch.device, max_seconds: float) -> float:
+def _ratio(comparison: Comparison) -> dict[str, float]:
+    return {"ratio": comparison.ratio, "low": comparison.low, "high": comparison.high}
+
+
+def _compiled(case: Case) -> Callable[[], None]:
+    """The reference by torch.compile; compiled at the first call, which belongs to the warm-up."""
     torch.compiler.reset()
     step = torch.compile(case.step, fullgraph=True)
-    with switched("reference"):
-        return measure_latency(lambda: _run(step, case.leaves), device, min_seconds=0.2, max_seconds=max_seconds).median
+
+    def call() -> None:
+        with switched("reference"):
+            _run(step, case.leaves)
+
+    return call
 
 
 def _run(step: Callable[..., Tensor], leaves: tuple[Tensor, ...]) -> list[Tensor]:
@@ -120,7 +192,14 @@ def _run(step: Callable[..., Tensor], leaves: tuple[Tensor, ...]) -> list[Tensor
     return [result.detach(), *torch.autograd.grad(result, leaves, torch.ones_like(result))]
 
 
-def _correct(case: Case, dtype: torch.dtype) -> bool:
+def time_ms(case: Case, device: torch.device, max_seconds: float) -> float:
+    """Median milliseconds of one forward and backward."""
+    return measure_latency(
+        lambda: _run(case.step, case.leaves), device, min_seconds=min(0.1, max_seconds), max_seconds=max_seconds
+    ).median
+
+
+def is_correct(case: Case, dtype: torch.dtype) -> bool:
     """Result and gradients within the dtype's tolerance (relative norm) of the reference in float64."""
     exact = tuple(leaf.detach().double().requires_grad_() for leaf in case.leaves)
     with switched("reference"):
@@ -155,6 +234,46 @@ def _cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
 
     for b, length, k, d in ((2, 16, 4, 16), (16, 196, 49, 192), (32, 196, 49, 768)):
         yield from _mask_cases(leaf, b, length, k, d, size)
+
+    for b, heads, n, d in (
+        (2, 2, 17, 16),
+        (8, 3, 197, 64),
+        (32, 12, 197, 64),
+        *(((32, 12, 1568, 64),) if large else ()),
+    ):
+        yield _score_case(leaf, b, heads, n, d, size)
+        yield from _fewer_cases(leaf, b, n, heads * d, size)
+
+    yield from _contrastive_cases(leaf, size, large)
+
+
+def _contrastive_cases(leaf: Callable[..., Tensor], element_bytes: int, large: bool) -> Iterator[Case]:
+    contrastive, cosine = (importlib.import_module(f"kernels.{name}") for name in ("contrastive", "negative_cosine"))
+
+    for b, d in ((8, 16), (64, 64), (128, 128), (512, 128), *(((4096, 128),) if large else ())):
+        traffic = contrastive.traffic_bytes(2 * b, 0, d, element_bytes)
+        traffic += contrastive.traffic_bytes(2 * b, 0, d, element_bytes, gradients=2 * b)
+        step = partial(nt_xent, temperature=0.5)
+        yield Case("nt_xent", f"{b}x{d}", (leaf(b, d), leaf(b, d)), step, traffic)
+
+    for b, k, d in ((8, 32, 16), (64, 512, 64), (64, 4096, 128), (256, 65_536, 128)):
+        # The query, its key and the queue; backward the query, its key, the mean of the queue and two gradients.
+        traffic = contrastive.traffic_bytes(2 * b, k, d, element_bytes)
+        traffic += contrastive.traffic_bytes(3 * b, 0, d, element_bytes, gradients=2 * b)
+        leaves = tuple(normalize(leaf(b, d).detach(), dim=1).requires_grad_() for _ in range(2))
+        yield Case("info_nce", f"{b}x{k}x{d}", leaves, _against(normalize(leaf(k, d).detach(), dim=1)), traffic)
+
+    for b, d in ((8, 16), (64, 64), (512, 2048), *(((8192, 2048),) if large else ())):
+        traffic = cosine.traffic_bytes(b, d, element_bytes) + cosine.traffic_bytes(b, d, element_bytes, backward=True)
+        yield Case("negative_cosine", f"{b}x{d}", (leaf(b, d),), _towards(leaf(b, d).detach()), traffic)
+
+
+def _against(queue_KD: Tensor) -> Callable[..., Tensor]:
+    return lambda query, key: info_nce(query, key, queue_KD.to(query.dtype), 0.2)
+
+
+def _towards(z_BD: Tensor) -> Callable[..., Tensor]:
+    return lambda p: negative_cosine(p, z_BD.to(p.dtype))
 
 
 def _mix(x_BKD: Tensor, mixing_K: Tensor, scale_KD: Tensor, shift_KD: Tensor) -> Tensor:
@@ -195,3 +314,49 @@ def _mask_cases(
     traffic = bytes_of(kept, rows, width, element_bytes) + bytes_of(rows, kept, width, element_bytes)
     leaves = (leaf(batch, visible, width), leaf(width), leaf(length, width))
     yield Case("restore_tokens", shape, leaves, restore, traffic)
+
+
+def _score_case(
+    leaf: Callable[..., Tensor], batch: int, heads: int, tokens: int, width: int, element_bytes: int
+) -> Case:
+    module = importlib.import_module("kernels.class_scores")
+    sizes = (batch, heads, tokens, width, element_bytes)
+    traffic = module.traffic_bytes(*sizes) + module.traffic_bytes(*sizes, backward=True)
+
+    def step(query_BHD: Tensor, keys_BNHD: Tensor) -> Tensor:
+        return class_scores(query_BHD, keys_BNHD.transpose(1, 2), width**-0.5)
+
+    leaves = (leaf(batch, heads, width), leaf(batch, tokens, heads, width))
+    return Case("class_scores", f"{batch}x{heads}x{tokens}x{width}", leaves, step, traffic)
+
+
+def _fewer_cases(
+    leaf: Callable[..., Tensor], batch: int, tokens: int, width: int, element_bytes: int
+) -> Iterator[Case]:
+    """Selection of 70 % with the others fused; matching and merging of a twelfth, and the way back."""
+    kept, merged, rows = (tokens - 1) * 7 // 10, max(1, tokens // 12), batch * tokens
+    shape = f"{batch}x{tokens}x{width}"
+
+    def select(tokens_BND: Tensor, scores_BM: Tensor) -> Tensor:
+        return select_tokens(tokens_BND, scores_BM, kept).tokens
+
+    bytes_of = importlib.import_module("kernels.token_select").traffic_bytes
+    moved = (rows, batch * (1 + kept), width, element_bytes)
+    leaves = (leaf(batch, tokens, width), leaf(batch, tokens - 1))
+    yield Case("select_tokens", shape, leaves, select, bytes_of(*moved) + bytes_of(*moved, backward=True))
+
+    metric, sizes = leaf(batch, tokens, 64).detach(), torch.ones(batch, tokens, device=leaves[0].device)
+    matching = bipartite_match(metric, merged)
+
+    def merge(tokens_BND: Tensor) -> Tensor:
+        return merge_tokens(tokens_BND, sizes.to(tokens_BND.dtype), bipartite_match(metric, merged))[0]
+
+    def unmerge(merged_BKD: Tensor) -> Tensor:
+        return unmerge_tokens(merged_BKD, matching)
+
+    traffic = 2 * importlib.import_module("kernels.token_merge").traffic_bytes(
+        rows, rows - batch * merged, width, element_bytes
+    )
+    metric_bytes = metric.numel() * element_bytes
+    yield Case("merge_tokens", f"{shape}-{merged}", leaves[:1], merge, traffic + metric_bytes)
+    yield Case("unmerge_tokens", f"{shape}-{merged}", (leaf(batch, tokens - merged, width),), unmerge, traffic)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from efficiency.formulas import FORMULAS, Call, free
 
 MATRIX_PRODUCT = "matrix product"
+EINSUM = "einsum"
 CONVOLUTION = "convolution"
 GROUPED_CONVOLUTION = "grouped convolution"
 ATTENTION = "attention"
@@ -17,14 +18,17 @@ CUSTOM = "custom"
 UNKNOWN = "no formula"
 
 KINDS = (
-    *(MATRIX_PRODUCT, CONVOLUTION, GROUPED_CONVOLUTION, ATTENTION, RECURRENT),
+    *(MATRIX_PRODUCT, EINSUM, CONVOLUTION, GROUPED_CONVOLUTION, ATTENTION, RECURRENT),
     *(NORMALISATION, EMBEDDING, ELEMENTWISE, MOVEMENT, CUSTOM, UNKNOWN),
 )
 """In the order in which tables show them."""
 
 _MATRIX = frozenset(
-    "mm bmm mv _int_mm _scaled_mm addmm _addmm_activation addmv baddbmm addbmm dot vdot _grouped_mm "
-    "quantized::linear quantized::linear_relu quantized::linear_dynamic quantized::linear_relu_dynamic".split()
+    "mm bmm mv _int_mm _scaled_mm addmm _addmm_activation addmv baddbmm addbmm dot vdot _grouped_mm _scaled_grouped_mm "
+    "_trilinear _sparse_addmm _sparse_mm _euclidean_dist _linalg_solve_ex linalg_lu_factor_ex _linalg_det "
+    "_linalg_slogdet linalg_cholesky_ex linalg_inv_ex cholesky_solve linalg_solve_triangular triangular_solve "
+    "linalg_qr quantized::linear quantized::linear_relu quantized::linear_dynamic "
+    "quantized::linear_relu_dynamic".split()
 )
 
 

@@ -1,4 +1,4 @@
-"""Latency: the end-to-end time of a call, sampled until its median is known well enough.
+"""Latency: the time of a call by one of the clocks of `efficiency.clocks`, sampled until its median is known well.
 
 The interval of the median is the percentile bootstrap's in its exact form: the median of a resample is at most the
 k-th smallest of n samples with probability P(Bin(n, k/n) >= (n + 1) / 2), so nothing needs to be drawn.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import perf_counter, perf_counter_ns
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from efficiency.clocks import Clock, EndToEnd, Sampler
 from efficiency.device import synchronise
 
 CONFIDENCE = 0.95
@@ -28,7 +29,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one call, end to end on the host's clock. `q1` and `q3` are the quartiles, `low` and `high` bound
+    """Milliseconds of one call. `q1` and `q3` are the quartiles, `low` and `high` bound
     the median (95 %); `noisy` says that time ran out before they were as close together as asked.
     """
 
@@ -62,11 +63,13 @@ def measure_latency(
     relative_width: float = 0.05,
     min_seconds: float = 0.5,
     max_seconds: float = 10.0,
+    clock: Clock | None = None,
 ) -> Latency:
     """Time `function` after a warm-up, waiting for the device before and after each call.
 
     Args:
         device: where it runs; the CPU when left out.
+        clock: what the times are read from; end to end when left out.
         relative_width: enough is known when the interval of the median is narrower than this share of the median.
         min_seconds: sample at least as long.
         max_seconds: sample no longer (but at least 10 times), and say `noisy` if the interval is still wider.
@@ -79,7 +82,8 @@ def measure_latency(
         low, high = median_interval(samples)
         return high - low <= relative_width * float(np.median(samples))
 
-    _sample([(function, samples)], device, narrow, min_seconds, max_seconds)
+    timed = (clock or EndToEnd(device)).sampler(function)
+    _sample([(timed, samples)], narrow, min_seconds, max_seconds)
     return summarise(samples, relative_width)
 
 
@@ -91,6 +95,7 @@ def compare_latency(
     relative_width: float = 0.05,
     min_seconds: float = 1.0,
     max_seconds: float = 20.0,
+    clock: Clock | None = None,
 ) -> Comparison:
     """Time two functions interleaved, A-B-A-B, so that a drift of the machine meets both alike.
 
@@ -106,7 +111,8 @@ def compare_latency(
         low, high = ratio_interval(a, b)
         return high - low <= relative_width * float(np.median(a) / np.median(b))
 
-    _sample([(function_a, a), (function_b, b)], device, narrow, min_seconds, max_seconds)
+    read = clock or EndToEnd(device)
+    _sample([(read.sampler(function_a), a), (read.sampler(function_b), b)], narrow, min_seconds, max_seconds)
     low, high = ratio_interval(a, b)
     ratio = float(np.median(a) / np.median(b))
     noisy = high - low > relative_width * ratio
@@ -145,20 +151,15 @@ def _warm_up(function: Callable[[], Any], device: torch.device) -> None:
 
 
 def _sample(
-    turns: Sequence[tuple[Callable[[], Any], list[float]]],
-    device: torch.device,
+    turns: Sequence[tuple[Sampler, list[float]]],
     enough: Callable[[], bool],
     min_seconds: float,
     max_seconds: float,
 ) -> None:
     start, samples, check_at = perf_counter(), turns[0][1], MIN_SAMPLES
     while True:
-        for function, into in turns:
-            synchronise(device)
-            began = perf_counter_ns()
-            function()
-            synchronise(device)
-            into.append((perf_counter_ns() - began) / 1e6)
+        for sample, into in turns:
+            into.append(sample())
         seconds = perf_counter() - start
         if len(samples) < MIN_SAMPLES:
             continue

@@ -18,8 +18,24 @@ from efficiency.inputs import Inputs, call_model, device_of, tensors_in, tensors
 
 
 def parameter_bytes(model: nn.Module) -> int:
-    """Bytes of the model's parameters, shared ones once."""
-    return _storage_bytes(model.parameters())
+    """Bytes of the model's parameters, shared ones once, and of what quantised layers keep in their place."""
+    return _storage_bytes(model.parameters()) + sum(t.numel() * t.element_size() for t in quantised_weights(model))
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Elements of the model's parameters, shared ones once, and of what quantised layers keep in their place."""
+    return sum(p.numel() for p in model.parameters()) + sum(t.numel() for t in quantised_weights(model))
+
+
+def quantised_weights(model: nn.Module) -> list[Tensor]:
+    """Weights and biases of layers quantised by `torch.ao`, which pack them out of sight and give them by a call."""
+    found = []
+    for module in model.modules():
+        for name in ("weight", "bias"):
+            packed = getattr(module, name, None)
+            if callable(packed) and isinstance(tensor := packed(), Tensor):
+                found.append(tensor)
+    return found
 
 
 def peak_memory_bytes(model: nn.Module, inputs: Inputs) -> int:
@@ -27,22 +43,35 @@ def peak_memory_bytes(model: nn.Module, inputs: Inputs) -> int:
 
     The model runs in the caller's mode. On CUDA other tensors of this process on the device are counted too.
     """
+    return peak_memory(model, inputs)[0]
+
+
+def peak_memory(model: nn.Module, inputs: Inputs) -> tuple[int, int | None]:
+    """`peak_memory_bytes`, and on CUDA what the allocator reserved for it."""
     device = device_of(model, inputs)
     if device.type == "cuda":
-        return cuda_peak_bytes(lambda: call_model(model, inputs), device)
+        return cuda_peaks(lambda: call_model(model, inputs), device)
     live = LiveBytes([*tensors_of(model), *tensors_in(inputs)])
     with live:
         call_model(model, inputs)
-    return live.peak
+    return live.peak, None
 
 
 def cuda_peak_bytes(function: Callable[[], Any], device: torch.device) -> int:
     """`torch.cuda.max_memory_allocated` of one call."""
+    return cuda_peaks(function, device)[0]
+
+
+def cuda_peaks(function: Callable[[], Any], device: torch.device) -> tuple[int, int]:
+    """`torch.cuda.max_memory_allocated` and `max_memory_reserved` of one call: what tensors held, and what the
+    allocator took from the device for them, blocks cut and kept for later included.
+    """
     torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()  # what earlier work left reserved is not this call's
     torch.cuda.reset_peak_memory_stats(device)
     function()
     torch.cuda.synchronize(device)
-    return int(torch.cuda.max_memory_allocated(device))
+    return int(torch.cuda.max_memory_allocated(device)), int(torch.cuda.max_memory_reserved(device))
 
 
 class LiveBytes(TorchDispatchMode):

@@ -27,6 +27,7 @@ SCHEMA = "naslab.step_times/1"
 DISPATCH = "dispatch"
 _FEATURE = {
     kinds.MATRIX_PRODUCT: kinds.MATRIX_PRODUCT,
+    kinds.EINSUM: kinds.MATRIX_PRODUCT,
     kinds.CUSTOM: kinds.MATRIX_PRODUCT,
     kinds.CONVOLUTION: kinds.CONVOLUTION,
     kinds.GROUPED_CONVOLUTION: kinds.GROUPED_CONVOLUTION,

@@ -6,27 +6,32 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from efficiency.ceilings import load_ceilings
+from efficiency import profile_parts as parts
+from efficiency.clocks import END_TO_END, Clock, clock_named
 from efficiency.cross_check import against_formula, against_fvcore
+from efficiency.errors import InputError
 from efficiency.flops import FlopCount, count_forward, count_training_step
+from efficiency.frames import frame
 from efficiency.gpus import find_gpu
 from efficiency.inputs import Inputs, batch_size, call_model, device_of, map_tensors
-from efficiency.kinds import KINDS
 from efficiency.latency import Latency, measure_latency
-from efficiency.memory import parameter_bytes, peak_memory_bytes
+from efficiency.memory import parameter_bytes, parameter_count, peak_memory, quantised_weights
 from efficiency.provenance import Provenance, collect_provenance, dtype_name
-from efficiency.roofline import Roof, place
+from efficiency.resident_memory import Rebuild, resident_memory
 from efficiency.targets import predict
-from efficiency.training_memory import training_memory
-from efficiency.training_step import measure_training_step
 from efficiency.unwrap import eager, is_compiled
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 SCHEMA = "naslab.profile/1"
+HERE = "samples_ms of this document"
+"""Where a profile's raw samples are until they are written to a file."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,12 @@ class EfficiencyProfile:
 
     `coverage` is the share of executed operations, by output elements, that had a formula, in the forward or the
     training step, whichever is less; `uncovered` names the rest. `throughput` is samples per second at the median
-    latency; it, the latency and the peak memory are None on meta tensors, where nothing runs. `by_kind` holds FLOPs,
-    pointwise FLOPs, bytes and calls of the forward; `by_module` FLOPs of forward and backward. `roofline` is None where
-    the device has not been calibrated. `training` holds times and memory of a training step, where asked for.
-    `predicted` is for figures of other devices, by device.
+    latency; it, the latency and the peak memory are None on meta tensors, where nothing runs. `by_kind` and
+    `by_operation` hold FLOPs, effective FLOPs, pointwise FLOPs, bytes and calls of the forward, and FLOPs of the
+    backward; `by_module` FLOPs of forward and backward. `roofline` is None where the device has not been calibrated.
+    `clock` is what every time is read from, but for those in `clocks`, by clock. `memory` is the peak as the allocator
+    and the operating system see it. `training`, `energy`, `batch_sweep` and `memory_forecast` are there where asked
+    for. `predicted` is for figures of other devices, by device.
     """
 
     target: str
@@ -84,6 +91,17 @@ class EfficiencyProfile:
     cross_checks: tuple[Mapping[str, Any], ...] = ()
     training: Mapping[str, Any] | None = None
     predicted: Mapping[str, Any] = field(default_factory=dict)
+    by_operation: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    clock: str = END_TO_END
+    clocks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    memory: Mapping[str, int | None] = field(default_factory=dict)
+    energy: Mapping[str, Any] | None = None
+    batch_sweep: Mapping[str, Any] | None = None
+    memory_forecast: Mapping[str, Any] | None = None
+
+    def frame(self, by: str = "kind") -> pd.DataFrame:
+        """This profile as a pandas frame, see `efficiency.frame`."""
+        return frame([self], by)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values with `schema`, as docs/schemas/profile.json describes them."""
@@ -101,16 +119,23 @@ class EfficiencyProfile:
             "bytes_moved": asdict(self.bytes_moved),
             "by_kind": {kind: dict(cost) for kind, cost in self.by_kind.items()},
             "by_module": {name: dict(flops) for name, flops in self.by_module.items()},
+            "by_operation": {name: dict(cost) for name, cost in self.by_operation.items()},
             "coverage": self.coverage,
             "uncovered": list(self.uncovered),
+            "clock": self.clock,
             "latency_ms": latency,
             "noisy": noisy,
             "samples_ms": samples,
+            "clocks": {name: dict(times) for name, times in self.clocks.items()},
             "throughput": self.throughput,
             "peak_memory_bytes": self.peak_memory_bytes,
-            "roofline": None if self.roofline is None else dict(self.roofline),
+            "memory": dict(self.memory),
+            "roofline": _optional(self.roofline),
             "cross_checks": [dict(check) for check in self.cross_checks],
-            "training": None if self.training is None else dict(self.training),
+            "training": _optional(self.training),
+            "energy": _optional(self.energy),
+            "batch_sweep": _optional(self.batch_sweep),
+            "memory_forecast": _optional(self.memory_forecast),
             "predicted": dict(self.predicted),
             "provenance": self.provenance.to_dict(),
         }
@@ -150,6 +175,11 @@ def profile(
     max_seconds: float = 10.0,
     check: bool = False,
     train: bool = False,
+    clocks: Sequence[str] = (),
+    energy_seconds: float = 0.0,
+    batch_sizes: Sequence[int] = (),
+    memory_limit_bytes: int | None = None,
+    rebuild: Rebuild | None = None,
     predict_for: Sequence[str] = (),
     formula_flops: int | None = None,
 ) -> EfficiencyProfile:
@@ -167,24 +197,35 @@ def profile(
         max_seconds: time no longer; the profile says `noisy` if the median is then known to less than 5 %.
         check: count the forward with fvcore, too.
         train: time a training step with AdamW (but not on meta), and account for its memory.
+        clocks: time by these, too ("kernel" and "graph" need CUDA; see `efficiency.clocks`).
+        energy_seconds: measure the energy of an inference and of a training step, each for so long; 3 is enough.
+        batch_sizes: time inference at each of these, too, for `max_seconds` in all.
+        memory_limit_bytes: forecast the largest batch that stays within it.
+        rebuild: makes model and inputs anew on the CPU, so that the resident memory of a fresh process is measured.
         predict_for: devices of the table (`efficiency.gpus`) to predict times for.
         formula_flops: what a closed formula says of the forward's FLOPs; stands beside the count.
 
     Raises:
-        InputError: the module hides its operations, or a device in `predict_for` is unknown.
+        InputError: the module hides its operations, a device in `predict_for` is unknown, or something that has to run
+            was asked for on meta tensors or on a device that cannot do it.
     """
     eager(model)  # refuse before anything is measured
     device = device_of(model, example_input)
+    wanted = _clocks(clocks, device)
+    if device.type == "meta" and (energy_seconds or batch_sizes or rebuild is not None):
+        raise InputError("profile: energy, batch sweep and resident memory need a device that runs the model, not meta")
     inputs = map_tensors(lambda t: t.to(device, dtype if t.is_floating_point() else None), example_input)
     subject = model if dtype is None else copy.deepcopy(model).to(dtype)
-    latency, peak = None, None
+    latency, sweep, energy, peak, reserved = None, None, None, None, None
+    others: dict[str, Any] = {}
     if device.type != "meta":
         with _inference(subject), _same_random_state(device):
-            latency = measure_latency(
-                lambda: call_model(subject, inputs), device, min_seconds=min_seconds, max_seconds=max_seconds
-            )
-            peak = peak_memory_bytes(eager(subject), inputs)
-    trained = _training(subject, inputs, device, max_seconds) if train else None
+            latency, others = _latencies(subject, inputs, device, wanted, min_seconds, max_seconds)
+            sweep = parts.sweep_part(subject, inputs, batch_sizes, max_seconds) if batch_sizes else None
+            energy = parts.energy_part(subject, inputs, device, energy_seconds) if energy_seconds else None
+            peak, reserved = peak_memory(eager(subject), inputs)
+    resident = None if rebuild is None else resident_memory(rebuild)
+    trained = parts.training_part(subject, inputs, max_seconds) if train else None
     forward, training = count_forward(subject, inputs), count_training_step(subject, inputs)
     counts = [forward] if training is None else [forward, training]
     size, precision = batch_size(inputs), _dtype_name(subject)
@@ -192,7 +233,7 @@ def profile(
         target=target or type(eager(model)).__name__,
         batch_size=size,
         dtype=precision,
-        parameters=sum(p.numel() for p in subject.parameters()),
+        parameters=parameter_count(subject),
         parameter_bytes=parameter_bytes(subject),
         flops=_flops(forward, training),
         coverage=min(c.coverage for c in counts),
@@ -200,13 +241,26 @@ def profile(
         latency_ms=latency,
         throughput=None if latency is None else 1e3 * size / latency.median,
         peak_memory_bytes=peak,
-        provenance=collect_provenance(device, precision, "torch.compile" if is_compiled(model) else "eager"),
+        provenance=collect_provenance(device, precision, "torch.compile" if is_compiled(model) else "eager", HERE),
         bytes_moved=Bytes(forward.bytes_moved, None if training is None else training.bytes_moved),
-        by_kind=_by_kind(forward),
-        by_module=_by_module(forward, training),
-        roofline=_roofline(forward, device, latency),
+        by_kind=parts.by_kind(forward, training),
+        by_module=parts.by_module(forward, training),
+        by_operation=parts.by_operation(forward, training),
+        roofline=parts.roofline_part(forward, device, latency),
         cross_checks=_cross_checks(subject, inputs, forward, check, formula_flops),
         training=trained,
+        clocks=others,
+        memory={
+            "allocated_bytes": peak,
+            "reserved_bytes": reserved,
+            "resident_bytes": None if resident is None else resident.peak,
+            "resident_growth_bytes": None if resident is None else resident.growth,
+        },
+        energy=energy,
+        batch_sweep=sweep,
+        memory_forecast=None
+        if memory_limit_bytes is None
+        else parts.forecast_part(subject, inputs, memory_limit_bytes),
         predicted={find_gpu(name).name: predict(name, precision, forward, training) for name in predict_for},
     )
 
@@ -220,53 +274,35 @@ def _cross_checks(
     return tuple(one.to_dict() for one in checks)
 
 
-def _training(model: nn.Module, inputs: Inputs, device: torch.device, max_seconds: float) -> dict[str, Any] | None:
-    timed = None if device.type == "meta" else measure_training_step(model, inputs, max_seconds=max_seconds)
-    held = training_memory(model, inputs)
-    if held is None:
-        return None
-    parts = {} if timed is None else {name: asdict(getattr(timed, name)) for name in TRAINING_PARTS}
-    return {
-        "latency_ms": {name: {k: v for k, v in part.items() if k != "samples_ms"} for name, part in parts.items()},
-        "samples_ms": {name: list(part["samples_ms"]) for name, part in parts.items()},
-        "memory_bytes": asdict(held) | {"activations": held.activations},
-    }
+def _latencies(
+    model: nn.Module,
+    inputs: Inputs,
+    device: torch.device,
+    clocks: Sequence[Clock],
+    min_seconds: float,
+    max_seconds: float,
+) -> tuple[Latency, dict[str, Any]]:
+    """By the host's clock, and by the others."""
+
+    def measured(clock: Clock | None = None) -> Latency:
+        return measure_latency(
+            lambda: call_model(model, inputs), device, min_seconds=min_seconds, max_seconds=max_seconds, clock=clock
+        )
+
+    latency = measured()
+    others: dict[str, Any] = {}
+    for clock in clocks:
+        timed = measured(clock)
+        others[clock.name] = parts.latency_part(timed) | {"samples_ms": list(timed.samples_ms)}
+    return latency, others
 
 
-TRAINING_PARTS = ("forward", "backward", "optimiser", "step")
+def _clocks(names: Sequence[str], device: torch.device) -> list[Clock]:
+    return [clock_named(name, device) for name in dict.fromkeys(names) if name != END_TO_END]
 
 
-def _by_kind(forward: FlopCount) -> dict[str, dict[str, int]]:
-    rows: dict[str, dict[str, int]] = {}
-    for kind in KINDS:
-        found = [operation for operation in forward.operations if operation.kind == kind]
-        if found:
-            rows[kind] = {
-                "flops": sum(operation.work.contraction for operation in found),
-                "pointwise": sum(operation.work.pointwise for operation in found),
-                "bytes": sum(operation.bytes_moved for operation in found),
-                "calls": len(found),
-            }
-    return rows
-
-
-def _by_module(forward: FlopCount, training: FlopCount | None) -> dict[str, dict[str, int]]:
-    backward = {} if training is None else training.backward_by_module
-    return {
-        name: {"forward": work.contraction, "backward": backward[name].contraction if name in backward else 0}
-        for name, work in forward.by_module.items()
-    }
-
-
-def _roofline(forward: FlopCount, device: torch.device, latency: Latency | None) -> dict[str, Any] | None:
-    ceilings = None if latency is None else load_ceilings(device)
-    if ceilings is None or latency is None:
-        return None
-    roof = Roof.of(ceilings)
-    needed = {dtype_name(operation.dtype) for operation in forward.operations if operation.work.contraction}
-    if not needed <= roof.flops_per_second.keys():
-        return None
-    return place(forward, roof, latency.median / 1e3).to_dict()
+def _optional(part: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if part is None else dict(part)
 
 
 def _flops(forward: FlopCount, training: FlopCount | None) -> Flops:
@@ -298,6 +334,7 @@ def _same_random_state(device: torch.device) -> Iterator[None]:
 
 
 def _dtype_name(model: nn.Module) -> str:
-    tensor = next((p for p in model.parameters() if p.is_floating_point()), None)
+    held = [*model.parameters(), *quantised_weights(model)]
+    tensor = next((p for p in held if p.is_floating_point() or p.is_quantized), None)
     dtype = torch.get_default_dtype() if tensor is None else tensor.dtype
     return dtype_name(dtype)

@@ -25,6 +25,7 @@ class Provenance:
     `commit` is that of the running code, "-dirty" behind it when files differ, None when it is not in a git work tree.
     `load_average` is the system's over the last minute. `gpu` holds what the driver tells: driver, clocks (MHz), power
     limit (W), the driver's bit mask of throttle reasons; it is empty without an NVIDIA GPU or the `nvidia` extra.
+    `samples` says where the raw samples are: a file, or a key of the document that the provenance stands in.
     """
 
     device: str
@@ -42,6 +43,7 @@ class Provenance:
     utc: str
     load_average: float | None
     gpu: Mapping[str, Any] = field(default_factory=dict)
+    samples: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the published schema."""
@@ -53,12 +55,15 @@ class Provenance:
         return cls(**values)
 
 
-def collect_provenance(device: torch.device, dtype: str | None = None, compile_mode: str = "eager") -> Provenance:
+def collect_provenance(
+    device: torch.device, dtype: str | None = None, compile_mode: str = "eager", samples: str | None = None
+) -> Provenance:
     """The provenance of a figure measured now on `device`.
 
     Args:
         dtype: number format of the measured work; torch's default when left out.
         compile_mode: "eager" or "torch.compile".
+        samples: where the raw samples are.
     """
     return Provenance(
         device=device_name(device),
@@ -76,6 +81,7 @@ def collect_provenance(device: torch.device, dtype: str | None = None, compile_m
         utc=datetime.now(UTC).isoformat(timespec="seconds"),
         load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         gpu=_gpu(device) if device.type == "cuda" else {},
+        samples=samples,
     )
 
 

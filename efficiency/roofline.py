@@ -84,6 +84,8 @@ class Position:
             "ceilings": "measured" if self.roof.measured else "data sheet",
             "intensity": self.intensity,
             "ridge": self.ridge,
+            "peak_flops_per_second": self.ridge * self.roof.bytes_per_second,
+            "bytes_per_second": self.roof.bytes_per_second,
             "bound_ms": 1e3 * self.bound_seconds,
             "compute_bound_share": self.compute_bound_share,
             "bound_ms_by_kind": {kind: 1e3 * seconds for kind, seconds in self.bound_by_kind.items()},

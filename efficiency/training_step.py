@@ -64,6 +64,39 @@ def measure_training_step(
         return _measure(trained, device, max_seconds)
 
 
+def training_step_function(
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    optimiser: MakeOptimiser = torch.optim.AdamW,
+    copied: bool = True,
+) -> Callable[[], None] | None:
+    """One whole step as a function to be timed or measured otherwise; None where `measure_training_step` is None.
+
+    Args:
+        copied: train a deep copy, so that the model stays as it is.
+    """
+    if not any(p.requires_grad for p in model.parameters()):
+        return None
+    trained = _Trained((copy.deepcopy(model) if copied else model).train(), inputs, optimiser)
+
+    def step() -> None:
+        with torch.enable_grad():
+            loss = trained.loss()
+            assert loss is not None
+            loss.backward()
+            trained.update()
+
+    try:
+        with torch.enable_grad():
+            trains = trained.loss() is not None
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):
+            return None
+        raise
+    return step if trains else None
+
+
 class _Trained:
     """A model under training on one batch, step by step."""
 

@@ -17,14 +17,20 @@ def eager(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, torch.jit.ScriptModule):
             raise InputError("model: a TorchScript module hides its operations; profile the module it was made from")
-        if hasattr(model, "_fsdp_wrapped_module") or type(model).__name__.startswith("FSDP"):
+        if any(_is_sharded(module) for module in model.modules()):
             raise InputError("model: a sharded (FSDP) module holds a part of each weight; profile it before sharding")
+        if isinstance(model, torch.fx.GraphModule) and "eval" in vars(model):
+            raise InputError("model: an exported program stays in one mode; profile the module it was exported from")
         inner = getattr(model, "_orig_mod", None)
         if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             inner = model.module
         if not isinstance(inner, nn.Module):
             return model
         model = inner
+
+
+def _is_sharded(module: nn.Module) -> bool:
+    return hasattr(module, "_fsdp_wrapped_module") or type(module).__name__.startswith("FSDP")
 
 
 def is_compiled(model: nn.Module) -> bool:

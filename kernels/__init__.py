@@ -2,7 +2,9 @@
 
 from kernels.altup import altup
 from kernels.class_scores import class_scores
+from kernels.contrastive import info_nce, nt_xent
 from kernels.mixed_activation import ACTIVATIONS, Mixed, mixed_activation
+from kernels.negative_cosine import negative_cosine
 from kernels.patch_loss import patch_loss
 from kernels.token_mask import TokenMask, gather_visible, restore_tokens, token_mask
 from kernels.token_merge import Matching, bipartite_match, merge_tokens, unmerge_tokens
@@ -18,8 +20,11 @@ __all__ = [
     "bipartite_match",
     "class_scores",
     "gather_visible",
+    "info_nce",
     "merge_tokens",
     "mixed_activation",
+    "negative_cosine",
+    "nt_xent",
     "patch_loss",
     "restore_tokens",
     "select_tokens",

@@ -11,7 +11,8 @@ import importlib.util
 import json
 import os
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -90,12 +91,42 @@ def launch(name: str, device: torch.device, defaults: Mapping[str, Launch]) -> L
         name: the kernel.
         defaults: by architecture; "gfx" stands for all of AMD's, "any" for the rest.
     """
+    _asked[name] = choice = _tried.get(name) or _chosen(name, device, defaults)
+    return choice
+
+
+def _chosen(name: str, device: torch.device, defaults: Mapping[str, Launch]) -> Launch:
     here = architecture(device)
     tuned = {} if here == "any" else _tuned(device_key(device))
     if name in tuned:
         return tuned[name]
     family = "gfx" if here.startswith("gfx") else "any"
     return defaults.get(here) or defaults.get(family) or defaults["any"]
+
+
+_tried: dict[str, Launch] = {}
+_asked: dict[str, Launch] = {}
+
+
+@contextmanager
+def trying(name: str, choice: Launch) -> Iterator[None]:
+    """Launch a kernel this way for a while, whatever is remembered."""
+    _tried[name] = choice
+    try:
+        yield
+    finally:
+        del _tried[name]
+
+
+@contextmanager
+def asked_launches() -> Iterator[dict[str, Launch]]:
+    """The launches that are asked for meanwhile, by kernel; filled at the end."""
+    _asked.clear()
+    asked: dict[str, Launch] = {}
+    try:
+        yield asked
+    finally:
+        asked.update(_asked)
 
 
 def device_key(device: torch.device) -> str:

@@ -3,7 +3,8 @@
     predicted_i = sum_j p_ij x_j;    new_i = predicted_i + g_i (y - predicted_a)
 
 where y is the layer's output on the active stream a. Nothing predicted is stored, for this is one mix of K + 1
-streams, new = [P - g P_a | g] [x; y]: 2K + 1 streams of traffic forward, 3K + 2 backward.
+streams, new = [P - g P_a | g] [x; y]: 2K + 1 streams of traffic forward, 3K + 2 backward. The old streams are summed
+before y is added, so that with P = I, g = 1 and equal streams, where they cancel, every new stream is y to the bit.
 Sources: Baykal et al. 2023, algorithm 1 (one P and g a layer); Gemma 3n (P and g of every token).
 
 Names: K streams, T tokens, D width.
@@ -32,8 +33,11 @@ BACKWARD = {"any": Launch(512), "gfx": Launch(512, num_warps=4)}
 
 def reference(x_KTD: Tensor, y_TD: Tensor, p_SKK: Tensor, g_SK: Tensor, active: int) -> Tensor:
     """The definition. S is T, or 1 where all tokens share their coefficients."""
-    predicted = torch.einsum("sij,jtd->itd" if len(p_SKK) == 1 else "tij,jtd->itd", p_SKK.to(x_KTD.dtype), x_KTD)
-    return predicted + g_SK.to(x_KTD.dtype).T[:, :, None] * (y_TD - predicted[active])
+    mix_KSK = (p_SKK - g_SK[:, :, None] * p_SKK[:, active, None, :]).to(x_KTD.dtype).transpose(0, 1)
+    new_KTD = mix_KSK[..., 0, None] * x_KTD[0]
+    for j in range(1, len(x_KTD)):
+        new_KTD = new_KTD + mix_KSK[..., j, None] * x_KTD[j]
+    return new_KTD + g_SK.to(x_KTD.dtype).T[:, :, None] * y_TD
 
 
 @kernel
@@ -50,16 +54,18 @@ def altup_forward(
     plane = tokens.to(tl.int64) * width
     p = p_ptr + t * token_stride * STREAMS * STREAMS
     g = g_ptr + t * token_stride * STREAMS
-    error = tl.load(y_ptr + tile, mask=here, other=0.0).to(tl.float32)
+    y = tl.load(y_ptr + tile, mask=here, other=0.0).to(tl.float32)
     x = ()
     for j in tl.static_range(STREAMS):
-        stream = tl.load(x_ptr + j * plane + tile, mask=here, other=0.0).to(tl.float32)
-        error -= tl.load(p + ACTIVE * STREAMS + j, mask=t < tokens, other=0.0).to(tl.float32)[:, None] * stream
-        x = x + (stream,)
+        x = x + (tl.load(x_ptr + j * plane + tile, mask=here, other=0.0).to(tl.float32),)
     for i in tl.static_range(STREAMS):
-        new = tl.load(g + i, mask=t < tokens, other=0.0).to(tl.float32)[:, None] * error
+        gain = tl.load(g + i, mask=t < tokens, other=0.0).to(tl.float32)
+        new = tl.zeros((ROWS, BLOCK), tl.float32)
         for j in tl.static_range(STREAMS):
-            new += tl.load(p + i * STREAMS + j, mask=t < tokens, other=0.0).to(tl.float32)[:, None] * x[j]
+            mixed = tl.load(p + i * STREAMS + j, mask=t < tokens, other=0.0).to(tl.float32)
+            mixed -= gain * tl.load(p + ACTIVE * STREAMS + j, mask=t < tokens, other=0.0).to(tl.float32)
+            new += mixed[:, None] * x[j]
+        new += gain[:, None] * y
         tl.store(new_ptr + i * plane + tile, new.to(new_ptr.dtype.element_ty), mask=here)
 
 
@@ -118,12 +124,11 @@ extern "C" void altup_forward(const float* x, const float* y, const float* p, co
     const float* gt = g + t * token_stride * K;
     for (int64_t i = 0; i < K; ++i) {
       float* o = out + (i * T + t) * D;
-      const float* yt = y + t * D;
-      for (int64_t d = 0; d < D; ++d) o[d] = gt[i] * yt[d];
-      for (int64_t j = 0; j < K; ++j) {
-        const float m = pt[i * K + j] - gt[i] * pt[active * K + j];
-        const float* xj = x + (j * T + t) * D;
-        for (int64_t d = 0; d < D; ++d) o[d] += m * xj[d];
+      for (int64_t j = 0; j <= K; ++j) {
+        const float m = j < K ? pt[i * K + j] - gt[i] * pt[active * K + j] : gt[i];
+        const float* xj = j < K ? x + (j * T + t) * D : y + t * D;
+        if (j == 0) for (int64_t d = 0; d < D; ++d) o[d] = m * xj[d];
+        else for (int64_t d = 0; d < D; ++d) o[d] += m * xj[d];
       }
     }
   }
@@ -258,7 +263,7 @@ def altup(streams: Tensor, layer_output: Tensor, prediction: Tensor, gain: Tenso
         ValueError: an argument's shape or dtype does not fit.
     """
     _check(streams, layer_output, prediction, gain, active)
-    if torch.is_autocast_enabled(streams.device.type):
+    if _autocast(streams):
         layer_output = layer_output.to(streams.dtype)
     num_streams, width = streams.shape[0], streams.shape[-1]
     x_KTD = streams.reshape(num_streams, -1, width) if streams.numel() else streams.flatten(1, -2)
@@ -273,11 +278,15 @@ def altup(streams: Tensor, layer_output: Tensor, prediction: Tensor, gain: Tenso
     return new.reshape(streams.shape)
 
 
+def _autocast(streams: Tensor) -> bool:
+    return not streams.is_meta and torch.is_autocast_enabled(streams.device.type)  # torch refuses to ask for meta
+
+
 def _check(streams: Tensor, layer_output: Tensor, prediction: Tensor, gain: Tensor, active: int) -> None:
     require(streams.ndim >= 2 and streams.is_floating_point(), "streams", streams, "a floating (K, ..., D)")
     k, tokens = streams.shape[0], tuple(streams.shape[1:-1])
     require(layer_output.shape == streams.shape[1:], "layer_output", layer_output, f"{tuple(streams.shape[1:])}")
-    if not torch.is_autocast_enabled(streams.device.type):
+    if not _autocast(streams):
         require(layer_output.dtype == streams.dtype, "layer_output", layer_output, f"{streams.dtype} as streams")
     allowed = ((k, k), (*tokens, k, k))
     require(tuple(prediction.shape) in allowed, "prediction", prediction, " or ".join(map(str, allowed)))

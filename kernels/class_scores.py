@@ -24,9 +24,9 @@ from kernels._triton import Launch, ceil_div, kernel, launch
 if TYPE_CHECKING:
     import triton.language as tl
 
-CROSSOVER = 16_384
+CROSSOVER = 131_072
 """Elements of the keys from which the C++ loops win on a CPU (`naslab bench kernels`)."""
-LAUNCH = {"any": Launch(64, rows=64), "gfx": Launch(64, rows=64, num_warps=4)}
+LAUNCH = {"any": Launch(64, rows=32), "gfx": Launch(64, rows=64)}
 AVERAGED = {"any": Launch(256, num_warps=2), "gfx": Launch(256, num_warps=1)}
 
 
@@ -47,8 +47,8 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 @kernel
 @no_type_check
 def class_logits(
-    query_ptr, keys_ptr, logits_ptr, logsumexp_ptr, heads, tokens, width, batch_stride, head_stride, token_stride, scale,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    query_ptr, keys_ptr, logits_ptr, logsumexp_ptr, heads, tokens, width, batch_stride, head_stride, token_stride,
+    scale, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One head of one sample: its row of logits and their log-sum-exp."""
     program = tl.program_id(0).to(tl.int64)

@@ -25,10 +25,10 @@ from kernels.token_mask import token_mask
 if TYPE_CHECKING:
     import triton.language as tl
 
-CROSSOVER = 65_536
+CROSSOVER = 98_304
 """Elements of the tokens from which the C++ loops win on a CPU (`naslab bench kernels`)."""
-MATCHED = {"any": Launch(64, rows=32), "gfx": Launch(64, rows=32, num_warps=4)}
-COLLECTED = {"any": Launch(256, rows=8), "gfx": Launch(256, rows=8, num_warps=4)}
+MATCHED = {"any": Launch(32, rows=32), "gfx": Launch(32, rows=32)}
+COLLECTED = {"any": Launch(128, rows=16), "gfx": Launch(128, rows=16)}
 SPREAD = {"any": Launch(256, num_warps=2), "gfx": Launch(256, num_warps=1)}
 INFINITY = float("inf")
 
@@ -47,7 +47,7 @@ class Matching(NamedTuple):
 def reference_match(metric_BND: Tensor, protected: int) -> tuple[Tensor, Tensor]:
     """The definition: similarity of each A to its most similar B, and which B that is; -inf where A is protected."""
     exact = metric_BND.to(_wide(metric_BND.dtype))
-    unit = exact / exact.norm(dim=2, keepdim=True).clamp(min=1e-30)
+    unit = exact / exact.norm(dim=2, keepdim=True).clamp(min=1e-15)
     similar_BAB = unit[:, ::2] @ unit[:, 1::2].mT
     first = torch.arange(similar_BAB.shape[1], device=metric_BND.device) * 2 < protected
     second = torch.arange(similar_BAB.shape[2], device=metric_BND.device) * 2 + 1 < protected
@@ -108,12 +108,13 @@ def match_tokens(
             first = tl.load(metric + (2 * i).to(tl.int64)[:, None] * width + d[None, :], mask=here, other=0.0)
             here = (d < width)[:, None] & (j < odd)[None, :]
             second = tl.load(metric + (2 * j + 1).to(tl.int64)[None, :] * width + d[:, None], mask=here, other=0.0)
+            first, second = first.to(tl.float32), second.to(tl.float32)
             product += tl.dot(first, second, input_precision="ieee")
-            first_square += tl.sum(first.to(tl.float32) * first.to(tl.float32), 1)
-            second_square += tl.sum(second.to(tl.float32) * second.to(tl.float32), 0)
-        norms = tl.maximum(tl.sqrt(first_square), 1e-30)[:, None] * tl.maximum(tl.sqrt(second_square), 1e-30)[None, :]
+            first_square += tl.sum(first * first, 1)
+            second_square += tl.sum(second * second, 0)
+        norms = tl.maximum(tl.sqrt(first_square), 1e-15)[:, None] * tl.maximum(tl.sqrt(second_square), 1e-15)[None, :]
         allowed = (j < odd)[None, :] & (2 * j + 1 >= protected)[None, :] & (2 * i >= protected)[:, None]
-        similar = tl.where(allowed, product / tl.maximum(norms, 1e-38), float("-inf"))
+        similar = tl.where(allowed, product / norms, float("-inf"))
         value, index = tl.max(similar, 1, return_indices=True)
         partner = tl.where(value > best, start + index, partner)
         best = tl.maximum(value, best)
@@ -227,7 +228,7 @@ def _match(metric: Tensor, protected: int) -> tuple[Tensor, Tensor]:
         size = launch("match_tokens", metric.device, MATCHED)
         match_tokens[(batch, ceil_div((tokens + 1) // 2, size.rows))](
             metric, *outputs, tokens, width, protected,
-            DEPTH=32, ROWS=size.rows, BLOCK=size.block, num_warps=size.num_warps,
+            DEPTH=16, ROWS=size.rows, BLOCK=size.block, num_warps=size.num_warps,
         )  # fmt: skip
     return outputs
 
@@ -387,7 +388,7 @@ def bipartite_match(metric_BND: Tensor, r: int, protected: int = 1) -> Matching:
     else:
         best, partner = reference_match(metric, protected)
     # Not a number must neither disturb the ranks nor come before a protected token.
-    order = token_mask(torch.nan_to_num(-best, nan=2.0, posinf=INFINITY), r)
+    order = token_mask((-best).masked_fill(best.isnan(), 2.0), r)
     left = order.masked_BM.sort(1).values if protected else order.masked_BM
     num_first, num_second = (protected + 1) // 2, protected // 2
     leading = torch.arange(protected, device=metric.device).expand(batch, -1)

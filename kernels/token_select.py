@@ -25,10 +25,10 @@ from kernels.token_mask import token_mask
 if TYPE_CHECKING:
     import triton.language as tl
 
-CROSSOVER = 65_536
+CROSSOVER = 98_304
 """Elements of the tokens from which the C++ loops win on a CPU (`naslab bench kernels`)."""
 MOVED = {"any": Launch(256, num_warps=2), "gfx": Launch(256, num_warps=1)}
-FUSED = {"any": Launch(128, rows=16), "gfx": Launch(128, rows=16, num_warps=4)}
+FUSED = {"any": Launch(128, rows=16), "gfx": Launch(128, rows=16)}
 INFINITY = float("inf")
 
 
@@ -183,9 +183,7 @@ extern "C" void select_backward(const float* grad, const float* tokens, const fl
 
 
 @torch.library.custom_op("naslab::token_select", mutates_args=())
-def _forward(
-    tokens: Tensor, scores: Tensor, kept: Tensor, dropped: Tensor, rank: Tensor, fuse: bool
-) -> tuple[Tensor]:
+def _forward(tokens: Tensor, scores: Tensor, kept: Tensor, dropped: Tensor, rank: Tensor, fuse: bool) -> tuple[Tensor]:
     path = way(tokens, LOOPS)
     if path == "reference":
         return (reference(tokens, scores, kept, dropped, rank, fuse),)
@@ -272,8 +270,7 @@ def select_tokens(tokens_BND: Tensor, scores_BM: Tensor, keep: int, fuse: bool =
     if not 0 <= keep <= scores_BM.shape[1]:
         raise ValueError(f"keep: {keep} is not 0 to {scores_BM.shape[1]} tokens")
     exact = scores_BM.detach().to(torch.promote_types(scores_BM.dtype, torch.float32))
-    noise = torch.nan_to_num(-exact, nan=INFINITY, posinf=INFINITY, neginf=-INFINITY)
-    mask = token_mask(noise, keep)
+    mask = token_mask((-exact).masked_fill(exact.isnan(), INFINITY), keep)
     scores = scores_BM if fuse else scores_BM.detach()
     tensors = (tokens_BND, scores, mask.visible_BK, mask.masked_BM, mask.rank_BL)
     if fused(tokens_BND, CROSSOVER, LOOPS):

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
+from nas.pruning import Pruner
 from search_spaces import Options
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
@@ -50,14 +51,16 @@ class Sampled(Options):
 
     engine: Literal["optuna"]
     name: Name
-    sampler: Literal["random", "tpe", "evolution"]
+    sampler: Literal["random", "tpe", "nsga2", "evolution"]
     trials: int | None = Field(None, gt=0)
     device_hours: float | None = Field(None, gt=0)
     """Stop asking once the arm's trials, failed and pruned ones too, have spent this."""
-    pruner: Literal["none", "median", "asha"] = "none"
+    pruner: Pruner = "none"
+    finalists_by: Literal["score", "score_per_hour"] = "score"
+    """What the best proposals are chosen by: validation score, or that per hour of the proposal's own run."""
     population: int = Field(8, ge=2)
     tournament: int = Field(3, ge=1)
-    """Evolution: size of the ageing population and of the tournament drawn from it."""
+    """Evolution: size of the ageing population and of the tournament drawn from it; NSGA-II: size of a generation."""
 
 
 class Grid(Options):

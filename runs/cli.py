@@ -11,7 +11,7 @@ import typer
 
 from efficiency.errors import InputError, NaslabError
 from efficiency.provenance import naslab_version
-from runs.commands import bench, devices, measure, results, study
+from runs.commands import bench, compare, devices, measure, results, study
 
 UsageError: Any = typer.BadParameter.__mro__[1]
 """The parser's error for a command line that it cannot take; newer versions of typer carry a click of their own."""
@@ -44,7 +44,7 @@ for command in (
     results.report,
     results.export,
     measure.profile,
-    measure.compare,
+    compare.compare,
     measure.doctor,
     measure.spaces,
     bench.bench,

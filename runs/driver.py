@@ -19,11 +19,11 @@ import torch
 from efficiency.device import device_name, resolve_device
 from efficiency.errors import InputError
 from nas.arms import Sampled
-from nas.pruning import should_prune
+from nas.pruning import hyperband_bracket, should_prune
 from runs.events import Follower
 from runs.executors import LocalExecutor, WorkerDied
 from runs.ledger import Ledger
-from runs.plan import next_job
+from runs.plan import next_job, proposal_index
 from runs.progress import Progress
 from runs.trial import Job, Outcome, RungRecord, Trial
 from runs.worker import STOP, run_job
@@ -124,7 +124,9 @@ class _Driver:
             self._kill(entry.trial_id, entry.job, str(death))
         else:
             self._record(entry, outcome, rungs)
-            if entry.job.role not in ("reference", "final") and outcome.state != "failed":
+            if outcome.state == "pruned" or (
+                entry.job.role not in ("reference", "final") and outcome.state != "failed"
+            ):
                 shutil.rmtree(entry.folder, ignore_errors=True)
         del self.running[future]
 
@@ -170,8 +172,16 @@ class _Driver:
         def scores(rungs: Any) -> dict[int, float]:
             return {r.epoch: r.scores[metric] for r in rungs if metric in r.scores}
 
-        own = [t for t in self.ledger.trials() if t.job.arm == arm.name and t.state in ("complete", "pruned")]
-        return should_prune(arm.pruner, scores(entry.follower.rungs), [scores(t.rungs) for t in own])
+        def bracket(job: Job) -> int:
+            return hyperband_bracket(proposal_index(job), self.task.max_epochs) if arm.pruner == "hyperband" else 0
+
+        finished = [
+            t for t in self.ledger.trials()
+            if t.job.arm == arm.name and t.job.role == "proposal" and t.state in ("complete", "pruned")
+        ]  # fmt: skip
+        own = bracket(entry.job)
+        others = [scores(t.rungs) for t in finished if bracket(t.job) == own]
+        return should_prune(arm.pruner, scores(entry.follower.rungs), others, own)
 
     def _seen(self, force: bool = False) -> None:
         now = time.time()

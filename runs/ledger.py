@@ -33,7 +33,9 @@ OPTUNA_STATES = {
     "failed": TrialState.FAIL,
     "killed": TrialState.FAIL,
 }
-GROWABLE = frozenset({"description", "seeds", "arms", "finalists", "random_architectures", "ranking", "device"})
+GROWABLE = frozenset(
+    {"description", "seeds", "arms", "finalists", "random_architectures", "ranking", "beside", "device"}
+)
 """What may change between two runs of a study: more of something, or how results are read."""
 
 

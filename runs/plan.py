@@ -11,17 +11,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from nas.arms import Arm, Differentiable, Grid, Sampled
 from nas.grid import describe_point
-from nas.sampling import Told, propose
+from nas.pareto import spread
+from nas.sampling import Told, propose, random_configuration
+from runs.constraints import checks_of
+from runs.spend import SECONDS_PER_HOUR
 from runs.study import Study
 from runs.trial import Job, Trial
 from search_spaces import Configuration, Control, derive_seed
 
 ATTEMPTS = 5
 """How often a job whose process dies is tried before it is given up."""
+REPLACEMENTS = 10
+"""Random architectures that a constraint kept from being trained are replaced by up to this many times as many."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def next_job(study: Study, controls: Sequence[Control], metric: str, trials: Seq
         trials: every attempt so far, running ones included.
     """
     view = _View(study, metric, trials)
-    for stage in (_fixed_jobs(study, controls), _arm_jobs(view), _final_jobs(view)):
+    for stage in (_fixed_jobs(study, controls, view.replacements), _arm_jobs(view), _final_jobs(view)):
         for job in stage:
             if view.is_open(job.key):
                 return Plan(job, "ready")
@@ -77,6 +80,9 @@ class _View:
         self._closed = {t.job.key for t in trials if t.state != "killed"}
         deaths = Counter(t.job.key for t in trials if t.state == "killed")
         self._closed |= {key for key, number in deaths.items() if number >= ATTEMPTS}
+        self.broken = breaking(study, trials)
+        pruned = sum(t.job.role == "random" and t.state == "pruned" for t in trials)
+        self.replacements = min(pruned, REPLACEMENTS * study.random_architectures)
 
     def is_open(self, key: str) -> bool:
         """Whether `key` still needs an attempt."""
@@ -87,7 +93,13 @@ class _View:
         return [t for t in self.trials if t.job.arm == name and t.job.role == role]
 
 
-def _fixed_jobs(study: Study, controls: Sequence[Control]) -> Iterator[Job]:
+def breaking(study: Study, trials: Iterable[Trial]) -> frozenset[Configuration]:
+    """Configurations that break a constraint of the study, by any of their trials; the reference is never one."""
+    found = {t.job.configuration for t in trials if any(check.broken for check in checks_of(t.result))}
+    return frozenset(c for c in found if c is not None and c != study.search_space.reference)
+
+
+def _fixed_jobs(study: Study, controls: Sequence[Control], replacements: int = 0) -> Iterator[Job]:
     space = study.search_space
     for control in controls:
         for seed in study.seeds if control.seeded else study.seeds[:1]:
@@ -95,8 +107,8 @@ def _fixed_jobs(study: Study, controls: Sequence[Control]) -> Iterator[Job]:
     for seed in study.seeds:
         key = f"reference/{space.reference.digest}/seed{seed}"
         yield Job(key, "reference", "reference", seed, space.reference)
-    for i in range(study.random_architectures if study.arms else 0):
-        configuration = space.random(np.random.default_rng(derive_seed(study.seed, "random", i)))
+    for i in range(study.random_architectures + replacements if study.arms else 0):
+        configuration = random_configuration(space, derive_seed(study.seed, "random", i))
         seed = study.seeds[i % len(study.seeds)]
         yield Job(f"random/{i}-{configuration.digest}/seed{seed}", "random", f"random {i}", seed, configuration)
 
@@ -132,7 +144,7 @@ def _proposals(view: _View, arm: Sampled) -> Iterator[Job]:
     if _spent(arm, attempts, len(made)):
         return
     told = [t for t in made.values() if t.state != "running"]
-    history = [Told(_configuration(t.job), last_score(t, view.metric)) for t in told]
+    history = [tell(view.study, t, view.metric) for t in told]
     pending = [_configuration(t.job) for t in made.values() if t.state == "running"]
     index = len(made)
     configuration = propose(
@@ -149,6 +161,11 @@ def _proposals(view: _View, arm: Sampled) -> Iterator[Job]:
     )
 
 
+def proposal_index(job: Job) -> int:
+    """The number of a proposal in its arm, from 0."""
+    return int(job.key.rpartition("/")[2])
+
+
 def _spent(arm: Sampled, attempts: Iterable[Trial], proposals: int) -> bool:
     """Whether the budget is used up; hours stop when half of another mean trial would no longer fit."""
     if arm.trials is not None and proposals >= arm.trials:
@@ -159,6 +176,20 @@ def _spent(arm: Sampled, attempts: Iterable[Trial], proposals: int) -> bool:
     mean = sum(finished) / len(finished) if finished else 0.0
     running = sum(t.state == "running" for t in attempts)
     return sum(finished) + (running + 0.5) * mean > 3600 * arm.device_hours or (not finished and running > 0)
+
+
+def tell(study: Study, trial: Trial, metric: str) -> Told:
+    """What a sampler is told of a finished proposal."""
+    violations = tuple(check.excess for check in checks_of(trial.result))
+    return Told(_configuration(trial.job), last_score(trial, metric), violations, _traded(study, trial))
+
+
+def _traded(study: Study, trial: Trial) -> float | None:
+    """What a proposal's score is traded against, where the objective is a front."""
+    if study.objective.kind != "pareto":
+        return None
+    name = study.objective.cost
+    return trial.run_seconds / SECONDS_PER_HOUR if name is None else trial.result.get("costs", {}).get(name)
 
 
 def last_score(trial: Trial, metric: str) -> float | None:
@@ -178,11 +209,13 @@ def arm_is_done(view: _View, arm: Arm) -> bool:
 
 
 def finalists(view: _View, arm: Arm) -> list[Configuration]:
-    """The arm's best configurations by validation score; every point of a grid."""
+    """The arm's best configurations by validation score, every point of a grid; none that breaks a constraint."""
     space = view.study.search_space
     if isinstance(arm, Grid):
-        return list(view.study.grids[arm.name])
+        return [point for point in view.study.grids[arm.name] if point not in view.broken]
     scored: list[tuple[float, Configuration]] = []
+    if isinstance(arm, Sampled) and view.study.objective.kind == "pareto":
+        return _front(view, arm)
     if isinstance(arm, Differentiable):
         for trial in view.of_arm(arm.name, "search"):
             if trial.state == "complete":
@@ -192,11 +225,25 @@ def finalists(view: _View, arm: Arm) -> list[Configuration]:
         for trial in view.of_arm(arm.name, "proposal"):
             score = last_score(trial, view.metric)
             if trial.state == "complete" and score is not None:
-                scored.append((score, _configuration(trial.job)))
+                hours = trial.run_seconds / SECONDS_PER_HOUR if arm.finalists_by == "score_per_hour" else 1.0
+                scored.append((score / max(hours, 1e-12), _configuration(trial.job)))
     best: dict[Configuration, float] = {}
     for score, configuration in scored:
-        best[configuration] = max(score, best.get(configuration, score))
+        if configuration not in view.broken:
+            best[configuration] = max(score, best.get(configuration, score))
     return sorted(best, key=lambda c: (-best[c], c.digest))[: view.study.finalists]
+
+
+def _front(view: _View, arm: Sampled) -> list[Configuration]:
+    """The arm's own Pareto front of validation score against cost, at most `finalists` points spread along it."""
+    told = [tell(view.study, t, view.metric) for t in view.of_arm(arm.name, "proposal") if t.state == "complete"]
+    known = [
+        (one.configuration, (one.value, one.cost))
+        for one in told
+        if one.value is not None and one.cost is not None and one.configuration not in view.broken
+    ]
+    chosen = spread([point for _, point in known], view.study.finalists)
+    return list(dict.fromkeys(known[i][0] for i in chosen))
 
 
 def _final_jobs(view: _View) -> Iterator[Job]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -16,8 +16,11 @@ import torch
 from efficiency.errors import InputError
 from nas.arms import Grid
 from nas.grid import describe_point
+from nas.pareto import first_front, fronts
 from nas.statistics import Interval, difference_interval, mean_interval
-from runs.plan import found_by
+from runs.beside import Neighbour, check_comparable
+from runs.constraints import Check, checks_of
+from runs.plan import breaking, found_by
 from runs.spend import (
     SECONDS_PER_HOUR,
     ArmSpend,
@@ -27,7 +30,7 @@ from runs.spend import (
     one_device,
     phase_hours,
 )
-from runs.study import Study
+from runs.study import Objective, Study
 from runs.trial import Phase, RungRecord, Trial
 from search_spaces import Configuration
 
@@ -37,13 +40,14 @@ RANKED = ("reference", "final")
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration. Intervals are over seeds; `rank` is None below the floor.
+    """One configuration. Intervals are over seeds; `rank` is None below the floor or where a constraint is broken.
 
     `gain` is the gain over the reference per device hour, search included; None for the reference itself.
-    `hours_to_floor` is None where the mean over seeds never got there.
+    `hours_to_floor` is None where the mean over seeds never got there. `study` is the one that `trials` are of.
     """
 
     rank: int | None
+    study: str
     name: str
     configuration: Configuration
     reference: bool
@@ -60,11 +64,16 @@ class Row:
     metrics_by_seed: tuple[float, ...]
     scores_by_seed: tuple[float, ...]
     """Metric per device hour in the order of `seeds`: what ranks are decided on."""
+    breaks: tuple[Check, ...] = ()
+    """Constraints of the study that the reference breaks; it is trained all the same, and has no rank."""
+    cost: float | None = None
+    """What the metric is traded against (`Ranking.objective`): mean hours of a run, or a figure of the profile."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the published schema."""
         return {
             "rank": self.rank,
+            "study": self.study,
             "name": self.name,
             "configuration": self.configuration.as_dict(),
             "digest": self.configuration.digest,
@@ -78,6 +87,28 @@ class Row:
             "search_hours": self.search_hours,
             "hours_to_floor": interval_dict(self.hours_to_floor),
             "pareto": self.pareto,
+            "trials": list(self.trials),
+            "breaks": [asdict(check) for check in self.breaks],
+            "cost": self.cost,
+        }
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A configuration that was not trained, or is not ranked, because it breaks a constraint of the study."""
+
+    name: str
+    configuration: Configuration
+    breaks: tuple[Check, ...]
+    trials: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "name": self.name,
+            "configuration": self.configuration.as_dict(),
+            "digest": self.configuration.digest,
+            "breaks": [asdict(check) for check in self.breaks],
             "trials": list(self.trials),
         }
 
@@ -97,7 +128,10 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Rows in order of rank, those below the floor last, with what they are to be held against."""
+    """Rows in order of rank, those below the floor last, with what they are to be held against.
+
+    `refused` are the configurations that break a constraint; they have no row.
+    """
 
     study: str
     metric: str
@@ -109,11 +143,26 @@ class Ranking:
     random: Baseline | None
     arms: tuple[ArmSpend, ...]
     phases: dict[Phase, float]
+    refused: tuple[Refused, ...] = ()
+    objective: Objective = field(default_factory=Objective)
+    gain_over: str = "reference"
+    beside: tuple[str, ...] = ()
+
+    @property
+    def against(self) -> str:
+        """The cost of the fronts, with its unit."""
+        costs = {"latency": "latency in ms", "flops": "FLOPs of a forward", "memory": "peak memory in GB"}
+        return costs.get(self.objective.against or "", self.cost_unit.replace("_", " ") + " of a run")
 
     @property
     def reference(self) -> Row | None:
-        """The row of the published setting."""
-        return next((row for row in self.rows if row.reference), None)
+        """The row of the study's own published setting."""
+        return next((row for row in self.own_rows if row.reference), None)
+
+    @property
+    def own_rows(self) -> tuple[Row, ...]:
+        """The rows of the study itself, without those of studies beside it."""
+        return tuple(row for row in self.rows if row.study == self.study)
 
     def to_dict(self) -> dict[str, Any]:
         """The document of `naslab rank --json`."""
@@ -129,39 +178,85 @@ class Ranking:
             "random": self.random.to_dict() if self.random else None,
             "arms": [arm.to_dict() for arm in self.arms],
             "phase_hours": dict(self.phases),
+            "refused": [one.to_dict() for one in self.refused],
+            "objective": {**self.objective.model_dump(), "cost": self.against},
+            "gain_over": self.gain_over,
+            "beside": list(self.beside),
         }
 
 
-def rank(study: Study, trials: Sequence[Trial]) -> Ranking:
-    """Rank the reference and the finalists of a study by metric per device hour.
+def rank(study: Study, trials: Sequence[Trial], beside: Sequence[Neighbour] = ()) -> Ranking:
+    """Rank the reference, finalists and points of a study by metric per device hour, or by Pareto front.
+
+    Args:
+        study: whose reference is the floor, and whose objective decides.
+        trials: its trials.
+        beside: other studies whose configurations are to stand in the ranking, too.
 
     Raises:
-        InputError: different metrics or devices stand side by side, or a profile does not say where it was taken.
+        InputError: different metrics, devices or benchmarks stand side by side, or a profile does not say where it was
+            taken.
     """
     trials = sorted(trials, key=lambda t: t.number)
     metric = metric_name(study, trials)
     device = one_device(trials)
     _check_profiles(trials)
     scored = [t for t in trials if t.state == "complete" and metric in t.scores]
-    groups = _group([t for t in scored if t.job.role in RANKED])
     spends = arm_spend(trials)
-    reference = next((g for g in groups if any(t.job.role == "reference" for t in g)), [])
-    bar = _validation_bar(study, reference, metric)
-    finders = found_by(study, metric, trials)
-    rows = [_row(study, group, reference, metric, spends, finders, bar) for group in groups]
+    reference = [t for t in scored if t.job.role == "reference"]
+    reference += [t for t in scored if t.job.role == "final" and reference and _same(t, reference[0])]
+    base = reference
+    if study.ranking.gain_over != "reference":
+        base = [t for t in scored if t.job.role == "control" and t.job.label == study.ranking.gain_over]
+    frame = _Frame(metric, study.objective, tuple(base), _validation_bar(study, reference, metric))
+    rows = _rows(study, trials, frame)
     floor = _floor(study, rows)
+    for other in beside:
+        theirs = sorted(other.trials, key=lambda t: t.number)
+        there = {"metric": metric_name(other.study, theirs), "device": one_device(theirs)}
+        check_comparable(study, {"metric": metric, "device": device}, other.study, there)
+        _check_profiles(theirs)
+        rows += [replace(row, name=f"{row.study}: {row.name}") for row in _rows(other.study, theirs, frame)]
     return Ranking(
         study=study.name,
         metric=metric,
         device=device,
         cost_unit=cost_unit(device),
         floor=floor,
-        rows=_ordered(_with_pareto(rows), floor),
+        rows=_ordered(_with_pareto(rows), floor, study.objective),
         controls=_controls(scored, metric),
         random=_baseline("random architectures", [t for t in scored if t.job.role == "random"], metric),
         arms=spends,
         phases=phase_hours(trials),
+        refused=_refused(study, trials),
+        objective=study.objective,
+        gain_over=study.ranking.gain_over,
+        beside=tuple(other.study.name for other in beside),
     )
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What every row of a ranking is measured by, of whatever study it is."""
+
+    metric: str
+    objective: Objective
+    base: tuple[Trial, ...]
+    """What the gain is over."""
+    bar: float | None
+    """The validation score from which the hours to the floor count."""
+
+
+def _rows(study: Study, trials: Sequence[Trial], frame: _Frame) -> list[Row]:
+    broken = breaking(study, trials)
+    complete = [t for t in trials if t.state == "complete" and frame.metric in t.scores]
+    groups = _group([t for t in complete if t.job.role in RANKED and t.job.configuration not in broken])
+    spends, finders = arm_spend(trials), found_by(study, frame.metric, trials)
+    return _with_costs([_row(study, group, frame, spends, finders) for group in groups], frame.objective, trials)
+
+
+def _same(a: Trial, b: Trial) -> bool:
+    return a.job.configuration == b.job.configuration
 
 
 def metric_name(study: Study, trials: Sequence[Trial]) -> str:
@@ -210,23 +305,22 @@ def _group(trials: Sequence[Trial]) -> list[list[Trial]]:
 def _row(
     study: Study,
     group: list[Trial],
-    reference: list[Trial],
-    metric: str,
+    frame: _Frame,
     spends: Sequence[ArmSpend],
     finders: Mapping[str, Sequence[str]],
-    bar: float | None,
 ) -> Row:
     configuration = group[0].job.configuration
     assert configuration is not None
-    metrics = _by_seed(group, lambda t: t.scores[metric])
+    metrics = _by_seed(group, lambda t: t.scores[frame.metric])
     run_hours = _by_seed(group, lambda t: t.run_seconds / SECONDS_PER_HOUR)
     scores = tuple(m / h for m, h in zip(metrics.values(), run_hours.values(), strict=True))
-    is_reference = group is reference
+    is_reference = any(t.job.role == "reference" for t in group)
     retrained_for = {t.job.arm for t in group if t.job.arm is not None}
     arms = tuple(sorted({*retrained_for, *finders.get(configuration.digest, ())}))
     search_hours = 0.0 if is_reference else sum(s.search_hours for s in spends if s.arm in arms)
     return Row(
         rank=None,
+        study=study.name,
         name=_name(study, configuration, is_reference, arms),
         configuration=configuration,
         reference=is_reference,
@@ -235,14 +329,43 @@ def _row(
         metric=mean_interval(list(metrics.values())),
         device_hours=mean_interval(list(run_hours.values())),
         score=mean_interval(scores),
-        gain=_gain(group, reference, metric, search_hours + fmean(run_hours.values())),
+        gain=_gain(group, frame.base, frame.metric, search_hours + fmean(run_hours.values())),
         search_hours=search_hours,
-        hours_to_floor=_hours_to_floor(group, metric, bar),
+        hours_to_floor=_hours_to_floor(group, frame.metric, frame.bar),
         pareto=False,
         trials=tuple(t.number for t in group),
         metrics_by_seed=tuple(metrics.values()),
         scores_by_seed=scores,
+        breaks=tuple(check for check in _mean_checks(group) if check.broken) if is_reference else (),
     )
+
+
+def _mean_checks(group: Sequence[Trial]) -> list[Check]:
+    """Each constraint with the mean over trials of what was found."""
+    found: dict[tuple[str, float], list[float]] = defaultdict(list)
+    for trial in group:
+        for check in checks_of(trial.result):
+            found[check.constraint, check.limit].append(check.value)
+    return [Check(name, fmean(values), limit) for (name, limit), values in found.items()]
+
+
+def _refused(study: Study, trials: Sequence[Trial]) -> tuple[Refused, ...]:
+    """By name, the configurations that break a constraint, with those trials in which they did."""
+    found: dict[Configuration, list[Trial]] = defaultdict(list)
+    for trial in trials:
+        configuration = trial.job.configuration
+        if configuration in breaking(study, [trial]):
+            found[configuration].append(trial)
+    made = [
+        Refused(
+            _name(study, configuration, False, tuple(sorted({t.job.arm or t.job.role for t in group}))),
+            configuration,
+            tuple(check for check in _mean_checks(group) if check.broken),
+            tuple(t.number for t in group),
+        )
+        for configuration, group in found.items()
+    ]
+    return tuple(sorted(made, key=lambda one: (one.name, one.configuration.digest)))
 
 
 def _by_seed(group: Sequence[Trial], value: Any) -> dict[int, float]:
@@ -260,10 +383,10 @@ def _name(study: Study, configuration: Configuration, is_reference: bool, arms: 
     return f"{' + '.join([*parts, *named])} {configuration.digest[:6]}"
 
 
-def _gain(group: list[Trial], reference: list[Trial], metric: str, total_hours: float) -> Interval | None:
-    if not reference or group is reference:
+def _gain(group: Sequence[Trial], base: Sequence[Trial], metric: str, total_hours: float) -> Interval | None:
+    if not base or any(trial is base[0] for trial in group):
         return None
-    own, other = (list(_by_seed(g, lambda t: t.scores[metric]).values()) for g in (group, reference))
+    own, other = (list(_by_seed(g, lambda t: t.scores[metric]).values()) for g in (group, base))
     gain = difference_interval(own, other)
     low, high = (None if bound is None else bound / total_hours for bound in (gain.low, gain.high))
     return replace(gain, mean=gain.mean / total_hours, low=low, high=high)
@@ -306,20 +429,51 @@ def _floor(study: Study, rows: Sequence[Row]) -> float | None:
     return None if study.ranking.floor == "none" else float(study.ranking.floor)
 
 
+def _with_costs(rows: Sequence[Row], objective: Objective, trials: Sequence[Trial]) -> list[Row]:
+    if objective.cost is None:
+        return [replace(row, cost=row.device_hours.mean) for row in rows]
+    profiles = {t.job.configuration: t.result["profile"] for t in trials if t.result.get("profile")}
+    return [replace(row, cost=_of_profile(objective, profiles.get(row.configuration, {}))) for row in rows]
+
+
+def _of_profile(objective: Objective, profile: Mapping[str, Any]) -> float | None:
+    match objective.against:
+        case "latency":
+            return (profile.get("latency_ms") or {}).get("median")
+        case "flops":
+            return (profile.get("flops") or {}).get("forward")
+        case _:
+            held = profile.get("peak_memory_bytes")
+            return None if held is None else held / 1e9
+
+
+def _points(rows: Sequence[Row]) -> list[tuple[float, float]]:
+    return [(row.metric.mean, row.cost) for row in rows if row.cost is not None]
+
+
 def _with_pareto(rows: Sequence[Row]) -> list[Row]:
-    return [replace(row, pareto=not any(_dominates(other, row) for other in rows)) for row in rows]
+    known = [i for i, row in enumerate(rows) if row.cost is not None]
+    front = {known[k] for k in first_front(_points(rows))}
+    return [replace(row, pareto=i in front) for i, row in enumerate(rows)]
 
 
-def _dominates(a: Row, b: Row) -> bool:
-    better, cheaper = a.metric.mean - b.metric.mean, b.device_hours.mean - a.device_hours.mean
-    return better >= 0 and cheaper >= 0 and (better > 0 or cheaper > 0)
+def _by_front(rows: Sequence[Row]) -> list[Row]:
+    """Ranked by the number of the front, along it from the cheapest; what was not profiled yet has no rank."""
+    known = [row for row in rows if row.cost is not None]
+    ranked = [replace(row, rank=number) for row, number in zip(known, fronts(_points(known)), strict=True)]
+    ranked.sort(key=lambda row: (row.rank or 0, row.cost or 0.0, row.configuration.digest))
+    return [*ranked, *(row for row in rows if row.cost is None)]
 
 
-def _ordered(rows: Sequence[Row], floor: float | None) -> tuple[Row, ...]:
+def _ordered(rows: Sequence[Row], floor: float | None, objective: Objective) -> tuple[Row, ...]:
     rows = sorted(rows, key=lambda row: (-row.score.mean, row.configuration.digest))
-    above = [row for row in rows if floor is None or row.metric.mean >= floor]
-    below = [row for row in rows if floor is not None and row.metric.mean < floor]
-    return (*_shared_ranks(above), *below)
+    above = [row for row in rows if _may_rank(row, floor)]
+    below = [row for row in rows if not _may_rank(row, floor)]
+    return (*(_by_front if objective.kind == "pareto" else _shared_ranks)(above), *below)
+
+
+def _may_rank(row: Row, floor: float | None) -> bool:
+    return not row.breaks and (floor is None or row.metric.mean >= floor)
 
 
 def _shared_ranks(rows: Sequence[Row]) -> list[Row]:

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from efficiency.errors import InputError
 from nas.arms import Arm, Grid, Name, Sampled
 from nas.grid import grid_points
+from runs.constraints import Constraints, Cost
 from search_spaces import Configuration, Options, SearchSpace, Task, explain, find_space
 
 SCHEMA = "naslab.study/1"
@@ -32,6 +33,30 @@ class Ranking(Options):
     """How the configurations are ordered (DESIGN: accuracy per device hour above an accuracy floor)."""
 
     floor: Literal["reference", "none"] | float = "reference"
+    gain_over: str = "reference"
+    """What the gain per hour is a gain over: the reference, or a control of the task by its name."""
+
+
+class Objective(Options):
+    """What makes one configuration better than another: more metric per device hour, or a Pareto front."""
+
+    kind: Literal["per_hour", "pareto"] = "per_hour"
+    against: Literal["hours", "latency", "flops", "memory"] | None = None
+    """What a front trades the metric against: hours of a run, or a figure of the profile."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Objective:
+        if self.kind == "pareto" and self.against is None:
+            raise ValueError("pareto needs 'against': hours, latency, flops or memory")
+        if self.kind == "per_hour" and self.against is not None:
+            raise ValueError("'against' goes with kind: pareto only")
+        return self
+
+    @property
+    def cost(self) -> Cost | None:
+        """The cost to be found before a proposal is trained; None where there is none, or it is the hours."""
+        costs: dict[str | None, Cost] = {"latency": "latency_ms", "flops": "flops", "memory": "memory_gb"}
+        return costs.get(self.against)
 
 
 class Study(Options):
@@ -52,7 +77,12 @@ class Study(Options):
     """How many of each arm's best are retrained with every seed."""
     random_architectures: int = Field(4, ge=0)
     """Size of the random baseline that every search is held against; a study of sweeps alone may set 0."""
+    constraints: Constraints = Constraints()
+    """What a configuration may cost at most, checked before it is trained."""
+    objective: Objective = Objective()
     ranking: Ranking = Ranking()
+    beside: tuple[Name, ...] = ()
+    """Other studies in the same storage whose results stand in this one's ranking."""
 
     @model_validator(mode="after")
     def _arms_are_sound(self) -> Study:
@@ -60,11 +90,15 @@ class Study(Options):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two arms are named {name!r}; names must differ")
+        if self.name in self.beside:
+            raise ValueError(f"beside: {self.name!r} is this study; name others")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)} repeat; each may stand once")
         for arm in self.arms:
             if isinstance(arm, Sampled) and arm.trials is None and arm.device_hours is None:
                 raise ValueError(f"arm {arm.name!r} needs a budget: trials or device_hours")
+            if isinstance(arm, Sampled) and arm.finalists_by != "score" and self.objective.kind == "pareto":
+                raise ValueError(f"arm {arm.name!r}: finalists_by goes with objective per_hour; pareto takes the front")
         return self
 
     @cached_property
@@ -89,14 +123,21 @@ class Study(Options):
         """The task on `device`.
 
         Raises:
-            InputError: an option that the task does not allow, or data that is missing or does not fit.
+            InputError: an option that the task does not allow, data that is missing or does not fit, or a ranking
+                that asks for the gain over a control that the task does not have.
         """
         space = self.search_space
         try:
             options = space.Task.Options.model_validate(self.task)
         except ValidationError as error:
             raise InputError(explain(error, "task")) from None
-        return space.Task(space, options, device)
+        task = space.Task(space, options, device)
+        base = self.ranking.gain_over
+        if base != "reference" and base not in (names := [control.name for control in task.controls()]):
+            raise InputError(
+                f"ranking.gain_over: {base!r} is no control of this task; use {', '.join(names)} or reference"
+            )
+        return task
 
     def document(self) -> dict[str, Any]:
         """The study as plain values with every default filled in, as the ledger keeps it."""

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
+import logging
+import socket
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlparse
+from urllib.request import getproxies
 
 import torch
 from torch import nn
@@ -171,24 +176,67 @@ def _hugging_face(name: str, batch: _Batch) -> tuple[nn.Module, Inputs]:
     if importlib.util.find_spec("transformers") is None:
         raise InputError(f"target: hf:{name} needs the transformers package: pip install transformers")
     transformers = importlib.import_module("transformers")
+    online = _hub_is_reachable()
     try:
-        config = transformers.AutoConfig.from_pretrained(name)
+        config = transformers.AutoConfig.from_pretrained(name, local_files_only=not online)
         with batch.building():
             model = transformers.AutoModel.from_config(config)
     except (OSError, ValueError) as error:
+        if not online and isinstance(error, OSError):
+            reason = "neither a folder here nor in the local cache, and the hub cannot be reached"
+            raise InputError(f"target: hf:{name} is {reason}") from None
         raise InputError(f"target: hf:{name}: {_first_line(error)}") from None
-    return model, {model.main_input_name: _hugging_face_input(model, name, batch)}
+    return model, _hugging_face_inputs(model, name, batch)
 
 
-def _hugging_face_input(model: Any, name: str, batch: _Batch) -> torch.Tensor:
-    config = model.config
-    if model.main_input_name == "input_ids":
-        text = config.get_text_config()
-        length = batch.shape or (min(TOKENS, getattr(text, "max_position_embeddings", TOKENS)),)
-        return torch.randint(text.vocab_size, (batch.size, *length), generator=torch.Generator().manual_seed(0))
-    if batch.shape is None and not isinstance(getattr(config, "image_size", None), int):
-        raise InputError(f"target: hf:{name} does not say what its {model.main_input_name} are; add --input-shape")
-    return batch.like(batch.shape or (config.num_channels, config.image_size, config.image_size))
+def _hub_is_reachable() -> bool:
+    """Whether the hub's name resolves. Otherwise its client tries for half a minute, and reports each attempt."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    hub = importlib.import_module("huggingface_hub.constants")
+    if hub.HF_HUB_OFFLINE:
+        return False
+    if getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urlparse(hub.ENDPOINT).hostname, 443)
+    except OSError:
+        return False
+    return True
+
+
+def _hugging_face_inputs(model: Any, name: str, batch: _Batch) -> dict[str, torch.Tensor]:
+    """The main input; for an encoder with a decoder also the decoder's tokens, for text with images both."""
+    config, main = model.config, model.main_input_name
+    found = {main: _tokens(config, batch, batch.shape) if main == "input_ids" else _signal(model, name, batch)}
+    accepted = inspect.signature(model.forward).parameters
+    if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in accepted:
+        found["decoder_input_ids"] = _tokens(config, batch, None)
+    vision: Any = getattr(config, "vision_config", None)
+    size = getattr(vision, "image_size", None)
+    if main == "input_ids" and "pixel_values" in accepted and isinstance(size, int):
+        pixels = torch.Generator().manual_seed(0)
+        found["pixel_values"] = torch.randn(
+            batch.size, getattr(vision, "num_channels", 3), size, size, generator=pixels
+        )
+    return found
+
+
+def _tokens(config: Any, batch: _Batch, shape: tuple[int, ...] | None) -> torch.Tensor:
+    text = config.get_text_config()
+    length = shape or (min(TOKENS, getattr(text, "max_position_embeddings", TOKENS)),)
+    return torch.randint(text.vocab_size, (batch.size, *length), generator=torch.Generator().manual_seed(0))
+
+
+def _signal(model: Any, name: str, batch: _Batch) -> torch.Tensor:
+    """Pixels, spectrograms, or whatever shape the user gave."""
+    config, main = model.config, model.main_input_name
+    if batch.shape is not None:
+        return batch.like(batch.shape)
+    if isinstance(getattr(config, "image_size", None), int):
+        return batch.like((getattr(config, "num_channels", 3), config.image_size, config.image_size))
+    if hasattr(config, "num_mel_bins") and hasattr(config, "max_source_positions"):
+        return batch.like((config.num_mel_bins, 2 * config.max_source_positions))
+    raise InputError(f"target: hf:{name} does not say what its {main} are; add --input-shape")
 
 
 def _first_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ from efficiency.device import device_name, resolve_device
 from efficiency.errors import InputError
 from nas.arms import Differentiable
 from nas.differentiable import search
+from runs.constraints import PROFILE_BATCH, Cost, find_costs
 from runs.events import Trail
 from runs.study import Study, parse_study
 from runs.trial import Job, Outcome, Phase, RungRecord
 from search_spaces import GradientTask, RelaxableSpace, Task, seed_everything
 
 WEIGHTS, CHECKPOINT, COST, STOP, ERROR = "model.safetensors", "checkpoint", "cost.json", "stop", "error.txt"
-PROFILE_BATCH = 64
 
 _warm: dict[tuple[str, str], tuple[Study, Task]] = {}
 """Study and task, with its data in memory, by study digest and device: what makes a worker warm."""
@@ -54,7 +55,7 @@ def run_job(
         study, task = _study_and_task(document, resolve_device(device), trail)
         name = device_name(task.device)
         work.run(study, task)
-        state, error = work.state, None
+        state, error = work.state, work.note
     except InputError:
         raise
     except Exception as problem:  # noqa: BLE001 - whatever a task raises is the trial's failure, recorded in full
@@ -83,6 +84,8 @@ class _Work:
         self.scores: dict[str, float] = {}
         self.result: dict[str, Any] = {}
         self.rungs: list[RungRecord] = []
+        self.note: str | None = None
+        """What a reader of the ledger should know: which constraint is broken."""
 
     def run(self, study: Study, task: Task) -> None:
         """Dispatch on the job's role."""
@@ -104,6 +107,9 @@ class _Work:
         self.scores = _both(test, validation)
 
     def _train(self, study: Study, task: Task) -> None:
+        if self._breaks_a_constraint(study, task) and self.job.role != "reference":
+            self.state = "pruned"
+            return
         with self.trail.phase("train"):
             model = self._build(study, task)
             for rung in task.train(model, self.job.seed, self.folder / CHECKPOINT):
@@ -111,7 +117,7 @@ class _Work:
                 with self.trail.phase("evaluate"):
                     scores = task.evaluate(model, "validation", full=False)
                 self._rung(rung.epoch, {**rung.facts, **scores})
-                if (self.folder / STOP).exists():
+                if rung.epoch < task.max_epochs and (self.folder / STOP).exists():
                     self.state = "pruned"
                     break
         validation = self.rungs[-1].scores if self.rungs else task.evaluate(model, "validation", full=False)
@@ -123,6 +129,29 @@ class _Work:
         if self.job.role in ("reference", "final"):
             save_weights(model, self.folder / WEIGHTS)
         self._forget_checkpoint()
+
+    def _breaks_a_constraint(self, study: Study, task: Task) -> bool:
+        """Whether the configuration costs more than the study allows; what was found stands in the result.
+
+        So does what a proposal's score is traded against, where the study looks for a front.
+        """
+        limits, traded = study.constraints, study.objective.cost
+        if traded is not None and self.job.role == "proposal":
+            with self.trail.phase("profile"):
+                self.result["costs"] = self._costs(study, task, {traded}, PROFILE_BATCH)
+        if not limits.limits:
+            return False
+        with self.trail.phase("profile"):
+            costs = self._costs(study, task, set(limits.limits), limits.batch_size)
+        checks = limits.judge(costs)
+        broken = [check for check in checks if check.broken]
+        self.result["constraints"] = [asdict(check) for check in checks]
+        self.note = f"breaks {'; '.join(map(str, broken))}" if broken else None
+        return bool(broken)
+
+    def _costs(self, study: Study, task: Task, wanted: set[Cost], batch: int) -> dict[Cost, float]:
+        assert self.job.configuration is not None
+        return find_costs(wanted, study.search_space, self.job.configuration, task, batch)
 
     def _build(self, study: Study, task: Task) -> nn.Module:
         assert self.job.configuration is not None

@@ -20,7 +20,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from efficiency.errors import InputError
 
@@ -80,6 +80,25 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[st
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         raise InputError(f"{folder}: the checkpoint is damaged; delete the folder to start afresh") from None
     return dict(state)
+
+
+def save_training(folder: Path, epoch: int, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    """Save a training after `epoch` epochs, random generators included; see `save_checkpoint`."""
+    state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "rng": rng_state()}
+    save_checkpoint(folder, {"epoch": epoch, **state})
+
+
+def resume_training(
+    folder: Path | None, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
+) -> int:
+    """Restore what `save_training` put in `folder`; the epochs already done, 0 where there is nothing."""
+    state = load_checkpoint(folder, device) if folder is not None else None
+    if state is None:
+        return 0
+    model.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    restore_rng(state["rng"])
+    return int(state["epoch"])
 
 
 def rng_state() -> dict[str, Any]:

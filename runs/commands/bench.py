@@ -10,8 +10,9 @@ from rich.table import Table
 
 from efficiency.device import resolve_device
 from efficiency.kernel_table import kernel_table
-from runs.commands.measure import DTYPES, Device, Json, Precision, Seconds
-from runs.output import out, print_json
+from efficiency.kernel_tuning import tune_kernels
+from runs.commands.model_options import DTYPES, Device, Json, Precision, Seconds
+from runs.output import err, out, print_json
 
 
 class Subject(StrEnum):
@@ -27,10 +28,17 @@ def bench(
     device: Device = "auto",
     max_seconds: Seconds = 5.0,
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Time torch.compile too.")] = True,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="First find the best launch sizes for this GPU, and keep them for it.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Time each kernel, forward and backward, against eager PyTorch, torch.compile and the memory's limit."""
-    document = kernel_table(resolve_device(device), DTYPES[dtype], max_seconds, compiled, kernel)
+    where = resolve_device(device)
+    if tune:
+        for tuned in tune_kernels(where, DTYPES[dtype], max_seconds, kernel):
+            err.print(f"{tuned.kernel}: {tuned.chosen}, {tuned.chosen_ms:.4g} ms (was {tuned.before_ms:.4g})")
+    document = kernel_table(where, DTYPES[dtype], max_seconds, compiled, kernel)
     if as_json:
         print_json(document)
     else:
@@ -39,7 +47,8 @@ def bench(
 
 def _table(document: dict[str, Any]) -> Table:
     gigabytes = document["copy_bytes_per_second"] / 1e9
-    title = f"Forward and backward, ms, {document['provenance']['device']}; copy {gigabytes:.1f} GB/s"
+    where = f"{document['provenance']['device']}; copy {gigabytes:.1f} GB/s"
+    title = f"Forward and backward, ms by the {document['clock']} clock, {where}"
     table = Table("kernel", "shape", "dtype", "eager", "compile", "ours", "limit", "share of the limit", title=title)
     for row in document["rows"]:
         times = (_number(row[name]) for name in ("eager_ms", "compile_ms", "ours_ms", "limit_ms"))

@@ -13,7 +13,7 @@ from efficiency.calibration import calibrate as measure_ceilings
 from efficiency.ceilings import MATMUL
 from efficiency.errors import InputError
 from efficiency.gpu_table import RECALLED
-from runs.commands.measure import Device, Json
+from runs.commands.model_options import Device, Json
 from runs.machine import devices_document
 from runs.output import out, print_json
 

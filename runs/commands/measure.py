@@ -1,11 +1,9 @@
-"""Commands about models and the machine: profile, compare, doctor, spaces. None needs a study."""
+"""`naslab profile`, and the commands about the machine and the spaces. None needs a study."""
 
 from __future__ import annotations
 
-import csv
-import sys
-from collections.abc import Mapping
-from enum import StrEnum
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -13,39 +11,32 @@ import typer
 from rich.table import Table
 
 import efficiency
-from efficiency.errors import InputError, NaslabError
-from efficiency.inputs import Inputs, call_model, map_tensors, tensors_in
-from efficiency.latency import Comparison, Latency
-from efficiency.provenance import dtype_name
+from efficiency.clocks import CLOCKS
+from efficiency.errors import InputError
+from efficiency.frames import LEVELS
+from efficiency.memory_forecast import memory_limit
+from efficiency.sample_files import check_name, write_samples
+from runs.commands.model_options import (
+    BatchSize,
+    Csv,
+    Dtype,
+    InputShape,
+    Json,
+    Precision,
+    Seconds,
+    TargetText,
+    placed,
+    ready,
+    remade,
+)
+from runs.commands.profile_tables import print_csv, print_tables
 from runs.machine import doctor_document
 from runs.output import out, print_json
-from runs.targets import Target, resolve_target, resolve_trial
+from runs.targets import resolve_trial
 from search_spaces import find_space, space_names
 
-
-class Precision(StrEnum):
-    """Number format that model and input are cast to."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
-
-TargetText = Annotated[
-    str,
-    typer.Argument(
-        metavar="TARGET", help="timm:NAME, hf:NAME, space:NAME[:PRESET], module.path:callable, or a study with --trial"
-    ),
-]
-BatchSize = Annotated[int, typer.Option(min=1, help="Samples in a batch.")]
-Dtype = Annotated[Precision, typer.Option(help="Cast model and input to this number format.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 ProfiledOn = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, or meta: count only.")]
-InputShape = Annotated[str | None, typer.Option(help="Shape of one sample, such as 3,224,224.")]
-Seconds = Annotated[float, typer.Option(min=0.1, help="Time at most so long.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+ENERGY_SECONDS = 3.0
 
 
 def profile(
@@ -56,6 +47,9 @@ def profile(
     input_shape: InputShape = None,
     max_seconds: Seconds = 10.0,
     compiled: Annotated[bool, typer.Option("--compile", help="Time what torch.compile makes of it.")] = False,
+    clock: Annotated[
+        list[str] | None, typer.Option(help="Time by this clock, too: kernel or graph (CUDA); may be repeated.")
+    ] = None,
     predict_for: Annotated[
         list[str] | None, typer.Option("--target", help="Predict for a device of the table; may be repeated.")
     ] = None,
@@ -63,22 +57,49 @@ def profile(
     storage: Annotated[str | None, typer.Option(help="The study's storage.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Count with fvcore, too.")] = False,
     train: Annotated[bool, typer.Option("--train", help="Time a training step and account for its memory.")] = False,
+    energy: Annotated[bool, typer.Option("--energy", help="Joules of an inference and of a training step.")] = False,
+    batch_sweep: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Throughput at these batch sizes, and the knee.")
+    ] = None,
+    memory_limit_text: Annotated[
+        str | None,
+        typer.Option(
+            "--memory-limit", metavar="SIZE", help="Forecast the largest batch within 24GB, 16GiB or a device's memory."
+        ),
+    ] = None,
+    resident: Annotated[bool, typer.Option("--resident", help="Measure a fresh process's resident set (CPU).")] = False,
+    samples: Annotated[Path | None, typer.Option(help="Write every timed call to this .csv or .json file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the model under the device's roofline as HTML.")] = None,
     tree: Annotated[int, typer.Option(min=0, help="Show FLOPs of modules down to this depth.")] = 0,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print one line per kind of work, comma-separated.")] = False,
+    by: Annotated[str, typer.Option(help="Lines of --csv: kind, module, operation or profile.")] = "kind",
+    as_csv: Csv = False,
     as_json: Json = False,
 ) -> None:
-    """FLOPs, bytes, latency, throughput, peak memory and predicted times of one model."""
-    if as_json and as_csv:
-        raise InputError("--json and --csv: choose one")
+    """FLOPs, bytes, latency, throughput, memory, energy and predicted times of one model."""
     others = predict_for or []
     # A model that is wanted for another device is counted; timing it here as well has to be asked for.
     place = "meta" if others and device == "auto" else device
+    sizes, limit = _sizes(batch_sweep), None if memory_limit_text is None else memory_limit(memory_limit_text)
+    _refuse(as_json and as_csv, "--json and --csv: choose one")
+    _refuse(by not in LEVELS, f"--by {by}: use {', '.join(LEVELS)}")
+    for name in clock or ():
+        _refuse(name not in CLOCKS, f"--clock {name}: use {', '.join(CLOCKS)}")
+    running = {"--energy": energy, "--batch-sweep": sizes, "--resident": resident, "--samples": samples, "--plot": plot}
+    asked = [option for option, value in running.items() if value]
+    _refuse(
+        bool(place == "meta" and asked),
+        f"{', '.join(asked)}: the model has to run for that; add --device cpu or cuda, not meta",
+    )
+    if samples is not None:
+        check_name(samples)
+    if plot is not None:
+        calibrated = efficiency.load_ceilings(efficiency.resolve_device(place)) is not None
+        _refuse(not calibrated, f"--plot: {place} is not calibrated; run `naslab devices calibrate` first")
     if trial is None:
-        model, example, label, formula = _ready(target, batch_size, dtype, place, input_shape)
+        model, example, label, formula = ready(target, batch_size, dtype, place, input_shape)
     else:
-        model, example, label, formula = _placed(
-            resolve_trial(target, trial, batch_size=batch_size, storage=storage), batch_size, dtype, place
-        )
+        found = resolve_trial(target, trial, batch_size=batch_size, storage=storage)
+        model, example, label, formula = placed(found, batch_size, dtype, place)
     measured = efficiency.profile(
         torch.compile(model) if compiled and place != "meta" else model,  # type: ignore[arg-type]
         example,
@@ -87,47 +108,26 @@ def profile(
         max_seconds=max_seconds,
         check=check,
         train=train,
+        clocks=clock or (),
+        energy_seconds=min(ENERGY_SECONDS, max_seconds) if energy else 0.0,
+        batch_sizes=sizes,
+        memory_limit_bytes=limit,
+        rebuild=partial(remade, target, batch_size, dtype, input_shape, trial, storage) if resident else None,
         predict_for=others,
         formula_flops=formula,
     )
+    if samples is not None:
+        measured = write_samples(measured, samples)
+    if plot is not None:
+        from runs.report.roofline import write_roofline  # plotly takes long to import
+
+        write_roofline(measured, plot)
     if as_json:
         print_json(measured.to_dict())
     elif as_csv:
-        _print_kinds(measured)
+        print_csv(measured, by)
     else:
-        _print_rows(f"{label}, batch of {measured.batch_size}, {measured.dtype}", _profile_rows(measured))
-        if tree:
-            _print_tree(measured, tree)
-
-
-def compare(
-    a: TargetText,
-    b: TargetText,
-    batch_size: BatchSize = 1,
-    dtype: Dtype = Precision.fp32,
-    device: Device = "auto",
-    input_shape: InputShape = None,
-    max_seconds: Seconds = 20.0,
-    as_json: Json = False,
-) -> None:
-    """Inference time of two models, measured in turn."""
-    first, second = (_ready(target, batch_size, dtype, device, input_shape) for target in (a, b))
-    place = efficiency.resolve_device(device)
-    with torch.no_grad():
-        measured = efficiency.compare_latency(
-            lambda: call_model(first.model, first.example_input),
-            lambda: call_model(second.model, second.example_input),
-            place,
-            min_seconds=min(1.0, max_seconds),
-            max_seconds=max_seconds,
-        )
-    provenance = efficiency.collect_provenance(place, dtype_name(DTYPES[dtype]))
-    if as_json:
-        print_json(_comparison_document(a, b, batch_size, measured) | {"provenance": provenance.to_dict()})
-    else:
-        rows = {a: _milliseconds(measured.a), b: _milliseconds(measured.b)}
-        rows["time of the first over the second"] = f"{measured.ratio:.3f} ({measured.low:.3f} to {measured.high:.3f})"
-        _print_rows(f"Inference, batch of {batch_size}, {provenance.device}", rows | _noise(measured.noisy))
+        print_tables(measured, tree)
 
 
 def doctor(as_json: Json = False) -> None:
@@ -157,133 +157,6 @@ def spaces(as_json: Json = False) -> None:
         out.print(table)
 
 
-def _ready(text: str, batch_size: int, dtype: Precision, device: str, input_shape: str | None) -> Target:
-    """The target on the device in the number format, in evaluation mode, after one trial run."""
-    target = resolve_target(text, batch_size=batch_size, input_shape=input_shape, on_meta=device == "meta")
-    return _placed(target, batch_size, dtype, device)
-
-
-def _placed(target: Target, batch_size: int, dtype: Precision, device: str) -> Target:
-    model, example, label, _ = target
-    place = torch.device("meta") if device == "meta" else efficiency.resolve_device(device)
-    kind = DTYPES[dtype]
-    model = model.to(place, kind).eval()
-    inputs: Inputs = map_tensors(lambda t: t.to(place, kind if t.is_floating_point() else None), example)
-    try:
-        with torch.no_grad():
-            call_model(model, inputs)
-    except torch.OutOfMemoryError as error:
-        raise NaslabError(f"{label}: out of memory with a batch of {batch_size}: {error}") from None
-    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, NotImplementedError) as error:
-        shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(inputs))
-        where = "on meta tensors " if device == "meta" else ""
-        raise InputError(f"{label}: the model does not run {where}on an input of shape {shapes}: {error}") from None
-    return target._replace(model=model, example_input=inputs)
-
-
-def _print_kinds(measured: efficiency.EfficiencyProfile) -> None:
-    writer = csv.writer(sys.stdout)
-    writer.writerow(["target", "batch_size", "dtype", "kind", "flops", "pointwise", "bytes", "calls"])
-    for kind, cost in measured.by_kind.items():
-        writer.writerow([measured.target, measured.batch_size, measured.dtype, kind, *cost.values()])
-
-
-def _print_tree(measured: efficiency.EfficiencyProfile, depth: int) -> None:
-    table = Table("module", "forward", "backward", "share", title="FLOPs by module, each with its children")
-    whole = measured.flops.forward or 1
-    for name, flops in measured.by_module.items():
-        level = name.count(".") + 1 if name else 0
-        if level <= depth:
-            shown = "  " * level + (name.rpartition(".")[2] or measured.target)
-            share = f"{flops['forward'] / whole:.1%}"
-            table.add_row(shown, _flops(flops["forward"]), _flops(flops["backward"]), share)
-    out.print(table)
-
-
-def _profile_rows(measured: efficiency.EfficiencyProfile) -> dict[str, str]:
-    flops = measured.flops
-    rows = {
-        "parameters": f"{measured.parameters:,}",
-        "FLOPs, forward": _flops(flops.forward),
-        "FLOPs, training step": "-" if flops.training_step is None else _flops(flops.training_step),
-        "FLOPs, effective forward": _flops(flops.effective_forward),
-        "pointwise FLOPs, forward": _flops(flops.forward_pointwise),
-        "operations with a formula": f"{measured.coverage:.1%}",
-    }
-    if measured.uncovered:
-        rows["without a formula"] = ", ".join(measured.uncovered)
-    for kind, cost in measured.by_kind.items():
-        rows[f"  {kind}"] = f"{_flops(cost['flops'] + cost['pointwise'])}, {cost['bytes'] / 1e6:,.1f} MB moved"
-    for check in measured.cross_checks:
-        rows[f"forward by {check['source']}"] = _check(check)
-    if measured.latency_ms is not None:
-        rows |= {
-            "latency, median (95 %)": _milliseconds(measured.latency_ms),
-            "throughput": f"{measured.throughput:,.1f} samples/s",
-            "peak memory": f"{(measured.peak_memory_bytes or 0) / 1e6:,.1f} MB",
-        }
-        rows |= _noise(measured.latency_ms.noisy)
-    if measured.roofline is not None:
-        roofline = measured.roofline
-        rows["roofline"] = (
-            f"at least {roofline['bound_ms']:.3f} ms, {roofline['explained']:.0%} of the latency; "
-            f"{roofline['intensity']:.1f} FLOPs a byte, ridge at {roofline['ridge']:.1f}"
-        )
-    if measured.training is not None:
-        rows |= _training_rows(measured.training)
-    for entry in measured.predicted.values():
-        rows |= _predicted_rows(entry)
-    return rows | {"device": measured.provenance.device}
-
-
-def _training_rows(training: Mapping[str, Any]) -> dict[str, str]:
-    rows = {}
-    for name, part in training["latency_ms"].items():
-        label = "training step, whole" if name == "step" else f"training step, {name}"
-        rows[label] = f"{part['median']:.3f} ms ({part['low']:.3f} to {part['high']:.3f})"
-    held = training["memory_bytes"]
-    split = ", ".join(f"{key.replace('_', ' ')} {value / 1e6:,.1f}" for key, value in held.items() if key != "peak")
-    return rows | {"training step, peak memory": f"{held['peak'] / 1e6:,.1f} MB: {split}"}
-
-
-def _check(check: Mapping[str, Any]) -> str:
-    if check["flops"] is None:
-        return str(check["cause"])
-    text = f"{_flops(check['flops'])}, ours is {check['difference']:+.1%}"
-    return f"{text}: {check['cause']}" if check["cause"] else text
-
-
-def _predicted_rows(entry: Mapping[str, Any]) -> dict[str, str]:
-    rows = {}
-    for key, name in (("forward", "forward"), ("training_step", "training step")):
-        if key in entry:
-            found = entry[key]
-            times = found["ms"]
-            text = f"predicted {times['median']:.3g} ms ({times['low']:.3g} to {times['high']:.3g})" if times else ""
-            reason = f"no prediction: {found['refused']}" if "refused" in found else text
-            rows[f"{entry['device']}, {name}"] = f"at least {found['bound_ms']:.3g} ms ({found['limit']}); {reason}"
-    return rows | {f"{entry['device']}, basis": entry["basis"]}
-
-
-def _comparison_document(a: str, b: str, batch_size: int, measured: Comparison) -> dict[str, Any]:
-    return {
-        "schema": "naslab.compare/1",
-        "a": {"target": a} | _latency_document(measured.a),
-        "b": {"target": b} | _latency_document(measured.b),
-        "batch_size": batch_size,
-        "ratio": {"median": measured.ratio, "low": measured.low, "high": measured.high},
-        "noisy": measured.noisy,
-    }
-
-
-def _latency_document(latency: Latency) -> dict[str, Any]:
-    names = ("median", "p10", "q1", "q3", "p90", "low", "high")
-    return {
-        "latency_ms": {name: getattr(latency, name) for name in names},
-        "samples_ms": list(latency.samples_ms),
-    }
-
-
 def _describe_space(name: str) -> dict[str, Any]:
     space = find_space(name)
     return {
@@ -294,21 +167,18 @@ def _describe_space(name: str) -> dict[str, Any]:
     }
 
 
-def _print_rows(title: str, rows: Mapping[str, str]) -> None:
-    table = Table(title=title, show_header=False, caption="A multiply-add is 2 FLOPs; docs/efficiency.md")
-    for name, value in rows.items():
-        table.add_row(name, value)
-    out.print(table)
+def _sizes(text: str | None) -> list[int]:
+    """Batch sizes from "1,2,4"."""
+    if text is None:
+        return []
+    parts = [part.strip() for part in text.split(",")]
+    _refuse(
+        not all(part.isdecimal() and int(part) for part in parts),
+        f"--batch-sweep {text}: write batch sizes such as 1,4,16,64",
+    )
+    return sorted({int(part) for part in parts})
 
 
-def _flops(number: int) -> str:
-    return f"{number / 1e9:,.3f} G" if number >= 1e8 else f"{number / 1e6:,.3f} M"
-
-
-def _milliseconds(latency: Latency) -> str:
-    median = f"{latency.median:.3f} ms ({latency.low:.3f} to {latency.high:.3f})"
-    return f"{median}; p10 {latency.p10:.3f}, p90 {latency.p90:.3f}"
-
-
-def _noise(noisy: bool) -> dict[str, str]:
-    return {"warning": "noisy machine: the interval is wider than 5 %; time longer or elsewhere"} if noisy else {}
+def _refuse(wrong: bool, message: str) -> None:
+    if wrong:
+        raise InputError(message)

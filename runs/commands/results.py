@@ -15,6 +15,7 @@ from rich.text import Text
 
 from efficiency.errors import InputError
 from nas.statistics import Interval
+from runs.beside import load_beside
 from runs.export import document as export_document
 from runs.export import export as export_best
 from runs.locate import open_study
@@ -23,10 +24,15 @@ from runs.output import out as console
 from runs.ranking import Ranking, Row
 from runs.ranking import rank as rank_trials
 from runs.report import build_report
+from runs.report.kernels import load_table
 from runs.report.markup import significant_digits
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or a study's name.")]
 Storage = Annotated[str | None, typer.Option(help="SQLite file or storage URL; default naslab-runs/naslab.db.")]
+Beside = Annotated[
+    list[str] | None,
+    typer.Option(metavar="STUDY", help="Another study in the storage to stand in the ranking; repeatable."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 WIDE = 120
@@ -35,6 +41,7 @@ WIDE = 120
 
 def rank(
     study: StudyName,
+    beside: Beside = None,
     storage: Storage = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print one line per configuration, comma-separated.")] = False,
@@ -43,7 +50,7 @@ def rank(
     if as_json and as_csv:
         raise InputError("--json and --csv: choose one")
     ledger = open_study(study, storage)
-    ranking = rank_trials(ledger.study, ledger.trials())
+    ranking = rank_trials(ledger.study, ledger.trials(), load_beside(ledger, beside or ()))
     if as_json:
         print_json(ranking.to_dict())
     elif as_csv:
@@ -55,12 +62,15 @@ def rank(
 def report(
     study: StudyName,
     out: Annotated[Path | None, typer.Option(help="Default: report.html in the study's folder.")] = None,
+    kernels: Annotated[Path | None, typer.Option(help="Show this table of `naslab bench kernels --json`.")] = None,
+    beside: Beside = None,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Write one HTML file that answers which configuration is worth its hours."""
     ledger = open_study(study, storage)
-    made = build_report(ledger.study, ledger.trials())
+    table = None if kernels is None else load_table(kernels)
+    made = build_report(ledger.study, ledger.trials(), load_beside(ledger, beside or ()), table)
     path = out or ledger.files / "report.html"
     made.write(path)
     if as_json:
@@ -90,8 +100,10 @@ def export(
 
 def _print_table(ranking: Ranking) -> None:
     short = "GPU h" if ranking.cost_unit == "gpu_hours" else "CPU h"
-    columns = {name: cell for name, cell in _columns(ranking.metric, short).items() if console.width >= WIDE or cell[0]}
-    table = Table(title=Text(f"{ranking.study}: {ranking.metric} per {short}"), box=SIMPLE_HEAD)
+    columns = {name: cell for name, cell in _columns(ranking, short).items() if console.width >= WIDE or cell[0]}
+    front = ranking.objective.kind == "pareto"
+    order = f"front of {ranking.metric} against {ranking.against}" if front else f"{ranking.metric} per {short}"
+    table = Table(title=Text(f"{ranking.study}: {order}"), box=SIMPLE_HEAD)
     for name in columns:
         table.add_column(name, justify="left" if name == "configuration" else "right", overflow="fold")
     for row in ranking.rows:
@@ -102,14 +114,19 @@ def _print_table(ranking: Ranking) -> None:
         console.print(f"A terminal of {WIDE} columns, --csv and `naslab report` show more columns.", highlight=False)
 
 
-def _columns(metric: str, short: str) -> dict[str, tuple[bool, Callable[[Row], str]]]:
+def _columns(ranking: Ranking, short: str) -> dict[str, tuple[bool, Callable[[Row], str]]]:
     """Each column's cell, and whether it stands on a narrow terminal, too."""
+    metric, traded = ranking.metric, ranking.objective.cost is not None
+    cost: dict[str, tuple[bool, Callable[[Row], str]]] = {
+        ranking.against: (True, lambda row: "-" if row.cost is None else significant_digits(row.cost))
+    }
     return {
         "rank": (True, lambda row: "-" if row.rank is None else str(row.rank)),
         "configuration": (True, lambda row: row.name),
         metric: (True, lambda row: _interval(row.metric, 4)),
         f"{short} a run": (True, lambda row: _interval(row.device_hours, 3)),
-        f"score per {short}": (True, lambda row: _interval(row.score, 4)),
+        **(cost if traded else {}),
+        f"score per {short}": (not traded, lambda row: _interval(row.score, 4)),
         f"gain per {short}": (False, lambda row: _interval(row.gain, 3)),
         f"{short} of search": (False, lambda row: "-" if row.reference else significant_digits(row.search_hours)),
         f"{short} to floor": (False, lambda row: _interval(row.hours_to_floor, 3)),
@@ -130,7 +147,10 @@ def _footnote(ranking: Ranking) -> str:
     floor = "no floor" if ranking.floor is None else f"floor {ranking.floor:.2f} {ranking.metric}; - is below it"
     beside = [*ranking.controls, *([ranking.random] if ranking.random else [])]
     controls = "; ".join(f"{one.name} {one.metric.mean:.2f}" for one in beside) or "none"
-    return f"{floor}. ±: 95 % interval over seeds. Controls: {controls}."
+    gain = "" if ranking.gain_over == "reference" else f" Gain over the control {ranking.gain_over}."
+    marked = "".join(f" The reference breaks {'; '.join(map(str, row.breaks))}." for row in ranking.rows if row.breaks)
+    refused = "".join(f"\nNot trained: {one.name}: {'; '.join(map(str, one.breaks))}" for one in ranking.refused)
+    return f"{floor}. ±: 95 % interval over seeds. Controls: {controls}.{gain}{marked}{refused}"
 
 
 def _print_csv(ranking: Ranking) -> None:
@@ -146,6 +166,8 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in row.items():
         if key in ("metric", "device_hours", "score", "gain_per_device_hour", "hours_to_floor"):
             flat |= {f"{key}_{part}": (value or {}).get(part) for part in ("mean", "low", "high")}
+        elif key == "breaks":
+            flat[key] = " ".join(check["constraint"] for check in value)
         elif key == "configuration":
             flat[key] = " ".join(f"{k}={'·'.join(v) if isinstance(v, list) else v}" for k, v in value.items())
         else:

@@ -9,6 +9,9 @@ import torch
 import typer
 from rich.table import Table
 
+from nas.arms import Grid
+from nas.grid import describe_point
+from runs.constraints import COUNTED, find_costs
 from runs.driver import run_study
 from runs.ledger import Ledger
 from runs.locate import open_study
@@ -18,6 +21,7 @@ from runs.progress import Progress
 from runs.status import status as study_status
 from runs.storage import storage_url
 from runs.study import Study, load_study
+from search_spaces import Configuration, Task
 
 Storage = Annotated[str | None, typer.Option(help="SQLite file or storage URL; default naslab-runs/naslab.db.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -64,13 +68,14 @@ def status(
 def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
     task = study.make_task(torch.device("cpu"))
     jobs = dict(expected_jobs(study, task.controls()))
-    document = {
+    document: dict[str, Any] = {
         "schema": "naslab.run/1",
         "study": study.name,
         "dry_run": True,
         "storage": storage_url(storage),
         "jobs": jobs,
         "epochs": task.max_epochs,
+        "breaks": _breaks(study, task),
     }
     if as_json:
         print_json(document)
@@ -79,6 +84,29 @@ def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
     for role, number in jobs.items():
         table.add_row(role, str(number))
     out.print(table)
+    for one in document["breaks"]:
+        fate = "trained all the same, not ranked" if one["arm"] is None else "would not be trained"
+        line = f"{one['name']}: {one['constraint']} is {one['value']:,}, at most {one['limit']:,} is allowed: {fate}"
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _breaks(study: Study, task: Task) -> list[dict[str, Any]]:
+    """The reference and the points of grids that break a constraint on what can be counted without running them."""
+    limits, space = study.constraints, study.search_space
+    wanted = [cost for cost in COUNTED if cost in limits.limits]
+    named: dict[Configuration, tuple[str | None, str]] = {}
+    if wanted:
+        named[space.reference] = (None, "reference")
+        for arm in (arm for arm in study.arms if isinstance(arm, Grid)):
+            for point in study.grids[arm.name]:
+                named.setdefault(point, (arm.name, f"{arm.name} {describe_point(arm, point)}"))
+    found = []
+    for configuration, (arm_name, name) in named.items():
+        for check in limits.judge(find_costs(wanted, space, configuration, task, limits.batch_size)):
+            if check.broken:
+                where = {"arm": arm_name, "name": name, "configuration": configuration.as_dict()}
+                found.append({**where, "constraint": check.constraint, "value": check.value, "limit": check.limit})
+    return found
 
 
 def _print_status(document: dict[str, Any]) -> None:

@@ -28,13 +28,15 @@ def answer(ranking: Ranking, random_scores: Sequence[float]) -> Answer:
     if not ranking.rows:
         return Answer("No configuration has finished yet, so nothing can be said.")
     if not ranked:
-        return Answer(f"No configuration reaches the floor of {ranking.floor:.2f} {ranking.metric}.")
+        return Answer(_nothing_ranked(ranking))
     best, reference = ranked[0], ranking.reference
     caveats = (
         *_against_controls(best, ranking),
         *_against_random(best, ranking, random_scores),
         *_few_seeds(ranked),
     )
+    if ranking.objective.kind == "pareto":
+        return Answer(_on_the_front(ranked, ranking), caveats)
     if reference is None:
         return Answer(f"{best.name} leads with {_score(best, ranking)}; the reference has no finished run.", caveats)
     if len(ranking.rows) == 1:
@@ -49,6 +51,15 @@ def unit(ranking: Ranking) -> str:
     return "GPU hour" if ranking.cost_unit == "gpu_hours" else "CPU hour"
 
 
+def _nothing_ranked(ranking: Ranking) -> str:
+    breaking = "The reference breaks a constraint" if any(row.breaks for row in ranking.rows) else ""
+    below = [row for row in ranking.rows if not row.breaks]
+    if not below:
+        return f"{breaking}, and no other configuration is ranked."
+    short = f"no configuration reaches the floor of {ranking.floor:.2f} {ranking.metric}."
+    return f"{breaking}, and {short}" if breaking else f"{short[0].upper()}{short[1:]}"
+
+
 def _score(row: Row, ranking: Ranking) -> str:
     return f"{significant_digits(row.score.mean)} {ranking.metric} per {unit(ranking)}"
 
@@ -59,6 +70,15 @@ def _nothing_better(ranked: Sequence[Row], reference: Row, ranking: Ranking) -> 
         return f"Nothing is better than the reference, which gives {_score(reference, ranking)}."
     listed = ", ".join(tied)
     return f"Nothing is shown to be better than the reference: the data cannot tell {listed} apart from it."
+
+
+def _on_the_front(ranked: Sequence[Row], ranking: Ranking) -> str:
+    front = [row for row in ranked if row.rank == 1]
+    if not front:
+        return f"No configuration has a known {ranking.against} yet, so there is no front."
+    listed = ", ".join(f"{row.name} ({row.metric.mean:.2f})" for row in front)
+    only = "is" if len(front) == 1 else "are"
+    return f"On the front of {ranking.metric} against {ranking.against} {only}, from the cheapest: {listed}."
 
 
 def _better(best: Row, reference: Row, ranking: Ranking) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from efficiency.errors import InputError
+from runs.beside import Neighbour
 from runs.ranking import rank
 from runs.report.answer import Answer, answer, unit
 from runs.report.findings import random_scores
+from runs.report.kernels import kernels
 from runs.report.markup import Html, html, join, tag
 from runs.report.sections import Findings, Section, all_sections, seconds_in_hours
 from runs.study import Study
@@ -58,16 +60,25 @@ class Report:
         }
 
 
-def build_report(study: Study, trials: Sequence[Trial]) -> Report:
+def build_report(
+    study: Study,
+    trials: Sequence[Trial],
+    beside: Sequence[Neighbour] = (),
+    kernel_table: Mapping[str, Any] | None = None,
+) -> Report:
     """The report on a study as its ledger stands; a study that still runs gives a partial one.
+
+    Args:
+        beside: studies whose configurations stand in leaderboard and front, too; all else is of the study itself.
+        kernel_table: what `naslab bench kernels --json` wrote, to be shown too.
 
     Raises:
         InputError: as for `rank`.
     """
-    ranking = rank(study, trials)
+    ranking = rank(study, trials, beside)
     found = Findings(study, ranking, tuple(sorted(trials, key=lambda t: t.number)))
     said = answer(ranking, random_scores(ranking, found.trials))
-    sections = tuple(all_sections(found))
+    sections = (*all_sections(found), *([] if kernel_table is None else [kernels(kernel_table)]))
     template = Template(files("runs.report").joinpath("page.html").read_text(encoding="utf-8"))
     page = template.substitute(
         title=html(study.name),

@@ -23,12 +23,12 @@ def colour(index: int) -> str:
     return PALETTE[index % len(PALETTE)]
 
 
-def pareto(ranking: Ranking, hours: str) -> go.Figure:
-    """Metric against device hours of one run, 95 % intervals as bars, the front as a line."""
-    figure = _figure(420, hours, ranking.metric)
-    front = sorted((row for row in ranking.rows if row.pareto), key=lambda row: row.device_hours.mean)
+def pareto(ranking: Ranking) -> go.Figure:
+    """Metric against the ranking's cost, 95 % intervals as bars, the front as a line."""
+    figure = figure_of(420, ranking.against, ranking.metric)
+    front = sorted((row for row in ranking.rows if row.pareto), key=lambda row: row.cost or 0.0)
     figure.add_scatter(
-        x=[row.device_hours.mean for row in front],
+        x=[row.cost for row in front],
         y=[row.metric.mean for row in front],
         mode="lines",
         line={"color": QUIET, "dash": "dot", "shape": "hv"},
@@ -36,28 +36,29 @@ def pareto(ranking: Ranking, hours: str) -> go.Figure:
         hoverinfo="skip",
     )
     for index, row in enumerate(ranking.rows):
-        figure.add_scatter(**_point(row, index))
+        if row.cost is not None:
+            figure.add_scatter(**_point(row, index, ranking.objective.cost is None))
     for control in ranking.controls:
         figure.add_hline(
             y=control.metric.mean,
             line={"color": QUIET, "width": 1, "dash": "dash"},
-            annotation={"text": _plain(control.name), "font": {"size": 11}},
+            annotation={"text": plain(control.name), "font": {"size": 11}},
         )
     return figure
 
 
-def _point(row: Row, index: int) -> dict[str, Any]:
+def _point(row: Row, index: int, hours: bool) -> dict[str, Any]:
     shape = "diamond" if row.reference else "circle"
     return {
-        "x": [row.device_hours.mean],
+        "x": [row.cost],
         "y": [row.metric.mean],
-        "error_x": _bars(row.device_hours),
+        "error_x": _bars(row.device_hours) if hours else None,
         "error_y": _bars(row.metric),
         "mode": "markers",
         "marker": {"size": 12, "color": colour(index), "symbol": shape if row.pareto else f"{shape}-open"},
-        "name": _plain(row.name),
+        "name": plain(row.name),
         "customdata": [[", ".join(map(str, row.trials))]],
-        "hovertemplate": "%{y:.2f} in %{x:.4g} h<br>trials %{customdata[0]}",
+        "hovertemplate": f"%{{y:.2f}} at %{{x:.4g}}{' h' if hours else ''}<br>trials %{{customdata[0]}}",
     }
 
 
@@ -68,12 +69,12 @@ def _bars(value: Interval) -> dict[str, Any]:
 
 def learning_curves(ranking: Ranking, trials: Mapping[int, Trial]) -> go.Figure | None:
     """Validation metric by rung against device hours so far, one line a trial; None without rungs."""
-    figure = _figure(400, "device hours since the run began", f"validation {ranking.metric}")
+    figure = figure_of(400, "device hours since the run began", f"validation {ranking.metric}")
     proposals = [t for t in trials.values() if t.job.role == "proposal"]
     for trial in proposals:
         _curve(figure, trial, ranking.metric, QUIET, "proposals", trial is proposals[0])
     for index, row in enumerate(ranking.rows):
-        for number in row.trials:
+        for number in row.trials if row.study == ranking.study else ():
             _curve(figure, trials[number], ranking.metric, colour(index), row.name, number == row.trials[0])
     return figure if any(len(trace.x) for trace in figure.data) else None
 
@@ -88,7 +89,7 @@ def _curve(figure: go.Figure, trial: Trial, metric: str, shade: str, name: str, 
         line={"color": shade, "width": 1 if quiet else 2},
         marker={"size": 4 if quiet else 6},
         opacity=0.5 if quiet else 1,
-        name=_plain(name),
+        name=plain(name),
         legendgroup=name,
         showlegend=first,
         customdata=[[rung.epoch] for rung in rungs],
@@ -114,7 +115,7 @@ def alphas(search: Mapping[str, Any], chain: str) -> go.Figure:
                 y=[epoch["alphas"][chain][layer][index] for epoch in trajectory],
                 mode="lines",
                 line={"color": colour(index), "width": 1.8},
-                name=_plain(candidate),
+                name=plain(candidate),
                 legendgroup=candidate,
                 showlegend=layer == 0,
                 row=layer // columns + 1,
@@ -134,7 +135,7 @@ def decisiveness(searches: Mapping[str, Mapping[str, Any]]) -> go.Figure:
         skips = [epoch["skip_share"] for epoch in search["trajectory"]]
         for column, values in enumerate((entropies, skips), start=1):
             figure.add_scatter(
-                x=epochs, y=values, mode="lines+markers", line={"color": colour(index)}, name=_plain(name),
+                x=epochs, y=values, mode="lines+markers", line={"color": colour(index)}, name=plain(name),
                 legendgroup=name, showlegend=column == 1, row=1, col=column,
             )  # fmt: skip
     figure.update_xaxes(title_text="epoch")
@@ -149,7 +150,7 @@ def _mean_over_layers(entropy: Mapping[str, Sequence[float]]) -> float:
 def spend(trials: Sequence[Trial], hours: str) -> go.Figure:
     """Device hours by arm, stacked by phase."""
     arms = sorted({t.job.arm or NO_ARM for t in trials}, key=lambda arm: (arm != NO_ARM, arm))
-    figure = _figure(160 + 42 * len(arms), hours, "")
+    figure = figure_of(160 + 42 * len(arms), hours, "")
     for index, phase in enumerate(PHASES):
         totals = [
             sum(t.seconds.get(phase, 0.0) for t in trials if (t.job.arm or NO_ARM) == arm)  # type: ignore[call-overload]
@@ -158,13 +159,14 @@ def spend(trials: Sequence[Trial], hours: str) -> go.Figure:
         ]
         if any(totals):
             figure.add_bar(
-                y=[_plain(arm) for arm in arms], x=totals, orientation="h", name=phase,
+                y=[plain(arm) for arm in arms], x=totals, orientation="h", name=phase,
                 marker={"color": colour(index)}, hovertemplate="%{x:.4g} h",
             )  # fmt: skip
     return figure.update_layout(barmode="stack", bargap=0.35)
 
 
-def _figure(height: int, x: str, y: str) -> go.Figure:
+def figure_of(height: int, x: str, y: str) -> go.Figure:
+    """An empty figure in the page's style, its axes named."""
     figure = go.Figure()
     figure.update_xaxes(title_text=x)
     figure.update_yaxes(title_text=y)
@@ -184,6 +186,6 @@ def _calm(figure: go.Figure, height: int) -> go.Figure:
     return figure
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Plotly reads a little HTML in its labels; a name of the user's is to be shown as it is."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

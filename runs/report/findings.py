@@ -40,7 +40,7 @@ def random_scores(ranking: Ranking, trials: Sequence[Trial]) -> list[float]:
 
 
 def _assess(study: Study, ranking: Ranking, trials: Sequence[Trial], arm: str) -> HealthReport:
-    row = next((row for row in ranking.rows if arm in row.arms), None)
+    row = next((row for row in ranking.own_rows if arm in row.arms), None)
     finals = [t for t in trials if row is not None and t.number in row.trials]
     validation = [score for t in finals if (score := last_score(t, ranking.metric)) is not None]
     return assess(

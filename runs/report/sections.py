@@ -9,10 +9,12 @@ from functools import cached_property
 from typing import Any
 
 from nas.health import HealthReport
+from runs.constraints import Check
 from runs.ranking import Ranking, Row
 from runs.report import figures, findings
 from runs.report.answer import unit
 from runs.report.markup import Html, html, interval, join, note, plot, significant_digits, table, tag, trial_links
+from runs.report.roofline import HOW, drawable, roofline_body
 from runs.spend import SECONDS_PER_HOUR
 from runs.study import Study
 from runs.trial import Trial
@@ -56,11 +58,16 @@ class Findings:
         """The cost unit in words, plural."""
         return f"{unit(self.ranking)}s"
 
+    @property
+    def against(self) -> str:
+        """What the front trades the metric against, in words."""
+        return self.hours if self.ranking.objective.cost is None else self.ranking.against
+
 
 def all_sections(found: Findings) -> list[Section]:
     """Every section in reading order."""
-    parts = (leaderboard, controls, front, health, drawings, trajectories, curves, spend, profiles, provenance, ledger)
-    return [part(found) for part in parts]
+    parts = (leaderboard, controls, front, health, drawings, trajectories, curves, spend, profiles, roof, provenance)
+    return [part(found) for part in (*parts, ledger)]
 
 
 def _empty(id: str, title: str, why: str) -> Section:
@@ -77,28 +84,31 @@ def leaderboard(found: Findings) -> Section:
     columns = ["#Rank", "Configuration", f"#{ranking.metric}", f"#{short} h a run", f"#Score per {short} h",
                f"#Gain per {short} h", f"#{short} h of search", f"#{short} h to floor", "Pareto", "Trials"]  # fmt: skip
     floor = "none" if ranking.floor is None else f"{ranking.floor:.2f} {ranking.metric}"
-    below = " Rows without a rank are below it." if any(row.rank is None for row in ranking.rows) else ""
+    below = (
+        " Rows without a rank are below it." if any(row.rank is None and not row.breaks for row in ranking.rows) else ""
+    )
     return Section(
         id,
         title,
         join(
             [
-                table(columns, [_row(row) for row in ranking.rows], css="leaderboard"),
+                table(columns, [_row(row, ranking.study) for row in ranking.rows], css="leaderboard"),
                 note(
-                    f"Ordered by score: {ranking.metric} on the test split per {one} of one run. "
-                    f"Floor: {floor}.{below} Small figures are 95 % intervals over seeds. Configurations share a "
-                    "rank where the interval of their difference in score holds zero. The gain is over the "
-                    "reference, and charges the search."
+                    f"{_order(ranking)} "
+                    f"Floor: {floor}.{below} Small figures are 95 % intervals over seeds. "
+                    f"The gain is over {_base(ranking)}, and charges the search."
                 ),
+                *(note(f"Not trained: {one.name} breaks {_broken(one.breaks)}.") for one in ranking.refused),
             ]
         ),
     )
 
 
-def _row(row: Row) -> list[object]:
+def _row(row: Row, study: str) -> list[object]:
     values = row.configuration.as_dict().items()
     lines = [tag("span", f"{key}: {_words(value)}", css="bounds") for key, value in values]
-    name = join([tag("strong", row.name), *lines])
+    broken = [tag("span", f"breaks {_broken(row.breaks)}, so it has no rank", css="bounds")] if row.breaks else []
+    name = join([tag("strong", row.name), *lines, *broken])
     return [
         row.rank if row.rank is not None else "—",
         name,
@@ -109,8 +119,33 @@ def _row(row: Row) -> list[object]:
         significant_digits(row.search_hours) if row.arms and not row.reference else "—",
         interval(row.hours_to_floor, significant=3),
         "●" if row.pareto else "",
-        trial_links(row.trials),
+        _trials(row, study),
     ]
+
+
+def _trials(row: Row, study: str) -> Html | str:
+    """Links to this report's ledger, or plain numbers of another study's."""
+    return trial_links(row.trials) if row.study == study else f"{row.study}: {', '.join(map(str, row.trials))}"
+
+
+def _order(ranking: Ranking) -> str:
+    if ranking.objective.kind == "pareto":
+        return (
+            f"Rank is the number of the Pareto front of mean {ranking.metric} on the test split against "
+            f"{ranking.against}: 1 is what nothing is at once as good and as cheap as."
+        )
+    return (
+        f"Ordered by score: {ranking.metric} on the test split per {unit(ranking)} of one run. Configurations share a "
+        "rank where the interval of their difference in score holds zero."
+    )
+
+
+def _base(ranking: Ranking) -> str:
+    return "the reference" if ranking.gain_over == "reference" else f"the control {ranking.gain_over}"
+
+
+def _broken(checks: Sequence[Check]) -> str:
+    return "; ".join(map(str, checks))
 
 
 def _words(value: object) -> str:
@@ -126,14 +161,14 @@ def controls(found: Findings) -> Section:
     best = next((row for row in ranking.rows if row.rank is not None), None)
     rows = [[line.name.replace("_", " "), interval(line.metric), trial_links(line.trials)] for line in lines]
     if best is not None:
-        rows.append([tag("strong", f"best ranked: {best.name}"), interval(best.metric), trial_links(best.trials)])
+        rows.append([tag("strong", f"best ranked: {best.name}"), interval(best.metric), _trials(best, ranking.study)])
     text = "A result means something only beside what needs no search: these are scored on the same test split."
     return Section(id, title, join([table(["", f"#{ranking.metric}", "Trials"], rows), note(text)]))
 
 
 def front(found: Findings) -> Section:
     """Pareto front of metric against hours."""
-    id, title, ranking = "pareto", f"{found.ranking.metric} against {found.hours}", found.ranking
+    id, title, ranking = "pareto", f"{found.ranking.metric} against {found.against}", found.ranking
     if not ranking.rows:
         return _empty(id, title, "No configuration has finished yet.")
     best = [row.name for row in ranking.rows if row.pareto]
@@ -141,7 +176,7 @@ def front(found: Findings) -> Section:
         "Filled: on the Pareto front, no other configuration is at once as good and as cheap "
         f"({', '.join(best)}). Bars: 95 % intervals over seeds. Dashed: controls."
     )
-    figure = figures.pareto(ranking, f"{found.hours} of one run")
+    figure = figures.pareto(ranking)
     return Section(id, title, join([plot(figure, f"{title}; front: {', '.join(best)}"), note(text)]))
 
 
@@ -178,7 +213,7 @@ def drawings(found: Findings) -> Section:
     """The ranked configurations as the space draws them."""
     id, title = "drawings", "Architectures"
     space = found.study.search_space
-    drawn = [(row, space.draw(row.configuration)) for row in found.ranking.rows]
+    drawn = [(row, space.draw(row.configuration)) for row in found.ranking.own_rows]
     items = [
         tag("figure", tag("figcaption", row.name), tag("div", Html(svg), css="scroll")) for row, svg in drawn if svg
     ]
@@ -233,18 +268,36 @@ def spend(found: Findings) -> Section:
 def profiles(found: Findings) -> Section:
     """What each profiled configuration costs."""
     id, title = "profiles", "Measured cost of the models"
-    profiled = [(t, t.result["profile"]) for t in found.trials if t.result.get("profile")]
+    profiled = _profiled(found)
     if not profiled:
         return _empty(id, title, "No configuration has been profiled.")
-    names = {row.configuration.digest: row.name for row in found.ranking.rows}
-    rows = []
-    for trial, profile in profiled:
-        digest = trial.job.configuration.digest if trial.job.configuration else ""
-        rows.append([names.get(digest, trial.job.label), *_costs(profile), trial_links([trial.number])])
+    rows = [[name, *_costs(profile), trial_links([trial.number])] for name, trial, profile in profiled]
     columns = ["Configuration", "#Parameters", "#Batch", "#Forward MFLOP", "#Training step MFLOP", "#Covered",
                "#Latency ms", "#Peak memory MB", "Trials"]  # fmt: skip
     text = "FLOPs are for the whole batch, a multiply-add is 2. Latency: median of a forward, 10th to 90th percentile."
     return Section(id, title, join([table(columns, rows), note(text)]))
+
+
+def _profiled(found: Findings) -> list[tuple[str, Trial, Mapping[str, Any]]]:
+    """Name in the ranking, trial and document of each profile."""
+    names = {row.configuration.digest: row.name for row in found.ranking.rows}
+    return [
+        (names.get(t.job.configuration.digest if t.job.configuration else "", t.job.label), t, t.result["profile"])
+        for t in found.trials
+        if t.result.get("profile")
+    ]
+
+
+def roof(found: Findings) -> Section:
+    """Where the profiled configurations stand under the device's measured roofline."""
+    id, title = "roofline", "Under the roofline"
+    profiled = _profiled(found)
+    if not profiled:
+        return _empty(id, title, "No configuration has been profiled.")
+    placed = [(name, trial.number, profile) for name, trial, profile in profiled if drawable(profile)]
+    if not placed:
+        return _empty(id, title, f"No profile was placed under a roof: {HOW}.")
+    return Section(id, title, roofline_body(placed))
 
 
 def _costs(profile: Mapping[str, Any]) -> list[object]:

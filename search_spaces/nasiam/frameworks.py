@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kernels import info_nce, negative_cosine, nt_xent
+
 
 class Views(NamedTuple):
     """Two augmented views of the same images, each (B, C, H, W)."""
@@ -76,11 +78,6 @@ class Framework(nn.Module, ABC):
         """What follows a weight step; `progress` from 0 to 1."""
 
 
-def negative_cosine(p_BD: Tensor, z_BD: Tensor) -> Tensor:
-    """SimSiam equation 1: minus the mean cosine similarity, gradient stopped at z."""
-    return -F.cosine_similarity(p_BD, z_BD.detach(), dim=1).mean()
-
-
 class SimSiam(Framework):
     """Chen & He 2021: negative cosine to the other view's stopped projection, mean of the two sides."""
 
@@ -89,15 +86,6 @@ class SimSiam(Framework):
         z1, z2 = (self.projector(f) for f in encoded)
         p1, p2 = self.predictor(z1), self.predictor(z2)
         return (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2
-
-
-def nt_xent(z1_BD: Tensor, z2_BD: Tensor, temperature: float) -> Tensor:
-    """Normalised temperature-scaled cross entropy over the 2B views of a batch (SimCLR, equation 1)."""
-    z = F.normalize(torch.cat([z1_BD, z2_BD]), dim=1)
-    similarity = (z @ z.T / temperature).fill_diagonal_(float("-inf"))
-    batch = z1_BD.shape[0]
-    positive = torch.arange(2 * batch, device=z.device).roll(batch)
-    return F.cross_entropy(similarity, positive)
 
 
 class SimCLR(Framework):
@@ -182,10 +170,8 @@ class MoCoV2(MomentumFramework):
         query = F.normalize(self.projector(query_features), dim=1)
         with torch.no_grad():
             keys = F.normalize(self.target_projector(key_features), dim=1)
-        positive = (query * keys).sum(1, keepdim=True)
-        logits = torch.cat([positive, query @ self.queue.T], dim=1) / self.temperature
         self._new_keys = keys
-        return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+        return info_nce(query, keys, self.queue, self.temperature)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:

@@ -12,16 +12,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from efficiency.errors import InputError
-from search_spaces.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
-from search_spaces.data import (
-    Augmentation,
-    AugmentationOptions,
-    DatasetOptions,
-    ImageSet,
-    few_labels,
-    load_dataset,
-)
-from search_spaces.evaluation import effective_rank, feature_std, knn_accuracy, linear_probe_accuracy
+from search_spaces.checkpoint import resume_training, save_training
+from search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, ImageSet, load_dataset
+from search_spaces.evaluation import effective_rank, feature_std
+from search_spaces.frozen import BOTH, EVALUATION_BATCH, check_fit, encode, labelled_few, score_features
 from search_spaces.nasiam import recipes
 from search_spaces.nasiam.frameworks import Framework, Views
 from search_spaces.options import Options
@@ -30,8 +24,6 @@ from search_spaces.task import Control, GradientTask, Rung, Split, TrainingDiver
 
 if TYPE_CHECKING:
     from search_spaces.nasiam.space import NASiam
-
-EVALUATION_BATCH = 1000
 
 
 class SelfSupervisedOptions(Options):
@@ -76,7 +68,7 @@ class SelfSupervised(GradientTask):
         super().__init__(space, options, device)
         self.metric = options.metric
         self.data = load_dataset(options.dataset)
-        self._check_fit()
+        check_fit(self.data, space.options.in_channels, space.options.image_size, options.batch_size)
         self.train_images = self.data.train.to(device)
         self.augmentation = Augmentation(
             options.augmentation or AugmentationOptions.for_framework(space.options.framework, self.data.channels),
@@ -84,19 +76,6 @@ class SelfSupervised(GradientTask):
             self.data.std,
         )
         self.recipe = recipes.RECIPES[space.options.framework].changed(options.learning_rate, options.weight_decay)
-
-    def _check_fit(self) -> None:
-        data, space = self.data, self.space.options
-        if (data.channels, data.image_size) != (space.in_channels, space.image_size):
-            raise InputError(
-                f"task.dataset: {data.name} has {data.channels}x{data.image_size}x{data.image_size} images, the space "
-                f"takes {space.in_channels}x{space.image_size}x{space.image_size}; set space.options.in_channels and "
-                "image_size"
-            )
-        if self.options.batch_size > len(data.train):
-            raise InputError(
-                f"task.batch_size: {self.options.batch_size} is more than the {len(data.train)} training images"
-            )
 
     @property
     def max_epochs(self) -> int:
@@ -139,7 +118,7 @@ class SelfSupervised(GradientTask):
         """Pre-train by the framework's loss; see Task.train."""
         framework = cast(Framework, model).to(self.device)
         optimiser = self.optimiser(framework, [p for p in framework.parameters() if p.requires_grad])
-        start = self._resume(framework, optimiser, checkpoint)
+        start = resume_training(checkpoint, framework, optimiser, self.device)
         if start == 0:
             seed_everything(derive_seed(seed, "train"))
         for epoch in range(start, self.options.epochs):
@@ -147,22 +126,8 @@ class SelfSupervised(GradientTask):
             if (epoch + 1) % self.options.rung_epochs and epoch + 1 < self.options.epochs:
                 continue
             if checkpoint is not None:
-                state = {
-                    "model": framework.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "rng": rng_state(),
-                }
-                save_checkpoint(checkpoint, {"epoch": epoch + 1, **state})
+                save_training(checkpoint, epoch + 1, framework, optimiser)
             yield Rung(epoch + 1, {"loss": loss})
-
-    def _resume(self, framework: nn.Module, optimiser: torch.optim.Optimizer, checkpoint: Path | None) -> int:
-        state = load_checkpoint(checkpoint, self.device) if checkpoint is not None else None
-        if state is None:
-            return 0
-        framework.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        restore_rng(state["rng"])
-        return int(state["epoch"])
 
     def _epoch(self, framework: Framework, optimiser: torch.optim.Optimizer, seed: int, epoch: int) -> float:
         framework.train()
@@ -204,29 +169,20 @@ class SelfSupervised(GradientTask):
         }
 
     def _map(self, function: Any, images: ImageSet) -> Tensor:
-        parts = torch.arange(len(images)).split(EVALUATION_BATCH)
-        return torch.cat(
-            [function(self.augmentation.normalise(images.fetch(part).to(self.device))).float() for part in parts]
-        )
+        return encode(function, images, self.augmentation, self.device)
 
     def _scores(self, bank_x: Tensor, bank_y: Tensor, x: Tensor, y: Tensor, full: bool) -> dict[str, float]:
-        options, classes = self.options, len(self.data.classes)
+        options = self.options
         bank_y, y = bank_y.to(self.device), y.to(self.device)
-
-        def knn(bx: Tensor, by: Tensor) -> float:
-            return 100 * knn_accuracy(bx, by, x, y, classes, options.knn_k, options.knn_temperature)
-
-        scores = {}
-        if full or options.metric == "knn_top1":
-            scores["knn_top1"] = knn(bank_x, bank_y)
-        if full or options.metric == "linear_top1":
-            scores["linear_top1"] = 100 * linear_probe_accuracy(bank_x, bank_y, x, y, classes)
-        if full and options.labels_per_class is not None:
-            few = few_labels(bank_y.cpu(), per_class=options.labels_per_class, seed=options.dataset.seed)
-            few = few.to(self.device)
-            scores["few_knn_top1"] = knn(bank_x[few], bank_y[few])
-            scores["few_linear_top1"] = 100 * linear_probe_accuracy(bank_x[few], bank_y[few], x, y, classes)
-        return scores
+        return score_features(
+            (bank_x, bank_y),
+            (x, y),
+            len(self.data.classes),
+            BOTH if full else (options.metric,),
+            knn_k=options.knn_k,
+            knn_temperature=options.knn_temperature,
+            few=labelled_few(bank_y, options.labels_per_class, options.dataset.seed) if full else None,
+        )
 
     def controls(self) -> tuple[Control, ...]:
         """Raw pixels, and the backbone as initialised: what is left to gain over both is what training gave."""

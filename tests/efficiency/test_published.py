@@ -41,5 +41,7 @@ def test_video_mae(found):
 def test_token_reduction(found):
     for printed, counted in found["evit_gmac"].values():
         assert counted == pytest.approx(printed, rel=0.0175)  # 1.5 %, and the rounding of a printed decimal
+    for printed, counted in found["tome_ratio"].values():
+        assert counted == pytest.approx(printed, rel=0.02)
     for printed, counted in found["dynamic_vit_gmac"].values():
         assert counted == pytest.approx(printed, rel=0.03)

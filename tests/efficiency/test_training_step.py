@@ -9,8 +9,11 @@ from torch import nn
 
 from efficiency import InputError
 from efficiency.batch_sweep import sweep_batch_sizes
-from efficiency.training_memory import forecast_peak_bytes, largest_batch, resident_peak_bytes, training_memory
-from efficiency.training_step import measure_training_step
+from efficiency.memory import LiveBytes
+from efficiency.memory_forecast import forecast, forecast_peak_bytes, largest_batch
+from efficiency.resident_memory import resident_peak_bytes
+from efficiency.training_memory import training_memory
+from efficiency.training_step import measure_training_step, training_step_function
 
 
 def network():
@@ -70,6 +73,7 @@ def test_forecast_of_another_batch_is_what_the_run_then_holds(name, training):
     assert forecast == pytest.approx(truth, rel=0.01)
 
 
+@pytest.mark.slow
 def test_forecast_against_the_resident_memory_of_a_fresh_process():
     model, inputs = wide()
     forecast = forecast_peak_bytes(model, inputs[:2], 6000, training=False)
@@ -83,6 +87,38 @@ def test_largest_batch_is_the_last_that_fits():
     assert forecast_peak_bytes(model, inputs, largest, training=True) <= limit
     assert forecast_peak_bytes(model, inputs, largest + 1, training=True) > limit
     assert largest_batch(model, inputs, 1000, training=False) == 0
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_search_for_the_largest_batch_agrees_with_trying_all(training):
+    model, inputs = network(), torch.randn(4, 64)
+    peaks = {n: forecast_peak_bytes(model, inputs, n, training=training) for n in range(2, 32)}
+    for limit in (peaks[2] - 1, peaks[2], peaks[3] + 1, peaks[17], peaks[29] + 5):
+        truth = max((n for n, peak in peaks.items() if peak <= limit), default=0)
+        found = forecast(model, inputs, limit, training=training)
+        if truth:
+            assert (found.largest_batch, found.largest_peak_bytes) == (truth, peaks[truth])
+        assert found.fits == (peaks[4] <= limit)
+
+
+def test_a_forecast_copies_no_weights():
+    model = nn.Linear(64, 64).requires_grad_(True)
+    model.tied = model.weight
+    before = [p.data_ptr() for p in model.parameters()]
+    with LiveBytes() as live:
+        forecast_peak_bytes(model, torch.randn(4, 64), 8, training=False)
+    assert live.peak < 64 * 64 * 4 + 3 * 8 * 64 * 4 + 64 * 4 * 2  # counted, on meta: one set of weights
+    assert [p.data_ptr() for p in model.parameters()] == before
+
+
+def test_a_whole_step_as_a_function_trains_a_copy():
+    model, inputs = network(), torch.randn(8, 64)
+    before = copy.deepcopy(model.state_dict())
+    step = training_step_function(model, inputs)
+    step()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert training_step_function(nn.ReLU(), inputs) is None
+    assert training_step_function(network(), inputs[:1]) is None
 
 
 def test_what_does_not_run_on_meta_is_said():

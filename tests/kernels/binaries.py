@@ -55,5 +55,5 @@ def _nvidia(made):
         file.write(made.asm["cubin"])
         file.flush()
         usage = subprocess.run([cuobjdump, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    registers, local = int(re.search(r"REG:(\d+)", usage)[1]), int(re.search(r"LOCAL:(\d+)", usage)[1])
-    return Binary(registers, local, made.metadata.shared)
+    registers, stack, local = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK", "LOCAL"))
+    return Binary(registers, stack + local, made.metadata.shared)  # spilled registers stand on the stack

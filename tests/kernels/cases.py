@@ -18,8 +18,11 @@ from kernels import (
     bipartite_match,
     class_scores,
     gather_visible,
+    info_nce,
     merge_tokens,
     mixed_activation,
+    negative_cosine,
+    nt_xent,
     patch_loss,
     restore_tokens,
     select_tokens,
@@ -83,10 +86,10 @@ def select_fused(tokens: Tensor, scores: Tensor) -> Tensor:
 
 
 def matching_for(batch: int, tokens: int, protected: int = 1) -> Matching:
-    """A fixed matching that merges a third of the tokens, several into one."""
+    """A fixed matching that merges a third of the tokens, at most 40, several into one."""
     angle = torch.arange(batch * tokens, dtype=torch.float64).reshape(batch, tokens) ** 1.7
     metric = torch.stack([angle.sin(), angle.cos() + 2], 2)
-    return bipartite_match(metric, min(tokens // 3, (tokens - protected) // 2), protected)
+    return bipartite_match(metric, min(tokens // 3, 40, (tokens - protected) // 2), protected)
 
 
 def merged(tokens: Tensor) -> Tensor:
@@ -94,6 +97,12 @@ def merged(tokens: Tensor) -> Tensor:
     batch, length = tokens.shape[:2]
     sizes = torch.arange(1, batch * length + 1, dtype=tokens.dtype).reshape(batch, length).remainder(5) + 1
     return merge_tokens(tokens, sizes, matching_for(batch, length))[0]
+
+
+def rows_like(tensor: Tensor, rows: int) -> Tensor:
+    """Fixed rows of its width and dtype, of norm about 1."""
+    waves = torch.sin(torch.arange(1, rows * tensor.shape[1] + 1, dtype=torch.float64) ** 1.2)
+    return (waves.reshape(rows, tensor.shape[1]) / max(tensor.shape[1] / 2, 1) ** 0.5).bfloat16().to(tensor.dtype)
 
 
 CASES: dict[str, Case] = {
@@ -156,10 +165,38 @@ CASES: dict[str, Case] = {
         lambda n: (normal(2, n, 5),),
     ),
     "merge_tokens": Case(merged, lambda n: (normal(2, 9, n),)),
-    "merge_tokens of a long sequence": Case(merged, lambda n: (normal(2, n + 1, 5),)),
+    "merge_tokens of a long sequence": Case(merged, lambda n: (normal(1, n + 1, 5),)),
     "unmerge_tokens": Case(
         lambda rows: unmerge_tokens(rows, matching_for(2, 9)),
         lambda n: (normal(2, 6, n),),
+    ),
+    "nt_xent": Case(
+        lambda a, b: nt_xent(a, b, 0.5),
+        lambda n: (normal(-(-n // 3), 19), normal(-(-n // 3), 19)),
+        tolerance=5e-6,
+    ),
+    "nt_xent of wide rows": Case(
+        lambda a, b: nt_xent(a, b, 0.2),
+        lambda n: (normal(7, n), normal(7, n)),
+        tolerance=5e-6,
+    ),
+    "info_nce": Case(
+        lambda query, key: info_nce(query, key, rows_like(query, 300), 0.7),
+        lambda n: (normal(n, 10), normal(n, 10)),
+        tolerance=5e-6,
+    ),
+    "info_nce of a long queue of wide rows": Case(
+        lambda query, key: info_nce(query, key, rows_like(query, query.shape[1] + 7), 0.7),
+        lambda n: (normal(6, n) / max(n, 1) ** 0.5, normal(6, n) / max(n, 1) ** 0.5),
+        tolerance=5e-6,
+    ),
+    "negative_cosine": Case(
+        lambda p: negative_cosine(p, rows_like(p, len(p))),
+        lambda n: (normal(5, n),),
+    ),
+    "negative_cosine of many rows": Case(
+        lambda p: negative_cosine(p, rows_like(p, len(p))),
+        lambda n: (normal(n, 11),),
     ),
 }
 

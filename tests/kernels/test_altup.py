@@ -17,12 +17,15 @@ def test_predict_then_correct():
     assert torch.allclose(altup(x, y, p, g, active=2), expected, atol=1e-5)
 
 
-def test_identity_and_unit_gain_give_every_stream_the_layers_increment():
-    x = streams(1, 6, 7).expand(4, 6, 7)
-    y = streams(6, 7)
-    for way in ("fused", "reference"):
-        with switched(way):
-            assert torch.allclose(altup(x, y, torch.eye(4), torch.ones(4)), y.expand(4, 6, 7), atol=1e-6)
+@pytest.mark.parametrize("num_streams", [2, 3, 4, 8])
+@pytest.mark.parametrize("way", ["fused", "reference"])
+def test_identity_and_unit_gain_make_every_equal_stream_the_layers_output_to_the_bit(way, num_streams):
+    x = streams(1, 60, 70).expand(num_streams, 60, 70)
+    y = streams(60, 70)
+    with switched(way):
+        for active in range(num_streams):
+            new = altup(x, y, torch.eye(num_streams), torch.ones(num_streams), active)
+            assert torch.equal(new, y.expand(num_streams, 60, 70))
 
 
 def test_gemma_3n():

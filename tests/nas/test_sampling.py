@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+from efficiency.errors import InputError
 from nas.arms import Sampled
 from nas.encoding import flatten, unflatten
-from nas.pruning import should_prune
+from nas.pruning import hyperband_bracket, should_prune
 from nas.sampling import Told, mutate, propose
 from search_spaces import Categorical, Chain, Float, Integer, Options, SearchSpace, When, derive_seed
 
@@ -73,7 +74,7 @@ def run(sampler, space, score, trials, seed, **options):
     return history
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "evolution"])
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2", "evolution"])
 def test_every_proposal_is_a_valid_point_that_engines_may_propose(sampler):
     history = run(sampler, SPACE, lambda c: float(c["width"]), 25, seed=0)
     for told in history:
@@ -82,14 +83,14 @@ def test_every_proposal_is_a_valid_point_that_engines_may_propose(sampler):
     assert {told.configuration["head"] for told in history} == {"cell", "plain"}
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "evolution"])
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2", "evolution"])
 def test_a_recorded_history_replays(sampler):
     history = run(sampler, SPACE, lambda c: float(c["depth"]), 12, seed=3)
     for i, told in enumerate(history):
         assert propose(arm(sampler), SPACE, history[:i], [], derive_seed(3, i)) == told.configuration
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "evolution"])
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2", "evolution"])
 def test_a_small_space_is_enumerated_without_repeats(sampler):
     space = Small(Options())
     history = run(sampler, space, lambda c: float(c.chain("cell").count("a")), 12, seed=1, population=4)
@@ -107,7 +108,7 @@ def test_learning_samplers_beat_random_on_a_planted_problem(sampler):
     assert np.mean([best(sampler, s) for s in seeds]) > np.mean([best("random", s) for s in seeds]) + 0.4
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "evolution"])
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2", "evolution"])
 def test_pending_and_failed_proposals_are_taken_in(sampler):
     history = [Told(SPACE.random(np.random.default_rng(i)), None if i % 2 else 1.0) for i in range(10)]
     pending = [SPACE.random(np.random.default_rng(99))]
@@ -157,3 +158,73 @@ def test_asha_keeps_the_better_half_at_its_rungs():
     assert should_prune("asha", {1: 55.0, 2: 5.0}, others)
     assert not should_prune("asha", {1: 55.0, 2: 55.0, 3: 5.0}, others), "epoch 3 is none of its rungs"
     assert not should_prune("asha", {1: 5.0}, []), "nothing to compare with"
+
+
+def dear(configuration):
+    """The planted score, and a cost that grows with one of its operations: the two pull apart."""
+    return planted(configuration), float(sum(op in "cd" for op in configuration.chain("cell")))
+
+
+def front_area(sampler, seed):
+    """Area that the front of 24 told proposals dominates above score 0 and below cost 7."""
+    space, history = Cells(Options()), []
+    for i in range(24):
+        proposal = propose(arm(sampler, population=8), space, history, [], derive_seed(seed, i))
+        score, cost = dear(proposal)
+        history.append(Told(proposal, score, cost=cost))
+    return sum(max((t.value for t in history if t.cost <= level), default=0.0) for level in range(7))
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "evolution"])
+def test_with_a_cost_learning_samplers_find_a_better_front_than_random(sampler):
+    assert np.mean([front_area(sampler, s) for s in range(3)]) > np.mean([front_area("random", s) for s in range(3)])
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "evolution"])
+def test_samplers_keep_away_from_what_breaks_a_constraint(sampler):
+    """Proposals with more than two of one operation break the limit, and are told without a value."""
+    space = Cells(Options())
+
+    def broken_share(name, seed):
+        history = []
+        for i in range(40):
+            proposal = propose(arm(name, population=8), space, history, [], derive_seed(seed, i))
+            excess = (proposal.chain("cell").count("a") - 1) / 1.0
+            history.append(Told(proposal, None if excess > 0 else planted(proposal), (excess,)))
+        return sum(told.value is None for told in history[20:]) / 20
+
+    assert np.mean([broken_share(sampler, s) for s in range(4)]) < np.mean(
+        [broken_share("random", s) for s in range(4)]
+    )
+
+
+def test_values_that_do_not_go_together_are_drawn_anew():
+    class Fussy(Cells):
+        def canonicalise(self, values):
+            if values["cell"][0] != "a":
+                raise InputError("cell: starts with a")
+            return values
+
+    for sampler in ("random", "tpe", "nsga2"):
+        assert all(t.configuration.chain("cell")[0] == "a" for t in run(sampler, Fussy(Options()), planted, 6, 0))
+
+
+def test_the_percentile_pruner_keeps_the_best_quarter():
+    others = [{1: float(score)} for score in range(10, 90, 10)]
+    assert should_prune("percentile", {1: 55.0}, others)
+    assert not should_prune("percentile", {1: 75.0}, others)
+    assert not should_prune("median", {1: 55.0}, others)
+
+
+def test_hyperband_takes_its_brackets_in_turn_and_each_halves_later():
+    brackets = [hyperband_bracket(i, 8) for i in range(22)]
+    assert brackets == [0] * 8 + [1] * 6 + [2] * 4 + [3] * 4, "n of Hyperband for eta 2 and 8 epochs"
+    assert [hyperband_bracket(i, 8) for i in range(22, 44)] == brackets
+    assert {hyperband_bracket(i, 1) for i in range(9)} == {0}
+    others = [{e: float(score) for e in (1, 2, 3, 4)} for score in range(10, 90, 10)]
+    behind = {1: 5.0}
+    assert should_prune("hyperband", behind, others, 0) == should_prune("asha", behind, others) is True
+    assert not should_prune("hyperband", behind, others, 1)
+    assert should_prune("hyperband", {1: 5.0, 2: 5.0}, others, 1)
+    assert not should_prune("hyperband", {1: 5.0, 2: 5.0, 3: 5.0}, others, 1)
+    assert should_prune("hyperband", dict.fromkeys((1, 2, 3, 4), 5.0), others, 2)

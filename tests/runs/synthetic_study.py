@@ -112,7 +112,17 @@ def make_trials() -> list[Trial]:
         "flops": {"forward": 123_456_789, "training_step": 370_000_000, "effective_forward": 123_456_789},
         "coverage": 0.97,
         "latency_ms": {"median": 4.2, "p10": 4.0, "p90": 5.1, "low": 4.1, "high": 4.3},
+        "dtype": "float32",
         "peak_memory_bytes": 12_345_678,
+        "roofline": {
+            "device": "cpu: measured",
+            "intensity": 8.0,
+            "ridge": 5.0,
+            "peak_flops_per_second": 1e11,
+            "bytes_per_second": 2e10,
+            "bound_ms": 2.1,
+            "explained": 0.5,
+        },
         "provenance": PROVENANCE,
     }
     trials.append(trial(30, "profile", 0.0, configuration=PUBLISHED, seconds=5.0, result={"profile": profile}))

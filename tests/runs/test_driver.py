@@ -10,6 +10,7 @@ from runs.ledger import Ledger
 from runs.plan import last_score, next_job
 from runs.progress import Progress
 from runs.ranking import rank
+from runs.spend import arm_spend
 from runs.status import status
 from runs.study import load_study
 from search_spaces import derive_seed
@@ -138,10 +139,16 @@ def test_what_only_the_user_can_mend_stops_the_study_and_loses_nothing(toy_file)
 
 
 def test_pruned_proposals_are_charged_and_stop_early(toy_file):
-    arm = {"name": "random", "engine": "optuna", "sampler": "random", "trials": 12, "pruner": "median"}
+    arm = {"name": "random", "engine": "optuna", "sampler": "random", "trials": 12, "pruner": "hyperband"}
     path = toy_file(task={"epochs": 6, "seconds": 0.4}, arms=[arm], random_architectures=0, seeds=[0])
-    pruned = [t for t in run(path).trials() if t.state == "pruned"]
+    ledger = run(path)
+    trials = ledger.trials()
+    pruned = [t for t in trials if t.state == "pruned"]
     assert pruned
+    (spend,) = [s for s in arm_spend(trials) if s.arm == "random"]
+    charged = sum(t.device_seconds for t in trials if t.job.role == "proposal")
+    assert spend.search_hours == pytest.approx(charged / 3600)
+    assert charged > sum(t.device_seconds for t in trials if t.job.role == "proposal" and t.state == "complete")
     for trial in pruned:
         assert len(trial.rungs) < 6
         assert trial.device_seconds > 0

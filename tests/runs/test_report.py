@@ -20,7 +20,7 @@ from runs.report.markup import interval, significant_digits
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "schemas" / "report.json"
 SECTIONS = ["leaderboard", "controls", "pareto", "health", "drawings", "alphas", "curves", "spend", "profiles",
-            "provenance", "ledger"]  # fmt: skip
+            "roofline", "provenance", "ledger"]  # fmt: skip
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
@@ -99,7 +99,7 @@ def test_embedded_ranking_is_the_ranking(page):
 
 def test_figures_hold_the_studys_numbers(page):
     figures = [json.loads(text) for text in page.scripts["figure"]]
-    pareto, decisiveness, projector, predictor, curves, spend = figures
+    pareto, decisiveness, projector, predictor, curves, spend, roof = figures
     assert [trace["y"] for trace in pareto["data"][1:]] == [[pytest.approx(v)] for v in (82.0, 80.0, 78.0)]
     assert pareto["data"][1]["error_y"]["array"] == [pytest.approx(4.302653 * 0.2 / 3**0.5)]
     assert decisiveness["data"][0]["y"][-1] == pytest.approx(0.76)
@@ -109,6 +109,19 @@ def test_figures_hold_the_studys_numbers(page):
     assert len(curves["data"]) == 5 + 9
     charged = sum(t.device_seconds for t in make_trials()) / 3600
     assert sum(sum(trace["x"]) for trace in spend["data"]) == pytest.approx(charged)
+    line, point = roof["data"]
+    assert (line["x"][1], line["y"][1:]) == (pytest.approx(5.0), [pytest.approx(100), pytest.approx(100)])
+    assert line["y"][0] / line["x"][0] == pytest.approx(20)  # copies bound left of the ridge
+    assert (point["x"], point["y"]) == ([8.0], [pytest.approx(0.123456789 / 4.2e-3)])
+    assert roof["layout"]["xaxis"]["type"] == roof["layout"]["yaxis"]["type"] == "log"
+
+
+def test_without_measured_ceilings_the_roofline_says_how_to_get_them():
+    trials = make_trials()
+    bare = {key: value for key, value in trials[-1].result["profile"].items() if key != "roofline"}
+    made = build_report(make_study(), [*trials[:-1], replace(trials[-1], result={"profile": bare})])
+    assert next(s for s in made.sections if s.id == "roofline").empty
+    assert "naslab devices calibrate" in made.page
 
 
 def test_health_is_told_in_words_with_warnings(page):

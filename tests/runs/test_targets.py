@@ -1,5 +1,6 @@
 """Targets by name, and the commands that measure them."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from efficiency import InputError
-from runs.commands import measure
+from efficiency import InputError, calibrate
+from efficiency.memory_forecast import memory_limit
+from runs.commands import compare, measure
 from runs.targets import resolve_target
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
@@ -18,6 +20,13 @@ import torch
 from torch import nn
 def bare(): return nn.Linear(6, 3)
 def complete(): return nn.Linear(6, 3), torch.ones(4, 6)
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 3), nn.Linear(6, 3)
+    def forward(self, x): return self.a(x) + self.b(x)
+def double(): return Twice(), torch.ones(4, 6)
+def frozen(): return nn.Linear(6, 3).requires_grad_(False), torch.ones(4, 6)
 def wrong(): return "a string"
 """
 
@@ -91,6 +100,50 @@ def test_hugging_face_without_the_package_says_how_to_get_it(monkeypatch):
         resolve_target("hf:bert-base-uncased")
 
 
+def test_hugging_face_without_a_network_is_one_quick_line(monkeypatch, capfd):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+
+    def no_network(*_):
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.getaddrinfo", no_network)
+    monkeypatch.setattr("runs.targets.getproxies", dict)
+    with pytest.raises(InputError, match="hf:nobody/nothing is neither a folder here nor in the local cache") as caught:
+        resolve_target("hf:nobody/nothing")
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+SPEECH = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "vocab_size": 50,
+          "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_source_positions": 20,
+          "num_mel_bins": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+          "decoder_start_token_id": 1}  # fmt: skip
+FAMILIES = {
+    "BertConfig": (SMALL, {"input_ids": (2, 128)}),
+    "T5Config": (
+        {"vocab_size": 50, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2},
+        {"input_ids": (2, 128), "decoder_input_ids": (2, 128)},
+    ),
+    "ViTConfig": (
+        {k: v for k, v in SMALL.items() if k != "vocab_size"} | {"image_size": 32, "patch_size": 16},
+        {"pixel_values": (2, 3, 32, 32)},
+    ),
+    "WhisperConfig": (SPEECH, {"input_features": (2, 8, 40), "decoder_input_ids": (2, 128)}),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hugging_face_models_of_several_kinds_run_on_their_input(family, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    options, shapes = FAMILIES[family]
+    getattr(transformers, family)(**options).save_pretrained(tmp_path)
+    target = resolve_target(f"hf:{tmp_path}", batch_size=2)
+    assert {name: tuple(t.shape) for name, t in target.example_input.items()} == shapes
+    with torch.no_grad():
+        target.model.eval()(**target.example_input)
+
+
 def test_profile_command(toy, capsys):
     measure.profile("toy_models:complete", device="cpu", max_seconds=0.1, as_json=True)
     document = printed(capsys, "profile")
@@ -104,7 +157,7 @@ def test_profile_command_prints_a_table(toy, capsys):
 
 
 def test_compare_command(toy, capsys):
-    measure.compare("toy_models:complete", "toy_models:complete", device="cpu", max_seconds=0.2, as_json=True)
+    compare.compare("toy_models:complete", "toy_models:complete", device="cpu", max_seconds=0.2, as_json=True)
     document = printed(capsys, "compare")
     assert document["ratio"]["low"] <= document["ratio"]["median"] <= document["ratio"]["high"]
 
@@ -137,10 +190,13 @@ def test_profile_as_tree_and_as_csv(toy, capsys):
     assert "layer4" in capsys.readouterr().out
     measure.profile("toy_models:complete", device="meta", as_csv=True)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "target,batch_size,dtype,kind,flops,pointwise,bytes,calls"
-    assert (
-        lines[1] == f"toy_models:complete,4,float32,matrix product,{2 * 4 * 6 * 3},{4 * 3},{4 * (24 + 18 + 3 + 12)},1"
-    )
+    names, values = (line.split(",") for line in lines[:2])
+    row = dict(zip(names, values, strict=True))
+    assert names[:4] == ["target", "batch_size", "dtype", "device"]
+    assert (row["kind"], row["calls"]) == ("matrix product", "1")
+    assert row["flops"] == row["effective"] == row["backward"] == str(2 * 4 * 6 * 3)
+    assert (row["pointwise"], row["bytes"]) == (str(4 * 3), str(4 * (24 + 18 + 3 + 12)))
+    assert {"commit", "torch", "compile_mode", "samples"} <= set(names)
 
 
 def test_check_stands_beside_the_count(toy, capsys):
@@ -156,3 +212,122 @@ def test_training_step_is_split_in_time_and_memory(toy, capsys):
     assert training["memory_bytes"]["gradients"] == 4 * (6 * 3 + 3)
     measure.profile("toy_models:complete", device="meta", train=True)
     assert "peak memory" in capsys.readouterr().out
+
+
+def test_compare_counts_beside_the_times_and_compares_training_steps(toy, capsys):
+    pair = ("toy_models:complete", "toy_models:double")
+    compare.compare(*pair, device="cpu", max_seconds=0.2, train=True, as_json=True)
+    document = printed(capsys, "compare")
+    assert document["measured"] == "training step"
+    assert document["b"]["flops"]["forward"] == 2 * document["a"]["flops"]["forward"] == 2 * (2 * 4 * 6 * 3)
+    assert (document["a"]["parameters"], document["b"]["parameters"]) == (21, 42)
+    # Parameters, gradients and both moments of AdamW are held at once.
+    assert document["b"]["peak_memory_bytes"] > 4 * 4 * 42
+    compare.compare(*pair, device="cpu", max_seconds=0.2)
+    assert "FLOPs, effective" in capsys.readouterr().out
+    compare.compare(*pair, device="cpu", max_seconds=0.2, as_csv=True)
+    first, second = csv.DictReader(capsys.readouterr().out.splitlines())
+    assert int(second["forward_flops"]) == 2 * int(first["forward_flops"])
+    assert float(first["median_ms"]) > 0
+    assert first["torch"] == torch.__version__
+
+
+def test_comparing_training_of_what_cannot_train_is_one_line(toy):
+    with pytest.raises(InputError, match="--train: toy_models:frozen has nothing to train"):
+        compare.compare("toy_models:frozen", "toy_models:complete", device="cpu", max_seconds=0.2, train=True)
+
+
+def test_sweep_energy_forecast_and_samples_in_one_profile(toy, tmp_path, capsys):
+    file = tmp_path / "samples.csv"
+    measure.profile(
+        "toy_models:complete",
+        device="cpu",
+        max_seconds=0.1,
+        batch_sweep="1,4,2",
+        energy=True,
+        memory_limit_text="1MB",
+        train=True,
+        samples=file,
+        as_json=True,
+    )
+    document = printed(capsys, "profile")
+    assert [row["batch_size"] for row in document["batch_sweep"]["rows"]] == [1, 2, 4]
+    assert document["batch_sweep"]["knee"] in (1, 2, 4)
+    for name in ("inference", "training_step"):
+        energy, forecast = document["energy"][name], document["memory_forecast"][name]
+        assert (energy["joules_per_call"] is None) == (energy["reason"] is not None)
+        assert forecast["peak_bytes"] <= 10**6 >= forecast["largest_peak_bytes"]
+        assert forecast["fits"]
+    lines = list(csv.DictReader(file.read_text().splitlines()))
+    assert document["provenance"]["samples"] == str(file)
+    inference = [x for x in lines if x["measured"] == "inference" and x["batch_size"] == "4"]
+    swept = next(row for row in document["batch_sweep"]["rows"] if row["batch_size"] == 4)
+    expected = [*document["samples_ms"], *swept["samples_ms"]]
+    assert [float(line["milliseconds"]) for line in inference] == pytest.approx(expected)
+    assert {"training step, backward", "training step, step"} <= {line["measured"] for line in lines}
+
+
+def test_samples_as_json_carry_the_provenance(toy, tmp_path, capsys):
+    file = tmp_path / "samples.json"
+    measure.profile("toy_models:complete", device="cpu", max_seconds=0.1, samples=file, as_json=True)
+    document, written = printed(capsys, "profile"), json.loads(file.read_text())
+    assert written["series"][0]["samples_ms"] == document["samples_ms"]
+    assert written["provenance"] == document["provenance"]
+
+
+def test_the_new_rows_are_in_the_table(toy, capsys):
+    measure.profile(
+        "toy_models:complete", device="cpu", max_seconds=0.1, batch_sweep="1,2", energy=True, memory_limit_text="t4"
+    )
+    text = capsys.readouterr().out
+    for words in ("end to end", "knee", "energy", "largest batch", "effective", "matrix product"):
+        assert words in text
+
+
+def test_a_calibrated_device_gets_its_picture(toy, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = {"device": "cpu", "max_seconds": 0.1, "plot": tmp_path / "roof.html"}
+    with pytest.raises(InputError, match="cpu is not calibrated; run `naslab devices calibrate` first"):
+        measure.profile("toy_models:complete", **asked)
+    calibrate(torch.device("cpu"), seconds=0.2).save()
+    measure.profile("toy_models:complete", **asked)
+    page = (tmp_path / "roof.html").read_text()
+    assert "the roofline explains" in page
+    assert "matrix product" in page
+
+
+@pytest.mark.slow
+def test_resident_memory_of_a_fresh_process(toy, capsys):
+    measure.profile("toy_models:complete", device="cpu", max_seconds=0.1, resident=True, as_json=True)
+    memory = printed(capsys, "profile")["memory"]
+    assert memory["resident_bytes"] > 50e6
+    assert 0 <= memory["resident_growth_bytes"] < memory["resident_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_sweep": "1,two"}, "--batch-sweep 1,two: write batch sizes"),
+        ({"batch_sweep": "0"}, "--batch-sweep 0"),
+        ({"memory_limit_text": "much"}, "'much' is no size such as 24GB"),
+        ({"clock": ["sundial"]}, "--clock sundial: use end to end, kernel, graph"),
+        ({"clock": ["graph"]}, "'graph' needs a CUDA device"),
+        ({"samples": Path("samples.txt")}, r"ends in \.csv or \.json"),
+        ({"samples": Path("nowhere/samples.csv")}, "there is no folder nowhere"),
+        ({"as_csv": True, "as_json": True}, "choose one"),
+        ({"by": "day"}, "--by day: use profile, kind, module, operation"),
+        ({"device": "meta", "energy": True, "resident": True}, "--energy, --resident: the model has to run"),
+        ({"device": "auto", "predict_for": ["h100"], "batch_sweep": "1"}, "--batch-sweep: the model has to run"),
+    ],
+)
+def test_wrong_options_are_one_clear_line(toy, options, message):
+    with pytest.raises(InputError, match=message) as caught:
+        measure.profile("toy_models:complete", **{"device": "cpu", "max_seconds": 0.1} | options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("24GB", 24 * 10**9), ("1.5 GiB", 3 * 2**29), ("800mb", 8 * 10**8), ("h100", 80 * 2**30)]
+)
+def test_memory_limits(text, size):
+    assert memory_limit(text) == size

@@ -126,3 +126,20 @@ class Space(SearchSpace):
     def build(self, configuration: Configuration) -> nn.Module:
         worth = {"good": 10.0, "fair": 5.0, "poor": 0.0}
         return Toy(sum(worth[operation] for operation in configuration.chain("cell")))
+
+
+class SizedToy(Toy):
+    """As wide as it has good layers, so that what is good costs more."""
+
+    def __init__(self, value, width):
+        super().__init__(value)
+        self.linear = nn.Linear(4, width)
+
+
+class Sized(Space):
+    """The toy space with a price: four weights and a bias for each good layer, and for one more."""
+
+    def build(self, configuration):
+        cell = configuration.chain("cell")
+        worth = {"good": 10.0, "fair": 5.0, "poor": 0.0}
+        return SizedToy(sum(worth[operation] for operation in cell), 1 + cell.count("good"))

@@ -28,6 +28,6 @@ def training_curve(way, framework):
     return losses
 
 
-@pytest.mark.parametrize("framework", ["simsiam", "simclr"])
+@pytest.mark.parametrize("framework", ["simsiam", "simclr", "mocov2", "byol"])
 def test_the_kernels_switched_off_train_alike(framework):
     assert training_curve("fused", framework) == pytest.approx(training_curve("reference", framework), rel=2e-3)

@@ -38,7 +38,7 @@ Annotations = dict[str, list[Described]]
 """Videos of the splits that the annotation knows, under names of SPLITS."""
 
 
-def annotations(options: VideoTextOptions, root: Path) -> Annotations:
+def read_annotations(options: VideoTextOptions, root: Path) -> Annotations:
     """Read the annotation of the data set `options.name` from the files in `root`.
 
     Raises:
@@ -108,8 +108,8 @@ def msrvtt(root: Path, split: str) -> Annotations:
 def msvd(root: Path) -> Annotations:
     """MSVD (Chen and Dolan 2011): AllVideoDescriptions.txt or raw-captions.pkl, and the three lists of videos.
 
-    Lists are {train,val,test}_list.txt; without them the numbers in youtube_mapping.txt decide. {train,val,test}_qa.json
-    with youtube_mapping.txt give the questions of MSVD-QA.
+    Lists are {train,val,test}_list.txt; without them the numbers in youtube_mapping.txt decide. With that file
+    {train,val,test}_qa.json give the questions of MSVD-QA.
     """
     videos: dict[str, Described] = {}
     described, pickled = root / "AllVideoDescriptions.txt", root / "raw-captions.pkl"
@@ -120,27 +120,33 @@ def msvd(root: Path) -> Annotations:
             name, _, text = line.partition(" ")
             if not line.startswith("#"):
                 videos.setdefault(name, Described(name)).captions.append(text)
-    mapping_file = root / "youtube_mapping.txt"
-    mapping = {}
-    if mapping_file.exists():
-        for line in read_lines(mapping_file):
-            name, _, number = line.partition(" ")
-            if not number.strip().removeprefix("vid").isdigit():
-                raise InputError(f"{mapping_file}: {line!r}: each line must be a video's name, a space and vidNUMBER")
-            mapping[int(number.strip().removeprefix("vid"))] = name
-    for row, path in _qa_rows(root):
-        name = mapping.get(int(_value(row, "video_id", path)), "")
-        if name in videos:
+    questions = list(_qa_rows(root))
+    mapping = _msvd_numbers(root / "youtube_mapping.txt", needed=bool(questions))
+    for row, path in questions:
+        if (name := mapping.get(str(_value(row, "video_id", path)), "")) in videos:
             videos[name].questions.append(_open_question(row, path))
     lists = {
         split: root / f"{short}_list.txt"
         for short, split in (("train", "train"), ("val", "validation"), ("test", "test"))
     }
     if mapping and not any(path.exists() for path in lists.values()):
-        names = {s: [mapping[n] for n in range(a, b + 1) if n in mapping] for s, (a, b) in MSVD_SPLITS.items()}
+        names = {
+            s: [mapping[str(n)] for n in range(a, b + 1) if str(n) in mapping] for s, (a, b) in MSVD_SPLITS.items()
+        }
     else:
         names = {split: read_lines(path) for split, path in lists.items()}
     return {split: [videos.get(name, Described(name)) for name in part] for split, part in names.items()}
+
+
+def _msvd_numbers(path: Path, needed: bool) -> dict[str, str]:
+    """Names of videos by their number, which stands in the file as vidNUMBER behind the name."""
+    mapping: dict[str, str] = {}
+    for line in read_lines(path) if needed or path.exists() else []:
+        name, _, number = line.partition(" ")
+        if not number.strip().removeprefix("vid").isdigit():
+            raise InputError(f"{path}: {line!r}: each line must be a video's name, a space and vidNUMBER")
+        mapping[number.strip().removeprefix("vid")] = name
+    return mapping
 
 
 def didemo(root: Path) -> Annotations:

@@ -57,7 +57,8 @@ def decode(path: Path, frames: int, side: int, decoder: Decoder) -> tuple[Tensor
     Raises:
         Unreadable: not one frame can be decoded.
     """
-    return _guarded(path, lambda: _DECODE[decoder](path, frames, side))
+    decoded: tuple[Tensor, int, int] = _guarded(path, lambda: _DECODE[decoder](path, frames, side))
+    return decoded
 
 
 def _guarded(path: Path, action: Callable[[], Any]) -> Any:

@@ -9,8 +9,8 @@ from search_spaces.data.video.options import VideoTextOptions
 from search_spaces.data.video.recorded import recorded
 from search_spaces.data.video.sets import VideoText, VideoTextData
 
-STATISTICS_SAMPLE = 256
-"""Clips from which channel means and deviations are taken."""
+STATISTICS_SAMPLE = {True: 256, False: 64}
+"""Clips from which channel means and deviations are taken, generated or not: video files take long to decode."""
 
 
 def load_video_text(options: VideoTextOptions) -> VideoTextData:
@@ -21,7 +21,7 @@ def load_video_text(options: VideoTextOptions) -> VideoTextData:
     """
     splits = generate(options) if options.name == "generated" else recorded(options)
     train = splits["train"]
-    mean, std = _statistics(train)
+    mean, std = _statistics(train, STATISTICS_SAMPLE[options.name == "generated"])
     questions = train.questions
     return VideoTextData(
         name=options.name,
@@ -37,7 +37,7 @@ def load_video_text(options: VideoTextOptions) -> VideoTextData:
     )
 
 
-def _statistics(clips: VideoText) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    sample = torch.linspace(0, len(clips) - 1, min(STATISTICS_SAMPLE, len(clips))).long()
+def _statistics(clips: VideoText, sample_size: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    sample = torch.linspace(0, len(clips) - 1, min(sample_size, len(clips))).long()
     pixels = clips.fetch(sample, 1).float().transpose(0, 2).flatten(1) / 255
     return tuple(pixels.mean(1).tolist()), tuple(pixels.std(1).clamp(min=1e-3).tolist())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import pickle
 from pathlib import Path
@@ -12,7 +13,7 @@ from efficiency.errors import InputError
 
 
 def read_json(path: Path, kind: Any) -> Any:
-    """A JSON document of the type `kind` (or one of a tuple), or an object with the keys and types of the dict `kind`."""
+    """A JSON document: of a type or one of a tuple of types, or, where `kind` is a dict, with its keys and types."""
     try:
         document = json.loads(_text(path))
     except json.JSONDecodeError as error:
@@ -32,17 +33,24 @@ def read_table(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> li
     """The rows of a table with a header; missing cells are empty.
 
     Raises:
-        InputError: one of `columns` is not in the header, or no row follows.
+        InputError: one of `columns` is not in the header, no row follows, or between commas a row has too many cells.
     """
-    reader = csv.DictReader(_text(path).splitlines(), delimiter=delimiter, restval="")
-    header = reader.fieldnames or []
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=delimiter, restval="")
+    try:
+        header = list(reader.fieldnames or [])
+        rows = list(reader)
+    except csv.Error as error:
+        raise InputError(f"{path}: after line {reader.line_num}: {error}; mend the file") from None
     for column in columns:
         if column not in header:
             between = "tabs" if delimiter == "\t" else "commas"
             raise InputError(
                 f"{path}: no column {column!r} among {', '.join(header) or 'none'} (columns stand between {between})"
             )
-    rows = list(reader)
+    for number, row in enumerate(rows, 1):
+        # The reader puts what is beyond the header under None.
+        if row.pop(None, None) is not None and delimiter == ",":
+            raise InputError(f"{path}: row {number} has more cells than the header; quote text that holds commas")
     if not rows:
         raise InputError(f"{path}: no row under the header")
     return rows
@@ -68,7 +76,7 @@ def read_pickled_captions(path: Path) -> dict[str, list[str]]:
             str(name): [text if isinstance(text, str) else " ".join(text) for text in captions]
             for name, captions in document.items()
         }
-    except (OSError, pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise InputError(f"{path}: not a pickled dict of captions ({error}); fetch the file again") from None
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from efficiency.errors import InputError
-from search_spaces.data.video.annotations import SPLITS, Described, annotations
+from search_spaces.data.video.annotations import SPLITS, Described, read_annotations
 from search_spaces.data.video.decode import Decoder, Unreadable, choose_decoder, decode, probe
 from search_spaces.data.video.options import VideoTextOptions
 from search_spaces.data.video.sets import Question, Texts, VideoText
@@ -23,6 +23,9 @@ VIDEO_SUFFIXES = frozenset(
 )
 NAMED = 5
 """How many of the videos left out a warning names; `skipped` names all."""
+BLOCK = 64
+"""Videos that are probed before it is asked whether they suffice."""
+THREADS = min(8, os.cpu_count() or 1)
 HELD_OUT = 10
 """Where an annotation knows no validation or no test videos, one of so many training videos is held out."""
 
@@ -64,21 +67,23 @@ class RecordedVideo(VideoText):
         Raises:
             InputError: a file that was readable before no longer is.
         """
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(THREADS) as pool:
             clips = list(pool.map(self._clip, [self.paths[i] for i in indices.tolist()]))
-        return torch.stack([clip[times] for clip, times in zip(clips, times_BT, strict=True)])
+        for damage in {damage for _, damage in clips if damage}:
+            warnings.warn(damage, stacklevel=3)
+        return torch.stack([clip[times] for (clip, _), times in zip(clips, times_BT, strict=True)])
 
-    def _clip(self, path: Path) -> Tensor:
+    def _clip(self, path: Path) -> tuple[Tensor, str]:
+        """All frames of the clip, and what is to be said about its file when it is first read."""
         if (kept := self.cache.clips.get(path)) is not None:
-            return kept
+            return kept, ""
         try:
             clip, decoded, wanted = decode(path, self.frames, self.side, self.decoder)
         except Unreadable as error:
             raise InputError(f"{path}: was readable before, now is not ({error}); mend or remove the file") from None
-        if decoded < wanted:
-            warnings.warn(f"{path}: damaged, {decoded} of {wanted} frames decoded, the last repeated", stacklevel=2)
         self.cache.keep(path, clip)
-        return clip
+        damage = f"{path}: damaged, {decoded} of {wanted} frames decoded, the last repeated"
+        return clip, damage if decoded < wanted else ""
 
     def take(self, indices: Tensor) -> RecordedVideo:
         """See VideoText.take."""
@@ -90,16 +95,16 @@ def recorded(options: VideoTextOptions) -> dict[str, VideoText]:
     """The three splits of a data set on disk.
 
     Raises:
-        InputError: a missing root or annotation, no decoder, a split without readable videos or of fewer than asked for.
+        InputError: a missing root or annotation, no decoder, a split with no readable video or fewer than asked for.
     """
     if options.root is None:
         raise InputError(f"task.data.root: missing; {options.name} needs the folder of its annotation and videos")
     if not options.root.is_dir():
         raise InputError(f"{options.root}: no such folder; task.data.root names the folder of annotation and videos")
     decoder = choose_decoder(options.decoder)
-    found = _three_splits(annotations(options, options.root), options)
+    found = read_annotations(options, options.root)
     files = _Files(options.root)
-    return {split: _split(split, found[split], files, options, decoder) for split in SPLITS}
+    return _Reading(options, files, decoder).splits(found)
 
 
 class _Files:
@@ -122,51 +127,87 @@ class _Files:
         )
 
 
-def _three_splits(found: dict[str, list[Described]], options: VideoTextOptions) -> dict[str, list[Described]]:
-    """All three splits, in the order in which clips are taken; missing ones are held out of the training videos."""
-    generator = torch.Generator().manual_seed(options.seed)
-    train = found.get("train", [])
-    train = [train[i] for i in torch.randperm(len(train), generator=generator).tolist()]
-    splits = dict(found)
-    for split, wanted in (("test", options.test), ("validation", options.validation)):
-        if not splits.get(split):
-            number = wanted or max(1, len(train) // HELD_OUT)
-            splits[split], train = train[:number], train[number:]
-    return {**splits, "train": train}
+@dataclass(frozen=True)
+class _Reading:
+    """One reading of a data set: what is usable of each split, and which videos stand in for a missing one."""
 
+    options: VideoTextOptions
+    files: _Files
+    decoder: Decoder
 
-def _split(
-    split: str, videos: list[Described], files: _Files, options: VideoTextOptions, decoder: Decoder
-) -> RecordedVideo:
-    usable: list[tuple[Path, Described]] = []
-    skipped: list[str] = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for described, path, trouble in pool.map(lambda v: _look(v, files, decoder), videos):
-            if path is None or trouble:
-                skipped.append(f"{described.video} ({trouble})")
-            else:
-                usable.append((path, described))
-    where = f"{options.name}, {split} ({options.root})"
-    if skipped:
-        more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
-        names = ", ".join(skipped[:NAMED])
-        warnings.warn(f"{where}: {len(skipped)} of {len(videos)} videos left out: {names}{more}", stacklevel=4)
-    wanted = getattr(options, split)
-    if not usable:
-        first = f"; the first: {skipped[0]}" if skipped else ""
-        raise InputError(f"{where}: none of {len(videos)} videos can be used{first}")
-    if wanted is not None and wanted > len(usable):
-        raise InputError(f"task.data.{split}: {options.name} has {len(usable)} usable {split} videos, not {wanted}")
-    usable = usable[:wanted]
-    return RecordedVideo(
-        paths=[path for path, _ in usable],
-        texts=_texts([described for _, described in usable]),
-        frames=options.frames,
-        side=options.image_size,
-        decoder=decoder,
-        cache=Cache(options.cache_mib << 20),
-        skipped=tuple(skipped),
-    )
+    def splits(self, found: dict[str, list[Described]]) -> dict[str, VideoText]:
+        """The three splits; a missing one is held out of the usable training videos."""
+        generator = torch.Generator().manual_seed(self.options.seed)
+        train = found.get("train", [])
+        train = [train[i] for i in torch.randperm(len(train), generator=generator).tolist()]
+        missing = [split for split in ("test", "validation") if not found.get(split)]
+        wanted = [self._wanted(split) for split in ("train", *missing)]
+        usable, skipped = self._usable("train", train, sum(n or 0 for n in wanted) if all(wanted) else None)
+        if len(usable) <= len(missing):
+            raise InputError(
+                f"{self._where('train')}: {len(usable)} usable videos; {' and '.join(missing)} are held out of them, "
+                f"so it takes {len(missing) + 1} or more"
+            )
+        made: dict[str, VideoText] = {}
+        number = max(1, len(usable) // HELD_OUT)
+        for split in missing:
+            size = self._wanted(split) or number
+            made[split] = self._made(split, usable[:size], ())
+            usable = usable[size:]
+        made["train"] = self._made("train", usable, skipped)
+        for split in SPLITS:
+            if split not in made:
+                made[split] = self._made(split, *self._usable(split, found[split], self._wanted(split)))
+        return made
+
+    def _wanted(self, split: str) -> int | None:
+        number: int | None = getattr(self.options, split)
+        return number
+
+    def _where(self, split: str) -> str:
+        return f"{self.options.name}, {split} ({self.options.root})"
+
+    def _usable(
+        self, split: str, videos: list[Described], limit: int | None
+    ) -> tuple[list[tuple[Path, Described]], tuple[str, ...]]:
+        """The first `limit` videos with a file that can be decoded; what was left out before them."""
+        usable: list[tuple[Path, Described]] = []
+        skipped: list[str] = []
+        looked = 0
+        with ThreadPoolExecutor(THREADS) as pool:
+            while looked < len(videos) and (limit is None or len(usable) < limit):
+                part = videos[looked : looked + BLOCK]
+                looked += len(part)
+                for described, path, trouble in pool.map(lambda v: _look(v, self.files, self.decoder), part):
+                    if path is None or trouble:
+                        skipped.append(f"{described.video} ({trouble})")
+                    else:
+                        usable.append((path, described))
+        if skipped:
+            more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
+            names = ", ".join(skipped[:NAMED])
+            message = f"{self._where(split)}: {len(skipped)} of {looked} videos left out: {names}{more}"
+            warnings.warn(message, stacklevel=5)
+        if not usable:
+            first = f"; the first: {skipped[0]}" if skipped else ""
+            raise InputError(f"{self._where(split)}: none of {len(videos)} videos can be used{first}")
+        return usable[:limit], tuple(skipped)
+
+    def _made(self, split: str, usable: list[tuple[Path, Described]], skipped: tuple[str, ...]) -> RecordedVideo:
+        wanted = self._wanted(split)
+        if wanted is not None and wanted > len(usable):
+            name = self.options.name
+            raise InputError(f"task.data.{split}: {name} has {len(usable)} usable {split} videos, not {wanted}")
+        usable = usable[:wanted]
+        return RecordedVideo(
+            paths=[path for path, _ in usable],
+            texts=_texts([described for _, described in usable]),
+            frames=self.options.frames,
+            side=self.options.image_size,
+            decoder=self.decoder,
+            cache=Cache(self.options.cache_mib << 20),
+            skipped=skipped,
+        )
 
 
 def _look(described: Described, files: _Files, decoder: Decoder) -> tuple[Described, Path | None, str]:

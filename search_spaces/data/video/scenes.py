@@ -140,7 +140,8 @@ class _Family:
     def scene(self, twin: int) -> Scene:
         """The truth of one twin."""
         pattern = self.patterns[0]
-        objects, directions, swapped, late = self.objects, (), False, False
+        objects, swapped, late = self.objects, False, False
+        directions: tuple[int, ...] = ()
         quarter, half = twin % 4, twin // 4
         match self.event:
             case "move":

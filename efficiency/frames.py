@@ -1,0 +1,78 @@
+"""Profiles as pandas frames: one row for each kind of work, module or operation of each profile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from efficiency.errors import InputError
+from efficiency.profile_parts import read_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from efficiency.profiling import EfficiencyProfile
+
+LEVELS = ("profile", "kind", "module", "operation")
+
+
+def frame(profiles: Iterable[EfficiencyProfile], by: str = "kind") -> pd.DataFrame:
+    """A frame of profiles.
+
+    Every row begins with target, batch size, number format and device, and ends with the rest of the provenance.
+
+    Args:
+        by: "profile" for one row each (FLOPs, times, memory), "kind", "module" or "operation" for one row for each of
+            theirs (`flops`, `effective`, `pointwise`, `bytes`, `calls` of the forward; `backward`: its FLOPs).
+
+    Raises:
+        InputError: another `by`.
+    """
+    import pandas as pd
+
+    if by not in LEVELS:
+        raise InputError(f"frame: by {by!r} is unknown; use {', '.join(LEVELS)}")
+    return pd.DataFrame([row for profile in profiles for row in rows(profile, by)])
+
+
+def rows(profile: EfficiencyProfile, by: str) -> Iterable[dict[str, Any]]:
+    """The rows of one profile, as `frame` has them."""
+    facts = {
+        "target": profile.target,
+        "batch_size": profile.batch_size,
+        "dtype": profile.dtype,
+        "device": profile.provenance.device,
+    }
+    where = provenance_columns(profile.provenance.to_dict())
+    if by == "profile":
+        yield facts | _figures(profile) | where
+        return
+    named: Mapping[str, Mapping[str, Any]] = getattr(profile, f"by_{by}")
+    for name, row in read_rows(named):
+        renamed = {"flops" if key == "forward" else key: value for key, value in row.items()}
+        yield facts | {by: name} | renamed | where
+
+
+def provenance_columns(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Provenance as flat columns; what the driver tells of a GPU is `gpu_...`."""
+    flat = {key: value for key, value in provenance.items() if key not in ("device", "dtype", "gpu")}
+    return flat | {f"gpu_{key}": value for key, value in provenance.get("gpu", {}).items()}
+
+
+def _figures(profile: EfficiencyProfile) -> dict[str, Any]:
+    timed = profile.latency_ms
+    flops = {f"{name}_flops": value for name, value in vars(profile.flops).items()}
+    return {
+        "parameters": profile.parameters,
+        **flops,
+        "bytes_moved": profile.bytes_moved.forward,
+        "coverage": profile.coverage,
+        "clock": profile.clock,
+        **{f"latency_{name}_ms": None if timed is None else getattr(timed, name) for name in _SPREAD},
+        "throughput": profile.throughput,
+        "peak_memory_bytes": profile.peak_memory_bytes,
+        "explained_by_roofline": None if profile.roofline is None else profile.roofline["explained"],
+    }
+
+
+_SPREAD = ("median", "p10", "q1", "q3", "p90", "low", "high")

@@ -1,0 +1,178 @@
+"""`naslab compare`: two models side by side, timed in turn and then counted."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.table import Table
+
+import efficiency
+from efficiency.errors import InputError
+from efficiency.inputs import call_model
+from efficiency.latency import Comparison, Latency
+from efficiency.memory import parameter_count, peak_memory_bytes
+from efficiency.provenance import dtype_name
+from efficiency.training_memory import training_memory
+from efficiency.training_step import training_step_function
+from runs.commands.model_options import (
+    DTYPES,
+    BatchSize,
+    Csv,
+    Device,
+    Dtype,
+    InputShape,
+    Json,
+    Precision,
+    Seconds,
+    TargetText,
+    flops_text,
+    megabytes,
+    milliseconds,
+    noise,
+    ready,
+)
+from runs.output import out, print_json
+from runs.targets import Target
+
+
+def compare(
+    a: TargetText,
+    b: TargetText,
+    batch_size: BatchSize = 1,
+    dtype: Dtype = Precision.fp32,
+    device: Device = "auto",
+    input_shape: InputShape = None,
+    max_seconds: Seconds = 20.0,
+    train: Annotated[bool, typer.Option("--train", help="Compare training steps with AdamW, not inference.")] = False,
+    as_csv: Csv = False,
+    as_json: Json = False,
+) -> None:
+    """Time, FLOPs, parameters and memory of two models; times are measured in turn."""
+    if as_json and as_csv:
+        raise InputError("--json and --csv: choose one")
+    models = [ready(target, batch_size, dtype, device, input_shape) for target in (a, b)]
+    place = efficiency.resolve_device(device)
+    first, second = (_step(model) if train else _inference(model) for model in models)
+    with torch.no_grad():
+        measured = efficiency.compare_latency(
+            first, second, place, min_seconds=min(1.0, max_seconds), max_seconds=max_seconds
+        )
+    counts = [_costs(model, train) for model in models]
+    samples = "samples_ms of a and b in this document"
+    provenance = efficiency.collect_provenance(place, dtype_name(DTYPES[dtype]), samples=samples).to_dict()
+    document = {
+        "schema": "naslab.compare/1",
+        "measured": "training step" if train else "inference",
+        "clock": "end to end",
+        "a": {"target": a} | counts[0] | _latency_document(measured.a),
+        "b": {"target": b} | counts[1] | _latency_document(measured.b),
+        "batch_size": batch_size,
+        "ratio": {"median": measured.ratio, "low": measured.low, "high": measured.high},
+        "noisy": measured.noisy,
+        "provenance": provenance,
+    }
+    if as_json:
+        print_json(document)
+    elif as_csv:
+        _print_csv(document)
+    else:
+        _print_table(document, measured)
+
+
+def _inference(model: Target) -> Callable[[], Any]:
+    return lambda: call_model(model.model, model.example_input)
+
+
+def _step(model: Target) -> Callable[[], Any]:
+    step = training_step_function(model.model, model.example_input)
+    if step is None:
+        raise InputError(f"--train: {model.label} has nothing to train with this batch")
+    return step
+
+
+def _costs(model: Target, train: bool) -> dict[str, Any]:
+    """What is counted: after the times, on copies."""
+    network, inputs = model.model, model.example_input
+    forward, step = efficiency.count_forward(network, inputs), efficiency.count_training_step(network, inputs)
+    if train:
+        held = training_memory(network, inputs)
+        peak = None if held is None else held.peak
+    else:
+        with torch.no_grad():
+            peak = peak_memory_bytes(network, inputs)
+    counts = [forward] if step is None else [forward, step]
+    return {
+        "parameters": parameter_count(network),
+        "flops": {
+            "forward": forward.total,
+            "training_step": None if step is None else step.total,
+            "effective_forward": forward.work.effective,
+        },
+        "coverage": min(count.coverage for count in counts),
+        "peak_memory_bytes": peak,
+    }
+
+
+def _latency_document(latency: Latency) -> dict[str, Any]:
+    names = ("median", "p10", "q1", "q3", "p90", "low", "high")
+    return {
+        "latency_ms": {name: getattr(latency, name) for name in names},
+        "samples_ms": list(latency.samples_ms),
+    }
+
+
+def _figures(document: dict[str, Any], side: str) -> dict[str, Any]:
+    found = document[side]
+    return {
+        "parameters": found["parameters"],
+        "forward_flops": found["flops"]["forward"],
+        "training_step_flops": found["flops"]["training_step"],
+        "effective_forward_flops": found["flops"]["effective_forward"],
+        "peak_memory_bytes": found["peak_memory_bytes"],
+    }
+
+
+def _print_csv(document: dict[str, Any]) -> None:
+    lines = []
+    where = {key: value for key, value in document["provenance"].items() if key not in ("gpu", "samples")}
+    for side in ("a", "b"):
+        times = {f"{key}_ms": value for key, value in document[side]["latency_ms"].items()}
+        facts = {"target": document[side]["target"], "batch_size": document["batch_size"]}
+        lines.append(facts | {"measured": document["measured"]} | times | _figures(document, side) | where)
+    writer = csv.DictWriter(sys.stdout, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+
+
+def _print_table(document: dict[str, Any], measured: Comparison) -> None:
+    title = (
+        f"{document['measured'].capitalize()}, batch of {document['batch_size']}, {document['provenance']['device']}"
+    )
+    caption = "A multiply-add is 2 FLOPs; docs/efficiency.md"
+    table = Table(
+        "", document["a"]["target"], document["b"]["target"], "first over second", title=title, caption=caption
+    )
+    ratio = f"{measured.ratio:.3f} ({measured.low:.3f} to {measured.high:.3f})"
+    table.add_row("time, median (95 %)", milliseconds(measured.a), milliseconds(measured.b), ratio)
+    first, second = (_figures(document, side) for side in ("a", "b"))
+    for key, (name, words) in _SHOWN.items():
+        value, other = first[key], second[key]
+        shown = f"{value / other:.3f}" if value is not None and other else "-"
+        table.add_row(name, words(value), words(other), shown)
+    out.print(table)
+    for text in noise(measured.noisy).values():
+        out.print(text)
+
+
+_SHOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "parameters": ("parameters", lambda number: f"{number:,}"),
+    "forward_flops": ("FLOPs, forward", flops_text),
+    "training_step_flops": ("FLOPs, step", flops_text),
+    "effective_forward_flops": ("FLOPs, effective", flops_text),
+    "peak_memory_bytes": ("peak memory", megabytes),
+}

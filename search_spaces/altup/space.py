@@ -1,0 +1,254 @@
+"""The AltUp space: how wide a residual stream a transformer carries beside the width that its layers compute on.
+
+Baykal et al., *Alternating Updates for Efficient Transformers* (NeurIPS 2023, arXiv 2301.13310), with its variants,
+Gemma 3n's coefficients per token, and the baselines dense, wider dense, Sum and Hyper-Connections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from efficiency.errors import InputError
+from efficiency.inputs import Inputs
+from search_spaces.altup import flops
+from search_spaces.altup.coefficients import GEMMA_CLIP
+from search_spaces.altup.experts import ExpertSizes
+from search_spaces.altup.model import Form, Method, Plan, make_model
+from search_spaces.altup.spans import span_shape
+from search_spaces.altup.task import LanguageModelling
+from search_spaces.configuration import Configuration
+from search_spaces.options import Options
+from search_spaces.parameters import Categorical, Integer, Parameter, Value, When
+from search_spaces.space import SearchSpace
+
+METHODS = ("dense", "altup", "recycled", "sequence", "sum", "hyper_connections", "dense_wide")
+WIDENED = ("altup", "recycled", "sum", "hyper_connections", "dense_wide")
+WIDEST = 4
+"""Layers may be this many times as wide as the options say."""
+
+
+class AltUpOptions(Options):
+    """What a study fixes. Sizes are those of the reference; `layers` and `width` vary around them."""
+
+    form: Form = "decoder"
+    vocabulary: int = Field(1024, ge=260)
+    """Embeddings; the tokenizer trained on the task's text has at most as many tokens, 256 bytes among them."""
+    context: int = Field(128, ge=4)
+    """Tokens of a training window; of the encoder where there is one."""
+    layers: int = Field(4, ge=1)
+    width: int = Field(64, ge=2)
+    head_width: int = Field(16, ge=2)
+    hidden: int = Field(176, ge=1)
+    """Of the gated feed-forward at `width`; scaled with the width."""
+    collapse: Literal["mean", "sum"] = "mean"
+    """How width-d streams leave a stack; the paper sums, which is the mean but for the final norm's epsilon."""
+    layer_input: Literal["stream", "prediction"] | None = None
+    """What a layer sees: see AltUpStack. None: as the paper with static coefficients, else as Gemma 3n."""
+    coefficient_clip: float | None = Field(GEMMA_CLIP, gt=0)
+    top_k: int = Field(1, ge=1)
+    capacity_factor: float = Field(1.25, gt=0)
+    expert_hidden: int | None = Field(None, ge=1)
+    """Width of partial experts beside the dense layer; None: experts of the full width in its place (Switch)."""
+    expert_every: int = Field(2, ge=1)
+    balance_weight: float = Field(0.01, ge=0)
+
+
+class AltUp(SearchSpace):
+    """Language models whose residual stream is K times as wide as their layers."""
+
+    name = "altup"
+    Options = AltUpOptions
+    Task = LanguageModelling
+    options: AltUpOptions
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "tiny": {},
+        "small": {"vocabulary": 8192, "context": 512, "layers": 8, "width": 512, "head_width": 64, "hidden": 1408},
+        "paper": {
+            "form": "encoder_decoder", "vocabulary": 32128, "context": 512, "layers": 12, "width": 768,
+            "head_width": 64, "hidden": 2048,
+        },
+        "paper-small": {
+            "form": "encoder_decoder", "vocabulary": 32128, "context": 512, "layers": 6, "width": 512,
+            "head_width": 64, "hidden": 1024,
+        },
+        "paper-large": {
+            "form": "encoder_decoder", "vocabulary": 32128, "context": 512, "layers": 24, "width": 1024,
+            "head_width": 64, "hidden": 2816,
+        },
+    }  # fmt: skip
+
+    def __init__(self, options: AltUpOptions) -> None:
+        super().__init__(options)
+        if options.head_width % 2:
+            raise InputError(f"space.options.head_width: {options.head_width} is odd; rotary positions turn pairs")
+        if options.width % options.head_width:
+            raise InputError(
+                f"space.options.width: {options.width} is not a multiple of head_width {options.head_width}"
+            )
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Method, its own knobs, and the sizes that all share."""
+        options = self.options
+        return (
+            Categorical(
+                "method",
+                METHODS,
+                reason="full AltUp, its published variants, and the baselines that it must beat at equal cost",
+            ),
+            Integer(
+                "streams",
+                1,
+                8,
+                when=When("method", WIDENED),
+                reason="K: published 2 and 4; 1 is dense; the cost of mixing grows with its square",
+            ),
+            Categorical(
+                "coefficients",
+                ("static", "per_token"),
+                when=When("method", ("altup", "recycled", "hyper_connections")),
+                reason="static: scalars of the layer, AltUp's and SHC's; per_token: Gemma 3n's router, DHC's",
+            ),
+            Categorical(
+                "selection",
+                ("alternating", "same"),
+                when=When("method", ("altup", "recycled")),
+                reason="alternating: stream l mod K, the paper's default; same: always the first, as in Gemma 3n",
+            ),
+            Integer(
+                "stride",
+                1,
+                16,
+                when=When("method", ("sequence",)),
+                reason="published 4; 1 is dense; at 16 the inner layers see one token in sixteen",
+            ),
+            Integer(
+                "layers",
+                1,
+                4 * options.layers,
+                reason="depth is the other way to spend the cost of width; around the preset's",
+            ),
+            Integer(
+                "width",
+                options.head_width,
+                WIDEST * options.width,
+                step=options.head_width,
+                reason="d, the width that layers compute on, in whole heads: what AltUp lets stay small",
+            ),
+            Categorical(
+                "experts",
+                (0, 2, 4, 8, 16, 32, 64, 128),
+                proposed=(0, 4, 8),
+                reason="0: none; a sparse mixture adds parameters where AltUp adds width, published as complementary",
+            ),
+        )
+
+    @property
+    def reference(self) -> Configuration:
+        """AltUp as published: K = 2, static coefficients, alternating."""
+        return self._published("altup", streams=2, coefficients="static", selection="alternating")
+
+    @property
+    def published(self) -> Mapping[str, Configuration]:
+        """The paper's other models and the baselines."""
+        static = {"coefficients": "static", "selection": "alternating"}
+        named = {
+            "dense": self._published("dense"),
+            "altup-4": self._published("altup", streams=4, **static),
+            "same-up": self._published("altup", streams=2, coefficients="static", selection="same"),
+            "recycled-altup": self._published("recycled", streams=2, **static),
+            "sum": self._published("sum", streams=2),
+            "dense-2x": self._published("dense_wide", streams=2),
+            "gemma3n-coefficients": self._published("recycled", streams=4, coefficients="per_token", selection="same"),
+            "shc-2": self._published("hyper_connections", streams=2, coefficients="static"),
+            "dhc-2": self._published("hyper_connections", streams=2, coefficients="per_token"),
+            "dhc-4": self._published("hyper_connections", streams=4, coefficients="per_token"),
+        }
+        if self.options.layers > 2:
+            named["sequence-altup"] = self._published("sequence", stride=4)
+        return named
+
+    def _published(self, method: str, **values: Value) -> Configuration:
+        sizes = {"layers": self.options.layers, "width": self.options.width, "experts": 0}
+        return self.configuration({"method": method, **values, **sizes})
+
+    def canonicalise(self, values: dict[str, Value]) -> dict[str, Value]:
+        """One stream, stride 1 or no inner layer to thin out is dense; K times the width, where allowed, a dense width.
+
+        One stream of Hyper-Connections stays: it has learned weights on its residual connection.
+
+        Raises:
+            InputError: the stride is longer than the sequence, or fewer experts than each token is to have.
+        """
+        method, options = values["method"], self.options
+        streams, layers, width = (int(cast(int, values.get(name, 1))) for name in ("streams", "layers", "width"))
+        stride, experts = (int(cast(int, values.get(name, 0))) for name in ("stride", "experts"))
+        if stride > options.context:
+            raise InputError(f"stride: {stride} is longer than the sequence of {options.context} tokens")
+        if experts and experts < options.top_k:
+            raise InputError(f"experts: {experts} are fewer than the top_k {options.top_k} that each token takes")
+        if method == "dense_wide" and streams * width <= WIDEST * options.width:
+            width, streams = streams * width, 1
+        thinned = method == "sequence" and stride > 1 and layers > 2
+        several = method in WIDENED and (streams > 1 or method == "hyper_connections")
+        if not thinned and not several:
+            return {"method": "dense", "layers": layers, "width": width, "experts": experts}
+        return values
+
+    def plan(self, configuration: Configuration) -> Plan:
+        """What the configuration's model is made of."""
+        options, values = self.options, dict(configuration)
+        method = cast(Method, values["method"])
+        streams, width = cast(int, values.get("streams", 1)), cast(int, values["width"])
+        if method == "dense_wide":
+            streams, width = 1, streams * width
+        hidden = max(round(options.hidden * width / options.width), 1)
+        plan = Plan(
+            options.form,
+            method,
+            options.vocabulary,
+            cast(int, values["layers"]),
+            width,
+            hidden,
+            options.head_width,
+            streams,
+            cast(Any, values.get("coefficients", "static")),
+            cast(Any, values.get("selection", "alternating")),
+            cast(int, values.get("stride", 1)),
+            options.collapse,
+            options.layer_input,
+            options.coefficient_clip,
+            expert_every=options.expert_every,
+            balance_weight=options.balance_weight,
+        )
+        number, partial = cast(int, values["experts"]), options.expert_hidden
+        if not number:
+            return plan
+        sizes = ExpertSizes(number, partial or hidden, options.top_k, options.capacity_factor, partial is not None)
+        return replace(plan, experts=sizes)
+
+    def build(self, configuration: Configuration) -> nn.Module:
+        """A language model with the configuration's streams."""
+        return make_model(self.plan(configuration))
+
+    def example_input(self, batch_size: int) -> Inputs:
+        """Random tokens and targets, as long as in training."""
+        options = self.options
+        lengths = {"tokens": options.context, "targets": options.context}
+        if options.form == "encoder_decoder":
+            shape = span_shape(options.context)
+            lengths = {"tokens": shape.inputs, "decoder_tokens": shape.targets, "targets": shape.targets}
+        return {name: torch.randint(options.vocabulary, (batch_size, n)) for name, n in lengths.items()}
+
+    def forward_flops(self, configuration: Configuration, batch_size: int) -> int:
+        """See `flops.forward_flops`; the lengths are those of `example_input`."""
+        if self.options.form == "decoder":
+            return flops.forward_flops(self.plan(configuration), batch_size, self.options.context)
+        shape = span_shape(self.options.context)
+        return flops.forward_flops(self.plan(configuration), batch_size, shape.targets, shape.inputs)

@@ -1,0 +1,250 @@
+"""Language modelling on real text: next tokens scored in bits per byte, or T5's span corruption in span accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from efficiency.errors import InputError
+from efficiency.inputs import Inputs
+from search_spaces.altup import text_baselines
+from search_spaces.altup.batches import Batch, CausalBatches, SpanBatches
+from search_spaces.altup.model import IGNORED, EncoderDecoder, LanguageModel
+from search_spaces.altup.recipe import make_optimiser, schedule, set_learning_rate
+from search_spaces.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
+from search_spaces.data.text import TextOptions, load_text
+from search_spaces.options import Options
+from search_spaces.space import derive_seed, seed_everything
+from search_spaces.task import Control, Rung, Split, Task, TrainingDiverged
+
+if TYPE_CHECKING:
+    from search_spaces.altup.space import AltUp
+
+RAW_BITS = 8.0
+"""Bits of a byte that is stored as it is: what a model's bits per byte are saved from."""
+Objective = Literal["causal", "span_corruption"]
+
+
+class LanguageModellingOptions(Options):
+    """Text, objective, budget and recipe."""
+
+    data: TextOptions = TextOptions()
+    objective: Objective | None = None
+    """None: causal for a decoder, span corruption for an encoder with a decoder."""
+    epochs: int = Field(gt=0)
+    steps_per_epoch: int | None = Field(None, gt=0)
+    """None: once through the training part."""
+    rung_epochs: int = Field(1, gt=0)
+    """Epochs between two rungs."""
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(3e-3, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    """Of matrices; not of norms, embeddings and coefficients."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of all steps in which the learning rate rises, before it falls along a cosine to a tenth."""
+    clip_norm: float = Field(1.0, gt=0)
+    noise_density: float = Field(0.15, gt=0, lt=1)
+    mean_span: float = Field(3.0, ge=1)
+    rung_windows: int = Field(512, gt=0)
+    """How many windows a rung's score may use; the full evaluation uses all."""
+
+
+class LanguageModelling(Task):
+    """Trains a language model by AdamW with warm-up and cosine.
+
+    Causal: `saved_bits_per_byte` = 8 - `bits_per_byte` ranks; it is positive, so that a gain per hour has a meaning.
+    Span corruption: `span_accuracy`, percent of the hidden tokens that are predicted right, given those before them.
+    """
+
+    Options = LanguageModellingOptions
+    METRICS: ClassVar[Mapping[Objective, str]] = {
+        "causal": "saved_bits_per_byte",
+        "span_corruption": "span_accuracy",
+    }
+    space: AltUp
+    options: LanguageModellingOptions
+
+    def __init__(self, space: AltUp, options: LanguageModellingOptions, device: torch.device) -> None:
+        super().__init__(space, options, device)
+        form = space.options.form
+        self.objective: Objective = options.objective or ("causal" if form == "decoder" else "span_corruption")
+        if form == "encoder_decoder" and self.objective == "causal":
+            raise InputError("task.objective: causal needs space.options.form = decoder")
+        self.metric = self.METRICS[self.objective]
+        size, length = options.batch_size, space.options.context
+        spans: SpanBatches | None = None
+        if self.objective == "span_corruption":
+            spans = SpanBatches(size, length, options.noise_density, options.mean_span, prefix=form == "decoder")
+        self.data = load_text(options.data, space.options.vocabulary, spans.shape.spans if spans else 0)
+        self.batching: CausalBatches | SpanBatches = spans or CausalBatches(size, length)
+        self.batches_per_pass = self.batching.per_pass(self.data.train.tokens)
+        if not self.batches_per_pass:
+            raise InputError(
+                f"task.data: the training part has {len(self.data.train.tokens)} tokens; a batch of {size} windows of "
+                f"{length} needs {self.batching.least_tokens()}"
+            )
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of training."""
+        return self.options.epochs
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of one epoch."""
+        return self.options.steps_per_epoch or self.batches_per_pass
+
+    def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
+        """Train for the budget; see Task.train. Facts of a rung: mean `loss` in nats, `steps`, `tokens` seen."""
+        model.to(self.device)
+        optimiser = make_optimiser(model, self.options.learning_rate, self.options.weight_decay)
+        start = self._resume(model, optimiser, checkpoint)
+        if start == 0:
+            seed_everything(derive_seed(seed, "train"))
+        for epoch in range(start, self.options.epochs):
+            loss = self._epoch(model, optimiser, seed, epoch)
+            if (epoch + 1) % self.options.rung_epochs and epoch + 1 < self.options.epochs:
+                continue
+            if checkpoint is not None:
+                state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "rng": rng_state()}
+                save_checkpoint(checkpoint, {"epoch": epoch + 1, **state})
+            steps = (epoch + 1) * self.steps_per_epoch
+            yield Rung(epoch + 1, {"loss": loss, "steps": steps, "tokens": steps * self.batching.tokens})
+
+    def _resume(self, model: nn.Module, optimiser: torch.optim.Optimizer, checkpoint: Path | None) -> int:
+        state = load_checkpoint(checkpoint, self.device) if checkpoint is not None else None
+        if state is None:
+            return 0
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        restore_rng(state["rng"])
+        return int(state["epoch"])
+
+    def _epoch(self, model: nn.Module, optimiser: torch.optim.Optimizer, seed: int, epoch: int) -> float:
+        model.train()
+        total = torch.zeros((), device=self.device)
+        steps = self.steps_per_epoch
+        for step in range(epoch * steps, (epoch + 1) * steps):
+            factor = schedule(step, self.options.epochs * steps, self.options.warmup)
+            set_learning_rate(optimiser, self.options.learning_rate * factor)
+            batch = self.batching.batch(self.data.train.tokens, seed, step, self.batches_per_pass)
+            loss = model(**self._sent(batch))
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), self.options.clip_norm)
+            optimiser.step()
+            total += loss.detach()
+        mean = total.item() / steps
+        if not math.isfinite(mean):
+            raise TrainingDiverged(f"the training loss is {mean} in epoch {epoch + 1}")
+        return mean
+
+    def _sent(self, batch: Batch) -> dict[str, Tensor]:
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
+        """Scores of all tokens of a part, each predicted once; of the first `rung_windows` windows if not `full`.
+
+        Causal: `saved_bits_per_byte`, `bits_per_byte`, `token_accuracy` (percent), `perplexity` a token.
+        Span corruption: `span_accuracy` (percent of hidden tokens), `span_loss` (nats a target token).
+        """
+        model.to(self.device).eval()
+        part = self.data.validation if split == "validation" else self.data.test
+        sums = torch.zeros(4, dtype=torch.float64)
+        for batch in self.batching.evaluation(part.tokens, None if full else self.options.rung_windows):
+            sums += self._sums(cast(Any, model), batch)
+        nats, right, number, weight = sums.tolist()
+        if self.objective == "causal":
+            return {
+                **text_baselines.bits(nats / math.log(2), weight, RAW_BITS),
+                "token_accuracy": 100 * right / number,
+                "perplexity": math.exp(min(nats / number, 700.0)),
+            }
+        return {"span_accuracy": 100 * right / weight, "span_loss": nats / number}
+
+    def _sums(self, model: LanguageModel | EncoderDecoder, batch: Batch) -> Tensor:
+        """Nats, right predictions, targets, and bytes (causal) or hidden tokens (spans) of a batch."""
+        targets = batch["targets"]
+        inputs = {name: tensor for name, tensor in self._sent(batch).items() if name != "targets"}
+        logits_BLV = model.logits(**inputs).float().cpu()
+        scored = targets != IGNORED
+        nats = nn.functional.cross_entropy(logits_BLV[scored], targets[scored], reduction="sum").double()
+        text = scored & (self.data.token_bytes[targets.clamp(min=0)] > 0)
+        right = ((logits_BLV.argmax(-1) == targets) & text).sum()
+        weight = self.data.token_bytes[targets[scored]] if self.objective == "causal" else text
+        return torch.stack([nats, right.double(), scored.sum().double(), weight.sum().double()])
+
+    def controls(self) -> tuple[Control, ...]:
+        """What text gives away without a network, and the reference as initialised."""
+        untrained = Control("untrained", "the reference model as initialised", self._untrained)
+        if self.objective == "span_corruption":
+            return (
+                Control("most_frequent", "always the most frequent token", self._most_frequent, seeded=False),
+                untrained,
+            )
+        return (
+            Control("unigram", "each token by its frequency", self._unigram, seeded=False),
+            Control("trigram", "each token after the two before it, Witten-Bell", self._trigram, seeded=False),
+            Control("lzma", "LZMA after the training part", self._lzma, seeded=False),
+            untrained,
+        )
+
+    def _part(self, split: Split) -> Any:
+        return self.data.validation if split == "validation" else self.data.test
+
+    def _unigram(self, seed: int, split: Split) -> dict[str, float]:
+        part, order = self._part(split), 1
+        total = text_baselines.ngram_bits(self.data.train.tokens, part.tokens, self.space.options.vocabulary, order)
+        return text_baselines.bits(total, part.num_bytes, RAW_BITS)
+
+    def _trigram(self, seed: int, split: Split) -> dict[str, float]:
+        part, order = self._part(split), 3
+        total = text_baselines.ngram_bits(self.data.train.tokens, part.tokens, self.space.options.vocabulary, order)
+        return text_baselines.bits(total, part.num_bytes, RAW_BITS)
+
+    def _lzma(self, seed: int, split: Split) -> dict[str, float]:
+        part = self._part(split)
+        return text_baselines.bits(text_baselines.lzma_bits(self.data.train.text, part.text), part.num_bytes, RAW_BITS)
+
+    def _most_frequent(self, seed: int, split: Split) -> dict[str, float]:
+        frequent = torch.bincount(self.data.train.tokens).argmax()
+        right = hidden = 0
+        for batch in self.batching.evaluation(self._part(split).tokens, None):
+            targets = batch["targets"]
+            text = (targets != IGNORED) & (self.data.token_bytes[targets.clamp(min=0)] > 0)
+            right += int(((targets == frequent) & text).sum())
+            hidden += int(text.sum())
+        return {"span_accuracy": 100 * right / hidden}
+
+    def _untrained(self, seed: int, split: Split) -> dict[str, float]:
+        seed_everything(seed)
+        return self.evaluate(self.space.build(self.space.reference), split, full=split == "test")
+
+    @property
+    def benchmark(self) -> Mapping[str, Any]:
+        """The text, by its hash, its split and what is asked of it; see Task.benchmark.
+
+        Bits per byte do not depend on the tokenizer; the accuracy of spans of tokens does.
+        """
+        same: dict[str, Any] = {
+            "metric": self.metric,
+            "objective": self.objective,
+            "text_sha256": self.data.sha256,
+            **self.options.data.model_dump(mode="json", include={"corpus", "validation", "test"}),
+        }
+        if self.objective == "span_corruption":
+            spans = self.options.model_dump(mode="json", include={"noise_density", "mean_span"})
+            same |= {"vocabulary": self.space.options.vocabulary, "context": self.space.options.context, **spans}
+        return same
+
+    def example_input(self, batch_size: int) -> Inputs:
+        """Windows of the validation part."""
+        whole = next(self.batching.evaluation(self.data.validation.tokens, 1))
+        return {name: tensor[:1].expand(batch_size, -1).contiguous().to(self.device) for name, tensor in whole.items()}

@@ -1,0 +1,73 @@
+"""Frozen features of a data set: how they are taken, in batches, and what kNN and a linear probe make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import torch
+from torch import Tensor
+
+from efficiency.errors import InputError
+from search_spaces.data import Augmentation, ImageData, ImageSet, few_labels
+from search_spaces.evaluation import knn_accuracy, linear_probe_accuracy
+
+EVALUATION_BATCH = 1000
+BOTH = ("knn_top1", "linear_top1")
+
+
+def check_fit(data: ImageData, in_channels: int, image_size: int, batch_size: int) -> None:
+    """Raises:
+    InputError: the space takes other images, or a batch has more of them than there are.
+    """
+    if (data.channels, data.image_size) != (in_channels, image_size):
+        raise InputError(
+            f"task.dataset: {data.name} has {data.channels}x{data.image_size}x{data.image_size} images, the space "
+            f"takes {in_channels}x{image_size}x{image_size}; set space.options.in_channels and image_size"
+        )
+    if batch_size > len(data.train):
+        raise InputError(f"task.batch_size: {batch_size} is more than the {len(data.train)} training images")
+
+
+def encode(
+    function: Callable[[Tensor], Tensor], images: ImageSet, augmentation: Augmentation, device: torch.device
+) -> Tensor:
+    """`function` of all images, standardised but not augmented, in batches: float32 (N, F)."""
+    parts = torch.arange(len(images)).split(EVALUATION_BATCH)
+    return torch.cat([function(augmentation.normalise(images.fetch(part).to(device))).float() for part in parts])
+
+
+def score_features(
+    bank: tuple[Tensor, Tensor],
+    queries: tuple[Tensor, Tensor],
+    num_classes: int,
+    wanted: Collection[str] = BOTH,
+    *,
+    knn_k: int,
+    knn_temperature: float,
+    few: Tensor | None = None,
+) -> dict[str, float]:
+    """Percent right, by name, of those wanted among `knn_top1` and `linear_top1`.
+
+    Args:
+        bank, queries: features (N, F) and labels (N,), on one device.
+        few: indices into the bank; given, both scores are taken from these alone, too, as `few_*`.
+    """
+    (bank_x, bank_y), (x, y) = bank, queries
+
+    def knn(bx: Tensor, by: Tensor) -> float:
+        return 100 * knn_accuracy(bx, by, x, y, num_classes, knn_k, knn_temperature)
+
+    scores = {}
+    if "knn_top1" in wanted:
+        scores["knn_top1"] = knn(bank_x, bank_y)
+    if "linear_top1" in wanted:
+        scores["linear_top1"] = 100 * linear_probe_accuracy(bank_x, bank_y, x, y, num_classes)
+    if few is not None:
+        scores["few_knn_top1"] = knn(bank_x[few], bank_y[few])
+        scores["few_linear_top1"] = 100 * linear_probe_accuracy(bank_x[few], bank_y[few], x, y, num_classes)
+    return scores
+
+
+def labelled_few(labels: Tensor, per_class: int | None, seed: int) -> Tensor | None:
+    """Indices of `per_class` labelled images of each class, on the labels' device; None where None are asked for."""
+    return None if per_class is None else few_labels(labels.cpu(), per_class, seed).to(labels.device)

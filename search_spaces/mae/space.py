@@ -1,0 +1,333 @@
+"""The MAE space: how much of an image or clip to mask and how, and what rebuilds it.
+
+He et al. 2022 (arXiv 2111.06377) for images; Feichtenhofer et al. 2022, Tong et al. 2022 and Wang et al. 2023 for
+clips. Sizes of encoder and input are options, fixed by the study; the parameters are what the papers ablate. The
+number of epochs, the other knob, is the task's: it is the fidelity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from efficiency.errors import InputError
+from search_spaces.configuration import Configuration
+from search_spaces.mae.costs import forward_flops
+from search_spaces.mae.masks import GRID_RATIO, Masking
+from search_spaces.mae.model import Autoencoder, Design, MaskedAutoencoder
+from search_spaces.mae.task import MaskedPretraining
+from search_spaces.mae.video import ClipDesign, VideoMaskedAutoencoder
+from search_spaces.mae.vit import Sizes, named_sizes
+from search_spaces.options import Options
+from search_spaces.parameters import Categorical, Float, Integer, Parameter, Value
+from search_spaces.space import SearchSpace
+
+MLP_RATIO = 4
+FEWEST_TOKENS = 20
+"""Of an image that engines may propose: at a masking ratio of .95 one of 20 stays."""
+SMALLEST_PATCH = 2
+LARGEST_PATCH = 32
+"""Side of the largest patch that engines may propose; any size that divides the image is valid."""
+
+
+class MAEOptions(Options):
+    """What a study fixes. The encoder is `timm:NAME` of a plain ViT, or `own` with width, depth and heads."""
+
+    encoder: str = "timm:vit_base_patch16_224"
+    width: int | None = Field(None, ge=4)
+    depth: int | None = Field(None, ge=1)
+    heads: int | None = Field(None, ge=1)
+    in_channels: int = Field(3, ge=1)
+    image_size: int = Field(224, ge=4)
+    decoder_heads: int = Field(16, ge=1)
+    published_patch: int = Field(16, ge=1)
+    """Patch, masking ratio and decoder of the reference configuration; the defaults are MAE's."""
+    published_ratio: float = Field(0.75, ge=0.1, le=0.95)
+    published_decoder: tuple[int, int] = (8, 512)
+    """Blocks and width."""
+    frames: int = Field(1, ge=1)
+    """1: images; more: clips."""
+    tubelet: int = Field(2, ge=1)
+    """Frames of a space-time patch. This and all below is for clips only."""
+    positions: Literal["separable", "sinusoid"] = "separable"
+    class_token: bool = True
+    predicted_frames: Literal["one", "all"] = "one"
+    """Of each tube."""
+    normalised_by: Literal["patch", "channel"] = "patch"
+    clip_mask: Literal["agnostic", "tube"] = "agnostic"
+    """Mask of the reference configuration."""
+    decoder_keep: float = Field(1.0, gt=0, le=1)
+    """Share of all tokens that the decoder rebuilds, as far as they are masked (VideoMAE V2: .5); 1: all masked."""
+
+
+VIDEO_MAE = {
+    "encoder": "timm:vit_base_patch16_224",
+    "frames": 16,
+    "published_ratio": 0.9,
+    "published_decoder": (4, 384),
+    "decoder_heads": 6,
+    "positions": "sinusoid",
+    "class_token": False,
+    "predicted_frames": "all",
+    "normalised_by": "channel",
+    "clip_mask": "tube",
+}
+
+
+@dataclass(frozen=True)
+class PatchSize(Categorical):
+    """Side of a patch in pixels; only sizes that divide the image."""
+
+    image_size: int = 0
+
+    @property
+    def allowed(self) -> str:
+        """The sizes that divide the image."""
+        return f"a size that divides the {self.image_size}-pixel image: {', '.join(map(str, self.choices))}"
+
+
+class MAE(SearchSpace):
+    """Masked autoencoders over one encoder: masking, decoder, target and patches vary."""
+
+    name = "mae"
+    Options = MAEOptions
+    Task = MaskedPretraining
+    options: MAEOptions
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "tiny": {
+            "encoder": "own",
+            "width": 64,
+            "depth": 4,
+            "heads": 4,
+            "in_channels": 1,
+            "image_size": 28,
+            "decoder_heads": 4,
+            "published_patch": 4,
+            "published_decoder": (2, 32),
+        },
+        "small": {
+            "encoder": "own",
+            "width": 192,
+            "depth": 12,
+            "heads": 3,
+            "in_channels": 3,
+            "image_size": 96,
+            "decoder_heads": 4,
+            "published_patch": 8,
+            "published_decoder": (4, 128),
+        },
+        "paper": {"encoder": "timm:vit_large_patch16_224"},
+        "paper-base": {"encoder": "timm:vit_base_patch16_224"},
+        "paper-huge": {"encoder": "timm:vit_huge_patch14_224", "published_patch": 14},
+        "paper-video": {
+            "encoder": "timm:vit_large_patch16_224",
+            "frames": 16,
+            "published_ratio": 0.9,
+            "published_decoder": (4, 512),
+        },
+        "paper-videomae": VIDEO_MAE,
+        "paper-videomae-v2": {**VIDEO_MAE, "decoder_keep": 0.5},
+    }
+
+    def __init__(self, options: MAEOptions) -> None:
+        super().__init__(options)
+        self.encoder = self._encoder()
+        self._check_options()
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """In the order of the papers' ablations."""
+        step, narrowest = self._width_step, self.encoder.width // 8
+        kinds = ("random", "block", "grid") if self.options.frames == 1 else ("agnostic", "tube")
+        low = max(step, narrowest // step * step)
+        return (
+            Float(
+                "masking_ratio", 0.1, 0.95, reason="below .1 next to nothing is left to predict; MAE sweeps .1 to .9"
+            ),
+            Categorical(
+                "mask",
+                kinds,
+                proposed=tuple(kind for kind in kinds if kind != "grid"),
+                reason="the papers' masks; grid keeps one patch in four, so it goes with .75 alone and is not proposed",
+            ),
+            Integer("decoder_depth", 1, 12, reason="the papers ablate 1 to 12 blocks; one is enough to fine-tune"),
+            Integer(
+                "decoder_width",
+                low,
+                max(low, 2 * self.encoder.width // step * step, self.options.published_decoder[1]),
+                step=step,
+                reason="an eighth to twice the encoder's width, in steps that the decoder's heads and positions divide",
+            ),
+            Categorical("target", ("normalised_pixel", "pixel"), reason="normalising gains half a point in the paper"),
+            Categorical(
+                "encoder_mask_tokens", (False, True), reason="true is the ablation that costs three times as much"
+            ),
+            self._patch_parameter(),
+        )
+
+    @property
+    def reference(self) -> Configuration:
+        """The published setting, scaled to the preset's sizes: 75 % of an image or 90 % of a clip, light decoder."""
+        options = self.options
+        depth, width = options.published_decoder
+        return self.configuration(
+            {
+                "masking_ratio": options.published_ratio,
+                "mask": "random" if options.frames == 1 else options.clip_mask,
+                "decoder_depth": depth,
+                "decoder_width": width,
+                "target": "normalised_pixel",
+                "encoder_mask_tokens": False,
+                "patch_size": options.published_patch,
+            }
+        )
+
+    @property
+    def published(self) -> Mapping[str, Configuration]:
+        """The paper's other settings: the cheapest decoder, and the encoder that sees mask tokens."""
+        reference = self.reference.as_dict()
+        changed: dict[str, dict[str, object]] = {
+            "one-block": {"decoder_depth": 1},
+            "with-mask-tokens": {"encoder_mask_tokens": True},
+        }
+        return {name: self.configuration({**reference, **change}) for name, change in changed.items()}
+
+    def canonicalise(self, values: dict[str, Value]) -> dict[str, Value]:
+        """Refuse what leaves no token visible or none masked, and a grid mask at another ratio than 3 in 4."""
+        masking = self._masking(values)
+        if masking.kind == "grid" and masking.ratio != GRID_RATIO:
+            raise InputError(
+                f"masking_ratio: a grid mask keeps one patch in four; use {GRID_RATIO}, not {masking.ratio:g}"
+            )
+        if not 0 < masking.visible < masking.length:
+            left = "no token visible" if masking.visible < 1 else "no token masked"
+            raise InputError(
+                f"masking_ratio: {masking.ratio:g} of {masking.length} tokens (patch_size {values['patch_size']}) "
+                f"leaves {left}; change masking_ratio or patch_size"
+            )
+        return values
+
+    def build(self, configuration: Configuration) -> Autoencoder:
+        """A MaskedAutoencoder of images, or a VideoMaskedAutoencoder where `frames` is above 1."""
+        options, values = self.options, dict(configuration)
+        masking = self._masking(values)
+        width = _integer(values["decoder_width"])
+        decoder = Sizes(width, _integer(values["decoder_depth"]), options.decoder_heads, MLP_RATIO * width)
+        design = Design(
+            encoder=self.encoder,
+            decoder=decoder,
+            masking=masking,
+            in_channels=options.in_channels,
+            patch_size=_integer(values["patch_size"]),
+            target=cast(Literal["pixel", "normalised_pixel"], values["target"]),
+            encoder_mask_tokens=values["encoder_mask_tokens"] is True,
+            decoded=self._decoded(masking),
+        )
+        if options.frames == 1:
+            return MaskedAutoencoder(design)
+        clip = ClipDesign(
+            options.frames,
+            options.tubelet,
+            options.positions,
+            options.class_token,
+            options.predicted_frames,
+            options.normalised_by,
+        )
+        return VideoMaskedAutoencoder(design, clip)
+
+    def example_input(self, batch_size: int) -> dict[str, Tensor]:
+        """Images (B, C, H, W) or clips (B, C, T, H, W), and noise enough for the smallest patches."""
+        options = self.options
+        frames = () if options.frames == 1 else (options.frames,)
+        shape = (options.in_channels, *frames, options.image_size, options.image_size)
+        return {"images": torch.randn(batch_size, *shape), "noise": torch.rand(batch_size, self.most_tokens)}
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of a sample at the smallest patches."""
+        return self._time * (self.options.image_size // min(self._patches)) ** 2
+
+    def forward_flops(self, configuration: Configuration, batch_size: int) -> int:
+        """See `search_spaces.mae.costs`."""
+        with torch.device("meta"):
+            return forward_flops(self.build(configuration), batch_size)
+
+    def _encoder(self) -> Sizes:
+        options = self.options
+        own = (options.width, options.depth, options.heads)
+        if options.encoder == "own":
+            width, depth, heads = own
+            if width is None or depth is None or heads is None:
+                raise InputError("space.options: an own encoder needs width, depth and heads")
+            return Sizes(width, depth, heads, MLP_RATIO * width)
+        library, _, name = options.encoder.partition(":")
+        if library != "timm":
+            raise InputError(f"space.options.encoder: {options.encoder!r} is unknown; use own or timm:NAME")
+        if own != (None, None, None):
+            raise InputError(f"space.options: width, depth and heads are {options.encoder}'s; use encoder: own to set")
+        with torch.device("meta"):
+            return named_sizes(name)
+
+    def _check_options(self) -> None:
+        options, encoder = self.options, self.encoder
+        if encoder.width % encoder.heads:
+            raise InputError(f"space.options.width: {encoder.width} is not divisible by {encoder.heads} heads")
+        if encoder.width % 4:
+            raise InputError(f"space.options.width: {encoder.width} is not divisible by 4, as the positions need")
+        if options.published_patch not in self._patches:
+            allowed = ", ".join(map(str, self._patches)) or "another image_size: no patch divides this one"
+            raise InputError(
+                f"space.options.published_patch: {options.published_patch} does not divide the image's "
+                f"{options.image_size} pixels into 4 patches or more; use {allowed}"
+            )
+        depth, width = options.published_decoder
+        if width % options.decoder_heads or width % 4 or not 1 <= depth <= 12:
+            raise InputError(
+                f"space.options.published_decoder: {depth} blocks of width {width} do not go; use 1 to 12 blocks and "
+                f"a width divisible by 4 and by {options.decoder_heads} heads"
+            )
+        if options.frames > 1 and options.frames % options.tubelet:
+            raise InputError(
+                f"space.options.frames: {options.frames} is not divisible by the {options.tubelet} of a tubelet"
+            )
+
+    @property
+    def _width_step(self) -> int:
+        return math.lcm(self.options.decoder_heads, 4)
+
+    @property
+    def _patches(self) -> tuple[int, ...]:
+        """Sides of patches of which there are at least four."""
+        side = self.options.image_size
+        return tuple(p for p in range(SMALLEST_PATCH, side // 2 + 1) if side % p == 0)
+
+    def _patch_parameter(self) -> PatchSize:
+        side = self.options.image_size
+        proposed = tuple(p for p in self._patches if p <= LARGEST_PATCH and (side // p) ** 2 >= FEWEST_TOKENS)
+        reason = "smaller patches are more tokens and a finer target; MAE has 16 at 224 pixels, 14 for ViT-H"
+        return PatchSize("patch_size", self._patches, proposed, image_size=side, reason=reason)
+
+    @property
+    def _time(self) -> int:
+        return 1 if self.options.frames == 1 else self.options.frames // self.options.tubelet
+
+    def _masking(self, values: Mapping[str, Value]) -> Masking:
+        side = self.options.image_size // _integer(values["patch_size"])
+        kind = cast(Any, values["mask"])
+        return Masking(kind, float(cast(float, values["masking_ratio"])), (self._time, side, side))
+
+    def _decoded(self, masking: Masking) -> int | None:
+        masked = masking.length - masking.visible
+        chosen = int(self.options.decoder_keep * masking.length)
+        return None if self.options.decoder_keep == 1 or chosen >= masked else max(chosen, 1)
+
+
+def _integer(value: Value) -> int:
+    assert isinstance(value, int)
+    return value

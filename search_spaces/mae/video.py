@@ -1,0 +1,114 @@
+"""The masked autoencoder of clips: space-time patches, tube or agnostic masks, a decoder on all or some of the masked.
+
+Feichtenhofer et al. 2022 (MAE-ST, arXiv 2205.09113), Tong et al. 2022 (VideoMAE, arXiv 2203.12602), and the dual
+masking of Wang et al. 2023 (VideoMAE V2, arXiv 2303.16727), all on the code of the image model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from kernels import patch_loss
+from kernels.patch_loss import patches
+from search_spaces.mae.model import Autoencoder, Design
+from search_spaces.mae.positions import line_positions
+from search_spaces.mae.vit import initialise
+
+CHANNEL_EPSILON = 1e-6
+"""Added to the deviation, not to the variance, where each colour channel is normalised by itself (VideoMAE)."""
+
+
+@dataclass(frozen=True)
+class ClipDesign:
+    """What the video form adds to a Design."""
+
+    frames: int
+    tubelet: int
+    positions: Literal["separable", "sinusoid"]
+    """Learned, a place plus a time (MAE-ST), or fixed along the sequence (VideoMAE)."""
+    class_token: bool
+    predicted: Literal["one", "all"]
+    """Frames of each tube that are predicted: one, evenly spread over the clip (MAE-ST), or all (VideoMAE)."""
+    normalised_by: Literal["patch", "channel"]
+    """Over what a normalised target has mean 0 and deviation 1: all its values, or each colour by itself."""
+
+    @property
+    def target_frames(self) -> tuple[int, ...]:
+        """Frames that are predicted, in order."""
+        if self.predicted == "all":
+            return tuple(range(self.frames))
+        tubes = self.frames // self.tubelet
+        return tuple(i * (self.frames - 1) // max(tubes - 1, 1) for i in range(tubes))
+
+
+class VideoMaskedAutoencoder(Autoencoder):
+    """Tubes of `tubelet` frames x patch x patch, in the order time, row, column."""
+
+    def __init__(self, design: Design, clip: ClipDesign) -> None:
+        frames_predicted = clip.tubelet if clip.predicted == "all" else 1
+        super().__init__(design, design.patch_pixels * frames_predicted, clip.class_token)
+        self.clip = clip
+        self.frames_predicted = frames_predicted
+        tube = (clip.tubelet, design.patch_size, design.patch_size)
+        width, narrow = design.encoder.width, design.decoder.width
+        self.tube_embed = nn.Conv3d(design.in_channels, width, tube, tube)
+        time, rows, columns = design.masking.grid
+        self.encoder_places = _Places(clip.positions, (time, rows * columns), width)
+        self.decoder_places = _Places(clip.positions, (time, rows * columns), narrow)
+        initialise(self)
+
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Learned or fixed."""
+        return self.encoder_places(), self.decoder_places()
+
+    def embed(self, samples: Tensor) -> Tensor:
+        """Tubes of clips (B, C, T, H, W) through the embedding."""
+        tokens: Tensor = self.tube_embed(samples).flatten(2).transpose(1, 2)
+        return tokens
+
+    def reconstruction_loss(self, predicted_BMP: Tensor, samples: Tensor, decoded_BM: Tensor) -> Tensor:
+        """On the target frames; pixels of a prediction are in the order row, column, frame, channel."""
+        tall = _stacked(samples[:, :, list(self.clip.target_frames)], self.frames_predicted)
+        size, normalised = self.design.patch_size, self.design.target == "normalised_pixel"
+        if normalised and self.clip.normalised_by == "channel":
+            return (predicted_BMP - self._by_channel(tall, decoded_BM)).square().mean()
+        return patch_loss(predicted_BMP, tall, decoded_BM, size, normalised)
+
+    def _by_channel(self, tall: Tensor, decoded_BM: Tensor) -> Tensor:
+        rows = torch.arange(len(tall), device=tall.device)[:, None]
+        chosen = patches(tall, self.design.patch_size)[rows, decoded_BM].unflatten(2, (-1, self.design.in_channels))
+        deviation, mean = torch.std_mean(chosen, 2, keepdim=True)
+        targets: Tensor = (chosen - mean) / (deviation + CHANNEL_EPSILON)
+        return targets.flatten(2)
+
+
+class _Places(nn.Module):
+    """Positions (L, width) of `time` x `space` tokens; those learned are a sum of one per place and one per time."""
+
+    _line: Tensor
+
+    def __init__(self, kind: Literal["separable", "sinusoid"], grid: tuple[int, int], width: int) -> None:
+        super().__init__()
+        self.learned = kind == "separable"
+        time, space = grid
+        if self.learned:
+            self.time_places = nn.Parameter(torch.zeros(time, width))
+            self.space_places = nn.Parameter(torch.zeros(space, width))
+        else:
+            self.register_buffer("_line", line_positions(time * space, width), persistent=False)
+
+    def forward(self) -> Tensor:
+        if not self.learned:
+            return self._line
+        return (self.time_places[:, None, :] + self.space_places[None, :, :]).flatten(0, 1)
+
+
+def _stacked(clips: Tensor, tubelet: int) -> Tensor:
+    """Clips (B, C, T, H, W) as one tall image each, (B, tubelet * C, T / tubelet * H, W): its patches are the tubes."""
+    b, c, t, h, w = clips.shape
+    split = clips.reshape(b, c, t // tubelet, tubelet, h, w)
+    return split.permute(0, 3, 1, 2, 4, 5).reshape(b, tubelet * c, t // tubelet * h, w)

@@ -1,0 +1,94 @@
+"""The transformers of a masked autoencoder: timm's blocks, in the sizes of a plain ViT by its name or of one's own.
+
+Names in shapes: B batch, L tokens, D width of the encoder, E of the decoder.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import nn
+
+from efficiency.errors import InputError
+
+EPSILON = 1e-6
+"""Of every LayerNorm, as in MAE's code."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a stack of transformer blocks; `hidden` is the width inside the MLP."""
+
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+
+
+def named_sizes(name: str) -> Sizes:
+    """Sizes of a plain ViT by timm's name, such as vit_large_patch16_224; build under `torch.device("meta")`.
+
+    Raises:
+        InputError: no such model, or none with a class token, absolute positions and blocks like MAE's.
+    """
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name}*")[:4]) if name else ""
+        hint = f"; near: {near}" if near else ""
+        raise InputError(f"space.options.encoder: timm has no model {name!r}; use a plain ViT{hint}")
+    network: Any = timm.create_model(name, pretrained=False, num_classes=0)
+    if not _is_plain(network):
+        raise InputError(
+            f"space.options.encoder: {name!r} is not a plain ViT with a class token and pre-norm blocks; use one "
+            "such as vit_base_patch16_224"
+        )
+    block = network.blocks[0]
+    return Sizes(network.embed_dim, len(network.blocks), block.attn.num_heads, block.mlp.fc1.out_features)
+
+
+def _is_plain(network: Any) -> bool:
+    if type(network) is not VisionTransformer or network.num_prefix_tokens != 1 or network.cls_token is None:
+        return False
+    block: Any = network.blocks[0]
+    plain = type(block) is Block and all(
+        isinstance(part, nn.Identity) for part in (network.norm_pre, block.ls1, block.ls2, block.attn.q_norm)
+    )
+    return plain and block.attn.qkv.bias is not None and isinstance(block.mlp.act, nn.GELU)
+
+
+def make_blocks(sizes: Sizes) -> nn.Sequential:
+    """timm's pre-norm blocks with biases everywhere, (B, L, D) to (B, L, D)."""
+    norm: Any = functools.partial(nn.LayerNorm, eps=EPSILON)
+    return nn.Sequential(
+        *(
+            Block(
+                sizes.width,
+                sizes.heads,
+                mlp_ratio=(sizes.hidden + 0.5) / sizes.width,  # timm cuts the product to an integer
+                qkv_bias=True,
+                norm_layer=norm,
+            )
+            for _ in range(sizes.depth)
+        )
+    )
+
+
+def initialise(module: nn.Module) -> None:
+    """MAE's initialisation: Xavier-uniform linears and patch embedding (as a matrix), biases 0, tokens normal(0.02).
+
+    Draws from torch's global generator. Parameters whose names end in `_token` or `_places` are the tokens and the
+    learned positions.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+        elif isinstance(part, nn.Conv2d | nn.Conv3d):
+            nn.init.xavier_uniform_(part.weight.data.view(part.weight.shape[0], -1))
+        if isinstance(part, nn.Linear | nn.Conv2d | nn.Conv3d) and part.bias is not None:
+            nn.init.zeros_(part.bias)
+    for name, parameter in module.named_parameters():
+        if name.endswith(("_token", "_places")):
+            nn.init.normal_(parameter, std=0.02)

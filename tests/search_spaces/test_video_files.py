@@ -1,0 +1,457 @@
+"""Video files and the published annotation formats, on clips that are really encoded."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from efficiency.errors import InputError
+from search_spaces.data.video import Question, VideoTextOptions, load_video_text
+from search_spaces.data.video import decode as decoding
+from search_spaces.data.video import recorded as recording
+from search_spaces.data.video.decode import Unreadable, choose_decoder, decode, probe
+
+av = pytest.importorskip("av")
+
+CODECS = {
+    "mp4": "mpeg4",
+    "avi": "mpeg4",
+    "mkv": "ffv1",
+    "mov": "mjpeg",
+    "gif": "gif",
+    "webm": "libvpx",
+    "mpg": "mpeg2video",
+}
+PIXELS = {"ffv1": "yuv444p", "mjpeg": "yuvj420p", "gif": "rgb8"}
+
+
+def encode(
+    path: Path,
+    frames: int = 12,
+    size: tuple[int, int] = (48, 32),
+    level: Callable[[int], int] | None = None,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """A video whose frame t is grey of level 20 t (or `level(t)`), width and height `size`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    codec = CODECS[path.suffix[1:]]
+    with av.open(str(path), "w", options=options or {}) as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height = size
+        stream.pix_fmt = PIXELS.get(codec, "yuv420p")
+        stream.bit_rate = 2_000_000
+        for t in range(frames):
+            picture = np.full((size[1], size[0], 3), level(t) if level else 20 * t, np.uint8)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+def options(root: Path, name: str = "folder", **more: object) -> VideoTextOptions:
+    return VideoTextOptions.model_validate({"name": name, "root": root, "frames": 4, "image_size": 16, **more})
+
+
+def load(root: Path, name: str = "folder", **more: object):
+    return load_video_text(options(root, name, **more))
+
+
+def folder(root: Path, names: list[str], **encoding: object) -> None:
+    for name in names:
+        encode(root / name, **encoding)
+    rows = [f'{name},"a clip, called {Path(name).stem}"' for name in names]
+    (root / "captions.csv").write_text("\n".join(["file,caption", *rows]) + "\n")
+
+
+@pytest.mark.parametrize("end", CODECS)
+def test_frames_are_those_in_the_middle_of_the_segments(tmp_path, end):
+    path = encode(tmp_path / f"clip.{end}")
+    frames, decoded, wanted = decode(path, 4, 16, "pyav")
+    assert frames.shape == (4, 3, 16, 16)
+    assert frames.dtype == torch.uint8
+    assert (decoded, wanted) == (4, 4)
+    levels = frames.float().mean((1, 2, 3))
+    assert levels.tolist() == pytest.approx([20, 80, 140, 200], abs=18)
+
+
+@pytest.mark.parametrize("size", [(50, 30), (30, 50), (18, 18), (130, 16), (8, 8)])
+def test_any_size_is_cropped_to_the_square(tmp_path, size):
+    path = encode(tmp_path / "clip.mkv", size=size)
+    assert decode(path, 4, 16, "pyav")[0].shape == (4, 3, 16, 16)
+
+
+def test_the_crop_is_the_centre(tmp_path):
+    path = tmp_path / "wide.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 16, "yuv444p"
+        picture = np.zeros((16, 64, 3), np.uint8)
+        picture[:, 24:40] = 255
+        for _ in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    assert decode(path, 4, 16, "pyav")[0].float().mean() > 240
+
+
+def test_a_short_video_repeats_frames(tmp_path):
+    frames, decoded, wanted = decode(encode(tmp_path / "clip.mkv", frames=2, level=lambda t: 200 * t), 4, 16, "pyav")
+    assert frames.float().mean((1, 2, 3)).tolist() == pytest.approx([0, 0, 200, 200], abs=4)
+    assert (decoded, wanted) == (2, 2)
+
+
+def test_broken_files_are_left_out_counted_and_named(tmp_path):
+    good = [f"good{n}.mp4" for n in range(6)]
+    folder(tmp_path, [*good, "cut.mp4"])
+    whole = (tmp_path / "cut.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.mp4").write_text("this is no video\n")
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    with (tmp_path / "captions.csv").open("a") as file:
+        file.write("text.mp4,some text\nempty.mp4,nothing\ngone.mp4,a clip that is not there\n")
+    broken = ("cut", "text", "empty", "gone")
+    with pytest.warns(UserWarning, match="videos left out") as caught:
+        data = load(tmp_path, seed=3, validation=1, test=1)
+    skipped = [line for s in (data.train, data.validation, data.test) for line in s.skipped]
+    assert sorted(line.split(".")[0] for line in skipped) == sorted(broken)
+    assert all(any(name in str(w.message) for w in caught) for name in broken)
+    assert sum(len(s) for s in (data.train, data.validation, data.test)) == 6
+    assert data.train.fetch(torch.arange(len(data.train)), 4).shape[1:] == (4, 3, 16, 16)
+    assert all("good" in caption for caption in data.train.captions)
+
+
+def test_nothing_left_is_one_line(tmp_path):
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        (tmp_path / name).write_text("no video")
+    (tmp_path / "captions.csv").write_text("file,caption\na.mp4,one\nb.mp4,two\nc.mp4,three\n")
+    line = r"none of 3 videos can be used; the first: \w.mp4"
+    with pytest.warns(UserWarning, match="3 of 3 videos left out"), pytest.raises(InputError, match=line):
+        load(tmp_path)
+
+
+def test_a_file_damaged_in_the_middle_gives_what_it_has(tmp_path):
+    names = [f"{n}.mp4" for n in range(4)]
+    folder(tmp_path, names, frames=60, size=(96, 96), level=lambda t: 4 * t, options={"movflags": "faststart"})
+    for name in names:
+        # With the index in front a cut file still opens and promises all of its frames.
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(UserWarning, match=r"\d\.mp4: damaged, \d of 4 frames decoded, the last repeated"):
+        data = load(tmp_path, validation=1, test=1)
+    clips = data.train.fetch(torch.arange(2), 4)
+    levels = clips.float().mean((0, 2, 3, 4))
+    assert levels[0] == pytest.approx(28, abs=8)
+    assert levels[-1] < 200
+    assert levels[-1] == levels[-2]
+
+
+def test_a_folder_with_splits_questions_and_several_captions(tmp_path):
+    for part, names in {"train": ["a.mp4", "b.avi"], "val": ["c.mkv"], "test": ["d.gif"]}.items():
+        folder(tmp_path / part, names)
+    (tmp_path / "train" / "captions.csv").write_text("file,caption\na.mp4,one\nb.avi,two\na.mp4,uno\n")
+    (tmp_path / "train" / "questions.csv").write_text(
+        "file,question,answer,options\nb.avi,how bright?,dark,\na.mp4,which?,x,x|y|z\n"
+    )
+    data = load(tmp_path)
+    assert sorted(data.train.captions[:2]) == ["one", "two"]
+    first = data.train.captions.index("one")
+    assert data.train.captions[2] == "uno"
+    assert data.train.caption_clips.tolist() == [0, 1, first]
+    assert set(data.train.questions) == {
+        Question(1 - first, "how bright?", "dark"),
+        Question(first, "which?", "x", ("x", "y", "z")),
+    }
+    assert data.answers == ("dark",)
+    assert (len(data.validation), len(data.test), data.channels) == (1, 1, 3)
+    assert len(data.train.take(torch.tensor([1])).questions) == 1
+
+
+@pytest.mark.parametrize("end", ["json", "dict", "txt"])
+def test_other_caption_files(tmp_path, end):
+    folder(tmp_path, [f"{n}.mp4" for n in range(4)])
+    (tmp_path / "captions.csv").unlink()
+    texts = {f"{n}.mp4": f"clip {n}" for n in range(4)}
+    if end == "txt":
+        (tmp_path / "captions.txt").write_text("".join(f"{name}\t{text}\n" for name, text in texts.items()))
+    elif end == "dict":
+        (tmp_path / "captions.json").write_text(json.dumps(texts))
+    else:
+        rows = [{"file": name, "caption": [text, "again"]} for name, text in texts.items()]
+        (tmp_path / "captions.json").write_text(json.dumps(rows))
+    data = load(tmp_path, validation=1, test=1)
+    both = [*data.train.captions[:2], data.validation.captions[0], data.test.captions[0]]
+    assert sorted(both) == sorted(texts.values())
+
+
+def test_decoded_clips_are_kept_within_the_limit(tmp_path):
+    folder(tmp_path, [f"{n}.mp4" for n in range(5)])
+    data = load(tmp_path, validation=1, test=1)
+    clips = data.train.fetch(torch.arange(3), 4)
+    for path in data.train.paths:
+        path.unlink()
+    assert torch.equal(data.train.fetch(torch.arange(3), 4), clips)
+    folder(tmp_path, [f"{n}.mp4" for n in range(5)])
+    data = load(tmp_path, validation=1, test=1, cache_mib=0)
+    data.train.paths[0].unlink()
+    with pytest.raises(InputError, match="was readable before, now is not"):
+        data.train.fetch(torch.tensor([0]), 4)
+
+
+def msrvtt(root: Path) -> None:
+    """As published: one list of videos with the official split, one of sentences."""
+    parts = {
+        "train_val_videodatainfo.json": ["train", "train", "validate"],
+        "test_videodatainfo.json": ["test", "test"],
+    }
+    number = 0
+    for file, splits in parts.items():
+        videos, sentences = [], []
+        for split in splits:
+            name = f"video{number}"
+            encode(root / "TrainValVideo" / f"{name}.mp4")
+            videos.append(
+                {
+                    "category": 9,
+                    "url": "-",
+                    "video_id": name,
+                    "start time": 1.0,
+                    "end time": 9.5,
+                    "split": split,
+                    "id": number,
+                }
+            )
+            for n in range(2):
+                sentences.append({"caption": f"sentence {n} of {name}", "video_id": name, "sen_id": 2 * number + n})
+            number += 1
+        (root / file).write_text(json.dumps({"info": {}, "videos": videos, "sentences": sentences}))
+    (root / "train_qa.json").write_text(
+        json.dumps([{"answer": "couch", "category_id": 14, "id": 0, "question": "what is sat on?", "video_id": 1}])
+    )
+
+
+def test_msrvtt_official_split(tmp_path):
+    msrvtt(tmp_path)
+    data = load(tmp_path, "msrvtt", split="full")
+    assert sorted(data.train.captions[:2]) == ["sentence 0 of video0", "sentence 0 of video1"]
+    assert data.validation.captions == ["sentence 0 of video2", "sentence 1 of video2"]
+    assert len(data.test) == 2
+    question = data.train.questions[0]
+    assert data.train.paths[question.clip].stem == "video1"
+    assert (question.text, data.answers) == ("what is sat on?", ("couch",))
+
+
+def test_msrvtt_1ka_tests_on_the_pairs_of_jsfusion(tmp_path):
+    msrvtt(tmp_path)
+    (tmp_path / "MSRVTT_JSFUSION_test.csv").write_text(
+        "key,vid_key,video_id,sentence\nret0,msr4,video4,a person connects something\nret1,msr3,video3,a cat\n"
+    )
+    data = load(tmp_path, "msrvtt", validation=1)
+    assert data.test.captions == ["a person connects something", "a cat"]
+    assert [path.stem for path in data.test.paths] == ["video4", "video3"]
+    assert {p.stem for p in (*data.train.paths, *data.validation.paths)} == {"video0", "video1", "video2"}
+    (tmp_path / "MSRVTT_train.9k.csv").write_text("video_id\nvideo1\nvideo2\n")
+    data = load(tmp_path, "msrvtt", validation=1)
+    assert {p.stem for p in (*data.train.paths, *data.validation.paths)} == {"video1", "video2"}
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_msvd(tmp_path, pickled):
+    names = [f"mv89psg6zh{n}_33_46" for n in range(4)]
+    for name in names:
+        encode(tmp_path / "YouTubeClips" / f"{name}.avi")
+    texts = {name: [f"a bird {n} bathes", "a bird in a sink"] for n, name in enumerate(names)}
+    if pickled:
+        words = {name: [t.split() for t in captions] for name, captions in texts.items()}
+        (tmp_path / "raw-captions.pkl").write_bytes(pickle.dumps(words))
+    else:
+        lines = [f"{name} {t}" for name, captions in texts.items() for t in captions]
+        (tmp_path / "AllVideoDescriptions.txt").write_text("# comment of the authors\n\n" + "\n".join(lines) + "\n")
+    lists = {"train": names[:2], "val": names[2:3], "test": names[3:]}
+    for split, part in lists.items():
+        (tmp_path / f"{split}_list.txt").write_text("\n".join(part) + "\n")
+    (tmp_path / "youtube_mapping.txt").write_text("".join(f"{name} vid{n + 1}\n" for n, name in enumerate(names)))
+    qa = [{"answer": "bird", "id": 7, "question": "what bathes?", "video_id": 4}]
+    (tmp_path / "test_qa.json").write_text(json.dumps(qa))
+    data = load(tmp_path, "msvd")
+    assert data.validation.captions == texts[names[2]]
+    assert list(data.test.questions) == [Question(0, "what bathes?", "bird")]
+    assert len(data.train) == 2
+
+
+def test_msvd_is_divided_by_number_where_there_are_no_lists(tmp_path):
+    numbers = {"one": 1200, "two": 1201, "three": 1301}
+    for name in numbers:
+        encode(tmp_path / f"{name}.avi")
+    (tmp_path / "AllVideoDescriptions.txt").write_text("".join(f"{name} text of {name}\n" for name in numbers))
+    (tmp_path / "youtube_mapping.txt").write_text("".join(f"{name} vid{n}\n" for name, n in numbers.items()))
+    data = load(tmp_path, "msvd")
+    parts = (data.train, data.validation, data.test)
+    assert [s.captions for s in parts] == [["text of one"], ["text of two"], ["text of three"]]
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path):
+    (tmp_path / "raw-captions.pkl").write_bytes(pickle.dumps({"a": [print]}))
+    with pytest.raises(InputError, match="not a pickled dict of captions"):
+        load(tmp_path, "msvd")
+
+
+def test_didemo_joins_the_descriptions_of_a_video(tmp_path):
+    for split, name in {"train": "12@N02_1_8.mov", "val": "13@N02_2_9.avi", "test": "14@N02_3_7.mov"}.items():
+        # Archives re-encode: the annotation says .mov or .avi, the file may be .mp4.
+        encode(tmp_path / "videos" / f"{Path(name).stem}.mp4")
+        rows = [
+            {
+                "annotation_id": n,
+                "description": text,
+                "video": name,
+                "times": [[0, 0]],
+                "num_segments": 6,
+                "dl_link": "-",
+            }
+            for n, text in enumerate(("a man waves.", "the camera pans", " "))
+        ]
+        (tmp_path / f"{split}_data.json").write_text(json.dumps(rows))
+    data = load(tmp_path, "didemo")
+    assert data.test.captions == ["a man waves. the camera pans"]
+    assert data.test.paths[0].name == "14@N02_3_7.mp4"
+
+
+TGIF = {
+    "action": "gif_name\tquestion\ta1\ta2\ta3\ta4\ta5\tanswer\tvid_id\tkey\n"
+    "{gif}\tWhat does the cat do 3 times ?\tjump\tlick\tsleep\tturn\trun\t1\tACTION4\t26\n",
+    "frameqa": "gif_name\tquestion\tanswer\ttype\tvid_id\tkey\tdescription\n"
+    "{gif}\twhat is waved ?\ttail\t0\tFRAMEQA4\t43219\ta dog waves its tail .\n",
+    "count": "gif_name\tquestion\tanswer\tvid_id\tkey\n{gif}\tHow many times does the man nod ?\t3\tCOUNT12\t52\n",
+}
+
+
+@pytest.mark.parametrize("kind", TGIF)
+def test_tgif_qa(tmp_path, kind):
+    header, row = TGIF[kind].splitlines()
+    gifs = [f"tumblr_{n}" for n in range(4)]
+    for gif in gifs:
+        encode(tmp_path / "gifs" / f"{gif}.gif")
+    for split, part in {"Train": gifs[:3], "Test": gifs[3:]}.items():
+        text = "\n".join([header, *(row.format(gif=gif) for gif in part)]) + "\n"
+        (tmp_path / f"{split}_{kind}_question.csv").write_text(text)
+    data = load(tmp_path, "tgif_qa", question_type=kind)
+    question = data.test.questions[0]
+    assert (len(data.train), len(data.validation), len(data.test)) == (2, 1, 1)
+    if kind == "action":
+        assert question.options == ("jump", "lick", "sleep", "turn", "run")
+        assert question.answer == "lick"
+        assert data.test.captions == ["What does the cat do 3 times ? lick"]
+    elif kind == "frameqa":
+        assert (question.answer, question.options, data.answers) == ("tail", (), ("tail",))
+        assert data.test.captions == ["a dog waves its tail ."]
+    else:
+        assert (question.answer, data.answers) == ("3", ("3",))
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (root / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "line"),
+    [
+        ("folder", {}, r"captions\.csv: no such file; a folder needs"),
+        ("folder", {"captions.csv": "file,text\na.mp4,b\n"}, "no column 'caption' among file, text"),
+        ("folder", {"captions.csv": "file,caption\n"}, "no row under the header"),
+        ("folder", {"captions.csv": "file,caption\na.mp4,one\nb.mp4, \n"}, r"caption 2 \(b\.mp4\) is empty"),
+        ("folder", {"captions.csv": "file,caption,split\na.mp4,one,dev\n"}, "split 'dev' is unknown"),
+        (
+            "folder",
+            {"captions.csv": "file,caption\na.mp4,a dog, running\n"},
+            "row 1 has more cells than the header; quote",
+        ),
+        ("folder", {"captions.csv": "file,caption\na.mp4," + "x" * 200_000}, "after line 1: field larger than"),
+        ("folder", {"captions.json": "{"}, r"captions\.json: not JSON \(line 1"),
+        ("folder", {"captions.json": "3"}, "must hold a list or an object"),
+        ("folder", {"captions.txt": "a.mp4 one\n"}, "a file's name, a tab and its caption"),
+        ("msrvtt", {}, r"train_val_videodatainfo\.json: no such file"),
+        ("msrvtt", {"MSRVTT_data.json": '{"videos": []}'}, "holds no list 'sentences'"),
+        ("msrvtt", {"MSRVTT_data.json": '{"videos": [{}], "sentences": []}'}, "an entry without 'video_id'"),
+        ("msrvtt", {"MSRVTT_data.json": '{"videos": [], "sentences": []}'}, r"MSRVTT_JSFUSION_test\.csv: no such file"),
+        ("msvd", {}, r"AllVideoDescriptions\.txt: no such file"),
+        ("msvd", {"AllVideoDescriptions.txt": "a text\n"}, r"train_list\.txt: no such file"),
+        ("msvd", {"AllVideoDescriptions.txt": "a text\n", "test_qa.json": "[{}]"}, "youtube_mapping.txt: no such file"),
+        ("msvd", {"AllVideoDescriptions.txt": "a text\n", "youtube_mapping.txt": "a b\n"}, "a space and vidNUMBER"),
+        ("didemo", {"train_data.json": "{}"}, "must hold a list"),
+        ("didemo", {"train_data.json": '[{"video": "a"}]'}, "an entry without 'description'"),
+        ("tgif_qa", {}, r"Train_frameqa_question\.csv: no such file"),
+        ("tgif_qa", {"Total_frameqa_question.csv": "gif_name,question\na,b\n"}, "columns stand between tabs"),
+    ],
+)
+def test_a_wrong_annotation_is_one_line(tmp_path, name, files, line):
+    write(tmp_path, files)
+    with pytest.raises(InputError, match=line) as caught:
+        load(tmp_path, name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_root_and_too_many_clips_are_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"task\.data\.root: missing; msvd needs"):
+        load_video_text(VideoTextOptions(name="msvd"))
+    with pytest.raises(InputError, match="no such folder"):
+        load(tmp_path / "nowhere")
+    folder(tmp_path, [f"{n}.mp4" for n in range(4)])
+    with pytest.raises(InputError, match="has 2 usable train videos, not 3"):
+        load(tmp_path, train=3, validation=1, test=1)
+    for name in "01":
+        (tmp_path / f"{name}.mp4").unlink()
+    with pytest.warns(UserWarning, match="2 of 4"), pytest.raises(InputError, match="it takes 3 or more"):
+        load(tmp_path)
+
+
+def test_no_more_files_are_probed_than_are_wanted(tmp_path, monkeypatch):
+    rows = [f"{n}.mp4,text {n}" for n in range(300)]
+    encode(tmp_path / "0.mp4")
+    for n in range(1, 300):
+        (tmp_path / f"{n}.mp4").hardlink_to(tmp_path / "0.mp4")
+    (tmp_path / "captions.csv").write_text("\n".join(["file,caption", *rows]) + "\n")
+    probed = []
+    monkeypatch.setattr(recording, "probe", lambda path, decoder: probed.append(path))
+    data = load(tmp_path, train=10, validation=5, test=5)
+    assert (len(data.train), len(data.validation), len(data.test)) == (10, 5, 5)
+    assert len(probed) == recording.BLOCK
+
+
+def test_frames_beyond_the_stored_ones_are_one_line(tmp_path):
+    folder(tmp_path, [f"{n}.mp4" for n in range(4)])
+    with pytest.raises(InputError, match="5 asked for, but a clip has 4"):
+        load(tmp_path, validation=1, test=1).train.fetch(torch.tensor([0]), 5)
+
+
+def test_a_missing_decoder_names_the_package(monkeypatch):
+    monkeypatch.setattr(decoding, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="no package that decodes video is installed; pip install av or pip install"):
+        choose_decoder("auto")
+    with pytest.raises(InputError, match=r"pip install torchcodec$"):
+        choose_decoder("torchcodec")
+
+
+def test_video_without_a_video_stream_is_unreadable(tmp_path):
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(Unreadable, match="holds no video stream"):
+        probe(path, "pyav")
+
+
+@pytest.mark.skipif("torchcodec" not in sys.modules and not decoding.find_spec("torchcodec"), reason="needs torchcodec")
+def test_torchcodec_gives_the_frames_of_pyav(tmp_path):
+    path = encode(tmp_path / "clip.mkv")
+    assert torch.equal(decode(path, 4, 16, "torchcodec")[0], decode(path, 4, 16, "pyav")[0])
