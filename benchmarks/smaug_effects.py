@@ -167,7 +167,7 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
         group["scores"] = {s: asdict(mean_interval(column(group, s))) for s in SCORES}
         group["against_dense"] = {s: asdict(difference_interval(column(group, s), column(plain, s))) for s in SCORES}
         group["training_seconds"] = asdict(mean_interval(training(group)))
-        group["time"] = ratio(training(plain), training(group))
+        group["dense_time_ratio"] = asdict(mean_interval(time_ratios(plain, group)))
     controls: dict[str, list[dict[str, float]]] = {}
     for trial in trials:
         if trial.job.role == "control":
@@ -199,6 +199,13 @@ def column(group: dict[str, Any], score: str) -> list[float]:
 def training(group: dict[str, Any]) -> list[float]:
     """Training seconds of each seed."""
     return [trial["seconds"]["train"] for trial in group["trials"]]
+
+
+def time_ratios(plain: dict[str, Any], group: dict[str, Any]) -> list[float]:
+    """Training seconds of the dense model over the group's, seed by seed."""
+    dense_seconds = {trial["seed"]: trial["seconds"]["train"] for trial in plain["trials"]}
+    shared = [trial for trial in group["trials"] if trial["seed"] in dense_seconds]
+    return [dense_seconds[trial["seed"]] / trial["seconds"]["train"] for trial in shared]
 
 
 def table() -> str:
@@ -241,9 +248,11 @@ def _study(found: dict[str, Any] | None) -> str:
     lines = [_row(head), _row(["---"] * len(head))]
     for group in found["configurations"].values():
         values = group["configuration"]
-        sparse = "yes" if values["keep_rate"] < 1 or values["frames_kept"] < values["frames"] else "no"
+        sparse = "no"
+        if values["keep_rate"] < 1 or values["frames_kept"] < values["frames"]:
+            sparse = f"selected {values['selection']}"
         cells = [f"{values['visual_masking_ratio']:g}", f"{values['text_masking_ratio']:g}", sparse]
-        cells += [_interval(group["training_seconds"]), f"{group['time']['ratio']:.2f}"]
+        cells += [_interval(group["training_seconds"]), _interval(group["dense_time_ratio"])]
         cells += [_interval(group["scores"][s]) for s in ("mean_recall", "qa_top1", "choice_top1")]
         lines.append(_row([*cells, _interval(group["against_dense"]["retrieval_qa"])]))
     for name, scores in found["controls"].items():
