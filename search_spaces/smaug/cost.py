@@ -1,0 +1,85 @@
+"""What a SMAUG forward costs, in closed form: contractions of each part, a multiply-add being 2 FLOPs."""
+
+from __future__ import annotations
+
+from search_spaces.smaug.settings import Settings, Sizes
+
+
+def part_macs(sizes: Sizes, settings: Settings) -> dict[str, int]:
+    """Multiply-adds of one sample by part of the pre-training forward in evaluation mode, the similarity apart."""
+    tokens, frame = frame_macs(sizes, settings)
+    kept = settings.frames_kept if settings.selects else settings.frames
+    fusion = fusion_macs(sizes, kept * tokens)
+    text, joint = text_macs(sizes), settings.text_masking == "joint"
+    parts = {
+        "vision": settings.frames * sizes.patches * sizes.patch_values * sizes.width + settings.encoded_frames * frame,
+        "text": text,
+        "projections": (sizes.width + sizes.text_width) * sizes.embedding_width,
+        "vtm": 3 * (fusion + 2 * sizes.text_width),
+        "mlm": 0,
+        "mvm": 0,
+        "selector": 0,
+    }
+    if settings.models_words:
+        head = sizes.text_tokens * sizes.text_width * (sizes.text_width + sizes.vocabulary)
+        parts["mlm"] = head + (0 if joint else text + fusion)
+    if settings.models_pixels:
+        parts["mvm"] = settings.encoded_frames * decoder_macs(sizes, settings, tokens)
+    if settings.selects:
+        hidden = max(sizes.text_width // 2, 8)
+        once = settings.frames * (2 * sizes.width * hidden + hidden) + sizes.text_width * hidden
+        parts["selector"] = once * (3 if settings.selection == "after" else 1)
+    return parts
+
+
+def forward_flops(sizes: Sizes, settings: Settings, batch: int) -> int:
+    """FLOPs of the pre-training forward of a batch."""
+    similarity = batch * batch * sizes.embedding_width
+    return 2 * (batch * sum(part_macs(sizes, settings).values()) + similarity)
+
+
+def frame_macs(sizes: Sizes, settings: Settings) -> tuple[int, int]:
+    """Tokens that leave the encoder per frame, and the multiply-adds of its blocks."""
+    width, sparsity = sizes.width, settings.sparsity
+    tokens, total = settings.visible(sizes.patches) + 1, 0
+    for attended, passed in sparsity.schedule(tokens, sizes.depth):
+        total += attention_macs(attended, width) + 8 * passed * width**2
+        if passed < attended:
+            total += _reduction_macs(sizes, settings, attended, passed)
+        tokens = passed
+    return tokens, total
+
+
+def _reduction_macs(sizes: Sizes, settings: Settings, attended: int, passed: int) -> int:
+    sparsity = settings.sparsity
+    if sparsity.rule == "tome":
+        return (attended + 1) // 2 * (attended // 2) * (sizes.width // sizes.heads)
+    dropped = attended - 1 - sparsity.kept(attended)
+    return attended * sizes.width + (dropped * sizes.width if sparsity.fuse else 0)
+
+
+def attention_macs(tokens: int, width: int) -> int:
+    """Projections and the two products of a self-attention."""
+    return 4 * tokens * width**2 + 2 * tokens**2 * width
+
+
+def text_macs(sizes: Sizes) -> int:
+    """One pass of the text encoder."""
+    words, width = sizes.text_tokens, sizes.text_width
+    return sizes.text_layers * (attention_macs(words, width) + 8 * words * width**2)
+
+
+def fusion_macs(sizes: Sizes, visual_tokens: int) -> int:
+    """One pass of the fusion layers over a text and `visual_tokens` tokens."""
+    words, width = sizes.text_tokens, sizes.text_width
+    cross = 2 * words * width**2 + 2 * visual_tokens * width**2 + 2 * words * visual_tokens * width
+    seen = 0 if sizes.width == width else visual_tokens * sizes.width * width
+    return seen + sizes.fusion_layers * (attention_macs(words, width) + cross + 8 * words * width**2)
+
+
+def decoder_macs(sizes: Sizes, settings: Settings, tokens: int) -> int:
+    """The decoder over one frame, of which `tokens` tokens were encoded."""
+    width, patches = sizes.decoder_width, sizes.patches
+    masked = patches - settings.visible(patches)
+    blocks = settings.decoder_depth * (attention_macs(patches, width) + 8 * patches * width**2)
+    return tokens * sizes.width * width + blocks + masked * width * sizes.patch_values

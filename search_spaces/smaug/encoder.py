@@ -1,0 +1,198 @@
+"""The image encoder: a vision transformer on the visible patches of each frame, with tokens dropped on the way.
+
+Masked autoencoder (He et al. 2021): masked patches never enter the encoder. Sparsification (EViT, Liang et al. 2022, or
+ToMe, Bolya et al. 2023) goes on among the visible ones, per frame, between attention and MLP of the chosen layers.
+
+Names: F frames of all clips, L patches of a frame, K visible ones, N tokens that leave (class token first), D width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kernels import (
+    Matching,
+    TokenMask,
+    bipartite_match,
+    class_scores,
+    gather_visible,
+    merge_tokens,
+    restore_tokens,
+    select_tokens,
+    token_mask,
+    unmerge_tokens,
+)
+from search_spaces.smaug.settings import Sizes, Sparsity
+
+
+class Encoded(NamedTuple):
+    """Tokens (F, N, D) of each frame, and where they came from.
+
+    `mask` holds the places of the tokens beside the class token: of L patches and, after them, one for each fused
+    token. Tokens that ToMe merged are brought back by `matchings` first.
+    """
+
+    tokens_FND: Tensor
+    mask: TokenMask
+    matchings: tuple[Matching, ...]
+
+
+class FrameEncoder(nn.Module):
+    """Patches of frames to tokens; every frame by itself."""
+
+    def __init__(self, sizes: Sizes, frames: int, sparsity: Sparsity) -> None:
+        super().__init__()
+        self.sparsity, self.patches = sparsity, sizes.patches
+        self.vit = VisionTransformer(
+            img_size=sizes.image_size,
+            patch_size=sizes.patch_size,
+            in_chans=sizes.channels,
+            num_classes=0,
+            embed_dim=sizes.width,
+            depth=sizes.depth,
+            num_heads=sizes.heads,
+            proj_drop_rate=sizes.dropout,
+        )
+        self.temporal_TD = nn.Parameter(waves(torch.arange(frames), sizes.width))
+        _initialise(self.vit)
+        with torch.no_grad():
+            self.vit.pos_embed[0, 1:] = grid_waves(self.vit.patch_embed.grid_size, sizes.width)
+
+    def embed(self, frames_BTCHW: Tensor) -> Tensor:
+        """Embedded patches (B, T, L, D) with the frame's time added."""
+        batch, times = frames_BTCHW.shape[:2]
+        patches = self.vit.patch_embed(frames_BTCHW.flatten(0, 1)).unflatten(0, (batch, times))
+        return patches + self.temporal_TD[:, None]
+
+    def forward(self, patches_FLD: Tensor, mask: TokenMask | None) -> Encoded:
+        """Encode the visible patches of each frame; all of them where there is no mask."""
+        positions = self.vit.pos_embed[0]
+        if mask is None:
+            mask = _everything(patches_FLD)
+            x = patches_FLD + positions[1:]
+        else:
+            x = gather_visible(patches_FLD, mask, positions[1:])
+        x = torch.cat([(self.vit.cls_token + positions[:1]).expand(len(x), 1, -1), x], 1)
+        places, matchings = mask.visible_BK, []
+        size: Tensor | None = None
+        for layer, block in enumerate(self.vit.blocks):
+            attended, query, keys = _attend(block.attn, block.norm1(x), size)
+            x = x + block.drop_path1(block.ls1(attended))
+            if layer in self.sparsity.layers and self.sparsity.after(x.shape[1]) < x.shape[1]:
+                if self.sparsity.rule == "evit":
+                    x, places = self._drop(x, query, keys, places, layer, block.attn.scale)
+                else:
+                    size = x.new_ones(x.shape[:2]) if size is None else size
+                    removed = x.shape[1] - self.sparsity.after(x.shape[1])
+                    matchings.append(bipartite_match(keys.mean(1), removed, 1))
+                    x, size = merge_tokens(x, size, matchings[-1])
+            x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+        if self.sparsity.rule == "evit" and self.sparsity.layers:
+            mask = _mask_at(places, self.patches + len(self.sparsity.layers))
+        return Encoded(self.vit.norm(x), mask, tuple(matchings))
+
+    def _drop(
+        self, x: Tensor, query: Tensor, keys: Tensor, places: Tensor, layer: int, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """EViT's rule; the fused token of a layer gets a place of its own after the patches."""
+        scores = class_scores(query[:, :, 0], keys, scale)
+        tokens, chosen = select_tokens(x, scores.to(x.dtype), self.sparsity.kept(x.shape[1]), self.sparsity.fuse)
+        places = places.gather(1, chosen)
+        if self.sparsity.fuse:
+            place = self.patches + self.sparsity.layers.index(layer)
+            places = torch.cat([places, torch.full_like(places[:, :1], place)], 1)
+        return tokens, places
+
+
+class FrameDecoder(nn.Module):
+    """A light decoder from the tokens that are left to the pixels of the masked patches."""
+
+    def __init__(self, sizes: Sizes, depth: int) -> None:
+        super().__init__()
+        width = sizes.decoder_width
+        self.patches = sizes.patches
+        self.narrow = nn.Linear(sizes.width, width)
+        self.mask_token_D = nn.Parameter(torch.zeros(width))
+        nn.init.normal_(self.mask_token_D, std=0.02)
+        # A transformer without patches of its own: its blocks and norm are what is wanted of it.
+        decoder = VisionTransformer(
+            img_size=sizes.image_size,
+            patch_size=sizes.patch_size,
+            in_chans=sizes.channels,
+            num_classes=0,
+            embed_dim=width,
+            depth=depth,
+            num_heads=sizes.decoder_heads,
+        )
+        self.positions_LD = nn.Parameter(grid_waves(decoder.patch_embed.grid_size, width))
+        self.blocks, self.norm = decoder.blocks, decoder.norm
+        self.predict = nn.Linear(width, sizes.patch_values)
+        _initialise(self)
+
+    def forward(self, encoded: Encoded, masked_FM: Tensor) -> Tensor:
+        """Predicted pixels (F, M, P) of the masked patches; patches that were dropped count as masked here."""
+        tokens = self.narrow(encoded.tokens_FND)
+        for matching in reversed(encoded.matchings):
+            tokens = unmerge_tokens(tokens, matching)
+        x = restore_tokens(tokens[:, 1:], encoded.mask, self.mask_token_D)[:, : self.patches] + self.positions_LD
+        x = self.norm(self.blocks(x))
+        return self.predict(x.gather(1, masked_FM[..., None].expand(-1, -1, x.shape[2])))
+
+
+def frame_features(tokens_BTND: Tensor) -> Tensor:
+    """What a frame is judged by: mean and maximum of its tokens (STTS, Wang et al. 2022), (B, T, 2D)."""
+    return torch.cat([tokens_BTND.mean(2), tokens_BTND.amax(2)], -1)
+
+
+def waves(places: Tensor, width: int) -> Tensor:
+    """Sines and cosines of places (N,), (N, width): what position embeddings start from."""
+    rates = 10000.0 ** (-torch.arange((width + 1) // 2) / ((width + 1) // 2))
+    angles = places[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], 1)[:, :width]
+
+
+def grid_waves(grid: tuple[int, int], width: int) -> Tensor:
+    """The same for the places of a grid, rows in one half of the width and columns in the other."""
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    half = width // 2
+    return torch.cat([waves(rows.flatten(), half), waves(columns.flatten(), width - half)], 1)
+
+
+def _initialise(module: nn.Module) -> None:
+    """MAE's: Xavier-uniform linears, the patch projection as the linear that it is."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Conv2d):
+            nn.init.xavier_uniform_(part.weight.view(len(part.weight), -1))
+
+
+def _attend(attention: nn.Module, x: Tensor, size: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Self-attention with timm's weights; also its queries and keys. Merged tokens weigh as many as they stand for."""
+    batch, tokens, _ = x.shape
+    qkv = attention.qkv(x).reshape(batch, tokens, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4)
+    query, keys, values = qkv.unbind(0)
+    bias = None if size is None else size.log()[:, None, None].expand(-1, 1, tokens, -1)
+    attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias)
+    return attention.proj_drop(attention.proj(attended.transpose(1, 2).reshape(batch, tokens, -1))), query, keys
+
+
+def _everything(patches_FLD: Tensor) -> TokenMask:
+    frames, length = patches_FLD.shape[:2]
+    places = torch.arange(length, device=patches_FLD.device).expand(frames, length)
+    return TokenMask(places, places[:, :0], places)
+
+
+def _mask_at(places_FK: Tensor, length: int) -> TokenMask:
+    """The mask whose visible tokens are those at the given places, in the given order."""
+    kept = places_FK.shape[1]
+    order = torch.arange(-kept, 0, device=places_FK.device, dtype=torch.float32).expand_as(places_FK)
+    noise = torch.ones(len(places_FK), length, device=places_FK.device).scatter(1, places_FK, order)
+    return token_mask(noise, kept)

@@ -1,0 +1,243 @@
+"""SMAUG (Lin et al. 2023): a masked autoencoder over frames and text, with sparse space and time, and its losses.
+
+The paper's body and code are not public: the skeleton is Singularity's (ALBEF's losses), what is inferred says so in
+docs/smaug.md. Loss = sum of weighted parts: contrastive (vtc), matching (vtm), masked words (mlm), masked pixels (mvm),
+and answers (qa) where questions are given.
+
+Names: B clips with a text each, T frames in, K frames kept, N tokens and L patches of a frame, W words, D width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kernels import patch_loss, token_mask
+from search_spaces.smaug.encoder import Encoded, FrameDecoder, FrameEncoder, frame_features
+from search_spaces.smaug.losses import (
+    contrastive_loss,
+    hard_negatives,
+    labelled_loss,
+    mask_words,
+    matching_loss,
+    same_text,
+)
+from search_spaces.smaug.selector import Chosen, FrameSelector
+from search_spaces.smaug.settings import Settings, Sizes
+from search_spaces.smaug.text import TextModel
+
+TEMPERATURE, COLDEST, WARMEST = 0.07, 0.001, 0.5
+
+
+class Video(NamedTuple):
+    """Encoded clips: tokens (B, T, N, D) of each frame, and what frames are judged by (B, T, 2D).
+
+    Where only the kept frames were encoded, there are no features, and T is K.
+    """
+
+    tokens_BTND: Tensor
+    features_BTF: Tensor | None
+
+    def of(self, clips: Tensor) -> Video:
+        """The clips with the given numbers."""
+        return Video(self.tokens_BTND[clips], None if self.features_BTF is None else self.features_BTF[clips])
+
+
+class SMAUG(nn.Module):
+    """Video and language encoders, fusion, frame selector and decoder of one configuration."""
+
+    def __init__(self, sizes: Sizes, settings: Settings) -> None:
+        super().__init__()
+        self.sizes, self.settings = sizes, settings
+        self.encoder = FrameEncoder(sizes, settings.frames, settings.sparsity)
+        self.text = TextModel(sizes, settings.models_words)
+        self.project_video = nn.Linear(sizes.width, sizes.embedding_width)
+        self.project_text = nn.Linear(sizes.text_width, sizes.embedding_width)
+        self.temperature = nn.Parameter(torch.tensor(TEMPERATURE))
+        self.fits = nn.Linear(sizes.text_width, 2)
+        self.selector: FrameSelector | None = None
+        self.decoder: FrameDecoder | None = None
+        self.answer: nn.Module | None = None
+        if settings.selects:
+            self.selector = FrameSelector(
+                2 * sizes.width,
+                sizes.text_width,
+                settings.frames_kept,
+                settings.estimator,
+                sizes.samples,
+                sizes.sigma,
+            )
+        if settings.models_pixels:
+            self.decoder = FrameDecoder(sizes, settings.decoder_depth)
+        if sizes.answers and settings.qa_weight:
+            width = sizes.text_width
+            self.answer = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, sizes.answers))
+
+    def forward(
+        self,
+        frames: Tensor,
+        text_ids: Tensor,
+        visual_noise: Tensor,
+        text_noise: Tensor,
+        negative_noise: Tensor,
+        question_ids: Tensor | None = None,
+        answers: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The training loss first, then its parts, detached.
+
+        Args:
+            frames: (B, T, C, H, W), normalised; of more frames than the configuration's, the middles of equal
+                segments are taken.
+            text_ids: (B, W), padded.
+            visual_noise: (B, T, L) uniform in [0, 1): the patches of most noise are masked.
+            text_noise: (B, W, 3), see `mask_words`.
+            negative_noise: (B, 2), see `hard_negatives`.
+            question_ids: (B, W) one question for each clip, with `answers` (B,), -100 where there is none.
+        """
+        settings, sizes = self.settings, self.sizes
+        frames, visual_noise = self._own_frames(frames), self._own_frames(visual_noise)
+        parts: dict[str, Tensor] = {}
+        hidden = None
+        if settings.models_words:
+            hidden = mask_words(text_ids, text_noise, settings.text_masking_ratio, sizes.special, sizes.vocabulary)
+        joint = hidden is not None and settings.text_masking == "joint"
+        read_ids = hidden.ids_BL if hidden is not None and joint else text_ids
+        text = self.text.encode(read_ids)
+        video, chosen, pixels = self._watch(frames, visual_noise, text[:, 0])
+        if pixels is not None:
+            parts["mvm"] = pixels
+        seen_BKND = self._kept(video, chosen)
+        same = same_text(text_ids)
+        similarity = self._similarity(text[:, 0], seen_BKND[:, :, 0])
+        parts["vtc"] = contrastive_loss(similarity, same)
+        fused, parts["vtm"] = self._match(text, read_ids, video, seen_BKND, similarity, same, negative_noise)
+        if hidden is not None:
+            if not joint:
+                fused = self.text.fuse(self.text.encode(hidden.ids_BL), hidden.ids_BL, seen_BKND.flatten(1, 2))
+            assert self.text.words is not None
+            parts["mlm"] = labelled_loss(self.text.words(fused), hidden.labels_BL)
+        if question_ids is not None and answers is not None and self.answer is not None:
+            parts["qa"] = labelled_loss(self._answer(question_ids, video), answers)
+        weighted = [getattr(settings, f"{name}_weight") * part for name, part in parts.items()]
+        return {"loss": torch.stack(weighted).sum(), **{name: part.detach() for name, part in parts.items()}}
+
+    def _own_frames(self, values_BT: Tensor) -> Tensor:
+        given, wanted = values_BT.shape[1], self.settings.frames
+        if given < wanted:
+            raise ValueError(f"frames: {given} given, this model takes {wanted}")
+        middles = [(2 * i + 1) * given // (2 * wanted) for i in range(wanted)]
+        return values_BT if given == wanted else values_BT[:, middles]
+
+    def _watch(self, frames: Tensor, noise: Tensor, text_BD: Tensor) -> tuple[Video, Chosen | None, Tensor | None]:
+        """Encode the visible patches of the frames in training, choose frames, and rebuild what was masked."""
+        patches = self.encoder.embed(frames)
+        chosen, features = None, None
+        if self.selector is not None and self.settings.selection == "before":
+            chosen = self.selector(frame_features(patches), text_BD)
+            patches, frames = chosen.take(patches), chosen.take(frames).detach()
+            noise = noise.gather(1, chosen.frames_BK[..., None].expand(-1, -1, noise.shape[2]))
+        batch, times = frames.shape[:2]
+        mask = None
+        if self.settings.visual_masking_ratio > 0:
+            mask = token_mask(noise.flatten(0, 1), self.settings.visible(self.sizes.patches))
+        encoded = self.encoder(patches.flatten(0, 1), mask)
+        tokens = encoded.tokens_FND.unflatten(0, (batch, times))
+        if self.selector is not None and self.settings.selection == "after":
+            features = frame_features(tokens[:, :, 1:])
+            chosen = self.selector(features, text_BD)
+        pixels = None
+        if self.decoder is not None and mask is not None:
+            pixels = self._rebuild(encoded, frames.flatten(0, 1), mask.masked_BM)
+        return Video(tokens, features), chosen, pixels
+
+    def _rebuild(self, encoded: Encoded, frames_FCHW: Tensor, masked_FM: Tensor) -> Tensor:
+        assert self.decoder is not None
+        return patch_loss(self.decoder(encoded, masked_FM), frames_FCHW, masked_FM, self.sizes.patch_size)
+
+    def _kept(self, video: Video, chosen: Chosen | None) -> Tensor:
+        """Tokens (B, K, N, D) of the kept frames."""
+        if chosen is None or video.features_BTF is None:
+            return video.tokens_BTND
+        return chosen.take(video.tokens_BTND)
+
+    def _match(
+        self,
+        text: Tensor,
+        ids: Tensor,
+        video: Video,
+        seen_BKND: Tensor,
+        similarity: Tensor,
+        same: Tensor,
+        noise: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Fusion of the pairs (B, W, D) and the matching loss against one wrong video and one wrong text each."""
+        wrong = hard_negatives(similarity, same, noise)
+        if video.features_BTF is None:
+            others = torch.cat([seen_BKND[wrong.video_B], seen_BKND])
+        else:
+            here = torch.arange(len(text), device=text.device)
+            mixed = video.of(torch.cat([wrong.video_B, here]))
+            others = self.select(mixed, torch.cat([text, text[wrong.text_B]])[:, 0])
+        texts, read = torch.cat([text, text, text[wrong.text_B]]), torch.cat([ids, ids, ids[wrong.text_B]])
+        fused = self.text.fuse(texts, read, torch.cat([seen_BKND, others]).flatten(1, 2))
+        return fused[: len(text)], matching_loss(self.fits(fused[:, 0]), wrong.valid_B)
+
+    def _answer(self, ids: Tensor, video: Video) -> Tensor:
+        assert self.answer is not None
+        question = self.text.encode(ids)
+        seen = self.select(video, question[:, 0])
+        answers: Tensor = self.answer(self.text.fuse(question, ids, seen.flatten(1, 2))[:, 0])
+        return answers
+
+    def _similarity(self, text_BD: Tensor, classes_BKD: Tensor) -> Tensor:
+        """Scaled cosines (B, B) of texts (rows) and videos, the mean of their frames' class tokens."""
+        if self.training:
+            with torch.no_grad():
+                self.temperature.clamp_(COLDEST, WARMEST)
+        text_BE = F.normalize(self.project_text(text_BD), dim=-1)
+        video_BE = F.normalize(self.project_video(classes_BKD.mean(1)), dim=-1)
+        return text_BE @ video_BE.T / self.temperature
+
+    def select(self, video: Video, text_BD: Tensor) -> Tensor:
+        """Tokens (B, K, N, D) of the frames that are kept for each clip's text."""
+        if self.selector is None or video.features_BTF is None:
+            return video.tokens_BTND
+        chosen: Chosen = self.selector(video.features_BTF, text_BD)
+        return chosen.take(video.tokens_BTND)
+
+    def watch(self, frames: Tensor) -> Video:
+        """Every frame of the clips, nothing masked, sparsified as in training: what evaluation starts from."""
+        patches = self.encoder.embed(frames)
+        encoded = self.encoder(patches.flatten(0, 1), None)
+        tokens = encoded.tokens_FND.unflatten(0, frames.shape[:2])
+        before = self.settings.selection == "before"
+        features = frame_features(patches if before else tokens[:, :, 1:]) if self.selector is not None else None
+        return Video(tokens, features)
+
+    def similarities(self, text_QD: Tensor, classes_VTD: Tensor, features_VTF: Tensor | None) -> Tensor:
+        """Cosine (Q, V) of every text and every video, whose frames are chosen for that text alone.
+
+        Frames are encoded one by one, so choosing before or after encoding is the same here. A video never sees a text
+        other than the query's: its own caption would give it away.
+        """
+        text_QE = F.normalize(self.project_text(text_QD), dim=-1)
+        frames_VTE = self.project_video(classes_VTD)
+        if self.selector is None or features_VTF is None:
+            return text_QE @ F.normalize(frames_VTE.mean(1), dim=-1).T
+        kept_QVT = self.selector.kept_of_all(features_VTF, text_QD).to(frames_VTE.dtype)
+        video_QVE = F.normalize(torch.einsum("qvt,vte->qve", kept_QVT, frames_VTE), dim=-1)
+        return torch.einsum("qe,qve->qv", text_QE, video_QVE)
+
+    def fit(self, ids: Tensor, video: Video) -> Tensor:
+        """How much better each text (B, W) fits its clip than not, as log-odds (B,)."""
+        text = self.text.encode(ids)
+        fused = self.text.fuse(text, ids, self.select(video, text[:, 0]).flatten(1, 2))
+        logits = self.fits(fused[:, 0])
+        return logits[:, 1] - logits[:, 0]
+
+    def answers(self, ids: Tensor, video: Video) -> Tensor:
+        """Logits (B, A) over the answers, one question (B, W) for each clip; None of them where there is no head."""
+        return self._answer(ids, video)

@@ -1,0 +1,99 @@
+"""Text-guided frame selection: one score per frame from the frame and the text, the best frames go on.
+
+How gradients reach the scores is a choice: `straight_through` (Gumbel noise; kept frames carry a gate of 1 whose
+gradient is that of their softmax share) or `perturbed` (Cordonnier et al. 2021, as in STTS: the mean selection over
+noisy scores, a soft mixture of frames in training). Evaluation takes the top frames, without noise.
+
+Names: B pairs, T frames, K kept frames, Q texts, V videos.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from search_spaces.smaug.settings import Estimator
+
+
+class Chosen(NamedTuple):
+    """The kept frames (B, K) in order of time, and what carries their gradient: gates (B, K) or soft rows (B, K, T)."""
+
+    frames_BK: Tensor
+    gates_BK: Tensor | None = None
+    rows_BKT: Tensor | None = None
+
+    def take(self, values: Tensor) -> Tensor:
+        """The kept frames of (B, T, ...), as (B, K, ...)."""
+        if self.rows_BKT is not None:
+            mixed: Tensor = torch.bmm(self.rows_BKT.to(values.dtype), values.flatten(2))
+            return mixed.reshape(*mixed.shape[:2], *values.shape[2:])
+        index = self.frames_BK.reshape(*self.frames_BK.shape, *(1,) * (values.ndim - 2))
+        taken = values.gather(1, index.expand(-1, -1, *values.shape[2:]))
+        return taken if self.gates_BK is None else taken * self.gates_BK.reshape(index.shape)
+
+
+class FrameSelector(nn.Module):
+    """Scores frames for a text by a small MLP on both, and chooses the best `keep`."""
+
+    def __init__(
+        self, frame_width: int, text_width: int, keep: int, estimator: Estimator, samples: int, sigma: float
+    ) -> None:
+        super().__init__()
+        hidden = max(text_width // 2, 8)
+        self.keep, self.estimator, self.samples, self.sigma = keep, estimator, samples, sigma
+        self.frame = nn.Sequential(nn.LayerNorm(frame_width), nn.Linear(frame_width, hidden))
+        self.text = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, hidden))
+        self.score = nn.Linear(hidden, 1)
+
+    def scores(self, features_BTF: Tensor, text_BD: Tensor) -> Tensor:
+        """Scores (B, T) of each pair's frames."""
+        joined = self.frame(features_BTF) + self.text(text_BD)[:, None]
+        scores: Tensor = self.score(F.gelu(joined)).squeeze(-1)
+        return scores
+
+    def kept_of_all(self, features_VTF: Tensor, text_QD: Tensor) -> Tensor:
+        """For every text and every video, which frames are kept: booleans (Q, V, T)."""
+        joined = self.frame(features_VTF)[None] + self.text(text_QD)[:, None, None]
+        scores = self.score(F.gelu(joined)).squeeze(-1)
+        return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, scores.topk(self.keep, -1).indices, True)
+
+    def forward(self, features_BTF: Tensor, text_BD: Tensor) -> Chosen:
+        """Choose frames; noise only in training, from torch's generator."""
+        scores = self.scores(features_BTF, text_BD)
+        if not self.training:
+            return Chosen(_top(scores, self.keep))
+        if self.estimator == "perturbed":
+            noise = torch.randn(len(scores), self.samples, scores.shape[1], device=scores.device)
+            rows: Any = PerturbedTopK.apply(scores, noise, self.keep, self.sigma)
+            return Chosen(_top(scores, self.keep), rows_BKT=rows)
+        noisy = scores - torch.empty_like(scores).exponential_().clamp(min=1e-9).log()
+        frames = _top(noisy, self.keep)
+        share = noisy.softmax(-1).gather(1, frames)
+        return Chosen(frames, gates_BK=share - share.detach() + 1)
+
+
+class PerturbedTopK(torch.autograd.Function):
+    """Mean indicator (B, K, T) of the top K, in order of index, under Gaussian noise (Berthet et al. 2020)."""
+
+    @staticmethod
+    def forward(ctx: Any, scores_BT: Tensor, noise_BST: Tensor, keep: int, sigma: float) -> Tensor:
+        """Sample selections."""
+        frames_BSK = _top(scores_BT[:, None] + sigma * noise_BST, keep)
+        picked_BSKT = F.one_hot(frames_BSK, scores_BT.shape[1]).to(scores_BT.dtype)
+        ctx.save_for_backward(picked_BSKT, noise_BST)
+        ctx.sigma = sigma
+        return picked_BSKT.mean(1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """Covariance of what the selections are worth with the noise that made them."""
+        picked_BSKT, noise_BST = ctx.saved_tensors
+        worth_BS = torch.einsum("bskt,bkt->bs", picked_BSKT, gradients[0])
+        return torch.einsum("bs,bst->bt", worth_BS, noise_BST) / (ctx.sigma * noise_BST.shape[1]), None, None, None
+
+
+def _top(scores: Tensor, keep: int) -> Tensor:
+    return scores.topk(keep, -1).indices.sort(-1).values

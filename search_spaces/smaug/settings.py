@@ -1,0 +1,143 @@
+"""What a configuration and a study's options fix of a SMAUG model, as plain typed values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Rule = Literal["evit", "tome"]
+Selection = Literal["before", "after"]
+Estimator = Literal["straight_through", "perturbed"]
+TextMasking = Literal["separate", "joint"]
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """Spatial token sparsification inside the image encoder.
+
+    At each of `layers` (0-based), between attention and MLP, ceil(keep_rate * (n - 1)) of the n - 1 tokens beside
+    the class token stay: by EViT's rule those of highest class attention, the others discarded or `fuse`d into one
+    token; by ToMe's rule the most similar are merged.
+    """
+
+    keep_rate: float = 1.0
+    layers: tuple[int, ...] = ()
+    fuse: bool = True
+    rule: Rule = "evit"
+
+    def kept(self, tokens: int) -> int:
+        """How many of `tokens` tokens (class token included) stay beside the class token, the fused one apart."""
+        wanted = math.ceil(self.keep_rate * (tokens - 1) - 1e-9)
+        return max(wanted, (tokens - 1) - (tokens - 1) // 2) if self.rule == "tome" else max(wanted, 1)
+
+    def after(self, tokens: int) -> int:
+        """Tokens that leave a sparsified layer which `tokens` tokens entered, class and fused token included."""
+        kept = self.kept(tokens)
+        return 1 + kept + int(self.fuse and self.rule == "evit" and kept < tokens - 1)
+
+    def schedule(self, tokens: int, depth: int) -> list[tuple[int, int]]:
+        """Per layer, the tokens that its attention and its MLP see."""
+        stages = []
+        for layer in range(depth):
+            entered = tokens
+            tokens = self.after(tokens) if layer in self.layers else tokens
+            stages.append((entered, tokens))
+        return stages
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Numbers of the special tokens in the vocabulary; the defaults are those of the tokenizer trained here."""
+
+    pad: int = 0
+    cls: int = 1
+    sep: int = 2
+    mask: int = 3
+    unk: int = 4
+
+    @property
+    def first_word(self) -> int:
+        """The first number above all special tokens."""
+        return max(self.pad, self.cls, self.sep, self.mask, self.unk) + 1
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Widths and depths of the parts, and what they take."""
+
+    image_size: int
+    patch_size: int
+    channels: int
+    width: int
+    depth: int
+    heads: int
+    text_width: int
+    text_layers: int
+    fusion_layers: int
+    text_heads: int
+    vocabulary: int
+    text_tokens: int
+    embedding_width: int
+    decoder_width: int
+    decoder_heads: int
+    answers: int
+    special: SpecialIds = SpecialIds()
+    dropout: float = 0.0
+    samples: int = 500
+    sigma: float = 0.1
+    text_model: str | None = None
+
+    @property
+    def patches(self) -> int:
+        """Patches of a frame, L."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def patch_values(self) -> int:
+        """Values of a patch, P."""
+        return self.patch_size**2 * self.channels
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a configuration decides."""
+
+    visual_masking_ratio: float
+    text_masking_ratio: float
+    text_masking: TextMasking
+    sparsity: Sparsity
+    frames: int
+    frames_kept: int
+    selection: Selection
+    estimator: Estimator
+    vtc_weight: float
+    vtm_weight: float
+    mlm_weight: float
+    mvm_weight: float
+    qa_weight: float
+    decoder_depth: int
+
+    @property
+    def selects(self) -> bool:
+        """Whether there is a frame selector."""
+        return self.frames_kept < self.frames
+
+    @property
+    def models_words(self) -> bool:
+        """Whether there is a masked-language loss."""
+        return self.text_masking_ratio > 0 and self.mlm_weight > 0
+
+    @property
+    def models_pixels(self) -> bool:
+        """Whether there is a masked-visual loss, and so a decoder."""
+        return self.visual_masking_ratio > 0 and self.mvm_weight > 0
+
+    @property
+    def encoded_frames(self) -> int:
+        """Frames that go through the image encoder in training."""
+        return self.frames_kept if self.selection == "before" else self.frames
+
+    def visible(self, patches: int) -> int:
+        """Patches of a frame that masking leaves: int(L (1 - r)), as MAE counts."""
+        return int(patches * (1 - self.visual_masking_ratio) + 1e-9)

@@ -1,0 +1,264 @@
+"""Pre-training on captioned clips with questions trained along; scored by retrieval and by question answering."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from efficiency.errors import InputError
+from efficiency.inputs import Inputs
+from search_spaces.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
+from search_spaces.data.video import VideoTextOptions, load_video_text
+from search_spaces.options import Options
+from search_spaces.smaug.answering import choice_accuracy, open_accuracy
+from search_spaces.smaug.matching import text_to_video
+from search_spaces.smaug.model import SMAUG
+from search_spaces.smaug.pairs import Pairs
+from search_spaces.smaug.retrieval import chance_scores, retrieval_scores
+from search_spaces.smaug.tokenizer import named_tokenizer, train_tokenizer
+from search_spaces.space import derive_seed, seed_everything
+from search_spaces.task import Control, Rung, Split, Task, TrainingDiverged
+
+if TYPE_CHECKING:
+    from search_spaces.smaug.space import SMAUGSpace
+
+Metric = Literal["retrieval_qa", "mean_recall", "recall_at_1", "recall_at_5", "recall_at_10", "qa_top1", "choice_top1"]
+
+
+class VideoLanguageOptions(Options):
+    """Data, budget, recipe and evaluation."""
+
+    dataset: VideoTextOptions = VideoTextOptions()
+    epochs: int = Field(gt=0)
+    batch_size: int = Field(64, ge=2)
+    learning_rate: float = Field(1e-4, gt=0)
+    """Singularity's; models trained from nothing on little data want about ten times as much."""
+    weight_decay: float = Field(0.02, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises; then it falls by half a cosine."""
+    clip_gradient: float = Field(1.0, gt=0)
+    """Largest norm of the gradient."""
+    metric: Metric = "retrieval_qa"
+    rung_epochs: int = Field(1, gt=0)
+    rerank: int = Field(0, ge=0)
+    """How many of each text's best videos are ordered anew by the matching head, on `test` only; 0: none."""
+    tokenizer: str | None = None
+    """A tokenizer by name or path; None: a WordPiece trained on the training text."""
+    evaluation_batch: int = Field(128, gt=0)
+
+
+class VideoLanguage(Task):
+    """Trains a SMAUG model on pairs of clips and captions, with one open-ended question a clip."""
+
+    Options = VideoLanguageOptions
+    space: SMAUGSpace
+    options: VideoLanguageOptions
+
+    def __init__(self, space: SMAUGSpace, options: VideoLanguageOptions, device: torch.device) -> None:
+        super().__init__(space, options, device)
+        self.metric = options.metric
+        self.data = load_video_text(options.dataset)
+        self._check_fit()
+        sizes = space.sizes
+        if options.tokenizer is None:
+            tokenizer = train_tokenizer(self.data.words, sizes.vocabulary, sizes.special, sizes.text_tokens)
+        else:
+            tokenizer = named_tokenizer(options.tokenizer, sizes.vocabulary, sizes.special, sizes.text_tokens)
+        self.pairs = {
+            name: Pairs(getattr(self.data, name), self.data, tokenizer) for name in ("train", "validation", "test")
+        }
+        self._control_models: dict[tuple[str, int], SMAUG] = {}
+
+    def _check_fit(self) -> None:
+        data, sizes, options = self.data, self.space.options, self.options
+        if (data.channels, data.image_size) != (sizes.channels, sizes.image_size):
+            raise InputError(
+                f"task.dataset: {data.name} has frames of {data.channels}x{data.image_size}x{data.image_size}, the "
+                f"space takes {sizes.channels}x{sizes.image_size}x{sizes.image_size}; set space.options.channels and "
+                "image_size"
+            )
+        if data.train.frames < sizes.clip_frames:
+            raise InputError(
+                f"space.clip_frames: {sizes.clip_frames} is more than the {data.train.frames} frames of a clip; lower "
+                "it or raise task.dataset.frames"
+            )
+        if len(data.answers) > sizes.answers > 0:
+            raise InputError(f"space.answers: {sizes.answers} is less than the {len(data.answers)} answers of the data")
+        if options.metric in ("qa_top1", "retrieval_qa") and not (data.answers and sizes.answers):
+            raise InputError(f"task.metric: {options.metric} needs open-ended questions and space.options.answers")
+        choices = any(q.options for q in data.validation.questions) and any(q.options for q in data.test.questions)
+        if options.metric == "choice_top1" and not choices:
+            raise InputError("task.metric: choice_top1 needs questions with options, this data set has none")
+        if options.batch_size > len(data.train):
+            raise InputError(f"task.batch_size: {options.batch_size} is more than the {len(data.train)} training clips")
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of training."""
+        return self.options.epochs
+
+    def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
+        """AdamW with warm-up and half a cosine; rungs carry every part of the loss. See Task.train."""
+        return self._train(cast(SMAUG, model), self.pairs["train"], seed, checkpoint)
+
+    def _train(self, model: SMAUG, pairs: Pairs, seed: int, checkpoint: Path | None) -> Iterator[Rung]:
+        model.to(self.device)
+        optimiser = self._optimiser(model)
+        state = load_checkpoint(checkpoint, self.device) if checkpoint is not None else None
+        start = 0
+        if state is None:
+            seed_everything(derive_seed(seed, "train"))
+        else:
+            model.load_state_dict(state["model"])
+            optimiser.load_state_dict(state["optimiser"])
+            restore_rng(state["rng"])
+            start = int(state["epoch"])
+        for epoch in range(start, self.options.epochs):
+            losses = self._epoch(model, optimiser, pairs, seed, epoch)
+            if (epoch + 1) % self.options.rung_epochs and epoch + 1 < self.options.epochs:
+                continue
+            if checkpoint is not None:
+                saved = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "rng": rng_state()}
+                save_checkpoint(checkpoint, {"epoch": epoch + 1, **saved})
+            yield Rung(epoch + 1, losses)
+
+    def _optimiser(self, model: SMAUG) -> torch.optim.Optimizer:
+        """Weight decay on matrices alone."""
+        trained = [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.options.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=self.options.learning_rate)
+
+    def _epoch(
+        self, model: SMAUG, optimiser: torch.optim.Optimizer, pairs: Pairs, seed: int, epoch: int
+    ) -> dict[str, float]:
+        model.train()
+        options, frames = self.options, model.settings.frames
+        generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+        order = torch.randperm(len(pairs.video), generator=generator)
+        steps = len(order) // options.batch_size
+        total: dict[str, Tensor] = {}
+        for step, clips in enumerate(order.split(options.batch_size)[:steps]):
+            batch = pairs.batch(clips, frames, self.space.sizes, generator, model.answer is not None)
+            rate = options.learning_rate * self._share((epoch * steps + step) / (options.epochs * steps))
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            losses: dict[str, Tensor] = model(**{name: tensor.to(self.device) for name, tensor in batch.items()})
+            optimiser.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+            nn.utils.clip_grad_norm_(model.parameters(), options.clip_gradient)
+            optimiser.step()
+            for name, loss in losses.items():
+                total[name] = total.get(name, 0) + loss.detach() / steps
+        means = {name: loss.item() for name, loss in total.items()}
+        if not math.isfinite(means["loss"]):
+            raise TrainingDiverged(f"the training loss is {means['loss']} in epoch {epoch + 1}")
+        return means
+
+    def _share(self, progress: float) -> float:
+        """Share of the learning rate at `progress` from 0 to 1."""
+        warmup = self.options.warmup
+        if progress < warmup:
+            return (progress + 1e-3) / (warmup + 1e-3)
+        return (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
+
+    def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
+        """Retrieval and question answering with nothing masked and the sparsification on, in percent.
+
+        `recall_at_1`, `_5`, `_10` and `median_rank` are text to video, `video_to_text_...` the way back, `mean_recall`
+        the mean of the six recalls; `qa_top1` is open-ended, `choice_top1` the best matching option; `retrieval_qa`
+        is the mean of `mean_recall` and `qa_top1`.
+        """
+        return self._evaluate(cast(SMAUG, model), self.pairs[split], split, full)
+
+    @torch.no_grad()
+    def _evaluate(self, model: SMAUG, pairs: Pairs, split: Split, full: bool) -> dict[str, float]:
+        model.to(self.device).eval()
+        options = self.options
+        batch, metric = options.evaluation_batch, options.metric
+        scores: dict[str, float] = {}
+        if full or metric not in ("qa_top1", "choice_top1"):
+            rerank = options.rerank if split == "test" else 0
+            scores = retrieval_scores(text_to_video(model, pairs, batch, rerank), pairs.caption_clips)
+        if model.answer is not None and len(pairs.open.clips_Q) and (full or metric in ("qa_top1", "retrieval_qa")):
+            scores["qa_top1"] = 100 * open_accuracy(model, pairs, len(self.data.answers), batch)
+        if pairs.choices and (full or metric == "choice_top1"):
+            scores["choice_top1"] = 100 * choice_accuracy(model, pairs, batch)
+        return self._joined(scores)
+
+    def _joined(self, scores: dict[str, float]) -> dict[str, float]:
+        if self.metric in ("qa_top1", "retrieval_qa") and self.data.answers:
+            scores.setdefault("qa_top1", 0.0)  # a configuration without a head answers nothing
+        if "mean_recall" in scores and "qa_top1" in scores:
+            scores["retrieval_qa"] = (scores["mean_recall"] + scores["qa_top1"]) / 2
+        return scores
+
+    def controls(self) -> tuple[Control, ...]:
+        """What guessing, the text alone, a single frame and an untrained model score."""
+        return (
+            Control("chance", "every pair alike, the most frequent answer, any option", self._chance, seeded=False),
+            Control("untrained", "the reference model as initialised", self._untrained),
+            Control("text_only", "the reference model, trained and scored on black frames", self._text_only),
+            Control("one_frame", "the reference model with one frame a clip", self._one_frame),
+        )
+
+    def _chance(self, seed: int, split: Split) -> dict[str, float]:
+        pairs, trained = self.pairs[split], self.pairs["train"].open.answers_Q
+        scores = chance_scores(pairs.caption_clips, len(pairs.video))
+        if len(pairs.open.clips_Q) and len(self.data.answers):
+            most_frequent = torch.bincount(trained[trained >= 0]).argmax()
+            scores["qa_top1"] = 100 * (pairs.open.answers_Q == most_frequent).float().mean().item()
+        if pairs.choices:
+            scores["choice_top1"] = 100 * sum(1 / len(c.ids_OW) for c in pairs.choices) / len(pairs.choices)
+        return self._joined(scores)
+
+    def _untrained(self, seed: int, split: Split) -> dict[str, float]:
+        seed_everything(seed)
+        return self.evaluate(self.space.build(self.space.reference), split)
+
+    def _text_only(self, seed: int, split: Split) -> dict[str, float]:
+        return self._controlled("text_only", seed, split, {}, blind=True)
+
+    def _one_frame(self, seed: int, split: Split) -> dict[str, float]:
+        return self._controlled("one_frame", seed, split, {"frames": 1, "frames_kept": 1}, blind=False)
+
+    def _controlled(
+        self, name: str, seed: int, split: Split, changed: Mapping[str, int], blind: bool
+    ) -> dict[str, float]:
+        """Score a variant of the reference, trained once for both splits."""
+        try:
+            for pairs in self.pairs.values():
+                pairs.blind = blind
+            if (name, seed) not in self._control_models:
+                seed_everything(seed)
+                configuration = self.space.configuration({**self.space.reference.as_dict(), **changed})
+                model = cast(SMAUG, self.space.build(configuration))
+                for _ in self._train(model, self.pairs["train"], seed, None):
+                    pass
+                self._control_models = {(name, seed): model}
+            return self.evaluate(self._control_models[name, seed], split)
+        finally:
+            for pairs in self.pairs.values():
+                pairs.blind = False
+
+    @property
+    def benchmark(self) -> Mapping[str, Any]:
+        """The clips and texts that are scored, and how; see Task.benchmark."""
+        return self.options.model_dump(mode="json", include={"metric", "dataset", "rerank"})
+
+    def example_input(self, batch_size: int) -> Inputs:
+        """Validation clips with all their frames, of which a model takes its own, and fixed noise; no questions."""
+        pairs = self.pairs["validation"]
+        clips = torch.arange(batch_size) % len(pairs.video)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            batch = pairs.batch(clips, self.space.options.clip_frames, self.space.sizes, None, questions=False)
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}

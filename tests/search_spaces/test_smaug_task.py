@@ -1,0 +1,260 @@
+import itertools
+
+import pytest
+import torch
+
+from efficiency.errors import InputError
+from search_spaces import TrainingDiverged, find_space, seed_everything
+from search_spaces.smaug.answering import choice_accuracy, open_accuracy
+from search_spaces.smaug.matching import text_to_video
+from search_spaces.smaug.retrieval import chance_scores, retrieval_scores
+from search_spaces.smaug.settings import SpecialIds
+from search_spaces.smaug.task import VideoLanguage, VideoLanguageOptions
+from search_spaces.smaug.tokenizer import named_tokenizer, train_tokenizer
+
+SPACE = {
+    "image_size": 16, "patch_size": 4, "clip_frames": 4, "width": 16, "depth": 2, "heads": 2, "text_tokens": 20,
+    "embedding_width": 16, "decoder_width": 16,
+}  # fmt: skip
+DATA = {"train": 64, "validation": 32, "test": 32, "frames": 4, "image_size": 16}
+TASK = {"dataset": DATA, "batch_size": 16, "epochs": 2, "learning_rate": 1e-3}
+
+
+def make(space=None, **options):
+    chosen = find_space("smaug", "tiny", {**SPACE, **(space or {})})
+    return VideoLanguage(chosen, VideoLanguageOptions.model_validate({**TASK, **options}), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def task():
+    return make()
+
+
+def built(task, **changed):
+    seed_everything(0)
+    return task.space.build(task.space.configuration({**task.space.reference.as_dict(), **changed}))
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("changed", [{}, {"selection": "before", "estimator": "perturbed"}], ids=str)
+def test_a_resumed_training_ends_bit_for_bit_like_an_unbroken_one(task, changed, tmp_path):
+    whole = built(task, **changed)
+    rungs = list(task.train(whole, 5))
+    first = list(itertools.islice(task.train(built(task, **changed), 5, tmp_path), 1))
+    torch.manual_seed(99)
+    resumed = task.space.build(task.space.configuration({**task.space.reference.as_dict(), **changed}))
+    rest = list(task.train(resumed, 5, tmp_path))
+    assert equal(whole, resumed)
+    assert [*first, *rest] == rungs
+    assert set(rungs[0].facts) == {"loss", "vtc", "vtm", "mlm", "mvm", "qa"}
+
+
+def naive_ranks(similarity, clips):
+    """Expected recalls and ranks by going through the places that a tie leaves open."""
+    scores = {}
+    texts, videos = similarity.shape
+    for name, k in (("recall_at_1", 1), ("recall_at_5", 5), ("recall_at_10", 10)):
+        forward = []
+        for q in range(texts):
+            better = sum(similarity[q, v] > similarity[q, clips[q]] for v in range(videos))
+            tied = sum(similarity[q, v] == similarity[q, clips[q]] for v in range(videos))
+            forward.append(sum(better + place < k for place in range(int(tied))) / int(tied))
+        back = []
+        for v in range(videos):
+            own = [q for q in range(texts) if clips[q] == v]
+            if not own:
+                continue
+            best = max(similarity[q, v] for q in own)
+            better = sum(similarity[q, v] > best for q in range(texts) if q not in own)
+            tied = 1 + sum(similarity[q, v] == best for q in range(texts) if q not in own)
+            back.append(sum(better + place < k for place in range(int(tied))) / int(tied))
+        scores[name] = 100 * sum(forward) / len(forward)
+        scores[f"video_to_text_{name}"] = 100 * sum(back) / len(back)
+    return scores
+
+
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_recalls_are_those_of_a_naive_loop(levels):
+    generator = torch.Generator().manual_seed(levels)
+    similarity = torch.randint(levels, (13, 9), generator=generator).float()
+    clips = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 1, 2, 7])
+    found = retrieval_scores(similarity, clips)
+    for name, value in naive_ranks(similarity, clips).items():
+        assert found[name] == pytest.approx(value), name
+
+
+def test_a_perfect_and_an_indifferent_model():
+    clips = torch.arange(20)
+    perfect = retrieval_scores(torch.eye(20), clips)
+    assert {perfect[n] for n in perfect if "recall" in n} == {100.0}
+    assert perfect["median_rank"] == perfect["video_to_text_median_rank"] == 1
+    chance = chance_scores(clips, 20)
+    assert [chance[f"recall_at_{k}"] for k in (1, 5, 10)] == pytest.approx([5, 25, 50])
+    assert chance["median_rank"] == 10.5
+
+
+def pairwise(model, pairs):
+    """Every text with every video, one at a time, frames chosen for that text."""
+    found = torch.zeros(len(pairs.captions_CW), len(pairs.video))
+    for v in range(len(pairs.video)):
+        video = model.watch(pairs.frames(torch.tensor([v]), model.settings.frames))
+        for q, ids in enumerate(pairs.captions_CW):
+            text = model.text.encode(ids[None])[:, 0]
+            seen = model.select(video, text)[:, :, 0].mean(1)
+            found[q, v] = torch.cosine_similarity(model.project_text(text), model.project_video(seen))
+    return found
+
+
+@pytest.mark.parametrize("selection", ["after", "before"])
+def test_similarities_choose_frames_for_every_pair(task, selection):
+    model = built(task, selection=selection).eval()
+    pairs = task.pairs["validation"]
+    with torch.no_grad():
+        found = text_to_video(model, pairs, 7)
+        assert torch.allclose(found, pairwise(model, pairs), atol=1e-5)
+
+
+def test_reranking_orders_the_best_by_the_matching_head(task):
+    model, pairs = built(task).eval(), task.pairs["test"]
+    with torch.no_grad():
+        plain, ranked = text_to_video(model, pairs, 16), text_to_video(model, pairs, 16, rerank=4)
+        for q in (0, 7, 31):
+            best = plain[q].topk(4).indices
+            assert set(ranked[q].topk(4).indices.tolist()) == set(best.tolist())
+            rest = torch.ones(32, dtype=torch.bool).scatter(0, best, False)
+            assert torch.equal(ranked[q][rest], plain[q][rest])
+            video = model.watch(pairs.frames(best, model.settings.frames))
+            fit = model.fit(pairs.captions_CW[q].expand(4, -1), video)
+            assert torch.allclose(ranked[q][best], 2 + fit.sigmoid(), atol=1e-5)
+
+
+def test_answers_and_choices_are_those_of_a_naive_loop(task):
+    model, pairs = built(task).eval(), task.pairs["test"]
+    frames = model.settings.frames
+    with torch.no_grad():
+        right = []
+        for ids, clip, answer in zip(pairs.open.ids_QW, pairs.open.clips_Q, pairs.open.answers_Q, strict=True):
+            logits = model.answers(ids[None], model.watch(pairs.frames(clip[None], frames)))
+            right.append(int(logits[0, : len(task.data.answers)].argmax() == answer))
+        assert open_accuracy(model, pairs, len(task.data.answers), 7) == pytest.approx(sum(right) / len(right))
+        chosen = []
+        for choice in pairs.choices:
+            video = model.watch(pairs.frames(torch.tensor([choice.clip]), frames))
+            fits = [model.fit(option[None], video).item() for option in choice.ids_OW]
+            chosen.append(max(range(len(fits)), key=fits.__getitem__) == choice.right)
+        assert choice_accuracy(model, pairs, 13) == pytest.approx(sum(chosen) / len(chosen), abs=0.05)
+
+
+def test_batches_pair_clips_with_their_own_texts(task):
+    pairs = task.pairs["train"]
+    clips = torch.tensor([5, 0, 63])
+    batch = pairs.batch(clips, 4, task.space.sizes, torch.Generator().manual_seed(0), questions=True)
+    for row, clip in enumerate(clips.tolist()):
+        own = pairs.captions_CW[pairs.caption_clips == clip]
+        assert (own == batch["text_ids"][row]).all(1).any()
+        asked = pairs.open.clips_Q == clip
+        both = torch.cat([pairs.open.ids_QW[asked], pairs.open.answers_Q[asked, None]], 1)
+        given = torch.cat([batch["question_ids"][row], batch["answers"][row, None]])
+        assert (both == given).all(1).any() or (not asked.any() and batch["answers"][row] == -100)
+
+
+def test_scores_are_complete_and_their_mean_is_the_metric(task):
+    scores = task.evaluate(built(task), "test")
+    recalls = [f"{way}recall_at_{k}" for way in ("", "video_to_text_") for k in (1, 5, 10)]
+    assert set(scores) == {
+        *recalls, "median_rank", "video_to_text_median_rank", "mean_recall", "qa_top1", "choice_top1", "retrieval_qa",
+    }  # fmt: skip
+    assert scores["mean_recall"] == pytest.approx(sum(scores[n] for n in recalls) / 6)
+    assert scores["retrieval_qa"] == pytest.approx((scores["mean_recall"] + scores["qa_top1"]) / 2)
+    assert task.metric == "retrieval_qa"
+    assert "choice_top1" not in task.evaluate(built(task), "validation", full=False)
+
+
+def test_controls_are_blind_where_they_say_so(task):
+    controls = {control.name: control for control in task.controls()}
+    scores = {name: control.measure(0, "test") for name, control in controls.items()}
+    chance = scores["chance"]
+    assert chance["recall_at_1"] == pytest.approx(100 / 32)
+    assert chance["choice_top1"] == pytest.approx(20)
+    # Every clip looks alike: retrieval is exactly what guessing gives.
+    assert scores["text_only"]["recall_at_5"] == pytest.approx(chance["recall_at_5"], abs=6)
+    assert not any(pairs.blind for pairs in task.pairs.values())
+    assert controls["text_only"].measure(0, "test") == scores["text_only"]
+    assert scores["one_frame"].keys() == scores["untrained"].keys()
+
+
+def test_the_example_input_is_fixed_and_fits_every_configuration(task):
+    a, b = task.example_input(4), task.example_input(4)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    for changed in ({}, {"frames": 1, "frames_kept": 1}, {"frames": 3, "frames_kept": 2}):
+        assert torch.isfinite(built(task, **changed).eval()(**a)["loss"])
+
+
+def test_divergence_is_said(task):
+    with pytest.raises(TrainingDiverged, match=r"loss is (nan|inf)"):
+        list(make(learning_rate=1e30).train(built(task), 0))
+
+
+@pytest.mark.parametrize(
+    ("space", "options", "message"),
+    [
+        ({"channels": 3}, {}, "has frames of 1x16x16, the space takes 3x16x16"),
+        ({"clip_frames": 5}, {}, "clip_frames: 5 is more than the 4 frames of a clip"),
+        ({"answers": 3}, {}, "answers: 3 is less than the"),
+        ({"answers": 0}, {}, "retrieval_qa needs open-ended questions"),
+        ({}, {"batch_size": 65}, "batch_size: 65 is more than the 64 training clips"),
+        ({}, {"tokenizer": "/no/such/folder"}, "task.tokenizer: cannot load"),
+        (
+            {},
+            {"metric": "choice_top1", "dataset": {**DATA, "questions": ["direction"]}},
+            "needs questions with options",
+        ),
+        ({"special": {"unk": 9}}, {}, "numbers its special tokens 0 to 4"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(space, options, message):
+    with pytest.raises(InputError, match=message) as caught:
+        make(space, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_tokenizer_is_the_same_every_time_and_cuts_and_pads(tmp_path):
+    texts = ["a bag moves left", "a boot moves right then", "A BAG appears"] * 3
+    first, second = (train_tokenizer(texts, 60, SpecialIds(), 6) for _ in range(2))
+    assert torch.equal(first(texts), second(texts))
+    ids = first(["a bag moves left moves left", "a", ""])
+    assert ids.shape == (3, 6)
+    assert ids[:, 0].tolist() == [1, 1, 1]
+    assert ids[0, -1] == 2
+    assert ids[2].tolist() == [1, 2, 0, 0, 0, 0]
+    with pytest.raises(InputError, match=r"vocabulary: 20 is too small for text of 16 letters"):
+        train_tokenizer(texts, 20, SpecialIds(), 6)
+    with pytest.raises(InputError, match="training captions are empty"):
+        train_tokenizer([" "], 60, SpecialIds(), 6)
+
+
+def test_a_tokenizer_by_name_numbers_as_it_says(tmp_path):
+    words = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]", "a", "bag", "moves"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    from transformers import BertTokenizer
+
+    BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    tokenizer = named_tokenizer(str(tmp_path), 256, SpecialIds(), 6)
+    assert tokenizer(["A bag moves", "boot"]).tolist() == [[1, 5, 6, 7, 2, 0], [1, 4, 2, 0, 0, 0]]
+    with pytest.raises(InputError, match=r"numbers its special tokens .* set space.options.special"):
+        named_tokenizer(str(tmp_path), 256, SpecialIds(mask=9), 6)
+
+
+@pytest.mark.slow
+def test_training_beats_chance():
+    easy = {"events": ["move"], "questions": ["object", "count"], "classes": 4, "clutter": 0.0}
+    data = {**DATA, "train": 768, "validation": 64, "test": 64, **easy}
+    task = make(dataset=data, epochs=6, learning_rate=2e-3)
+    model = built(task)
+    list(task.train(model, 0))
+    scores, chance = task.evaluate(model, "test"), task._chance(0, "test")
+    assert scores["mean_recall"] > 2 * chance["mean_recall"]
+    assert scores["qa_top1"] > 2 * chance["qa_top1"]
