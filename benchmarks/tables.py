@@ -12,6 +12,7 @@ from typing import Any
 
 import altup_effects
 import mae_effects
+import smaug_effects
 import video_difficulty
 
 from nas.statistics import difference_interval
@@ -202,6 +203,7 @@ def _ratio(cell: dict[str, Any]) -> str:
 PAGES = (
     (DOCS / "effects.md", "mae", mae_effects.table),
     (DOCS / "effects.md", "difficulty", video_difficulty.table),
+    (DOCS / "effects.md", "smaug", smaug_effects.table),
     (DOCS / "effects.md", "altup", altup_effects.table),
     (DOCS / "nasiam.md", "results", tables),
     (DOCS / "kernels.md", "kernels", kernels),
