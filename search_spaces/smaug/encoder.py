@@ -8,7 +8,7 @@ Names: F frames of all clips, L patches of a frame, K visible ones, N tokens tha
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -48,7 +48,7 @@ class FrameEncoder(nn.Module):
     def __init__(self, sizes: Sizes, frames: int, sparsity: Sparsity) -> None:
         super().__init__()
         self.sparsity, self.patches = sparsity, sizes.patches
-        self.vit = VisionTransformer(
+        self.vit: Any = VisionTransformer(
             img_size=sizes.image_size,
             patch_size=sizes.patch_size,
             in_chans=sizes.channels,
@@ -61,13 +61,15 @@ class FrameEncoder(nn.Module):
         self.temporal_TD = nn.Parameter(waves(torch.arange(frames), sizes.width))
         _initialise(self.vit)
         with torch.no_grad():
-            self.vit.pos_embed[0, 1:] = grid_waves(self.vit.patch_embed.grid_size, sizes.width)
+            positions_1LD: Any = self.vit.pos_embed
+            positions_1LD[0, 1:] = grid_waves(self.vit.patch_embed.grid_size, sizes.width)
 
     def embed(self, frames_BTCHW: Tensor) -> Tensor:
         """Embedded patches (B, T, L, D) with the frame's time added."""
         batch, times = frames_BTCHW.shape[:2]
         patches = self.vit.patch_embed(frames_BTCHW.flatten(0, 1)).unflatten(0, (batch, times))
-        return patches + self.temporal_TD[:, None]
+        embedded: Tensor = patches + self.temporal_TD[:, None]
+        return embedded
 
     def forward(self, patches_FLD: Tensor, mask: TokenMask | None) -> Encoded:
         """Encode the visible patches of each frame; all of them where there is no mask."""
@@ -141,7 +143,8 @@ class FrameDecoder(nn.Module):
             tokens = unmerge_tokens(tokens, matching)
         x = restore_tokens(tokens[:, 1:], encoded.mask, self.mask_token_D)[:, : self.patches] + self.positions_LD
         x = self.norm(self.blocks(x))
-        return self.predict(x.gather(1, masked_FM[..., None].expand(-1, -1, x.shape[2])))
+        predicted_FMP: Tensor = self.predict(x.gather(1, masked_FM[..., None].expand(-1, -1, x.shape[2])))
+        return predicted_FMP
 
 
 def frame_features(tokens_BTND: Tensor) -> Tensor:
@@ -174,7 +177,7 @@ def _initialise(module: nn.Module) -> None:
             nn.init.xavier_uniform_(part.weight.view(len(part.weight), -1))
 
 
-def _attend(attention: nn.Module, x: Tensor, size: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _attend(attention: Any, x: Tensor, size: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Self-attention with timm's weights; also its queries and keys. Merged tokens weigh as many as they stand for."""
     batch, tokens, _ = x.shape
     qkv = attention.qkv(x).reshape(batch, tokens, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4)

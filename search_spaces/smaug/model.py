@@ -235,7 +235,7 @@ class SMAUG(nn.Module):
         """How much better each text (B, W) fits its clip than not, as log-odds (B,)."""
         text = self.text.encode(ids)
         fused = self.text.fuse(text, ids, self.select(video, text[:, 0]).flatten(1, 2))
-        logits = self.fits(fused[:, 0])
+        logits: Tensor = self.fits(fused[:, 0])
         return logits[:, 1] - logits[:, 0]
 
     def answers(self, ids: Tensor, video: Video) -> Tensor:

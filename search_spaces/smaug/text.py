@@ -28,6 +28,7 @@ class TextModel(nn.Module):
         self.embeddings = BertEmbeddings(config)
         self.text_layers = nn.ModuleList(BertLayer(config, i) for i in range(sizes.text_layers))
         self.fusion_layers = nn.ModuleList(BertLayer(fusing, i) for i in range(sizes.fusion_layers))
+        layer: Any
         for layer in self.fusion_layers:
             layer.attention.self.is_causal = False
         self.see: nn.Module = nn.Identity()
@@ -43,7 +44,7 @@ class TextModel(nn.Module):
 
     def encode(self, ids_BL: Tensor) -> Tensor:
         """Texts to states (B, L, D); the class token's, at 0, stands for the text."""
-        x = self.embeddings(ids_BL)
+        x: Tensor = self.embeddings(ids_BL)
         attended = self._attended(ids_BL)
         for layer in self.text_layers:
             x = layer(x, attended)
