@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CROSSOVER = 98_304
 """Elements of the tokens from which the C++ loops win on a CPU (`naslab bench kernels`)."""
-MATCHED = {"any": Launch(32, rows=32), "gfx": Launch(32, rows=32)}
+MATCHED = {"any": Launch(32, rows=16), "sm_100": Launch(32, rows=32), "gfx": Launch(32, rows=32)}
 COLLECTED = {"any": Launch(128, rows=16), "gfx": Launch(128, rows=16)}
 SPREAD = {"any": Launch(256, num_warps=2), "gfx": Launch(256, num_warps=1)}
 INFINITY = float("inf")
