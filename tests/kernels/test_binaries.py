@@ -141,7 +141,7 @@ BUILT |= {
 @pytest.mark.parametrize("name", BUILT)
 def test_it_fits(name, target):
     built = BUILT[name]
-    launch = built.launches["gfx" if target.startswith("gfx") else "any"]
+    launch = built.launches.get(target) or built.launches["gfx" if target.startswith("gfx") else "any"]
     types = dict.fromkeys(built.pointers.split(), "bf16")
     types |= dict.fromkeys(built.fp32.split(), "fp32") | dict.fromkeys(built.int64.split(), "i64")
     sizes = {"BLOCK": launch.block, "ROWS": launch.rows}
