@@ -18,6 +18,7 @@ from torch import Tensor
 
 from efficiency.errors import InputError
 from search_spaces.configuration import Configuration
+from search_spaces.mae.vit import initialise
 from search_spaces.options import Options
 from search_spaces.parameters import Categorical, Float, Integer, Parameter, Value, When
 from search_spaces.space import SearchSpace
@@ -49,8 +50,8 @@ class TokenReductionOptions(Options):
     num_classes: int = Field(1000, ge=2)
     pretrained: bool | str = False
     """False: fresh weights; true: timm's, downloaded; else the path of a state dict in a safetensors file."""
-    published_merges: tuple[int, ...] = (13,)
-    """Tokens that the published ToMe settings merge in each block."""
+    published_merges: tuple[int, ...] | None = None
+    """Tokens that the published ToMe settings merge in each block; None: the share of DeiT-S's 13 of 196 in 12."""
 
 
 class TokenReduction(SearchSpace):
@@ -70,7 +71,6 @@ class TokenReduction(SearchSpace):
             "in_channels": 1,
             "image_size": 28,
             "num_classes": 10,
-            "published_merges": (10,),
         },
         "small": {
             "model": "own",
@@ -80,7 +80,6 @@ class TokenReduction(SearchSpace):
             "patch_size": 8,
             "image_size": 96,
             "num_classes": 10,
-            "published_merges": (9,),
         },
         "paper": {"model": "timm:deit_small_patch16_224"},
         "paper-vit-b": {"model": "timm:vit_base_patch16_224", "published_merges": (13, 16)},
@@ -95,7 +94,7 @@ class TokenReduction(SearchSpace):
             self._check_network()
         self.depth = len(self.network.blocks)
         self.patches = self.network.patch_embed.num_patches
-        self._check_merges()
+        self.merges = self._published_merges()
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -143,7 +142,7 @@ class TokenReduction(SearchSpace):
         found = {"dense": self.configuration({"rule": "none"})}
         found |= {f"evit-{rate}": self._evit(rate) for rate in (0.9, 0.8, 0.6, 0.5)}
         found["evit-0.7-dropped"] = self._evit(0.7, fuse=False)
-        for r in self.options.published_merges:
+        for r in self.merges:
             found[f"tome-{r}"] = self.configuration({"rule": "tome", "merged_per_layer": r, "proportional": True})
         return found
 
@@ -198,7 +197,7 @@ class TokenReduction(SearchSpace):
         shape = (options.in_channels, options.image_size, options.num_classes)
         if options.model != "own":
             return make_network(options.model.removeprefix("timm:"), *shape, pretrained)
-        return VisionTransformer(
+        network = VisionTransformer(
             img_size=options.image_size,
             patch_size=cast(int, options.patch_size),
             in_chans=options.in_channels,
@@ -207,6 +206,8 @@ class TokenReduction(SearchSpace):
             depth=cast(int, options.depth),
             num_heads=cast(int, options.heads),
         )
+        initialise(network)  # timm's deviation of .02 is for wide models; narrow ones hardly start from it
+        return network
 
     def _check_options(self) -> None:
         options = self.options
@@ -237,10 +238,14 @@ class TokenReduction(SearchSpace):
         except InputError as error:
             raise InputError(f"space.options.model: {options.model!r}: {error}") from None
 
-    def _check_merges(self) -> None:
-        for r in self.options.published_merges:
+    def _published_merges(self) -> tuple[int, ...]:
+        chosen = self.options.published_merges
+        if chosen is None:
+            return (min(self.most_merges, max(1, round(13 * 12 / 196 * self.patches / self.depth))),)
+        for r in chosen:
             if not 0 < r <= self.most_merges:
                 raise InputError(f"space.options.published_merges: {r} is not 1 to {self.most_merges} tokens a block")
+        return chosen
 
 
 def layers_of(name: str, depth: int) -> tuple[int, ...]:
