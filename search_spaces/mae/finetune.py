@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 import torch
@@ -134,14 +135,19 @@ class _Batches:
         return self.left.pop()
 
 
-def _groups(classifier: Classifier, options: FinetuneOptions, layer_decay: float) -> list[dict[str, object]]:
-    """One group per layer and kind: the rate falls by `layer_decay` with each block away from the head."""
-    last = classifier.model.design.encoder.depth + 1
+def layered_groups(
+    layered: Iterable[tuple[int, bool, nn.Parameter]], last: int, options: FinetuneOptions, layer_decay: float
+) -> list[dict[str, object]]:
+    """One optimiser group per layer and kind: the rate falls by `layer_decay` with each block away from the head.
+
+    Args:
+        layered: parameters with their layer, from 0 to `last`, and whether their weights decay.
+    """
     rate = options.learning_rate * options.batch_size / 256
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
-    for name, parameter in classifier.named_parameters():
-        if (layer := _layer(name, last)) is not None:
-            groups.setdefault((layer, weight_decayed(name, parameter)), []).append(parameter)
+    for layer, decayed, parameter in layered:
+        # At one rate for all layers there is nothing to tell them apart by, and fewer groups step faster.
+        groups.setdefault((layer if layer_decay < 1 else last, decayed), []).append(parameter)
     return [
         {
             "params": parameters,
@@ -151,6 +157,16 @@ def _groups(classifier: Classifier, options: FinetuneOptions, layer_decay: float
         }
         for (layer, decayed), parameters in groups.items()
     ]
+
+
+def _groups(classifier: Classifier, options: FinetuneOptions, layer_decay: float) -> list[dict[str, object]]:
+    last = classifier.model.design.encoder.depth + 1
+    layered = [
+        (layer, weight_decayed(name, parameter), parameter)
+        for name, parameter in classifier.named_parameters()
+        if (layer := _layer(name, last)) is not None
+    ]
+    return layered_groups(layered, last, options, layer_decay)
 
 
 def _layer(name: str, last: int) -> int | None:

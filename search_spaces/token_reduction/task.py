@@ -1,0 +1,202 @@
+"""Supervised training of a classifier, from scratch or from pretrained weights, its tokens reduced as it learns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from efficiency.errors import InputError
+from search_spaces.checkpoint import resume_training, save_training
+from search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, load_dataset
+from search_spaces.frozen import check_fit, encode, score_features
+from search_spaces.mae.finetune import FinetuneOptions, layered_groups, set_learning_rate
+from search_spaces.space import derive_seed, seed_everything
+from search_spaces.sparsification import anneal, set_keep_rate
+from search_spaces.task import Control, Rung, Split, Task, TrainingDiverged
+from search_spaces.token_reduction.model import Classifier
+
+if TYPE_CHECKING:
+    from search_spaces.token_reduction.space import TokenReduction
+
+
+class ClassificationOptions(FinetuneOptions):
+    """Data, budget and recipe; the learning rate is for a batch of 256 and grows linearly with the batch."""
+
+    dataset: DatasetOptions = DatasetOptions()
+    augmentation: AugmentationOptions = AugmentationOptions(jitter_probability=0, grey_probability=0)
+    """Crops of 20 to 100 % of the area and flips, no colour."""
+    epochs: int = Field(ge=1)
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Factor of the learning rate from a block to the one before it; below 1 for pretrained weights."""
+    anneal: bool = True
+    """EViT: let the keep rate fall from 1 to the configuration's."""
+    anneal_start: float = Field(1 / 30, ge=0, lt=1)
+    """Share of the epochs at rate 1: EViT's 10 of 300."""
+    anneal_share: float = Field(1 / 3, ge=0, le=1)
+    """Share of the epochs in which the rate falls: EViT's 100 of 300."""
+    rung_epochs: int = Field(1, gt=0)
+    """Epochs between two rungs."""
+    knn_k: int = Field(20, gt=0)
+    knn_temperature: float = Field(0.1, gt=0)
+    """Of the raw pixels' control."""
+
+
+class Classification(Task):
+    """Trains on labelled images; the metric `top1` is the percentage of images told right."""
+
+    Options = ClassificationOptions
+    space: TokenReduction
+    options: ClassificationOptions
+    metric = "top1"
+
+    def __init__(self, space: TokenReduction, options: ClassificationOptions, device: torch.device) -> None:
+        super().__init__(space, options, device)
+        self.data = load_dataset(options.dataset)
+        check_fit(self.data, space.options.in_channels, space.options.image_size, options.batch_size)
+        if len(self.data.classes) != space.options.num_classes:
+            raise InputError(
+                f"space.options.num_classes: {space.options.num_classes}, but {self.data.name} has "
+                f"{len(self.data.classes)} classes"
+            )
+        labelled = (self.data.train.labels >= 0).nonzero().flatten()
+        if len(labelled) < options.batch_size:
+            raise InputError(f"task.batch_size: {options.batch_size} is more than the {len(labelled)} labelled images")
+        self.train_images = self.data.train.take(labelled).to(device)
+        self.augmentation = Augmentation(options.augmentation, self.data.mean, self.data.std)
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of training."""
+        return self.options.epochs
+
+    @property
+    def num_batches(self) -> int:
+        """Whole batches in an epoch."""
+        return len(self.train_images) // self.options.batch_size
+
+    def batches(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Augmented images (B, C, H, W) and labels (B,), which seed and epoch decide."""
+        generator = torch.Generator(self.device).manual_seed(derive_seed(seed, "order", epoch))
+        order = torch.randperm(len(self.train_images), generator=generator, device=self.device)
+        for indices in order.split(self.options.batch_size)[: self.num_batches]:
+            images = self.augmentation(self.train_images.fetch(indices).to(self.device), generator)
+            yield images, self.train_images.labels[indices.to(self.train_images.labels.device)].to(self.device)
+
+    def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
+        """Train with labels; see Task.train. At a rung the model has the configuration's own keep rate."""
+        classifier = cast(Classifier, model).to(self.device)
+        optimiser = self._optimiser(classifier)
+        start = resume_training(checkpoint, classifier, optimiser, self.device)
+        if start == 0:
+            seed_everything(derive_seed(seed, "train"))
+        for epoch in range(start, self.options.epochs):
+            loss = self._epoch(classifier, optimiser, seed, epoch)
+            if (epoch + 1) % self.options.rung_epochs and epoch + 1 < self.options.epochs:
+                continue
+            if checkpoint is not None:
+                save_training(checkpoint, epoch + 1, classifier, optimiser)
+            yield Rung(epoch + 1, {"loss": loss})
+
+    def keep_rate(self, target: float, epoch: float) -> float:
+        """The rate in training after `epoch` epochs, fractions included."""
+        options = self.options
+        if not options.anneal:
+            return target
+        return anneal(epoch, target, options.anneal_start * options.epochs, options.anneal_share * options.epochs)
+
+    def _epoch(self, model: Classifier, optimiser: torch.optim.Optimizer, seed: int, epoch: int) -> float:
+        model.train()
+        steps, options, reduction = self.num_batches, self.options, model.reduction
+        selects = reduction.rule == "evit"
+        total = torch.zeros((), device=self.device)
+        for step, (images, labels) in enumerate(self.batches(seed, epoch)):
+            now = epoch + step / steps
+            set_learning_rate(optimiser, now / options.epochs, options.warmup)
+            if selects:
+                set_keep_rate(model, self.keep_rate(reduction.keep_rate, now))
+            loss = F.cross_entropy(cast(Tensor, model(images)), labels, label_smoothing=options.label_smoothing)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            total += loss.detach()
+        if selects:
+            set_keep_rate(model, reduction.keep_rate)
+        mean = total.item() / steps
+        if not math.isfinite(mean):
+            raise TrainingDiverged(f"the training loss is {mean} in epoch {epoch + 1}")
+        return mean
+
+    def _optimiser(self, model: Classifier) -> torch.optim.Optimizer:
+        options, depth = self.options, model.depth
+        unchanged = {f"network.{name}" for name in model.network.no_weight_decay()}
+        layered = [
+            (_layer(name, depth), p.ndim > 1 and name not in unchanged, p)
+            for name, p in model.named_parameters()
+            if p.requires_grad
+        ]
+        groups = layered_groups(layered, depth + 1, options, options.layer_decay)
+        return torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=True)
+
+    def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
+        """`top1`, percent of the split's images, whole, at the configuration's keep rate."""
+        classifier = cast(Classifier, model).to(self.device).eval()
+        queries = self._queries(split)
+        with torch.no_grad():
+            answers = encode(classifier, queries, self.augmentation, self.device).argmax(1).cpu()
+        return {"top1": 100 * float((answers == queries.labels.cpu()).float().mean())}
+
+    def controls(self) -> tuple[Control, ...]:
+        """Nearest neighbours of the pixels, and the reference before its training."""
+        return (
+            Control("raw_pixels", "weighted kNN on the images themselves", self._raw_pixels, seeded=False),
+            Control("untrained", "the metric of the reference before any training here", self._untrained),
+        )
+
+    def _raw_pixels(self, seed: int, split: Split) -> dict[str, float]:
+        options = self.options
+        (bank_x, bank_y), (x, y) = (
+            (encode(lambda image: image.flatten(1), images, self.augmentation, self.device), images.labels)
+            for images in (self.train_images, self._queries(split))
+        )
+        scores = score_features(
+            (bank_x, bank_y.to(self.device)),
+            (x, y.to(self.device)),
+            len(self.data.classes),
+            ("knn_top1",),
+            knn_k=options.knn_k,
+            knn_temperature=options.knn_temperature,
+        )
+        return {"top1": scores["knn_top1"]}
+
+    def _untrained(self, seed: int, split: Split) -> dict[str, float]:
+        seed_everything(seed)
+        return self.evaluate(self.space.build(self.space.reference), split)
+
+    def _queries(self, split: Split) -> Any:
+        return self.data.validation if split == "validation" else self.data.test
+
+    @property
+    def benchmark(self) -> Mapping[str, Any]:
+        """The images that are scored; see Task.benchmark."""
+        return {"metric": self.metric, **self.options.model_dump(mode="json", include={"dataset"})}
+
+    def example_input(self, batch_size: int) -> dict[str, Tensor]:
+        """Standardised validation images and their labels."""
+        chosen = torch.arange(batch_size) % len(self.data.validation)
+        images = self.augmentation.normalise(self.data.validation.fetch(chosen).to(self.device))
+        return {"images": images, "labels": self.data.validation.labels[chosen].to(self.device)}
+
+
+def _layer(name: str, depth: int) -> int:
+    """0 for what comes before the blocks, 1 to depth for these, depth + 1 for what follows."""
+    parts = name.removeprefix("network.").split(".")
+    if parts[0] == "blocks":
+        return int(parts[1]) + 1
+    return depth + 1 if parts[0] in ("norm", "fc_norm", "head", "head_dist") else 0
