@@ -134,8 +134,9 @@ def forward_flops(network: VisionTransformer, reduction: Reduction, batch_size: 
     attention, its fused token one sum; ToMe compares half of the tokens with the other half.
     """
     prefix, width = network.num_prefix_tokens, network.embed_dim
-    patches = network.patch_embed.num_patches
-    total, tokens = patches * network.patch_embed.proj.weight.numel(), patches + prefix
+    patches: int = network.patch_embed.num_patches
+    total: int = patches * network.patch_embed.proj.weight.numel()
+    tokens: int = patches + prefix
     for layer, part in enumerate(network.blocks):
         block: Any = part
         total += tokens * _linear(block.attn) + 2 * tokens**2 * width
