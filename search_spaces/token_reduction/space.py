@@ -93,7 +93,7 @@ class TokenReduction(SearchSpace):
             self.network = self._network(pretrained=False)
             self._check_network()
         self.depth = len(self.network.blocks)
-        self.patches = self.network.patch_embed.num_patches
+        self.patches = int(cast(Any, self.network.patch_embed).num_patches)
         self.merges = self._published_merges()
 
     @property
