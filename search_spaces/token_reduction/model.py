@@ -154,7 +154,7 @@ def forward_flops(network: VisionTransformer, reduction: Reduction, batch_size: 
         total += tokens * _linear(block.mlp)
     heads: list[Any] = [network.head, getattr(network, "head_dist", None)]
     total += sum(_linear(head) for head in heads if head is not None)
-    return 2 * batch_size * total
+    return 2 * batch_size * int(total)
 
 
 def _linear(module: nn.Module) -> int:

@@ -92,8 +92,8 @@ class TokenReduction(SearchSpace):
         with torch.device("meta"):
             self.network = self._network(pretrained=False)
             self._check_network()
-        self.depth: int = len(self.network.blocks)
-        self.patches: int = self.network.patch_embed.num_patches
+        self.depth = len(self.network.blocks)
+        self.patches = int(cast(Any, self.network.patch_embed).num_patches)
         self.merges = self._published_merges()
 
     @property
