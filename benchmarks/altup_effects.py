@@ -74,7 +74,7 @@ def step_costs(device: torch.device) -> list[dict[str, Any]]:
         dense = training_step(space, space.published["dense"], batch_size, device)
         for name, configuration in compared(space).items():
             other = training_step(space, configuration, batch_size, device)
-            found = compare_latency(other, dense, device, max_seconds=60.0)
+            found = compare_latency(other, dense, device, max_seconds=10.0)
             flops = [space.forward_flops(c, batch_size) or 0 for c in (configuration, space.published["dense"])]
             rows.append(
                 {
