@@ -12,6 +12,7 @@ from search_spaces.data import Augmentation, ImageData, ImageSet, few_labels
 from search_spaces.evaluation import knn_accuracy, linear_probe_accuracy
 
 EVALUATION_BATCH = 1000
+"""Images, or frames of clips, that are encoded at once."""
 BOTH = ("knn_top1", "linear_top1")
 
 
@@ -21,18 +22,20 @@ def check_fit(data: ImageData, in_channels: int, image_size: int, batch_size: in
     """
     if (data.channels, data.image_size) != (in_channels, image_size):
         raise InputError(
-            f"task.dataset: {data.name} has {data.channels}x{data.image_size}x{data.image_size} images, the space "
-            f"takes {in_channels}x{image_size}x{image_size}; set space.options.in_channels and image_size"
+            f"task.dataset: {data.name} has {data.channels}x{data.image_size}x{data.image_size} "
+            f"{'images' if data.train.frames == 1 else 'frames'}, the space takes "
+            f"{in_channels}x{image_size}x{image_size}; set space.options.in_channels and image_size"
         )
     if batch_size > len(data.train):
-        raise InputError(f"task.batch_size: {batch_size} is more than the {len(data.train)} training images")
+        kind = "images" if data.train.frames == 1 else "clips"
+        raise InputError(f"task.batch_size: {batch_size} is more than the {len(data.train)} training {kind}")
 
 
 def encode(
     function: Callable[[Tensor], Tensor], images: ImageSet, augmentation: Augmentation, device: torch.device
 ) -> Tensor:
     """`function` of all images, standardised but not augmented, in batches: float32 (N, F)."""
-    parts = torch.arange(len(images)).split(EVALUATION_BATCH)
+    parts = torch.arange(len(images)).split(max(1, EVALUATION_BATCH // images.frames))
     return torch.cat([function(augmentation.normalise(images.fetch(part).to(device))).float() for part in parts])
 
 

@@ -27,7 +27,7 @@ class SearchSpace(ABC):
 
     name: ClassVar[str]
     Options: ClassVar[type[Options]]
-    Task: ClassVar[type[Task]]
+    Task: type[Task]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, options: Any) -> None:

@@ -2,6 +2,8 @@
 
 Crop, resize and flip are one affine sampling; colour operations take one random number per image. The recipes are
 SimCLR's (Chen et al. 2020, appendix A) as SimSiam, MoCo v2 and BYOL adapted them to small images, without blur.
+
+A batch is of images (B, C, H, W) or of clips (B, C, T, H, W): whatever is drawn is drawn once for all frames of a clip.
 """
 
 from __future__ import annotations
@@ -49,42 +51,48 @@ class AugmentationOptions(Options):
 
 
 class Augmentation:
-    """Random view and plain normalisation of uint8 images, both to float32 (B, C, H, W)."""
+    """Random view and plain normalisation of uint8 images or clips, both to float32 of the same shape."""
 
     def __init__(self, options: AugmentationOptions, mean: Sequence[float], std: Sequence[float]) -> None:
         self.options = options
-        self.mean = torch.tensor(mean).view(1, -1, 1, 1)
-        self.std = torch.tensor(std).view(1, -1, 1, 1)
+        self.mean, self.std = torch.tensor(mean), torch.tensor(std)
 
-    def __call__(self, images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """One random view of each image; the generator, on the images' device, decides everything."""
-        draw = _Draw(len(images_BCHW), images_BCHW.device, generator)
-        view = crop_and_flip(images_BCHW.float() / 255, self.options, draw)
+        draw = _Draw(images, generator)
+        view = crop_and_flip(images.float() / 255, self.options, draw)
         return self._standardise(colour(view, self.options, draw))
 
-    def normalise(self, images_BCHW: Tensor) -> Tensor:
+    def normalise(self, images: Tensor) -> Tensor:
         """The images themselves, standardised per channel."""
-        return self._standardise(images_BCHW.float() / 255)
+        return self._standardise(images.float() / 255)
 
-    def _standardise(self, images_BCHW: Tensor) -> Tensor:
-        return (images_BCHW - self.mean.to(images_BCHW.device)) / self.std.to(images_BCHW.device)
+    def _standardise(self, images: Tensor) -> Tensor:
+        mean, std = (per_channel(values.to(images.device), images) for values in (self.mean, self.std))
+        return (images - mean) / std
 
 
 class _Draw:
-    """Random numbers, one per image, shape (B, 1, 1, 1)."""
+    """Random numbers, one per image, shape (B, 1, 1, 1), or (B, 1, 1, 1, 1) for clips."""
 
-    def __init__(self, batch: int, device: torch.device, generator: torch.Generator) -> None:
-        self.batch, self.device, self.generator = batch, device, generator
+    def __init__(self, images: Tensor, generator: torch.Generator) -> None:
+        self.shape = (len(images), *[1] * (images.ndim - 1))
+        self.device, self.generator = images.device, generator
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
-        number = torch.rand(self.batch, 1, 1, 1, device=self.device, generator=self.generator)
+        number = torch.rand(self.shape, device=self.device, generator=self.generator)
         return low + (high - low) * number
 
     def chance(self, probability: float) -> Tensor:
         return self.uniform() < probability
 
 
-def crop_and_flip(images_BCHW: Tensor, options: AugmentationOptions, draw: _Draw) -> Tensor:
+def per_channel(values_C: Tensor, images: Tensor) -> Tensor:
+    """One value for each channel, shaped to go with the images: (C, 1, 1), or (C, 1, 1, 1) for clips."""
+    return values_C.view(-1, *[1] * (images.ndim - 2))
+
+
+def crop_and_flip(images: Tensor, options: AugmentationOptions, draw: _Draw) -> Tensor:
     """Random resized crop (area and log aspect ratio uniform, inside the image) and horizontal flip."""
     area = draw.uniform(*options.crop_scale).flatten()
     log_ratio = draw.uniform(math.log(options.crop_ratio[0]), math.log(options.crop_ratio[1])).flatten()
@@ -93,10 +101,10 @@ def crop_and_flip(images_BCHW: Tensor, options: AugmentationOptions, draw: _Draw
     x = draw.uniform(-1, 1).flatten() * (1 - width)
     y = draw.uniform(-1, 1).flatten() * (1 - height)
     sign = 1 - 2 * draw.chance(options.flip).flatten().float()
-    return sample_boxes(images_BCHW, width, height, x, y, sign)
+    return sample_boxes(images, width, height, x, y, sign)
 
 
-def sample_boxes(images_BCHW: Tensor, width: Tensor, height: Tensor, x: Tensor, y: Tensor, sign: Tensor) -> Tensor:
+def sample_boxes(images: Tensor, width: Tensor, height: Tensor, x: Tensor, y: Tensor, sign: Tensor) -> Tensor:
     """Resample one box of each image to the full size, bilinearly.
 
     Args:
@@ -106,13 +114,16 @@ def sample_boxes(images_BCHW: Tensor, width: Tensor, height: Tensor, x: Tensor, 
     """
     zero = torch.zeros_like(width)
     rows = [torch.stack([sign * width, zero, x], 1), torch.stack([zero, height, y], 1)]
-    grid = F.affine_grid(torch.stack(rows, 1), list(images_BCHW.shape), align_corners=False)
-    return F.grid_sample(images_BCHW, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    # Frames of a clip are resampled as if they were channels of one image.
+    planes = images.flatten(1, -3)
+    grid = F.affine_grid(torch.stack(rows, 1), list(planes.shape), align_corners=False)
+    sampled = F.grid_sample(planes, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return sampled.view(images.shape)
 
 
-def colour(images_BCHW: Tensor, options: AugmentationOptions, draw: _Draw) -> Tensor:
+def colour(images: Tensor, options: AugmentationOptions, draw: _Draw) -> Tensor:
     """Jitter, grey, blur and solarisation, each on a random part of the batch; values stay in [0, 1]."""
-    images = torch.where(draw.chance(options.jitter_probability), _jitter(images_BCHW, options, draw), images_BCHW)
+    images = torch.where(draw.chance(options.jitter_probability), _jitter(images, options, draw), images)
     if images.shape[1] == 3 and options.grey_probability:
         images = torch.where(draw.chance(options.grey_probability), grey(images), images)
     if options.blur_probability:
@@ -138,53 +149,54 @@ def _jitter(images: Tensor, options: AugmentationOptions, draw: _Draw) -> Tensor
     return images
 
 
-def brightness(images_BCHW: Tensor, factor_B111: Tensor) -> Tensor:
-    """Scale the values."""
-    return (images_BCHW * factor_B111).clamp(0, 1)
+def brightness(images: Tensor, factor: Tensor) -> Tensor:
+    """Scale the values; here and below one factor per image, shaped to go with the images."""
+    return (images * factor).clamp(0, 1)
 
 
-def contrast(images_BCHW: Tensor, factor_B111: Tensor) -> Tensor:
+def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with the mean of each image's grey form."""
-    mean = grey(images_BCHW).mean((1, 2, 3), keepdim=True)
-    return (factor_B111 * images_BCHW + (1 - factor_B111) * mean).clamp(0, 1)
+    mean = grey(images).mean(tuple(range(1, images.ndim)), keepdim=True)
+    return (factor * images + (1 - factor) * mean).clamp(0, 1)
 
 
-def saturation(images_BCHW: Tensor, factor_B111: Tensor) -> Tensor:
+def saturation(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with each image's grey form."""
-    return (factor_B111 * images_BCHW + (1 - factor_B111) * grey(images_BCHW)).clamp(0, 1)
+    return (factor * images + (1 - factor) * grey(images)).clamp(0, 1)
 
 
-def grey(images_BCHW: Tensor) -> Tensor:
+def grey(images: Tensor) -> Tensor:
     """Luma in every channel; an image of one channel is its own."""
-    if images_BCHW.shape[1] != 3:
-        return images_BCHW
-    weights = torch.tensor(GREY_WEIGHTS, device=images_BCHW.device).view(1, 3, 1, 1)
-    return (images_BCHW * weights).sum(1, keepdim=True).expand_as(images_BCHW)
+    if images.shape[1] != 3:
+        return images
+    weights = per_channel(torch.tensor(GREY_WEIGHTS, device=images.device), images)
+    return (images * weights).sum(1, keepdim=True).expand_as(images)
 
 
-def hue(images_BCHW: Tensor, shift_B111: Tensor) -> Tensor:
+def hue(images: Tensor, shift: Tensor) -> Tensor:
     """Turn the hue by a share of the full circle, through HSV.
 
     The channel of hue h is v - v s max(0, min(k, 4 - k, 1)) with k = (n + 6 h) mod 6 and n = 5, 3, 1 for R, G, B.
     """
-    value, _ = images_BCHW.max(1, keepdim=True)
-    chroma = value - images_BCHW.min(1, keepdim=True).values
-    r, g, b = images_BCHW.split(1, 1)
+    value, _ = images.max(1, keepdim=True)
+    chroma = value - images.min(1, keepdim=True).values
+    r, g, b = images.split(1, 1)
     safe = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
     sixth = torch.where(value == r, (g - b) / safe, torch.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
-    turned = sixth + 6 * shift_B111
-    n = torch.tensor([5.0, 3.0, 1.0], device=images_BCHW.device).view(1, 3, 1, 1)
+    turned = sixth + 6 * shift
+    n = per_channel(torch.tensor([5.0, 3.0, 1.0], device=images.device), images)
     k = (n + turned) % 6
     return value - chroma * torch.minimum(k, 4 - k).clamp(0, 1)
 
 
-def blur(images_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
+def blur(images: Tensor, sigma_B: Tensor) -> Tensor:
     """Gaussian blur with one sigma (pixels) per image, kernel a tenth of the side, odd, at least 3."""
-    batch, channels, height, width = images_BCHW.shape
+    batch, height, width = len(images), *images.shape[-2:]
+    planes = images[0].numel() // (height * width)
     radius = max(height // 20, 1)
-    offsets = torch.arange(-radius, radius + 1, device=images_BCHW.device)
+    offsets = torch.arange(-radius, radius + 1, device=images.device)
     kernel = torch.exp(-(offsets**2) / (2 * sigma_B[:, None] ** 2))
-    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)[:, None, None, :]
-    flat = F.pad(images_BCHW.reshape(1, batch * channels, height, width), (radius,) * 4, mode="reflect")
-    across = F.conv2d(flat, kernel, groups=batch * channels)
-    return F.conv2d(across, kernel.transpose(2, 3), groups=batch * channels).view_as(images_BCHW)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(planes, 0)[:, None, None, :]
+    flat = F.pad(images.reshape(1, batch * planes, height, width), (radius,) * 4, mode="reflect")
+    across = F.conv2d(flat, kernel, groups=batch * planes)
+    return F.conv2d(across, kernel.transpose(2, 3), groups=batch * planes).view_as(images)

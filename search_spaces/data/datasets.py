@@ -38,7 +38,12 @@ class DatasetOptions(Options):
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set ready for use. `mean` and `std` are per channel, of the training images scaled to [0, 1]."""
+    """A data set ready for use, of images or clips.
+
+    Attributes:
+        mean, std: per channel, of the training images scaled to [0, 1].
+        sided: mirroring an image would make its label wrong.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -49,6 +54,7 @@ class ImageData:
     test: ImageSet
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    sided: bool = False
 
 
 def load_dataset(options: DatasetOptions) -> ImageData:
@@ -67,7 +73,7 @@ def load_dataset(options: DatasetOptions) -> ImageData:
     rest = rest[torch.randperm(len(rest), generator=generator)]
     test_order = balanced_order(test.labels, generator)[: options.test]
     chosen = train.take(rest)
-    mean, std = _statistics(chosen)
+    mean, std = channel_statistics(chosen, STATISTICS_SAMPLE)
     sample = chosen.fetch(torch.tensor([0]))
     return ImageData(
         name=options.name,
@@ -128,7 +134,8 @@ def few_labels(labels: Tensor, per_class: int, seed: int) -> Tensor:
     return torch.cat([shuffled[labels[shuffled] == c][:per_class] for c in classes])
 
 
-def _statistics(images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    sample = images.head(STATISTICS_SAMPLE)
+def channel_statistics(images: ImageSet, number: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel over the first `number` images, scaled to [0, 1]."""
+    sample = images.head(number)
     pixels = sample.fetch(torch.arange(len(sample))).float().transpose(0, 1).flatten(1) / 255
     return tuple(pixels.mean(1).tolist()), tuple(pixels.std(1).clamp(min=1e-3).tolist())

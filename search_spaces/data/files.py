@@ -7,6 +7,7 @@ import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 
 Splits = tuple[ImageSet, ImageSet, tuple[str, ...]]
 """Training images, test images, class names."""
+Labelled = tuple[Sequence[Path], Tensor]
+"""Files and the class of each, int64."""
 
 
 def default_root() -> Path:
@@ -123,7 +126,25 @@ def _torchvision(kind: Any, name: str, root: Path, **arguments: Any) -> Any:
 
 
 def image_folder(root: Path | None, side: int, seed: int) -> Splits:
-    """ImageNet-style folders: root/train/CLASS/*.jpg and root/val (or test); with root/CLASS alone, a fifth is test."""
+    """Class folders of images, decoded when fetched."""
+    train, test, classes = class_folders(root, "images", IMAGE_SUFFIXES, seed)
+    return FileImages(*train, side), FileImages(*test, side), classes
+
+
+def class_folders(
+    root: Path | None, kind: str, suffixes: Collection[str], seed: int
+) -> tuple[Labelled, Labelled, tuple[str, ...]]:
+    """Files for training and test, and the classes, of ImageNet-style folders.
+
+    These are root/train/CLASS/... and root/val (or test); with root/CLASS alone, a fifth is test.
+
+    Args:
+        kind: what the files are, for errors.
+        suffixes: of such files, in lower case.
+
+    Raises:
+        InputError: a missing folder, fewer than two classes, or a class without files.
+    """
     if root is None:
         raise InputError("task.dataset.root: missing; a folder data set needs the folder's path")
     if not root.is_dir():
@@ -131,12 +152,14 @@ def image_folder(root: Path | None, side: int, seed: int) -> Splits:
     held_out = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
     if (root / "train").is_dir() and held_out is not None:
         classes = _class_names(root / "train")
-        return _files(root / "train", classes, side), _files(held_out, classes, side), classes
+        train, test = (_files(folder, classes, kind, suffixes) for folder in (root / "train", held_out))
+        return train, test, classes
     classes = _class_names(root)
-    everything = _files(root, classes, side)
-    order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(seed))
-    cut = len(everything) // 5
-    return everything.take(order[cut:]), everything.take(order[:cut]), classes
+    paths, labels = _files(root, classes, kind, suffixes)
+    order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(seed))
+    cut = len(paths) // 5
+    train, test = (([paths[i] for i in part.tolist()], labels[part]) for part in (order[cut:], order[:cut]))
+    return train, test, classes
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
@@ -148,12 +171,13 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     return names
 
 
-def _files(folder: Path, classes: tuple[str, ...], side: int) -> FileImages:
-    paths, labels = [], []
+def _files(folder: Path, classes: tuple[str, ...], kind: str, suffixes: Collection[str]) -> Labelled:
+    paths: list[Path] = []
+    labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(p for p in (folder / name).glob("**/*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        found = sorted(p for p in (folder / name).glob("**/*") if p.suffix.lower() in suffixes)
         if not found:
-            raise InputError(f"{folder / name}: no images; each class of the training folder needs some in every split")
+            raise InputError(f"{folder / name}: no {kind}; each class of the training folder needs some in every split")
         paths += found
         labels += [label] * len(found)
-    return FileImages(paths, torch.tensor(labels), side)
+    return paths, torch.tensor(labels)

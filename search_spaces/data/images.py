@@ -1,4 +1,4 @@
-"""ImageSet: labelled uint8 images, in memory or decoded when asked for."""
+"""ImageSet: labelled uint8 images or clips, in memory or decoded when asked for."""
 
 from __future__ import annotations
 
@@ -25,9 +25,14 @@ class ImageSet(ABC):
         """Number of images."""
         return len(self.labels)
 
+    @property
+    def frames(self) -> int:
+        """1 of images (C, H, W); T of clips (C, T, H, W)."""
+        return 1
+
     @abstractmethod
     def fetch(self, indices: Tensor) -> Tensor:
-        """The chosen images, uint8 (B, C, H, W)."""
+        """The chosen images, uint8 (B, C, H, W), or clips (B, C, T, H, W)."""
 
     @abstractmethod
     def take(self, indices: Tensor) -> ImageSet:
@@ -44,10 +49,15 @@ class ImageSet(ABC):
 
 @dataclass(frozen=True, eq=False)
 class MemoryImages(ImageSet):
-    """All images in one tensor, uint8 (N, C, H, W)."""
+    """All images in one tensor, uint8 (N, C, H, W), or clips (N, C, T, H, W)."""
 
     images: Tensor
     labels: Tensor
+
+    @property
+    def frames(self) -> int:
+        """See ImageSet.frames."""
+        return 1 if self.images.ndim == 4 else self.images.shape[2]
 
     def fetch(self, indices: Tensor) -> Tensor:
         """See ImageSet.fetch."""

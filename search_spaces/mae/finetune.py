@@ -40,7 +40,7 @@ class FinetuneOptions(Options):
 
 
 class Classifier(nn.Module):
-    """An encoder and a linear layer on its pooled tokens: images (B, C, H, W) to logits (B, classes)."""
+    """An encoder and a linear layer on its pooled tokens: images or clips to logits (B, classes)."""
 
     def __init__(self, model: Autoencoder, pool: Pool, num_classes: int) -> None:
         super().__init__()
@@ -173,6 +173,6 @@ def _layer(name: str, last: int) -> int | None:
     """0 for the embedding, 1 to depth for the blocks, `last` for what follows; None for what encodes nothing."""
     if found := re.match(r"model\.blocks\.(\d+)\.", name):
         return int(found[1]) + 1
-    if name.startswith(("model.patch_embed", "model.class_token")):
+    if name.startswith(("model.patch_embed", "model.tube_embed", "model.encoder_places", "model.class_token")):
         return 0
     return last if name.startswith(("model.norm.", "head.")) else None

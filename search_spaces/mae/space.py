@@ -21,7 +21,7 @@ from search_spaces.configuration import Configuration
 from search_spaces.mae.costs import forward_flops
 from search_spaces.mae.masks import GRID_RATIO, Masking
 from search_spaces.mae.model import Autoencoder, Design, MaskedAutoencoder
-from search_spaces.mae.task import MaskedPretraining
+from search_spaces.mae.task import ClipPretraining, MaskedPretraining
 from search_spaces.mae.video import ClipDesign, VideoMaskedAutoencoder
 from search_spaces.mae.vit import Sizes, named_sizes
 from search_spaces.options import Options
@@ -97,7 +97,6 @@ class MAE(SearchSpace):
 
     name = "mae"
     Options = MAEOptions
-    Task = MaskedPretraining
     options: MAEOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tiny": {
@@ -122,6 +121,19 @@ class MAE(SearchSpace):
             "published_patch": 8,
             "published_decoder": (4, 128),
         },
+        "tiny-video": {
+            "encoder": "own",
+            "width": 64,
+            "depth": 4,
+            "heads": 4,
+            "in_channels": 1,
+            "image_size": 32,
+            "decoder_heads": 4,
+            "published_patch": 8,
+            "published_ratio": 0.9,
+            "published_decoder": (2, 32),
+            "frames": 8,
+        },
         "paper": {"encoder": "timm:vit_large_patch16_224"},
         "paper-base": {"encoder": "timm:vit_base_patch16_224"},
         "paper-huge": {"encoder": "timm:vit_huge_patch14_224", "published_patch": 14},
@@ -137,6 +149,7 @@ class MAE(SearchSpace):
 
     def __init__(self, options: MAEOptions) -> None:
         super().__init__(options)
+        self.Task = MaskedPretraining if options.frames == 1 else ClipPretraining
         self.encoder = self._encoder()
         self._check_options()
 
@@ -247,6 +260,11 @@ class MAE(SearchSpace):
         frames = () if options.frames == 1 else (options.frames,)
         shape = (options.in_channels, *frames, options.image_size, options.image_size)
         return {"images": torch.randn(batch_size, *shape), "noise": torch.rand(batch_size, self.most_tokens)}
+
+    @property
+    def has_class_token(self) -> bool:
+        """Images' encoders always have one."""
+        return self.options.frames == 1 or self.options.class_token
 
     @property
     def most_tokens(self) -> int:

@@ -1,11 +1,14 @@
-"""Masked pre-training on images, scored by kNN, linear probe and fine-tuning of the encoder on whole images."""
+"""Masked pre-training, scored by kNN, linear probe and fine-tuning of the encoder on whole samples.
+
+A sample is an image (C, H, W) or a clip (C, T, H, W); of it nothing but data set and augmentation differ.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 from efficiency.errors import InputError
 from search_spaces.checkpoint import resume_training, save_training
 from search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, load_dataset
+from search_spaces.data.video import ClipAugmentation, ClipOptions, load_clips
 from search_spaces.frozen import BOTH, check_fit, encode, labelled_few, score_features
 from search_spaces.mae.finetune import (
     Classifier,
@@ -33,15 +37,23 @@ from search_spaces.task import Control, Rung, Split, Task, TrainingDiverged
 if TYPE_CHECKING:
     from search_spaces.mae.space import MAE
 
-CROP_AND_FLIP = AugmentationOptions(jitter_probability=0, grey_probability=0)
-"""MAE's augmentation: crops of 20 to 100 % of the area and flips, no colour."""
+RAW_PIXELS = 200_000
+"""Values of a sample up to which raw pixels are a control; a colour image of 224 pixels has 150,528."""
 
 
-class PretrainingOptions(Options):
-    """Data, budget and evaluation of a masked pre-training; the recipe's defaults are MAE's."""
+class CropAndFlip(AugmentationOptions):
+    """MAE's augmentation: crops of 20 to 100 % of the area and flips, no colour."""
 
-    dataset: DatasetOptions = DatasetOptions()
-    augmentation: AugmentationOptions = CROP_AND_FLIP
+    jitter_probability: float = Field(0, ge=0, le=1)
+    grey_probability: float = Field(0, ge=0, le=1)
+
+
+class Recipe(Options):
+    """Budget and evaluation of a masked pre-training of images or clips; the defaults are MAE's."""
+
+    dataset: DatasetOptions | ClipOptions
+    augmentation: CropAndFlip | None = None
+    """None: CropAndFlip's defaults, without flips where they would make labels wrong."""
     epochs: int = Field(gt=0)
     batch_size: int = Field(256, ge=2)
     learning_rate: float = Field(1.5e-4, gt=0)
@@ -51,13 +63,13 @@ class PretrainingOptions(Options):
     """Share of the epochs in which the learning rate rises: 40 of 800 in the paper."""
     metric: Literal["linear_top1", "knn_top1", "finetune_top1"] = "linear_top1"
     pool: Pool = "mean"
-    """Features of an image: the mean of its patches, or the class token, which the loss does not reach directly."""
+    """Features of a sample: the mean of its patches, or the class token, which the loss does not reach directly."""
     rung_epochs: int = Field(1, gt=0)
     """Epochs between two rungs."""
     knn_k: int = Field(20, gt=0)
     knn_temperature: float = Field(0.1, gt=0)
     rung_bank: int = Field(2000, gt=0)
-    """How many labelled training images a rung's score may use; the full evaluation uses all."""
+    """How many labelled training samples a rung's score may use; the full evaluation uses all."""
     labels_per_class: int | None = Field(None, gt=0)
     """Also score with this many labels a class (`few_knn_top1`, `few_linear_top1`, `few_finetune_top1`)."""
     finetune: FinetuneOptions | None = None
@@ -71,26 +83,46 @@ class PretrainingOptions(Options):
         return self.finetune
 
 
+class PretrainingOptions(Recipe):
+    """Of images."""
+
+    dataset: DatasetOptions = DatasetOptions()
+
+
+class ClipPretrainingOptions(Recipe):
+    """Of clips."""
+
+    dataset: ClipOptions = ClipOptions()
+
+
 class MaskedPretraining(Task):
     """Trains a masked autoencoder without labels; labels serve evaluation alone."""
 
-    Options = PretrainingOptions
+    Options: ClassVar[type[Options]] = PretrainingOptions
     space: MAE
-    options: PretrainingOptions
+    options: Recipe
 
-    def __init__(self, space: MAE, options: PretrainingOptions, device: torch.device) -> None:
+    def __init__(self, space: MAE, options: Recipe, device: torch.device) -> None:
         super().__init__(space, options, device)
-        if space.options.frames > 1:
-            raise InputError(
-                f"space.options.frames: {space.options.frames}; this task trains on images, so use 1 (clips are "
-                "built, profiled and counted, not trained)"
-            )
+        if options.pool == "class" and not space.has_class_token:
+            raise InputError("task.pool: class needs space.options.class_token, which is off; use mean")
         self.metric = options.metric
-        self.data = load_dataset(options.dataset)
+        dataset = options.dataset
+        self.data = load_clips(dataset) if isinstance(dataset, ClipOptions) else load_dataset(dataset)
         check_fit(self.data, space.options.in_channels, space.options.image_size, options.batch_size)
         self.train_images = self.data.train.to(device)
-        self.augmentation = Augmentation(options.augmentation, self.data.mean, self.data.std)
+        self.augmentation = self._views()
         self._scratch: tuple[int, Classifier, Classifier | None] | None = None
+
+    def _views(self) -> Augmentation:
+        dataset, data = self.options.dataset, self.data
+        chosen = self.options.augmentation or (CropAndFlip(flip=0) if data.sided else CropAndFlip())
+        if data.sided and chosen.flip > 0:
+            raise InputError(f"task.augmentation.flip: {chosen.flip:g} would make labels of direction wrong; use 0")
+        if not isinstance(dataset, ClipOptions):
+            return Augmentation(chosen, data.mean, data.std)
+        frames, stored = self.space.options.frames, data.train.frames
+        return ClipAugmentation(chosen, data.mean, data.std, stored=stored, frames=frames, stride=dataset.stride)
 
     @property
     def max_epochs(self) -> int:
@@ -103,7 +135,7 @@ class MaskedPretraining(Task):
         return len(self.data.train) // self.options.batch_size
 
     def batches(self, seed: int, epoch: int, tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Augmented images (B, C, H, W) and the noise of their masks (B, tokens), which seed and epoch decide."""
+        """Augmented samples and the noise of their masks (B, tokens), both of which seed and epoch decide."""
         generator = torch.Generator(self.device).manual_seed(derive_seed(seed, "order", epoch))
         order = torch.randperm(len(self.data.train), generator=generator, device=self.device)
         for indices in order.split(self.options.batch_size)[: self.num_batches]:
@@ -111,7 +143,7 @@ class MaskedPretraining(Task):
             yield images, torch.rand(len(indices), tokens, generator=generator, device=self.device)
 
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
-        """Pre-train on masked images; see Task.train."""
+        """Pre-train on masked samples; see Task.train."""
         autoencoder = cast(Autoencoder, model).to(self.device)
         optimiser = self._optimiser(autoencoder)
         start = resume_training(checkpoint, autoencoder, optimiser, self.device)
@@ -153,7 +185,7 @@ class MaskedPretraining(Task):
         return mean
 
     def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
-        """Scores in percent of the encoder on whole images: `knn_top1`, `linear_top1`, `finetune_top1`, `few_*`.
+        """Scores in percent of the encoder on whole samples: `knn_top1`, `linear_top1`, `finetune_top1`, `few_*`.
 
         The probe standardises features as a BatchNorm without affine parameters does. In full every score that the
         options ask for; else the metric alone.
@@ -197,7 +229,7 @@ class MaskedPretraining(Task):
         return (self.data.train.labels >= 0).nonzero().flatten()
 
     def _label_sets(self, full: bool) -> dict[str, Tensor]:
-        """Training images whose labels a fine-tuning may use, by the name of its score."""
+        """Training samples whose labels a fine-tuning may use, by the name of its score."""
         sets = {"finetune_top1": self._labelled}
         few = labelled_few(self.data.train.labels, self.options.labels_per_class, self.options.dataset.seed)
         return {**sets, "few_finetune_top1": few} if full and few is not None else sets
@@ -225,10 +257,15 @@ class MaskedPretraining(Task):
         return 100 * float((answers == queries.labels).float().mean())
 
     def controls(self) -> tuple[Control, ...]:
-        """Raw pixels, the encoder as initialised, and one trained with the labels instead, for as many steps."""
-        pixels = Control("raw_pixels", "the metric on the images themselves", self._raw_pixels, seeded=False)
+        """Raw pixels, the encoder as initialised, and one trained with the labels instead, for as many steps.
+
+        There are no raw pixels beside a metric that trains the encoder, nor of samples too large to be features.
+        """
+        options = self.space.options
+        values = options.in_channels * options.frames * options.image_size**2
+        pixels = Control("raw_pixels", "the metric on the pixels themselves", self._raw_pixels, seeded=False)
         return (
-            *((pixels,) if self.metric in BOTH else ()),
+            *((pixels,) if self.metric in BOTH and values <= RAW_PIXELS else ()),
             Control("untrained", "the metric on the untrained encoder's features", self._untrained),
             Control(
                 "scratch",
@@ -268,7 +305,7 @@ class MaskedPretraining(Task):
 
     @property
     def benchmark(self) -> Mapping[str, Any]:
-        """The images that are scored, the labelled bank and the scoring; see Task.benchmark."""
+        """The samples that are scored, the labelled bank and the scoring; see Task.benchmark."""
         included = {"metric", "dataset", "knn_k", "knn_temperature", "rung_bank", "pool"}
         facts = self.options.model_dump(mode="json", include=included)
         options = self.options.finetuning
@@ -279,9 +316,15 @@ class MaskedPretraining(Task):
         )
 
     def example_input(self, batch_size: int) -> dict[str, Tensor]:
-        """Standardised validation images, and noise for the smallest patches."""
+        """Standardised validation samples, and noise for the smallest patches."""
         chosen = torch.arange(batch_size) % len(self.data.validation)
         images = self.augmentation.normalise(self.data.validation.fetch(chosen).to(self.device))
         generator = torch.Generator().manual_seed(0)
         noise = torch.rand(batch_size, self.space.most_tokens, generator=generator)
         return {"images": images, "noise": noise.to(self.device)}
+
+
+class ClipPretraining(MaskedPretraining):
+    """The same on clips."""
+
+    Options = ClipPretrainingOptions

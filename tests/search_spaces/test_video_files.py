@@ -5,55 +5,19 @@ from __future__ import annotations
 import json
 import pickle
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
+from videos import CODECS, encode
 
 from efficiency.errors import InputError
 from search_spaces.data.video import Question, VideoTextOptions, load_video_text
 from search_spaces.data.video import decode as decoding
 from search_spaces.data.video import recorded as recording
 from search_spaces.data.video.decode import Unreadable, choose_decoder, decode, probe
-
-av = pytest.importorskip("av")
-
-CODECS = {
-    "mp4": "mpeg4",
-    "avi": "mpeg4",
-    "mkv": "ffv1",
-    "mov": "mjpeg",
-    "gif": "gif",
-    "webm": "libvpx",
-    "mpg": "mpeg2video",
-}
-PIXELS = {"ffv1": "yuv444p", "mjpeg": "yuvj420p", "gif": "rgb8"}
-
-
-def encode(
-    path: Path,
-    frames: int = 12,
-    size: tuple[int, int] = (48, 32),
-    level: Callable[[int], int] | None = None,
-    options: dict[str, str] | None = None,
-) -> Path:
-    """A video whose frame t is grey of level 20 t (or `level(t)`), width and height `size`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    codec = CODECS[path.suffix[1:]]
-    with av.open(str(path), "w", options=options or {}) as container:
-        stream = container.add_stream(codec, rate=25)
-        stream.width, stream.height = size
-        stream.pix_fmt = PIXELS.get(codec, "yuv420p")
-        stream.bit_rate = 2_000_000
-        for t in range(frames):
-            picture = np.full((size[1], size[0], 3), level(t) if level else 20 * t, np.uint8)
-            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
-    return path
 
 
 def options(root: Path, name: str = "folder", **more: object) -> VideoTextOptions:
@@ -399,7 +363,7 @@ def test_a_wrong_annotation_is_one_line(tmp_path, name, files, line):
 
 
 def test_a_wrong_root_and_too_many_clips_are_one_line(tmp_path):
-    with pytest.raises(InputError, match=r"task\.data\.root: missing; msvd needs"):
+    with pytest.raises(InputError, match=r"task\.dataset\.root: missing; msvd needs"):
         load_video_text(VideoTextOptions(name="msvd"))
     with pytest.raises(InputError, match="no such folder"):
         load(tmp_path / "nowhere")

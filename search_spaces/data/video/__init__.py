@@ -1,7 +1,18 @@
-"""Video with text: clips with captions and questions, generated from the embedded images or read from files."""
+"""Video: clips with captions and questions or with labels, generated from the embedded images or read from files."""
 
+from search_spaces.data.video.labelled import load_clips
 from search_spaces.data.video.load import load_video_text
-from search_spaces.data.video.options import VideoTextOptions
+from search_spaces.data.video.options import ClipOptions, VideoTextOptions
 from search_spaces.data.video.sets import Question, VideoText, VideoTextData
+from search_spaces.data.video.views import ClipAugmentation
 
-__all__ = ["Question", "VideoText", "VideoTextData", "VideoTextOptions", "load_video_text"]
+__all__ = [
+    "ClipAugmentation",
+    "ClipOptions",
+    "Question",
+    "VideoText",
+    "VideoTextData",
+    "VideoTextOptions",
+    "load_clips",
+    "load_video_text",
+]

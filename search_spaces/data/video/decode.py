@@ -34,7 +34,7 @@ def choose_decoder(wanted: Literal["auto", "pyav", "torchcodec"]) -> Decoder:
         if find_spec(PACKAGES[name]):
             return name
     pip = " or ".join(f"pip install {PACKAGES[name]}" for name in candidates)
-    raise InputError(f"task.data.decoder: {wanted}: no package that decodes video is installed; {pip}")
+    raise InputError(f"task.dataset.decoder: {wanted}: no package that decodes video is installed; {pip}")
 
 
 def probe(path: Path, decoder: Decoder) -> None:

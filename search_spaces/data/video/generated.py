@@ -6,6 +6,7 @@ Clips are stored as tracks and drawn when fetched, a whole batch at a time.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +16,8 @@ from torch.nn import functional as F
 
 from search_spaces.data import files
 from search_spaces.data.images import ImageSet
-from search_spaces.data.video.options import VideoTextOptions
-from search_spaces.data.video.scenes import OBJECTS, PATTERNS, Tracks, make_scenes
+from search_spaces.data.video.options import Event, VideoOptions, VideoTextOptions
+from search_spaces.data.video.scenes import OBJECTS, PATTERNS, Scene, Tracks, make_scenes
 from search_spaces.data.video.sets import Texts, VideoText
 from search_spaces.data.video.wording import ask, write_captions
 
@@ -81,21 +82,42 @@ class GeneratedVideo(VideoText):
         return GeneratedVideo(self.pictures, self.tracks.take(indices), self.texts.take(indices), self.frames)
 
 
-def generate(options: VideoTextOptions) -> dict[str, VideoText]:
+@dataclass(frozen=True)
+class Staged:
+    """What happens in the clips of one split and what they are drawn from; `random` goes on where staging ended."""
+
+    split: str
+    pictures: Pictures
+    scenes: list[Scene]
+    tracks: Tracks
+    random: np.random.Generator
+
+
+def object_names(options: VideoOptions) -> list[str]:
+    """Names of the kinds of object, in the order of a scene's classes."""
+    return list(OBJECT_CLASSES)[: options.classes]
+
+
+def stage(options: VideoOptions, events: Sequence[Event]) -> Iterator[Staged]:
     """The clips of `train`, `validation` and `test`; no image is in two of them."""
     train, test, _ = files.read_embedded()
-    names = list(OBJECT_CLASSES)[: options.classes]
-    splits: dict[str, VideoText] = {}
     for number, (split, default) in enumerate(DEFAULT_CLIPS.items()):
         random = np.random.default_rng([options.seed, number])
-        pictures = _pictures(test if split == "test" else train, split, names, options, random)
+        pictures = _pictures(test if split == "test" else train, split, options, random)
         clips = getattr(options, split) or default
-        scenes, tracks = make_scenes(clips, options.events, options.classes, options.frames, random)
-        captions, owners = write_captions(scenes, names, options.captions_per_clip, random)
-        questions = ask(scenes, names, options.questions, random)
-        splits[split] = GeneratedVideo(
-            pictures, tracks, Texts(captions, torch.tensor(owners), questions), options.frames
-        )
+        scenes, tracks = make_scenes(clips, events, options.classes, options.frames, random)
+        yield Staged(split, pictures, scenes, tracks, random)
+
+
+def generate(options: VideoTextOptions) -> dict[str, VideoText]:
+    """The three splits with their texts."""
+    names = object_names(options)
+    splits: dict[str, VideoText] = {}
+    for staged in stage(options, options.events):
+        captions, owners = write_captions(staged.scenes, names, options.captions_per_clip, staged.random)
+        questions = ask(staged.scenes, names, options.questions, staged.random)
+        texts = Texts(captions, torch.tensor(owners), questions)
+        splits[staged.split] = GeneratedVideo(staged.pictures, staged.tracks, texts, options.frames)
     return splits
 
 
@@ -148,12 +170,11 @@ def _backgrounds(pictures: Pictures, tracks: Tracks, side: int) -> Tensor:
     return ground_BSS
 
 
-def _pictures(
-    images: ImageSet, split: str, names: list[str], options: VideoTextOptions, random: np.random.Generator
-) -> Pictures:
+def _pictures(images: ImageSet, split: str, options: VideoOptions, random: np.random.Generator) -> Pictures:
     side = options.image_size
     small = max(4, round(OBJECT_SIDE * side))
-    parts = [_of_split((images.labels == OBJECT_CLASSES[name]).nonzero().flatten(), split) for name in names]
+    classes = [OBJECT_CLASSES[name] for name in object_names(options)]
+    parts = [_of_split((images.labels == label).nonzero().flatten(), split) for label in classes]
     counts = torch.tensor([len(part) for part in parts])
     chosen = images.fetch(torch.cat(parts)).float()
     objects = F.interpolate(chosen, size=(small, small), mode="area" if small < 28 else "bilinear")[:, 0]

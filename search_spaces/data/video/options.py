@@ -1,4 +1,4 @@
-"""What a study file may say about video with text."""
+"""What a study file may say about video, with text or with labels."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ ALL_EVENTS: tuple[Event, ...] = ("move", "turn", "cross", "sequence", "replace",
 ALL_KINDS: tuple[Kind, ...] = ("direction", "order", "presence", "object", "count", "choice")
 
 
-class VideoTextOptions(Options):
-    """Which clips and texts. `generated` needs no files; the others are read from `root` (docs/video-data.md)."""
+class VideoOptions(Options):
+    """What all clips have in common, whatever is known about them (docs/video-data.md)."""
 
-    name: Literal["generated", "folder", "msrvtt", "msvd", "didemo", "tgif_qa"] = "generated"
     root: Path | None = None
-    """Folder of the annotation files and the videos."""
+    """Folder of the videos and of their annotation files, if they have any."""
     train: int | None = Field(None, gt=0)
     """How many training clips; None: all there are (generated: 4096)."""
     validation: int | None = Field(None, gt=0)
-    """None: all there are (generated: 512)."""
+    """None: all there are, or a tenth where none are set apart (generated: 512)."""
     test: int | None = Field(None, gt=0)
     """None: all there are (generated: 512)."""
     frames: int = Field(8, ge=4)
@@ -38,6 +37,16 @@ class VideoTextOptions(Options):
     """Generated: kinds of object."""
     clutter: float = Field(0.5, ge=0, le=1)
     """Generated: brightness of the pattern, the scraps and the noise behind the objects, as a share of the objects'."""
+    decoder: Literal["auto", "pyav", "torchcodec"] = "auto"
+    """What decodes video files; auto: PyAV where installed, else torchcodec."""
+    cache_mib: int = Field(1024, ge=0)
+    """Memory in which decoded clips are kept, per split."""
+
+
+class VideoTextOptions(VideoOptions):
+    """Which clips and texts. `generated` needs no files; the others are read from `root`."""
+
+    name: Literal["generated", "folder", "msrvtt", "msvd", "didemo", "tgif_qa"] = "generated"
     captions_per_clip: int = Field(1, ge=1, le=4)
     """Generated: captions of each clip, in different words."""
     events: tuple[Event, ...] = Field(ALL_EVENTS, min_length=1)
@@ -49,7 +58,16 @@ class VideoTextOptions(Options):
     """MSR-VTT: the official split, or 9,000 clips against the 1,000 pairs of JSFusion."""
     question_type: Literal["action", "transition", "frameqa", "count"] = "frameqa"
     """TGIF-QA: which of its four tasks."""
-    decoder: Literal["auto", "pyav", "torchcodec"] = "auto"
-    """What decodes video files; auto: PyAV where installed, else torchcodec."""
-    cache_mib: int = Field(1024, ge=0)
-    """Memory in which decoded clips are kept, per split."""
+
+
+class ClipOptions(VideoOptions):
+    """Which clips and labels. `generated` needs no files; a `folder` has one folder per class in `root`."""
+
+    name: Literal["generated", "folder"] = "generated"
+    label: Literal["direction", "object"] = "direction"
+    """Generated: what the label says of the one object that moves: where to, which no single frame tells, or what it
+    is."""
+    frames: int = Field(16, ge=4)
+    """Frames stored of a clip: generated, or taken at equal distances from a video. A model sees some of them."""
+    stride: int = Field(1, ge=1)
+    """Step between the stored frames that a model sees; the first is drawn at random in training."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -27,7 +28,9 @@ BLOCK = 64
 """Videos that are probed before it is asked whether they suffice."""
 THREADS = min(8, os.cpu_count() or 1)
 HELD_OUT = 10
-"""Where an annotation knows no validation or no test videos, one of so many training videos is held out."""
+"""Where no validation or no test videos are set apart, one of so many training videos is held out."""
+
+V = TypeVar("V")
 
 
 @dataclass
@@ -98,9 +101,9 @@ def recorded(options: VideoTextOptions) -> dict[str, VideoText]:
         InputError: a missing root or annotation, no decoder, a split with no readable video or fewer than asked for.
     """
     if options.root is None:
-        raise InputError(f"task.data.root: missing; {options.name} needs the folder of its annotation and videos")
+        raise InputError(f"task.dataset.root: missing; {options.name} needs the folder of its annotation and videos")
     if not options.root.is_dir():
-        raise InputError(f"{options.root}: no such folder; task.data.root names the folder of annotation and videos")
+        raise InputError(f"{options.root}: no such folder; task.dataset.root names that of annotation and videos")
     decoder = choose_decoder(options.decoder)
     found = read_annotations(options, options.root)
     files = _Files(options.root)
@@ -170,34 +173,13 @@ class _Reading:
     def _usable(
         self, split: str, videos: list[Described], limit: int | None
     ) -> tuple[list[tuple[Path, Described]], tuple[str, ...]]:
-        """The first `limit` videos with a file that can be decoded; what was left out before them."""
-        usable: list[tuple[Path, Described]] = []
-        skipped: list[str] = []
-        looked = 0
-        with ThreadPoolExecutor(THREADS) as pool:
-            while looked < len(videos) and (limit is None or len(usable) < limit):
-                part = videos[looked : looked + BLOCK]
-                looked += len(part)
-                for described, path, trouble in pool.map(lambda v: _look(v, self.files, self.decoder), part):
-                    if path is None or trouble:
-                        skipped.append(f"{described.video} ({trouble})")
-                    else:
-                        usable.append((path, described))
-        if skipped:
-            more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
-            names = ", ".join(skipped[:NAMED])
-            message = f"{self._where(split)}: {len(skipped)} of {looked} videos left out: {names}{more}"
-            warnings.warn(message, stacklevel=5)
-        if not usable:
-            first = f"; the first: {skipped[0]}" if skipped else ""
-            raise InputError(f"{self._where(split)}: none of {len(videos)} videos can be used{first}")
-        return usable[:limit], tuple(skipped)
+        return sift(videos, lambda v: _look(v, self.files, self.decoder), self._where(split), limit)
 
     def _made(self, split: str, usable: list[tuple[Path, Described]], skipped: tuple[str, ...]) -> RecordedVideo:
         wanted = self._wanted(split)
         if wanted is not None and wanted > len(usable):
             name = self.options.name
-            raise InputError(f"task.data.{split}: {name} has {len(usable)} usable {split} videos, not {wanted}")
+            raise InputError(f"task.dataset.{split}: {name} has {len(usable)} usable {split} videos, not {wanted}")
         usable = usable[:wanted]
         return RecordedVideo(
             paths=[path for path, _ in usable],
@@ -210,19 +192,55 @@ class _Reading:
         )
 
 
-def _look(described: Described, files: _Files, decoder: Decoder) -> tuple[Described, Path | None, str]:
-    """The video, its file, and what stands against using it."""
-    described.captions = [text.strip() for text in described.captions if text.strip()]
-    path = files.find(described.video)
-    if path is None:
-        return described, None, "no such file"
-    if not described.captions:
-        return described, path, "no caption"
+def sift(
+    videos: Sequence[V], look: Callable[[V], tuple[str, Path | None, str]], where: str, limit: int | None
+) -> tuple[list[tuple[Path, V]], tuple[str, ...]]:
+    """The first `limit` videos that can be used, with their files; what was left out before them is warned of.
+
+    Args:
+        look: the name of a video, its file, and what stands against using it.
+        where: which videos these are, for the warning.
+
+    Raises:
+        InputError: none can be used.
+    """
+    usable: list[tuple[Path, V]] = []
+    skipped: list[str] = []
+    looked = 0
+    with ThreadPoolExecutor(THREADS) as pool:
+        while looked < len(videos) and (limit is None or len(usable) < limit):
+            part = videos[looked : looked + BLOCK]
+            looked += len(part)
+            for video, (name, path, trouble) in zip(part, pool.map(look, part), strict=True):
+                if path is None or trouble:
+                    skipped.append(f"{name} ({trouble})")
+                else:
+                    usable.append((path, video))
+    if skipped:
+        more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
+        names = ", ".join(skipped[:NAMED])
+        warnings.warn(f"{where}: {len(skipped)} of {looked} videos left out: {names}{more}", stacklevel=6)
+    if not usable:
+        first = f"; the first: {skipped[0]}" if skipped else ""
+        raise InputError(f"{where}: none of {len(videos)} videos can be used{first}")
+    return usable[:limit], tuple(skipped)
+
+
+def trouble_with(path: Path, decoder: Decoder) -> str:
+    """Why no frame of the file can be decoded; empty where one can."""
     try:
         probe(path, decoder)
     except Unreadable as error:
-        return described, path, str(error)
-    return described, path, ""
+        return str(error)
+    return ""
+
+
+def _look(described: Described, files: _Files, decoder: Decoder) -> tuple[str, Path | None, str]:
+    described.captions = [text.strip() for text in described.captions if text.strip()]
+    path = files.find(described.video)
+    if path is None:
+        return described.video, None, "no such file"
+    return described.video, path, trouble_with(path, decoder) if described.captions else "no caption"
 
 
 def _texts(videos: Sequence[Described]) -> Texts:
