@@ -80,7 +80,7 @@ def test_supervised_training_from_scratch_tells_the_direction():
     recipe = FinetuneOptions(batch_size=64, learning_rate=8e-3)
     classifier = fine_tune(
         model, task.data.train, 4, task.augmentation, recipe,
-        pool="mean", steps=200, seed=0, device=torch.device("cpu"), from_scratch=True,
+        pool="mean", steps=100, seed=0, device=torch.device("cpu"), from_scratch=True,
     )  # fmt: skip
     assert task._accuracy(classifier, "test") > 50
 
