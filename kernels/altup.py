@@ -134,17 +134,6 @@ extern "C" void altup_forward(const float* x, const float* y, const float* p, co
   }
 }
 
-static inline float dot(const float* a, const float* b, int64_t n) {
-  float lanes[16] = {0};
-  int64_t d = 0;
-  for (; d + 16 <= n; d += 16)
-    for (int l = 0; l < 16; ++l) lanes[l] += a[d + l] * b[d + l];
-  float total = 0;
-  for (int l = 0; l < 16; ++l) total += lanes[l];
-  for (; d < n; ++d) total += a[d] * b[d];
-  return total;
-}
-
 // products: (T, K + 1, K), <grad_i, x_j> and in the last row <grad_i, y>.
 extern "C" void altup_backward(const float* grad, const float* x, const float* y, const float* p, const float* g,
                                float* dx, float* dy, float* products, int64_t K, int64_t T, int64_t D,

@@ -121,17 +121,6 @@ def class_scores_backward(
 
 
 LOOPS = """
-static inline float dot(const float* a, const float* b, int64_t n) {
-  float lanes[16] = {0};
-  int64_t d = 0;
-  for (; d + 16 <= n; d += 16)
-    for (int l = 0; l < 16; ++l) lanes[l] += a[d + l] * b[d + l];
-  float total = 0;
-  for (int l = 0; l < 16; ++l) total += lanes[l];
-  for (; d < n; ++d) total += a[d] * b[d];
-  return total;
-}
-
 extern "C" void class_scores(const float* query, const float* keys, float* scores, float* logits, float* logsumexp,
                              int64_t B, int64_t H, int64_t N, int64_t D, int64_t batch_stride, int64_t head_stride,
                              int64_t token_stride, double scale, int64_t threads) {

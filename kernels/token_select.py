@@ -121,17 +121,6 @@ def select_backward(
 
 
 LOOPS = """
-static inline float dot(const float* a, const float* b, int64_t n) {
-  float lanes[16] = {0};
-  int64_t d = 0;
-  for (; d + 16 <= n; d += 16)
-    for (int l = 0; l < 16; ++l) lanes[l] += a[d + l] * b[d + l];
-  float total = 0;
-  for (int l = 0; l < 16; ++l) total += lanes[l];
-  for (; d < n; ++d) total += a[d] * b[d];
-  return total;
-}
-
 extern "C" void select_forward(const float* tokens, const float* scores, const int64_t* kept, const int64_t* dropped,
                                float* out, int64_t B, int64_t N, int64_t D, int64_t M, int64_t K, int64_t fuse,
                                int64_t threads) {

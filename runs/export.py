@@ -22,7 +22,8 @@ from runs.architecture import DOCUMENT, WEIGHTS, file_digest, load_model
 from runs.architecture import SCHEMA as ARCHITECTURE_SCHEMA
 from runs.plan import last_score
 from runs.proof import prove
-from runs.ranking import Ranking, Row, rank
+from runs.ranking import Ranking, rank
+from runs.rows import Row
 from runs.study import Study
 from runs.trial import Trial
 

@@ -21,11 +21,12 @@ from runs.export import export as export_best
 from runs.locate import open_study
 from runs.output import err, print_json
 from runs.output import out as console
-from runs.ranking import Ranking, Row
+from runs.ranking import Ranking
 from runs.ranking import rank as rank_trials
 from runs.report import build_report
 from runs.report.kernels import load_table
 from runs.report.markup import significant_digits
+from runs.rows import Row
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or a study's name.")]
 Storage = Annotated[str | None, typer.Option(help="SQLite file or storage URL; default naslab-runs/naslab.db.")]

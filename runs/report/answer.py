@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nas.statistics import Interval, difference_interval
-from runs.ranking import Ranking, Row
+from runs.ranking import Ranking
 from runs.report.markup import significant_digits
+from runs.rows import Row
 
 
 @dataclass(frozen=True)

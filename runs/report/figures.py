@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from nas.statistics import Interval
-from runs.ranking import Ranking, Row
+from runs.ranking import Ranking
+from runs.rows import Row
 from runs.spend import NO_ARM, SECONDS_PER_HOUR
 from runs.trial import Trial
 

@@ -11,7 +11,8 @@ import torch
 from nas.arms import Grid
 from nas.health import HealthReport, assess
 from runs.plan import last_score
-from runs.ranking import Ranking, Row
+from runs.ranking import Ranking
+from runs.rows import Row
 from runs.study import Study
 from runs.trial import Trial
 from search_spaces import Configuration, RelaxableSpace

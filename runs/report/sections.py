@@ -10,11 +10,12 @@ from typing import Any
 
 from nas.health import HealthReport
 from runs.constraints import Check
-from runs.ranking import Ranking, Row
+from runs.ranking import Ranking
 from runs.report import figures, findings
 from runs.report.answer import unit
 from runs.report.markup import Html, html, interval, join, note, plot, significant_digits, table, tag, trial_links
 from runs.report.roofline import HOW, drawable, roofline_body
+from runs.rows import Row
 from runs.spend import SECONDS_PER_HOUR
 from runs.study import Study
 from runs.trial import Trial

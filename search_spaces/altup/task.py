@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -17,11 +18,11 @@ from search_spaces.altup import text_baselines
 from search_spaces.altup.batches import Batch, CausalBatches, SpanBatches
 from search_spaces.altup.model import IGNORED, EncoderDecoder, LanguageModel
 from search_spaces.altup.recipe import make_optimiser, schedule, set_learning_rate
-from search_spaces.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
 from search_spaces.data.text import TextOptions, load_text
 from search_spaces.options import Options
-from search_spaces.space import derive_seed, seed_everything
-from search_spaces.task import Control, Rung, Split, Task, TrainingDiverged
+from search_spaces.space import seed_everything
+from search_spaces.task import Control, Rung, Split, Task
+from search_spaces.training import train_in_rungs
 
 if TYPE_CHECKING:
     from search_spaces.altup.space import AltUp
@@ -104,46 +105,18 @@ class LanguageModelling(Task):
         """Train for the budget; see Task.train. Facts of a rung: mean `loss` in nats, `steps`, `tokens` seen."""
         model.to(self.device)
         optimiser = make_optimiser(model, self.options.learning_rate, self.options.weight_decay)
-        start = self._resume(model, optimiser, checkpoint)
-        if start == 0:
-            seed_everything(derive_seed(seed, "train"))
-        for epoch in range(start, self.options.epochs):
-            loss = self._epoch(model, optimiser, seed, epoch)
-            if (epoch + 1) % self.options.rung_epochs and epoch + 1 < self.options.epochs:
-                continue
-            if checkpoint is not None:
-                state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "rng": rng_state()}
-                save_checkpoint(checkpoint, {"epoch": epoch + 1, **state})
-            steps = (epoch + 1) * self.steps_per_epoch
-            yield Rung(epoch + 1, {"loss": loss, "steps": steps, "tokens": steps * self.batching.tokens})
+        losses, clip_norm = partial(self._losses, model, optimiser, seed), self.options.clip_norm
+        for rung in train_in_rungs(model, optimiser, losses, self.options, seed, checkpoint, clip_norm):
+            steps = rung.epoch * self.steps_per_epoch
+            yield Rung(rung.epoch, {**rung.facts, "steps": steps, "tokens": steps * self.batching.tokens})
 
-    def _resume(self, model: nn.Module, optimiser: torch.optim.Optimizer, checkpoint: Path | None) -> int:
-        state = load_checkpoint(checkpoint, self.device) if checkpoint is not None else None
-        if state is None:
-            return 0
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        restore_rng(state["rng"])
-        return int(state["epoch"])
-
-    def _epoch(self, model: nn.Module, optimiser: torch.optim.Optimizer, seed: int, epoch: int) -> float:
-        model.train()
-        total = torch.zeros((), device=self.device)
+    def _losses(self, model: nn.Module, optimiser: torch.optim.Optimizer, seed: int, epoch: int) -> Iterator[Tensor]:
         steps = self.steps_per_epoch
         for step in range(epoch * steps, (epoch + 1) * steps):
             factor = schedule(step, self.options.epochs * steps, self.options.warmup)
             set_learning_rate(optimiser, self.options.learning_rate * factor)
             batch = self.batching.batch(self.data.train.tokens, seed, step, self.batches_per_pass)
-            loss = model(**self._sent(batch))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), self.options.clip_norm)
-            optimiser.step()
-            total += loss.detach()
-        mean = total.item() / steps
-        if not math.isfinite(mean):
-            raise TrainingDiverged(f"the training loss is {mean} in epoch {epoch + 1}")
-        return mean
+            yield model(**self._sent(batch))
 
     def _sent(self, batch: Batch) -> dict[str, Tensor]:
         return {name: tensor.to(self.device) for name, tensor in batch.items()}

@@ -5,8 +5,8 @@ A sample is an image (C, H, W) or a clip (C, T, H, W); of it nothing but data se
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -15,7 +15,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from efficiency.errors import InputError
-from search_spaces.checkpoint import resume_training, save_training
 from search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, load_dataset
 from search_spaces.data.video import ClipAugmentation, ClipOptions, load_clips
 from search_spaces.frozen import BOTH, check_fit, encode, labelled_few, score_features
@@ -32,7 +31,8 @@ from search_spaces.mae.finetune import (
 from search_spaces.mae.model import Autoencoder
 from search_spaces.options import Options
 from search_spaces.space import derive_seed, seed_everything
-from search_spaces.task import Control, Rung, Split, Task, TrainingDiverged
+from search_spaces.task import Control, Rung, Split, Task
+from search_spaces.training import train_in_rungs
 
 if TYPE_CHECKING:
     from search_spaces.mae.space import MAE
@@ -146,16 +146,8 @@ class MaskedPretraining(Task):
         """Pre-train on masked samples; see Task.train."""
         autoencoder = cast(Autoencoder, model).to(self.device)
         optimiser = self._optimiser(autoencoder)
-        start = resume_training(checkpoint, autoencoder, optimiser, self.device)
-        if start == 0:
-            seed_everything(derive_seed(seed, "train"))
-        for epoch in range(start, self.options.epochs):
-            loss = self._epoch(autoencoder, optimiser, seed, epoch)
-            if (epoch + 1) % self.options.rung_epochs and epoch + 1 < self.options.epochs:
-                continue
-            if checkpoint is not None:
-                save_training(checkpoint, epoch + 1, autoencoder, optimiser)
-            yield Rung(epoch + 1, {"loss": loss})
+        losses = partial(self._losses, autoencoder, optimiser, seed)
+        return train_in_rungs(autoencoder, optimiser, losses, self.options, seed, checkpoint)
 
     def _optimiser(self, model: Autoencoder) -> torch.optim.Optimizer:
         options = self.options
@@ -168,21 +160,11 @@ class MaskedPretraining(Task):
         ]
         return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)
 
-    def _epoch(self, model: Autoencoder, optimiser: torch.optim.Optimizer, seed: int, epoch: int) -> float:
-        model.train()
+    def _losses(self, model: Autoencoder, optimiser: torch.optim.Optimizer, seed: int, epoch: int) -> Iterator[Tensor]:
         steps = self.num_batches
-        total = torch.zeros((), device=self.device)
         for step, (images, noise) in enumerate(self.batches(seed, epoch, model.design.masking.length)):
             set_learning_rate(optimiser, (epoch + step / steps) / self.options.epochs, self.options.warmup)
-            loss = model(images, noise).loss
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            total += loss.detach()
-        mean = total.item() / steps
-        if not math.isfinite(mean):
-            raise TrainingDiverged(f"the training loss is {mean} in epoch {epoch + 1}")
-        return mean
+            yield model(images, noise).loss
 
     def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
         """Scores in percent of the encoder on whole samples: `knn_top1`, `linear_top1`, `finetune_top1`, `few_*`.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
@@ -12,7 +12,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from efficiency.errors import InputError
-from search_spaces.checkpoint import resume_training, save_training
 from search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, ImageSet, load_dataset
 from search_spaces.evaluation import effective_rank, feature_std
 from search_spaces.frozen import BOTH, EVALUATION_BATCH, check_fit, encode, labelled_few, score_features
@@ -20,7 +19,8 @@ from search_spaces.nasiam import recipes
 from search_spaces.nasiam.frameworks import Framework, Views
 from search_spaces.options import Options
 from search_spaces.space import derive_seed, seed_everything
-from search_spaces.task import Control, GradientTask, Rung, Split, TrainingDiverged
+from search_spaces.task import Control, GradientTask, Rung, Split
+from search_spaces.training import train_in_rungs
 
 if TYPE_CHECKING:
     from search_spaces.nasiam.space import NASiam
@@ -118,34 +118,18 @@ class SelfSupervised(GradientTask):
         """Pre-train by the framework's loss; see Task.train."""
         framework = cast(Framework, model).to(self.device)
         optimiser = self.optimiser(framework, [p for p in framework.parameters() if p.requires_grad])
-        start = resume_training(checkpoint, framework, optimiser, self.device)
-        if start == 0:
-            seed_everything(derive_seed(seed, "train"))
-        for epoch in range(start, self.options.epochs):
-            loss = self._epoch(framework, optimiser, seed, epoch)
-            if (epoch + 1) % self.options.rung_epochs and epoch + 1 < self.options.epochs:
-                continue
-            if checkpoint is not None:
-                save_training(checkpoint, epoch + 1, framework, optimiser)
-            yield Rung(epoch + 1, {"loss": loss})
+        losses = partial(self._losses, framework, optimiser, seed)
+        return train_in_rungs(framework, optimiser, losses, self.options, seed, checkpoint)
 
-    def _epoch(self, framework: Framework, optimiser: torch.optim.Optimizer, seed: int, epoch: int) -> float:
-        framework.train()
+    def _losses(
+        self, framework: Framework, optimiser: torch.optim.Optimizer, seed: int, epoch: int
+    ) -> Iterator[Tensor]:
         steps = self.num_batches()
-        total = torch.zeros((), device=self.device)
         for step, views in enumerate(self.batches(seed, epoch)):
             progress = (epoch + step / steps) / self.options.epochs
             self.set_learning_rate(optimiser, progress)
-            loss = framework.loss(views)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
+            yield framework.loss(views)
             framework.after_step(progress)
-            total += loss.detach()
-        mean = total.item() / steps
-        if not math.isfinite(mean):
-            raise TrainingDiverged(f"the training loss is {mean} in epoch {epoch + 1}")
-        return mean
 
     def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
         """kNN on backbone features, collapse metrics of the projections; in full also the linear probe.

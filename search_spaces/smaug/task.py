@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 
 from efficiency.errors import InputError
 from efficiency.inputs import Inputs
-from search_spaces.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
 from search_spaces.data.video import VideoTextOptions, load_video_text
 from search_spaces.options import Options
 from search_spaces.smaug.answering import choice_accuracy, open_accuracy
@@ -23,7 +23,8 @@ from search_spaces.smaug.pairs import Pairs
 from search_spaces.smaug.retrieval import chance_scores, retrieval_scores
 from search_spaces.smaug.tokenizer import named_tokenizer, train_tokenizer
 from search_spaces.space import derive_seed, seed_everything
-from search_spaces.task import Control, Rung, Split, Task, TrainingDiverged
+from search_spaces.task import Control, Rung, Split, Task
+from search_spaces.training import train_in_rungs
 
 if TYPE_CHECKING:
     from search_spaces.smaug.space import SMAUGSpace
@@ -110,23 +111,11 @@ class VideoLanguage(Task):
     def _train(self, model: SMAUG, pairs: Pairs, seed: int, checkpoint: Path | None) -> Iterator[Rung]:
         model.to(self.device)
         optimiser = self._optimiser(model)
-        state = load_checkpoint(checkpoint, self.device) if checkpoint is not None else None
-        start = 0
-        if state is None:
-            seed_everything(derive_seed(seed, "train"))
-        else:
-            model.load_state_dict(state["model"])
-            optimiser.load_state_dict(state["optimiser"])
-            restore_rng(state["rng"])
-            start = int(state["epoch"])
-        for epoch in range(start, self.options.epochs):
-            losses = self._epoch(model, optimiser, pairs, seed, epoch)
-            if (epoch + 1) % self.options.rung_epochs and epoch + 1 < self.options.epochs:
-                continue
-            if checkpoint is not None:
-                saved = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "rng": rng_state()}
-                save_checkpoint(checkpoint, {"epoch": epoch + 1, **saved})
-            yield Rung(epoch + 1, losses)
+        means: dict[str, Tensor] = {}
+        losses = partial(self._losses, model, optimiser, pairs, means, seed)
+        clip_norm = self.options.clip_gradient
+        for rung in train_in_rungs(model, optimiser, losses, self.options, seed, checkpoint, clip_norm):
+            yield Rung(rung.epoch, {name: mean.item() for name, mean in means.items()})
 
     def _optimiser(self, model: SMAUG) -> torch.optim.Optimizer:
         """Weight decay on matrices alone."""
@@ -137,31 +126,30 @@ class VideoLanguage(Task):
         ]
         return torch.optim.AdamW(groups, lr=self.options.learning_rate)
 
-    def _epoch(
-        self, model: SMAUG, optimiser: torch.optim.Optimizer, pairs: Pairs, seed: int, epoch: int
-    ) -> dict[str, float]:
-        model.train()
+    def _losses(
+        self,
+        model: SMAUG,
+        optimiser: torch.optim.Optimizer,
+        pairs: Pairs,
+        means: dict[str, Tensor],
+        seed: int,
+        epoch: int,
+    ) -> Iterator[Tensor]:
+        """The losses of an epoch; `means` takes the mean of each of their parts."""
         options, frames = self.options, model.settings.frames
         generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
         order = torch.randperm(len(pairs.video), generator=generator)
         steps = len(order) // options.batch_size
-        total: dict[str, Tensor] = {}
+        means.clear()
         for step, clips in enumerate(order.split(options.batch_size)[:steps]):
             batch = pairs.batch(clips, frames, self.space.sizes, generator, model.answer is not None)
             rate = options.learning_rate * self._share((epoch * steps + step) / (options.epochs * steps))
             for group in optimiser.param_groups:
                 group["lr"] = rate
             losses: dict[str, Tensor] = model(**{name: tensor.to(self.device) for name, tensor in batch.items()})
-            optimiser.zero_grad(set_to_none=True)
-            losses["loss"].backward()
-            nn.utils.clip_grad_norm_(model.parameters(), options.clip_gradient)
-            optimiser.step()
             for name, loss in losses.items():
-                total[name] = total.get(name, 0) + loss.detach() / steps
-        means = {name: loss.item() for name, loss in total.items()}
-        if not math.isfinite(means["loss"]):
-            raise TrainingDiverged(f"the training loss is {means['loss']} in epoch {epoch + 1}")
-        return means
+                means[name] = means.get(name, 0) + loss.detach() / steps
+            yield losses["loss"]
 
     def _share(self, progress: float) -> float:
         """Share of the learning rate at `progress` from 0 to 1."""

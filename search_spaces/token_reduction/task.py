@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from efficiency.errors import InputError
-from search_spaces.checkpoint import resume_training, save_training
 from search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, load_dataset
 from search_spaces.frozen import check_fit, encode, score_features
 from search_spaces.mae.finetune import FinetuneOptions, layered_groups, set_learning_rate
 from search_spaces.space import derive_seed, seed_everything
 from search_spaces.sparsification import anneal, set_keep_rate
-from search_spaces.task import Control, Rung, Split, Task, TrainingDiverged
+from search_spaces.task import Control, Rung, Split, Task
 from search_spaces.token_reduction.model import Classifier
+from search_spaces.training import train_in_rungs
 
 if TYPE_CHECKING:
     from search_spaces.token_reduction.space import TokenReduction
@@ -93,16 +93,8 @@ class Classification(Task):
         """Train with labels; see Task.train. At a rung the model has the configuration's own keep rate."""
         classifier = cast(Classifier, model).to(self.device)
         optimiser = self._optimiser(classifier)
-        start = resume_training(checkpoint, classifier, optimiser, self.device)
-        if start == 0:
-            seed_everything(derive_seed(seed, "train"))
-        for epoch in range(start, self.options.epochs):
-            loss = self._epoch(classifier, optimiser, seed, epoch)
-            if (epoch + 1) % self.options.rung_epochs and epoch + 1 < self.options.epochs:
-                continue
-            if checkpoint is not None:
-                save_training(checkpoint, epoch + 1, classifier, optimiser)
-            yield Rung(epoch + 1, {"loss": loss})
+        losses = partial(self._losses, classifier, optimiser, seed)
+        return train_in_rungs(classifier, optimiser, losses, self.options, seed, checkpoint)
 
     def keep_rate(self, target: float, epoch: float) -> float:
         """The rate in training after `epoch` epochs, fractions included."""
@@ -111,27 +103,17 @@ class Classification(Task):
             return target
         return anneal(epoch, target, options.anneal_start * options.epochs, options.anneal_share * options.epochs)
 
-    def _epoch(self, model: Classifier, optimiser: torch.optim.Optimizer, seed: int, epoch: int) -> float:
-        model.train()
+    def _losses(self, model: Classifier, optimiser: torch.optim.Optimizer, seed: int, epoch: int) -> Iterator[Tensor]:
         steps, options, reduction = self.num_batches, self.options, model.reduction
         selects = reduction.rule == "evit"
-        total = torch.zeros((), device=self.device)
         for step, (images, labels) in enumerate(self.batches(seed, epoch)):
             now = epoch + step / steps
             set_learning_rate(optimiser, now / options.epochs, options.warmup)
             if selects:
                 set_keep_rate(model, self.keep_rate(reduction.keep_rate, now))
-            loss = F.cross_entropy(cast(Tensor, model(images)), labels, label_smoothing=options.label_smoothing)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            total += loss.detach()
+            yield F.cross_entropy(cast(Tensor, model(images)), labels, label_smoothing=options.label_smoothing)
         if selects:
             set_keep_rate(model, reduction.keep_rate)
-        mean = total.item() / steps
-        if not math.isfinite(mean):
-            raise TrainingDiverged(f"the training loss is {mean} in epoch {epoch + 1}")
-        return mean
 
     def _optimiser(self, model: Classifier) -> torch.optim.Optimizer:
         options, depth = self.options, model.depth
