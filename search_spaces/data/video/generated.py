@@ -26,8 +26,6 @@ OBJECT_CLASSES = {
 }  # fmt: skip
 """Names of objects and their Fashion-MNIST labels, those that are easiest to tell apart first."""
 DEFAULT_CLIPS = {"train": 4096, "validation": 512, "test": 512}
-OBJECT_SIDE = 3 / 8
-"""Side of an object as a share of the frame's."""
 VALIDATION_SHARE = 5
 """One of so many training images is shown in validation clips alone."""
 OPAQUE = 24
@@ -90,7 +88,9 @@ def generate(options: VideoTextOptions) -> dict[str, VideoText]:
         random = np.random.default_rng([options.seed, number])
         pictures = _pictures(test if split == "test" else train, split, names, options, random)
         clips = getattr(options, split) or default
-        scenes, tracks = make_scenes(clips, options.events, options.classes, options.frames, random)
+        scenes, tracks = make_scenes(
+            clips, options.events, options.classes, options.objects, options.frames, random
+        )
         captions, owners = write_captions(scenes, names, options.captions_per_clip, random)
         questions = ask(scenes, names, options.questions, random)
         splits[split] = GeneratedVideo(
@@ -152,7 +152,7 @@ def _pictures(
     images: ImageSet, split: str, names: list[str], options: VideoTextOptions, random: np.random.Generator
 ) -> Pictures:
     side = options.image_size
-    small = max(4, round(OBJECT_SIDE * side))
+    small = max(4, round(options.object_size * side))
     parts = [_of_split((images.labels == OBJECT_CLASSES[name]).nonzero().flatten(), split) for name in names]
     counts = torch.tensor([len(part) for part in parts])
     chosen = images.fetch(torch.cat(parts)).float()
