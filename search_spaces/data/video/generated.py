@@ -88,9 +88,7 @@ def generate(options: VideoTextOptions) -> dict[str, VideoText]:
         random = np.random.default_rng([options.seed, number])
         pictures = _pictures(test if split == "test" else train, split, names, options, random)
         clips = getattr(options, split) or default
-        scenes, tracks = make_scenes(
-            clips, options.events, options.classes, options.objects, options.frames, random
-        )
+        scenes, tracks = make_scenes(clips, options.events, options.classes, options.objects, options.frames, random)
         captions, owners = write_captions(scenes, names, options.captions_per_clip, random)
         questions = ask(scenes, names, options.questions, random)
         splits[split] = GeneratedVideo(
