@@ -179,9 +179,7 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
 def is_dense(values: dict[str, Any]) -> bool:
     """Whether nothing of the frames is masked or dropped."""
     return (
-        values["visual_masking_ratio"] == 0
-        and values["keep_rate"] == 1
-        and values["frames_kept"] == values["frames"]
+        values["visual_masking_ratio"] == 0 and values["keep_rate"] == 1 and values["frames_kept"] == values["frames"]
     )
 
 
