@@ -1,19 +1,17 @@
 """SMAUG's effects: counts against the derived costs, step time of dense over sparse, and accuracy of the ablation.
 
-Usage: python benchmarks/smaug_effects.py [--parts counts,steps,study] [--folder naslab-runs] [--slots 2] [--seconds 60]
+Usage: python benchmarks/smaug_effects.py [--parts counts,steps,study,long] [--folder naslab-runs] [--slots 2]
 
 `counts`: multiply-adds of the paper's sizes on meta, beside the ratios derived from ViT-B and BERT-base. `steps`: one
-training step without masking and sparsification and with, interleaved in one process. `study`: runs
-studies/smaug_sparsity.yaml through `naslab run` and goes on where an earlier call stopped. Parts that are left out
-keep what the result file has of them.
+training step without masking and sparsification and with, interleaved in one process. `study`: the ablation,
+studies/smaug_sparsity.yaml through `naslab run`; `long`: what its clips are too few to teach, smaug_long.yaml; both go
+on where an earlier call stopped. Parts that are left out keep what the result file has of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from results_file import write_result
+from study_result import run_study
 from torch import nn
 
 from efficiency import count_forward, count_training_step
@@ -33,7 +32,7 @@ from search_spaces.configuration import Configuration
 from search_spaces.smaug.space import SMAUGSpace
 
 RESULT = Path(__file__).resolve().parent / "results" / "smaug_effects.json"
-STUDY = "smaug_sparsity"
+STUDIES = {"study": "studies/smaug_sparsity.yaml", "long": "benchmarks/smaug_long.yaml"}
 DERIVED = {
     (1, 0.5, 1.0, 1): (1.57, 1.50, 1.21),
     (1, 0.65, 1.0, 1): (1.88, 1.80, 1.39),
@@ -55,8 +54,9 @@ STEPS = (
     ("tiny", "after", 32), ("tiny", "before", 32), ("small", "after", 4), ("small", "before", 4),
 )  # fmt: skip
 """Preset, when frames are selected, and batch size."""
+LONG_TITLE = "Four times the training, on ten thousand clips (`benchmarks/smaug_long.yaml`):"
 SCORES = ("mean_recall", "recall_at_1", "qa_top1", "choice_top1", "retrieval_qa")
-PARTS = ("counts", "steps", "study")
+PARTS = ("counts", "steps", *STUDIES)
 
 
 def space(preset: str, **options: Any) -> SMAUGSpace:
@@ -144,13 +144,6 @@ def ratio(a: list[float], b: list[float]) -> dict[str, float]:
     return {"ratio": float(np.median(a) / np.median(b)), "low": float(low), "high": float(high)}
 
 
-def study(storage: str, slots: int) -> dict[str, Any]:
-    """Run the study to its end and sum it up."""
-    command = [sys.executable, "-m", "runs.cli", "run", f"studies/{STUDY}.yaml", "--storage", storage]
-    subprocess.run([*command, "--slots", str(slots)], check=True, stdout=subprocess.DEVNULL)
-    return summarise(Ledger.open(storage, STUDY))
-
-
 def summarise(ledger: Ledger) -> dict[str, Any]:
     """Accuracy with intervals, training seconds, and both held against the dense model."""
     trials = [t for t in ledger.trials() if t.state == "complete"]
@@ -162,7 +155,8 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
             trial.job.configuration.digest, {"configuration": trial.job.configuration.as_dict(), "trials": []}
         )
         group["trials"].append({"seed": trial.job.seed, "seconds": dict(trial.seconds), "scores": dict(trial.scores)})
-    plain = next(g for g in groups.values() if is_dense(g["configuration"]))
+    dense_ones = [g for g in groups.values() if is_dense(g["configuration"])]
+    plain = min(dense_ones, key=lambda group: group["configuration"]["text_masking_ratio"])
     for group in groups.values():
         group["scores"] = {s: asdict(mean_interval(column(group, s))) for s in SCORES}
         group["against_dense"] = {s: asdict(difference_interval(column(group, s), column(plain, s))) for s in SCORES}
@@ -183,11 +177,9 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
 
 
 def is_dense(values: dict[str, Any]) -> bool:
-    """Whether nothing is masked or dropped."""
+    """Whether nothing of the frames is masked or dropped."""
     return (
-        values["visual_masking_ratio"] == values["text_masking_ratio"] == 0
-        and values["keep_rate"] == 1
-        and values["frames_kept"] == values["frames"]
+        values["visual_masking_ratio"] == 0 and values["keep_rate"] == 1 and values["frames_kept"] == values["frames"]
     )
 
 
@@ -211,7 +203,8 @@ def time_ratios(plain: dict[str, Any], group: dict[str, Any]) -> list[float]:
 def table() -> str:
     """The measured tables as Markdown; what is missing says so."""
     found = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
-    return "\n\n".join([_counts(found.get("counts")), _steps(found.get("steps")), _study(found.get("study"))])
+    ablation, long = (_study(found.get(part)) for part in STUDIES)
+    return "\n\n".join([_counts(found.get("counts")), _steps(found.get("steps")), ablation, LONG_TITLE, long])
 
 
 def _counts(rows: list[dict[str, Any]] | None) -> str:
@@ -242,23 +235,30 @@ def _steps(rows: list[dict[str, Any]] | None) -> str:
 
 def _study(found: dict[str, Any] | None) -> str:
     if not found:
-        return "Ablation: not measured."
-    head = ["frames masked", "text masked", "sparse", "training s", "dense time over its", *SCORES[:1], *SCORES[2:4]]
-    head += ["retrieval_qa less dense"]
+        return "Not measured."
+    shown = ("mean_recall", "qa_top1")
+    head = ["frames masked", "text masked", "kept of tokens", "of frames", "training s", "dense time over its"]
+    head += [cell for score in shown for cell in (score, "less dense")] + ["choice_top1"]
     lines = [_row(head), _row(["---"] * len(head))]
     for group in found["configurations"].values():
         values = group["configuration"]
-        sparse = "no"
-        if values["keep_rate"] < 1 or values["frames_kept"] < values["frames"]:
-            sparse = f"selected {values['selection']}"
-        cells = [f"{values['visual_masking_ratio']:g}", f"{values['text_masking_ratio']:g}", sparse]
+        cells = [f"{values['visual_masking_ratio']:g}", f"{values['text_masking_ratio']:g}", _kept(values)]
+        cells += [f"{values['frames_kept']} of {values['frames']}"]
+        if values["frames_kept"] < values["frames"]:
+            cells[-1] += f", chosen {values['selection']}"
         cells += [_interval(group["training_seconds"]), _interval(group["dense_time_ratio"])]
-        cells += [_interval(group["scores"][s]) for s in ("mean_recall", "qa_top1", "choice_top1")]
-        lines.append(_row([*cells, _interval(group["against_dense"]["retrieval_qa"])]))
+        for score in shown:
+            cells += [_interval(group["scores"][score]), _interval(group["against_dense"][score])]
+        lines.append(_row([*cells, _interval(group["scores"]["choice_top1"])]))
     for name, scores in found["controls"].items():
-        cells = [_interval(scores[s]) if s in scores else "" for s in ("mean_recall", "qa_top1", "choice_top1")]
-        lines.append(_row([f"control: {name}", "", "", "", "", *cells, ""]))
+        cells = [cell for score in shown for cell in (_interval(scores[score]) if score in scores else "", "")]
+        lines.append(_row([f"control: {name}", *[""] * 5, *cells, _interval(scores["choice_top1"])]))
     return "\n".join(lines)
+
+
+def _kept(values: dict[str, Any]) -> str:
+    rate = values["keep_rate"]
+    return "all" if rate == 1 else f"{rate:g} at {values['sparsify_layers']}"
 
 
 def _row(cells: list[str]) -> str:
@@ -287,8 +287,9 @@ def main() -> None:
         document["counts"] = counts()
     if "steps" in wanted:
         document["steps"] = steps(arguments.seconds)
-    if "study" in wanted:
-        document["study"] = study(str(arguments.folder / "benchmark.db"), arguments.slots)
+    for part in [part for part in STUDIES if part in wanted]:
+        ledger = run_study(STUDIES[part], str(arguments.folder / "benchmark.db"), arguments.slots)
+        document[part] = summarise(ledger)
     write_result(arguments.out, {"schema": "naslab.smaug_effects/1", **document, "seed": 0})
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import altup_effects
 import mae_effects
 import smaug_effects
+import study_result
 import video_difficulty
 
 from nas.statistics import difference_interval
@@ -205,6 +207,8 @@ PAGES = (
     (DOCS / "effects.md", "difficulty", video_difficulty.table),
     (DOCS / "effects.md", "smaug", smaug_effects.table),
     (DOCS / "effects.md", "altup", altup_effects.table),
+    (DOCS / "effects.md", "keep-rates", partial(study_result.table, "keep_rates", ("top1",))),
+    (DOCS / "effects.md", "mae-video", partial(study_result.table, "mae_video", ("finetune_top1", "linear_top1"))),
     (DOCS / "nasiam.md", "results", tables),
     (DOCS / "kernels.md", "kernels", kernels),
     (DOCS / "efficiency.md", "step-times", step_times),

@@ -26,16 +26,28 @@ def part_macs(sizes: Sizes, settings: Settings) -> dict[str, int]:
     if settings.models_pixels:
         parts["mvm"] = settings.encoded_frames * decoder_macs(sizes, settings, tokens)
     if settings.selects:
-        hidden = max(sizes.text_width // 2, 8)
-        once = settings.frames * (2 * sizes.width * hidden + hidden) + sizes.text_width * hidden
-        parts["selector"] = once * (3 if settings.selection == "after" else 1)
+        hidden = selector_width(sizes)
+        told = settings.frames * 2 * sizes.width * hidden + sizes.text_width * hidden
+        pairs = told + settings.frames * hidden
+        parts["selector"] = pairs
+        if settings.selection == "after":
+            # The pairs that are matched, the masked text's, and clips and texts once for the choice of all by all.
+            parts["selector"] = (3 + int(settings.models_words and not joint)) * pairs + told
+            parts["projections"] += (settings.frames - 1) * sizes.width * sizes.embedding_width
     return parts
 
 
 def forward_flops(sizes: Sizes, settings: Settings, batch: int) -> int:
     """FLOPs of the pre-training forward of a batch."""
-    similarity = batch * batch * sizes.embedding_width
-    return 2 * (batch * sum(part_macs(sizes, settings).values()) + similarity)
+    similarity = sizes.embedding_width
+    if settings.selects and settings.selection == "after":
+        similarity += settings.frames * (sizes.embedding_width + selector_width(sizes))
+    return 2 * (batch * sum(part_macs(sizes, settings).values()) + batch * batch * similarity)
+
+
+def selector_width(sizes: Sizes) -> int:
+    """Width in which the selector joins frame and text."""
+    return max(sizes.text_width // 2, 8)
 
 
 def frame_macs(sizes: Sizes, settings: Settings) -> tuple[int, int]:

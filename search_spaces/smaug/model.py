@@ -106,17 +106,16 @@ class SMAUG(nn.Module):
         joint = hidden is not None and settings.text_masking == "joint"
         read_ids = hidden.ids_BL if hidden is not None and joint else text_ids
         text = self.text.encode(read_ids)
-        video, chosen, pixels = self._watch(frames, visual_noise, text[:, 0])
+        video, pixels = self._watch(frames, visual_noise, text[:, 0])
         if pixels is not None:
             parts["mvm"] = pixels
-        seen_BKND = self._kept(video, chosen)
         same = same_text(text_ids)
-        similarity = self._similarity(text[:, 0], seen_BKND[:, :, 0])
+        similarity = self._similarity(text[:, 0], video)
         parts["vtc"] = contrastive_loss(similarity, same)
-        fused, parts["vtm"] = self._match(text, read_ids, video, seen_BKND, similarity, same, negative_noise)
+        fused, parts["vtm"] = self._match(text, read_ids, video, similarity, same, negative_noise)
         if hidden is not None:
             if not joint:
-                fused = self.text.fuse(self.text.encode(hidden.ids_BL), hidden.ids_BL, seen_BKND.flatten(1, 2))
+                fused = self._fuse(self.text.encode(hidden.ids_BL), hidden.ids_BL, video)
             assert self.text.words is not None
             parts["mlm"] = labelled_loss(self.text.words(fused), hidden.labels_BL)
         if question_ids is not None and answers is not None and self.answer is not None:
@@ -131,10 +130,9 @@ class SMAUG(nn.Module):
         middles = [(2 * i + 1) * given // (2 * wanted) for i in range(wanted)]
         return values_BT if given == wanted else values_BT[:, middles]
 
-    def _watch(self, frames: Tensor, noise: Tensor, text_BD: Tensor) -> tuple[Video, Chosen | None, Tensor | None]:
-        """Encode the visible patches of the frames in training, choose frames, and rebuild what was masked."""
-        patches = self.encoder.embed(frames)
-        chosen, features = None, None
+    def _watch(self, frames: Tensor, noise: Tensor, text_BD: Tensor) -> tuple[Video, Tensor | None]:
+        """Encode the visible patches in training, of all frames or those that the text keeps; rebuild the masked."""
+        patches, features = self.encoder.embed(frames), None
         if self.selector is not None and self.settings.selection == "before":
             chosen = self.selector(frame_features(patches), text_BD)
             patches, frames = chosen.take(patches), chosen.take(frames).detach()
@@ -147,59 +145,39 @@ class SMAUG(nn.Module):
         tokens = encoded.tokens_FND.unflatten(0, (batch, times))
         if self.selector is not None and self.settings.selection == "after":
             features = frame_features(tokens[:, :, 1:])
-            chosen = self.selector(features, text_BD)
         pixels = None
         if self.decoder is not None and mask is not None:
             pixels = self._rebuild(encoded, frames.flatten(0, 1), mask.masked_BM)
-        return Video(tokens, features), chosen, pixels
+        return Video(tokens, features), pixels
 
     def _rebuild(self, encoded: Encoded, frames_FCHW: Tensor, masked_FM: Tensor) -> Tensor:
         assert self.decoder is not None
         return patch_loss(self.decoder(encoded, masked_FM), frames_FCHW, masked_FM, self.sizes.patch_size)
 
-    def _kept(self, video: Video, chosen: Chosen | None) -> Tensor:
-        """Tokens (B, K, N, D) of the kept frames."""
-        if chosen is None or video.features_BTF is None:
-            return video.tokens_BTND
-        return chosen.take(video.tokens_BTND)
-
     def _match(
-        self,
-        text: Tensor,
-        ids: Tensor,
-        video: Video,
-        seen_BKND: Tensor,
-        similarity: Tensor,
-        same: Tensor,
-        noise: Tensor,
+        self, text: Tensor, ids: Tensor, video: Video, similarity: Tensor, same: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Fusion of the pairs (B, W, D) and the matching loss against one wrong video and one wrong text each."""
-        wrong = hard_negatives(similarity, same, noise)
-        if video.features_BTF is None:
-            others = torch.cat([seen_BKND[wrong.video_B], seen_BKND])
-        else:
-            here = torch.arange(len(text), device=text.device)
-            mixed = video.of(torch.cat([wrong.video_B, here]))
-            others = self.select(mixed, torch.cat([text, text[wrong.text_B]])[:, 0])
-        texts, read = torch.cat([text, text, text[wrong.text_B]]), torch.cat([ids, ids, ids[wrong.text_B]])
-        fused = self.text.fuse(texts, read, torch.cat([seen_BKND, others]).flatten(1, 2))
+        wrong, own = hard_negatives(similarity, same, noise), torch.arange(len(text), device=text.device)
+        texts = torch.cat([own, own, wrong.text_B])
+        fused = self._fuse(text[texts], ids[texts], video.of(torch.cat([own, wrong.video_B, own])))
         return fused[: len(text)], matching_loss(self.fits(fused[:, 0]), wrong.valid_B)
 
     def _answer(self, ids: Tensor, video: Video) -> Tensor:
         assert self.answer is not None
-        question = self.text.encode(ids)
-        seen = self.select(video, question[:, 0])
-        answers: Tensor = self.answer(self.text.fuse(question, ids, seen.flatten(1, 2))[:, 0])
+        answers: Tensor = self.answer(self._fuse(self.text.encode(ids), ids, video)[:, 0])
         return answers
 
-    def _similarity(self, text_BD: Tensor, classes_BKD: Tensor) -> Tensor:
-        """Scaled cosines (B, B) of texts (rows) and videos, the mean of their frames' class tokens."""
+    def _similarity(self, text_BD: Tensor, video: Video) -> Tensor:
+        """Scaled cosines (B, B) of texts (rows) and videos, as evaluation has them."""
         if self.training:
             with torch.no_grad():
                 self.temperature.clamp_(COLDEST, WARMEST)
-        text_BE = F.normalize(self.project_text(text_BD), dim=-1)
-        video_BE = F.normalize(self.project_video(classes_BKD.mean(1)), dim=-1)
-        return text_BE @ video_BE.T / self.temperature
+        return self.similarities(text_BD, video.tokens_BTND[:, :, 0], video.features_BTF) / self.temperature
+
+    def _fuse(self, text_BWD: Tensor, ids_BW: Tensor, video: Video) -> Tensor:
+        """Fusion (B, W, D) of texts with the frames that each keeps of its clip."""
+        return self.text.fuse(text_BWD, ids_BW, self.select(video, text_BWD[:, 0]).flatten(1, 2))
 
     def select(self, video: Video, text_BD: Tensor) -> Tensor:
         """Tokens (B, K, N, D) of the frames that are kept for each clip's text."""
@@ -220,22 +198,21 @@ class SMAUG(nn.Module):
     def similarities(self, text_QD: Tensor, classes_VTD: Tensor, features_VTF: Tensor | None) -> Tensor:
         """Cosine (Q, V) of every text and every video, whose frames are chosen for that text alone.
 
-        Frames are encoded one by one, so choosing before or after encoding is the same here. A video never sees a text
-        other than the query's: its own caption would give it away.
+        A video never sees a text other than the query's: which frames its own caption chose would give that away, and
+        a contrastive loss learns to read it. Frames are encoded one by one, so in evaluation choosing before or after
+        encoding is the same here.
         """
         text_QE = F.normalize(self.project_text(text_QD), dim=-1)
         frames_VTE = self.project_video(classes_VTD)
         if self.selector is None or features_VTF is None:
             return text_QE @ F.normalize(frames_VTE.mean(1), dim=-1).T
-        kept_QVT = self.selector.kept_of_all(features_VTF, text_QD).to(frames_VTE.dtype)
-        video_QVE = F.normalize(torch.einsum("qvt,vte->qve", kept_QVT, frames_VTE), dim=-1)
+        shares_QVT = self.selector.shares_of_all(features_VTF, text_QD).to(frames_VTE.dtype)
+        video_QVE = F.normalize(torch.einsum("qvt,vte->qve", shares_QVT, frames_VTE), dim=-1)
         return torch.einsum("qe,qve->qv", text_QE, video_QVE)
 
     def fit(self, ids: Tensor, video: Video) -> Tensor:
         """How much better each text (B, W) fits its clip than not, as log-odds (B,)."""
-        text = self.text.encode(ids)
-        fused = self.text.fuse(text, ids, self.select(video, text[:, 0]).flatten(1, 2))
-        logits: Tensor = self.fits(fused[:, 0])
+        logits: Tensor = self.fits(self._fuse(self.text.encode(ids), ids, video)[:, 0])
         return logits[:, 1] - logits[:, 0]
 
     def answers(self, ids: Tensor, video: Video) -> Tensor:

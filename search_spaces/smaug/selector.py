@@ -34,6 +34,14 @@ class Chosen(NamedTuple):
         taken = values.gather(1, index.expand(-1, -1, *values.shape[2:]))
         return taken if self.gates_BK is None else taken * self.gates_BK.reshape(index.shape)
 
+    def shares(self, frames: int) -> Tensor:
+        """The share (B, T) of each of `frames` frames in the mean of what is kept."""
+        keep = self.frames_BK.shape[1]
+        if self.rows_BKT is not None:
+            return self.rows_BKT.mean(1)
+        gates = torch.ones_like(self.frames_BK, dtype=torch.float32) if self.gates_BK is None else self.gates_BK
+        return gates.new_zeros(len(gates), frames).scatter(1, self.frames_BK, gates / keep)
+
 
 class FrameSelector(nn.Module):
     """Scores frames for a text by a small MLP on both, and chooses the best `keep`."""
@@ -54,15 +62,19 @@ class FrameSelector(nn.Module):
         scores: Tensor = self.score(F.gelu(joined)).squeeze(-1)
         return scores
 
-    def kept_of_all(self, features_VTF: Tensor, text_QD: Tensor) -> Tensor:
-        """For every text and every video, which frames are kept: booleans (Q, V, T)."""
+    def shares_of_all(self, features_VTF: Tensor, text_QD: Tensor) -> Tensor:
+        """For every text and every video, the share that each frame has in what is kept: (Q, V, T), sums of 1."""
         joined = self.frame(features_VTF)[None] + self.text(text_QD)[:, None, None]
-        scores = self.score(F.gelu(joined)).squeeze(-1)
-        return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, scores.topk(self.keep, -1).indices, True)
+        scores: Tensor = self.score(F.gelu(joined)).squeeze(-1)
+        shares = self.choose(scores.flatten(0, 1)).shares(scores.shape[2])
+        return shares.unflatten(0, scores.shape[:2])
 
     def forward(self, features_BTF: Tensor, text_BD: Tensor) -> Chosen:
-        """Choose frames; noise only in training, from torch's generator."""
-        scores = self.scores(features_BTF, text_BD)
+        """Choose frames for each pair."""
+        return self.choose(self.scores(features_BTF, text_BD))
+
+    def choose(self, scores: Tensor) -> Chosen:
+        """The frames of best scores (B, T); noise only in training, from torch's generator."""
         if not self.training:
             return Chosen(_top(scores, self.keep))
         if self.estimator == "perturbed":

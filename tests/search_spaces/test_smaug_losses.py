@@ -149,10 +149,18 @@ def test_evaluation_takes_the_top_frames_in_order_of_time(estimator):
         best = sorted(sorted(range(4), key=lambda t: -scores[b, t].item())[:2])
         assert chosen.frames_BK[b].tolist() == best
         assert torch.equal(chosen.take(values)[b], values[b, best])
-    kept = chooser.kept_of_all(features, text)
+    shares = chooser.shares_of_all(features, text)
     for q, v in itertools.product(range(5), range(5)):
-        alone = chooser(features[v : v + 1], text[q : q + 1]).frames_BK[0].tolist()
-        assert kept[q, v].nonzero().flatten().tolist() == alone
+        alone = chooser(features[v : v + 1], text[q : q + 1]).frames_BK[0]
+        assert torch.equal(shares[q, v], torch.zeros(4).index_fill(0, alone, 0.5))
+
+
+@pytest.mark.parametrize("estimator", ["straight_through", "perturbed"])
+def test_shares_are_those_of_the_mean_of_what_is_kept(estimator):
+    chosen, values = selector(estimator).train()(torch.randn(5, 4, 6), torch.randn(5, 8)), torch.randn(5, 4, 3)
+    mean = torch.einsum("bt,btd->bd", chosen.shares(4), values)
+    assert torch.allclose(mean, chosen.take(values).mean(1), atol=1e-6)
+    mean.square().sum().backward()
 
 
 def test_straight_through_changes_no_value():

@@ -69,6 +69,19 @@ def test_every_variant_trains_and_repeats_itself_in_evaluation(changed):
     assert changed.get("mvm_weight") == 0 or torch.allclose(first["loss"], total)
 
 
+def test_a_clips_own_caption_does_not_show_in_its_similarities():
+    """Which frames it keeps would give the caption away, and the contrastive loss would learn to read that."""
+    chosen, _, model = build({"frames_kept": 1})
+    batch, order = inputs(chosen, 6), torch.tensor([3, 0, 5, 1, 2, 4])
+    similarities = {}
+    original = model._similarity
+    model._similarity = lambda text, video: similarities.setdefault(len(similarities), original(text, video))
+    model.eval()(**batch)
+    model(**{**batch, "text_ids": batch["text_ids"][order]})
+    assert similarities[0].std() > 0
+    assert torch.allclose(similarities[1], similarities[0][order], atol=1e-5)
+
+
 def test_keep_rate_1_and_ratio_0_are_the_dense_model_exactly():
     chosen, _, model = build(DENSE)
     batch = inputs(chosen)

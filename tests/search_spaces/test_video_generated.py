@@ -205,6 +205,21 @@ def test_only_what_is_asked_for_happens():
     assert set(ALL_EVENTS) == set(VideoTextOptions().events)
 
 
+@pytest.mark.parametrize(
+    ("most", "events", "seen"), [(1, ("move",), {1}), (2, ("move",), {1, 2}), (1, ("cross",), {2})]
+)
+def test_no_more_objects_than_asked_for_but_as_many_as_the_event_has(most, events, seen):
+    options = {"train": 96, "validation": 8, "test": 8, "objects": most, "events": events}
+    clips = load_video_text(VideoTextOptions(**options)).train
+    assert {int((classes >= 0).sum()) for classes in clips.tracks.classes_NK} == seen
+
+
+def test_objects_are_as_large_as_asked_for():
+    options = {"train": 8, "validation": 8, "test": 8}
+    sides = [load_video_text(VideoTextOptions(**options, object_size=size)).train for size in (0.25, 0.5)]
+    assert [clips.pictures.objects_MHW.shape[1:] for clips in sides] == [(8, 8), (16, 16)]
+
+
 def test_frame_times_are_one_of_each_segment():
     assert frame_times(8, 8, 1).tolist() == [list(range(8))]
     assert frame_times(8, 1, 1).tolist() == [[4]]

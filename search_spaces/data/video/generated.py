@@ -27,8 +27,6 @@ OBJECT_CLASSES = {
 }  # fmt: skip
 """Names of objects and their Fashion-MNIST labels, those that are easiest to tell apart first."""
 DEFAULT_CLIPS = {"train": 4096, "validation": 512, "test": 512}
-OBJECT_SIDE = 3 / 8
-"""Side of an object as a share of the frame's."""
 VALIDATION_SHARE = 5
 """One of so many training images is shown in validation clips alone."""
 OPAQUE = 24
@@ -105,7 +103,7 @@ def stage(options: VideoOptions, events: Sequence[Event]) -> Iterator[Staged]:
         random = np.random.default_rng([options.seed, number])
         pictures = _pictures(test if split == "test" else train, split, options, random)
         clips = getattr(options, split) or default
-        scenes, tracks = make_scenes(clips, events, options.classes, options.frames, random)
+        scenes, tracks = make_scenes(clips, events, options.classes, options.objects, options.frames, random)
         yield Staged(split, pictures, scenes, tracks, random)
 
 
@@ -172,7 +170,7 @@ def _backgrounds(pictures: Pictures, tracks: Tracks, side: int) -> Tensor:
 
 def _pictures(images: ImageSet, split: str, options: VideoOptions, random: np.random.Generator) -> Pictures:
     side = options.image_size
-    small = max(4, round(OBJECT_SIDE * side))
+    small = max(4, round(options.object_size * side))
     classes = [OBJECT_CLASSES[name] for name in object_names(options)]
     parts = [_of_split((images.labels == label).nonzero().flatten(), split) for label in classes]
     counts = torch.tensor([len(part) for part in parts])

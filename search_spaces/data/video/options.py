@@ -35,6 +35,10 @@ class VideoOptions(Options):
 
     classes: int = Field(6, ge=4, le=10)
     """Generated: kinds of object."""
+    objects: int = Field(3, ge=1, le=3)
+    """Generated: most objects in a clip; events of two have two at least."""
+    object_size: float = Field(3 / 8, ge=0.2, le=0.5)
+    """Generated: side of an object as a share of the frame's."""
     clutter: float = Field(0.5, ge=0, le=1)
     """Generated: brightness of the pattern, the scraps and the noise behind the objects, as a share of the objects'."""
     decoder: Literal["auto", "pyav", "torchcodec"] = "auto"

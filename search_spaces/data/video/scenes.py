@@ -78,12 +78,12 @@ class Tracks:
 
 
 def make_scenes(
-    clips: int, events: Sequence[Event], classes: int, frames: int, random: np.random.Generator
+    clips: int, events: Sequence[Event], classes: int, objects: int, frames: int, random: np.random.Generator
 ) -> tuple[list[Scene], Tracks]:
     """Scenes and tracks of `clips` clips: family after family, the last one cut off where they do not come out even."""
     seen: set[tuple[object, ...]] = set()
     families = [
-        _Family(number, events[number % len(events)], number // len(events), classes, random, seen)
+        _Family(number, events[number % len(events)], number // len(events), classes, objects, random, seen)
         for number in range(-(-clips // TWINS))
     ]
     scenes = [family.scene(twin) for family in families for twin in range(TWINS)][:clips]
@@ -112,12 +112,13 @@ class _Family:
         event: Event,
         turn: int,
         classes: int,
+        objects: int,
         random: np.random.Generator,
         seen: set[tuple[object, ...]],
     ) -> None:
         self.number, self.event = number, event
         least = 1 if event in ("move", "turn") else 2
-        count = least + turn % (OBJECTS + 1 - least)
+        count = least + turn % (max(objects, least) + 1 - least)
         for _ in range(20):
             # The classes take turns, each round shifted so that none meets the same number of objects always; another
             # family with the same texts is avoided.

@@ -1,0 +1,133 @@
+"""What a study found: runs it through `naslab run` and writes its ranking and every trial.
+
+Usage: python benchmarks/study_result.py studies/keep_rates.yaml [--folder naslab-runs] [--slots 2] [--out FILE]
+
+Goes on where an earlier call stopped. The result file, benchmarks/results/<study>.json unless told, holds the study,
+its ranking and every finished trial with scores and seconds; `table` shows each configuration beside the reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from results_file import write_result
+
+from nas.statistics import Interval, difference_interval, mean_interval
+from runs.ledger import Ledger
+from runs.ranking import rank
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def run_study(path: str, storage: str, slots: int) -> Ledger:
+    """Run a study to its end."""
+    command = [sys.executable, "-m", "runs.cli", "run", path, "--storage", storage, "--slots", str(slots)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return Ledger.open(storage, yaml.safe_load(Path(path).read_text(encoding="utf-8"))["name"])
+
+
+def summarise(ledger: Ledger) -> dict[str, Any]:
+    """The study, its ranking and its finished trials as plain values."""
+    trials = [
+        {
+            "role": trial.job.role,
+            "arm": trial.job.arm,
+            "label": trial.job.label,
+            "seed": trial.job.seed,
+            "configuration": None if trial.job.configuration is None else trial.job.configuration.as_dict(),
+            "scores": dict(trial.scores),
+            "seconds": dict(trial.seconds),
+        }
+        for trial in ledger.trials()
+        if trial.state == "complete" and trial.job.role != "profile"
+    ]
+    return {
+        "study": ledger.study.document(),
+        "ranking": rank(ledger.study, ledger.trials()).to_dict(),
+        "trials": trials,
+    }
+
+
+def table(name: str, scores: Sequence[str]) -> str:
+    """Scores of each configuration, those less the reference's, and its training time, as Markdown."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return f"{name}: not measured."
+    trials = json.loads(path.read_text(encoding="utf-8"))["trials"]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    reference = [t for t in trials if t["role"] == "reference"]
+    for trial in trials:
+        if trial["role"] in ("reference", "final", "control"):
+            groups.setdefault(_name(trial, reference[0]["configuration"]), []).append(trial)
+    head = ["configuration", *(cell for score in scores for cell in (score, "less the reference")), "training s"]
+    lines = [_row([*head, "reference's time over its"]), _row(["---"] * (len(head) + 1))]
+    for group, found in groups.items():
+        cells = [group]
+        for score in scores:
+            own, theirs = _column(found, score), _column(reference, score)
+            cells.append(interval_text(mean_interval(own)) if own else "")
+            apart = own and found is not reference and len(own) == len(theirs) > 1 and group != "the reference"
+            cells.append(interval_text(difference_interval(own, theirs), sign=True) if apart else "")
+        lines.append(_row([*cells, *_times(found, reference)]))
+    return "\n".join(lines)
+
+
+def interval_text(found: Interval, sign: bool = False) -> str:
+    """A mean with its interval, where one can be had."""
+    form = "{:+.2f}" if sign else "{:.2f}"
+    if found.low is None or found.high is None:
+        return form.format(found.mean)
+    return f"{form.format(found.mean)} [{form.format(found.low)}, {form.format(found.high)}]"
+
+
+def _name(trial: dict[str, Any], reference: dict[str, Any]) -> str:
+    if trial["role"] == "control":
+        return f"control: {trial['label']}"
+    changed = {k: v for k, v in trial["configuration"].items() if reference.get(k) != v}
+    return ", ".join(f"{k} {_value(v)}" for k, v in changed.items()) or "the reference"
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _column(trials: list[dict[str, Any]], score: str) -> list[float]:
+    return [trial["scores"][score] for trial in trials if score in trial["scores"]]
+
+
+def _times(trials: list[dict[str, Any]], reference: list[dict[str, Any]]) -> list[str]:
+    """Training seconds, and the reference's over them, seed by seed."""
+    seconds = {trial["seed"]: trial["seconds"].get("train") for trial in trials}
+    if None in seconds.values():
+        return ["", ""]
+    theirs = {trial["seed"]: trial["seconds"]["train"] for trial in reference}
+    ratios = [theirs[seed] / own for seed, own in seconds.items() if seed in theirs]
+    return [interval_text(mean_interval(list(seconds.values()))), interval_text(mean_interval(ratios))]
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Run what is missing and write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study")
+    parser.add_argument("--folder", type=Path, default=Path("naslab-runs"))
+    parser.add_argument("--slots", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    ledger = run_study(arguments.study, str(arguments.folder / "benchmark.db"), arguments.slots)
+    out = arguments.out or RESULTS / f"{ledger.study.name}.json"
+    write_result(out, {"schema": "naslab.study_result/1", **summarise(ledger)})
+
+
+if __name__ == "__main__":
+    main()
