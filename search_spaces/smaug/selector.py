@@ -66,8 +66,9 @@ class FrameSelector(nn.Module):
         """For every text and every video, the share that each frame has in what is kept: (Q, V, T), sums of 1."""
         joined = self.frame(features_VTF)[None] + self.text(text_QD)[:, None, None]
         scores: Tensor = self.score(F.gelu(joined)).squeeze(-1)
-        shares = self.choose(scores.flatten(0, 1)).shares(scores.shape[2])
-        return shares.unflatten(0, scores.shape[:2])
+        chosen = self.choose(scores.flatten(0, 1))
+        shares_QVT: Tensor = chosen.shares(scores.shape[2]).unflatten(0, scores.shape[:2])
+        return shares_QVT
 
     def forward(self, features_BTF: Tensor, text_BD: Tensor) -> Chosen:
         """Choose frames for each pair."""
