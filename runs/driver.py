@@ -88,8 +88,9 @@ class _Driver:
         return self.ledger.trials()
 
     def _loop(self, executor: LocalExecutor) -> None:
+        # Reading all trials costs as much as a step of a small model; only this driver changes them.
+        trials = self.ledger.trials()
         while True:
-            trials = self.ledger.trials()
             self.progress.update(trials, [(e.job, e.follower) for e in self.running.values()])
             while len(self.running) < self.slots:
                 plan = next_job(self.study, self.controls, self.task.metric, trials)
@@ -101,6 +102,7 @@ class _Driver:
                 trials = self.ledger.trials()
             try:
                 self._finish(self.done.get(timeout=POLL_SECONDS))
+                trials = self.ledger.trials()
             except queue.Empty:
                 self._follow()
             self._seen()
