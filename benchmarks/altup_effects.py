@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +23,7 @@ from typing import Any
 
 import torch
 from results_file import write_result
+from study_result import run_study
 from torch import nn
 
 from efficiency import Comparison, compare_latency
@@ -135,14 +134,6 @@ def timing(found: Comparison) -> dict[str, Any]:
         "noisy": found.noisy,
         **samples,
     }
-
-
-def run_study(folder: Path, slots: int) -> dict[str, Any]:
-    """Run the study to its end and summarise it."""
-    storage = str(folder / "altup.db")
-    command = [sys.executable, "-m", "runs.cli", "run", STUDY, "--storage", storage, "--slots", str(slots)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return summarise(Ledger.open(storage, "altup_width"))
 
 
 def summarise(ledger: Ledger) -> dict[str, Any]:
@@ -313,7 +304,7 @@ def main() -> None:
     if "steps" in arguments.parts:
         document["steps"] = step_costs(device)
     if "study" in arguments.parts:
-        document["study"] = run_study(arguments.folder, arguments.slots)
+        document["study"] = summarise(run_study(STUDY, str(arguments.folder / "altup.db"), arguments.slots))
     write_result(arguments.out, document, str(device))
 
 

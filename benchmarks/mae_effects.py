@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -26,11 +24,11 @@ from typing import Any
 import torch
 from nasiam_heads import raw
 from results_file import write_result
+from study_result import interval_text, run_study
 
 from efficiency import count_forward
 from efficiency.latency import compare_latency
 from nas.statistics import difference_interval, mean_interval
-from runs.ledger import Ledger
 from runs.ranking import rank
 from search_spaces import find_space, seed_everything
 
@@ -113,10 +111,7 @@ def measured_step(name: str, batch_size: int, seconds: float, device: torch.devi
 def study(folder: Path, slots: int) -> dict[str, Any]:
     """Run the study to its end and summarise it."""
     storage = str(folder / "benchmark.db")
-    command = [sys.executable, "-m", "runs.cli", "run", f"studies/{STUDY}.yaml"]
-    command += ["--storage", storage, "--slots", str(slots)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    ledger = Ledger.open(storage, STUDY)
+    ledger = run_study(f"studies/{STUDY}.yaml", storage, slots)
     trials = [trial for trial in ledger.trials() if trial.state == "complete"]
     by_ratio: dict[float, list[Any]] = defaultdict(list)
     controls: dict[str, list[Any]] = defaultdict(list)
@@ -195,23 +190,18 @@ def _study_table(found: Mapping[str, Any]) -> str:
         cells = [f"{row['masking_ratio']:g}"]
         for metric in METRICS:
             difference = row["less_reference"][metric]
-            cells += [_interval(row[metric]), "" if row["masking_ratio"] == 0.75 else _interval(difference, sign=True)]
+            cells += [
+                interval_text(row[metric]),
+                "" if row["masking_ratio"] == 0.75 else interval_text(difference, sign=True),
+            ]
         cells.append(f"{sum(row['train_seconds']) / len(row['train_seconds']):.1f}")
         lines.append(f"| {' | '.join(cells)} |")
     for name, scores in found["controls"].items():
-        knn, linear = (_interval(scores[metric]) for metric in METRICS)
+        knn, linear = (interval_text(scores[metric]) for metric in METRICS)
         lines.append(f"| {name} | {knn} | | {linear} | | |")
     first = [row for row in found["ranking"]["rows"] if row["rank"] == 1]
     picked = " and ".join(f"{row['configuration']['masking_ratio']:g}" for row in first) or "none"
     return "\n".join([*lines, "", f"First in the ranking by accuracy per hour above the reference's floor: {picked}."])
-
-
-def _interval(interval: Mapping[str, Any], sign: bool = False) -> str:
-    style = "+.2f" if sign else ".2f"
-    mean, low, high = interval["mean"], interval["low"], interval["high"]
-    if low is None or high is None:
-        return f"{mean:{style}}"
-    return f"{mean:{style}} [{low:{style}}, {high:{style}}]"
 
 
 def main() -> None:

@@ -10,13 +10,12 @@ trial with its scores and seconds, and the differences to the published heads an
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from results_file import write_result
+from study_result import run_study
 
 from nas.statistics import difference_interval
 from runs.ledger import Ledger
@@ -30,9 +29,7 @@ METRICS = ("knn_top1", "linear_top1")
 def run(framework: str, seed: int, storage: str, slots: int) -> str:
     """Run one study to its end; its name."""
     name = f"fashion_{framework}" + (f"_seed{seed}" if seed else "")
-    command = [sys.executable, "-m", "runs.cli", "run", f"studies/fashion_{framework}.yaml"]
-    command += ["--set", f"name={name}", "--set", f"seed={seed}", "--storage", storage, "--slots", str(slots)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    run_study(f"studies/fashion_{framework}.yaml", storage, slots, {"name": name, "seed": seed})
     return name
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from results_file import write_result
-from study_result import run_study
+from study_result import interval_text, run_study, table_row
 from torch import nn
 
 from efficiency import count_forward, count_training_step
@@ -211,10 +211,10 @@ def _counts(rows: list[dict[str, Any]] | None) -> str:
     if not rows:
         return "Counts: not measured."
     head = ["frames", "masked", "keep", "frames kept", *(f"{name}: counted (derived)" for name in DECODERS)]
-    lines = [_row(head), _row(["---"] * len(head))]
+    lines = [table_row(head), table_row(["---"] * len(head))]
     cells = {(_key(row), row["decoder"]): f"{row['ratio']:.2f} ({row['derived']:.2f})" for row in rows}
     for key in dict.fromkeys(_key(row) for row in rows):
-        lines.append(_row([*(f"{value:g}" for value in key), *(cells[key, name] for name in DECODERS)]))
+        lines.append(table_row([*(f"{value:g}" for value in key), *(cells[key, name] for name in DECODERS)]))
     return "\n".join(lines)
 
 
@@ -226,10 +226,12 @@ def _steps(rows: list[dict[str, Any]] | None) -> str:
     if not rows:
         return "Step time: not measured."
     head = ["preset", "frames selected", "batch", "step time, dense over sparse", "training FLOPs, dense over sparse"]
-    lines = [_row(head), _row(["---"] * len(head))]
+    lines = [table_row(head), table_row(["---"] * len(head))]
     for row in rows:
         cells = [row["preset"], f"{row['selection']} encoding", str(row["batch_size"])]
-        lines.append(_row([*cells, _interval({**row["time"], "mean": row["time"]["ratio"]}), f"{row['flops']:.2f}"]))
+        lines.append(
+            table_row([*cells, interval_text({**row["time"], "mean": row["time"]["ratio"]}), f"{row['flops']:.2f}"])
+        )
     return "\n".join(lines)
 
 
@@ -239,36 +241,26 @@ def _study(found: dict[str, Any] | None) -> str:
     shown = ("mean_recall", "qa_top1")
     head = ["frames masked", "text masked", "kept of tokens", "of frames", "training s", "dense time over its"]
     head += [cell for score in shown for cell in (score, "less dense")] + ["choice_top1"]
-    lines = [_row(head), _row(["---"] * len(head))]
+    lines = [table_row(head), table_row(["---"] * len(head))]
     for group in found["configurations"].values():
         values = group["configuration"]
         cells = [f"{values['visual_masking_ratio']:g}", f"{values['text_masking_ratio']:g}", _kept(values)]
         cells += [f"{values['frames_kept']} of {values['frames']}"]
         if values["frames_kept"] < values["frames"]:
             cells[-1] += f", chosen {values['selection']}"
-        cells += [_interval(group["training_seconds"]), _interval(group["dense_time_ratio"])]
+        cells += [interval_text(group["training_seconds"]), interval_text(group["dense_time_ratio"])]
         for score in shown:
-            cells += [_interval(group["scores"][score]), _interval(group["against_dense"][score])]
-        lines.append(_row([*cells, _interval(group["scores"]["choice_top1"])]))
+            cells += [interval_text(group["scores"][score]), interval_text(group["against_dense"][score])]
+        lines.append(table_row([*cells, interval_text(group["scores"]["choice_top1"])]))
     for name, scores in found["controls"].items():
-        cells = [cell for score in shown for cell in (_interval(scores[score]) if score in scores else "", "")]
-        lines.append(_row([f"control: {name}", *[""] * 5, *cells, _interval(scores["choice_top1"])]))
+        cells = [cell for score in shown for cell in (interval_text(scores[score]) if score in scores else "", "")]
+        lines.append(table_row([f"control: {name}", *[""] * 5, *cells, interval_text(scores["choice_top1"])]))
     return "\n".join(lines)
 
 
 def _kept(values: dict[str, Any]) -> str:
     rate = values["keep_rate"]
     return "all" if rate == 1 else f"{rate:g} at {values['sparsify_layers']}"
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _interval(found: dict[str, Any]) -> str:
-    if found["low"] is None:
-        return f"{found['mean']:.2f}"
-    return f"{found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
 
 
 def main() -> None:

@@ -12,25 +12,29 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 from results_file import write_result
 
-from nas.statistics import Interval, difference_interval, mean_interval
+from nas.statistics import difference_interval, mean_interval
 from runs.ledger import Ledger
 from runs.ranking import rank
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
-def run_study(path: str, storage: str, slots: int) -> Ledger:
-    """Run a study to its end."""
+def run_study(path: str, storage: str, slots: int, changes: Mapping[str, Any] | None = None) -> Ledger:
+    """Run a study to its end, with other values (`naslab run --set`) where told."""
+    document = yaml.safe_load(Path(path).read_text(encoding="utf-8")) | (changes or {})
     command = [sys.executable, "-m", "runs.cli", "run", path, "--storage", storage, "--slots", str(slots)]
+    for key, value in (changes or {}).items():
+        command += ["--set", f"{key}={value}"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return Ledger.open(storage, yaml.safe_load(Path(path).read_text(encoding="utf-8"))["name"])
+    return Ledger.open(storage, document["name"])
 
 
 def summarise(ledger: Ledger) -> dict[str, Any]:
@@ -67,24 +71,30 @@ def table(name: str, scores: Sequence[str]) -> str:
         if trial["role"] in ("reference", "final", "control"):
             groups.setdefault(_name(trial, reference[0]["configuration"]), []).append(trial)
     head = ["configuration", *(cell for score in scores for cell in (score, "less the reference")), "training s"]
-    lines = [_row([*head, "reference's time over its"]), _row(["---"] * (len(head) + 1))]
+    lines = [table_row([*head, "reference's time over its"]), table_row(["---"] * (len(head) + 1))]
     for group, found in groups.items():
         cells = [group]
         for score in scores:
             own, theirs = _column(found, score), _column(reference, score)
-            cells.append(interval_text(mean_interval(own)) if own else "")
+            cells.append(interval_text(asdict(mean_interval(own))) if own else "")
             apart = own and found is not reference and len(own) == len(theirs) > 1 and group != "the reference"
-            cells.append(interval_text(difference_interval(own, theirs), sign=True) if apart else "")
-        lines.append(_row([*cells, *_times(found, reference)]))
+            cells.append(interval_text(asdict(difference_interval(own, theirs)), sign=True) if apart else "")
+        lines.append(table_row([*cells, *_times(found, reference)]))
     return "\n".join(lines)
 
 
-def interval_text(found: Interval, sign: bool = False) -> str:
+def interval_text(found: Mapping[str, Any], sign: bool = False) -> str:
     """A mean with its interval, where one can be had."""
-    form = "{:+.2f}" if sign else "{:.2f}"
-    if found.low is None or found.high is None:
-        return form.format(found.mean)
-    return f"{form.format(found.mean)} [{form.format(found.low)}, {form.format(found.high)}]"
+    style = "+.2f" if sign else ".2f"
+    mean, low, high = (found[key] for key in ("mean", "low", "high"))
+    if low is None or high is None:
+        return f"{mean:{style}}"
+    return f"{mean:{style}} [{low:{style}}, {high:{style}}]"
+
+
+def table_row(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
+    return "| " + " | ".join(cells) + " |"
 
 
 def _name(trial: dict[str, Any], reference: dict[str, Any]) -> str:
@@ -109,11 +119,7 @@ def _times(trials: list[dict[str, Any]], reference: list[dict[str, Any]]) -> lis
         return ["", ""]
     theirs = {trial["seed"]: trial["seconds"]["train"] for trial in reference}
     ratios = [theirs[seed] / own for seed, own in seconds.items() if seed in theirs]
-    return [interval_text(mean_interval(list(seconds.values()))), interval_text(mean_interval(ratios))]
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return [interval_text(asdict(mean_interval(values))) for values in (list(seconds.values()), ratios)]
 
 
 def main() -> None:

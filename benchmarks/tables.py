@@ -16,6 +16,7 @@ import mae_effects
 import smaug_effects
 import study_result
 import video_difficulty
+from study_result import interval_text
 
 from nas.statistics import difference_interval
 
@@ -34,10 +35,10 @@ def heads() -> str:
     for name, study in _result("nasiam_heads", {"studies": {}})["studies"].items():
         for row in study["ranking"]["rows"]:
             found = [study["against_published"].get(arm, {}).get("linear_top1") for arm in row["arms"]]
-            linear = next((_interval(i, sign=True) for i in found if i), "")
-            lines.append(f"| {name} | {row['name']} | {_interval(row['metric'])} | {linear} |")
+            linear = next((interval_text(i, sign=True) for i in found if i), "")
+            lines.append(f"| {name} | {row['name']} | {interval_text(row['metric'])} | {linear} |")
         baseline = [*study["ranking"]["controls"], *filter(None, [study["ranking"]["random"]])]
-        lines += [f"| {name} | {b['name']} | {_interval(b['metric'])} | |" for b in baseline]
+        lines += [f"| {name} | {b['name']} | {interval_text(b['metric'])} | |" for b in baseline]
     return "\n".join(lines) if len(lines) > 2 else "Heads: not measured."
 
 
@@ -51,7 +52,7 @@ def arms() -> str:
         hours = {arm["arm"]: arm["search_hours"] for arm in study["ranking"]["arms"]}
         for arm, differences in study["against_published"].items():
             spent = f"{hours[arm]:.4f}" if arm in hours else ""
-            gains = [_interval(differences["knn_top1"], sign=True), _over_random(study, arm)]
+            gains = [interval_text(differences["knn_top1"], sign=True), _over_random(study, arm)]
             lines.append(f"| {name} | {arm} | {spent} | {gains[0]} | {gains[1]} |")
     return "\n".join(lines) if len(lines) > 2 else "Searches: not measured."
 
@@ -63,7 +64,7 @@ def _over_random(study: dict[str, Any], arm: str) -> str:
         return [t["scores"]["knn_top1"] for t in study["trials"] if all(t[k] == v for k, v in wanted.items())]
 
     finalist, random = scores(role="final", arm=arm, state="complete"), scores(role="random", state="complete")
-    return _interval(asdict(difference_interval(finalist, random)), sign=True) if finalist and random else ""
+    return interval_text(asdict(difference_interval(finalist, random)), sign=True) if finalist and random else ""
 
 
 def step_cost() -> str:
@@ -228,14 +229,6 @@ def page_with(page: Path, mark: str, text: str) -> str:
 def _result(name: str, otherwise: Any) -> Any:
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else otherwise
-
-
-def _interval(interval: dict[str, float | None], sign: bool = False) -> str:
-    form = "{:+.2f}" if sign else "{:.2f}"
-    mean, low, high = (interval[key] for key in ("mean", "low", "high"))
-    if low is None or high is None:
-        return form.format(mean)
-    return f"{form.format(mean)} [{form.format(low)}, {form.format(high)}]"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from search_spaces.smaug.selector import joined_width
 from search_spaces.smaug.settings import Settings, Sizes
 
 
@@ -26,7 +27,7 @@ def part_macs(sizes: Sizes, settings: Settings) -> dict[str, int]:
     if settings.models_pixels:
         parts["mvm"] = settings.encoded_frames * decoder_macs(sizes, settings, tokens)
     if settings.selects:
-        hidden = selector_width(sizes)
+        hidden = joined_width(sizes.text_width)
         told = settings.frames * 2 * sizes.width * hidden + sizes.text_width * hidden
         pairs = told + settings.frames * hidden
         parts["selector"] = pairs
@@ -41,13 +42,8 @@ def forward_flops(sizes: Sizes, settings: Settings, batch: int) -> int:
     """FLOPs of the pre-training forward of a batch."""
     similarity = sizes.embedding_width
     if settings.selects and settings.selection == "after":
-        similarity += settings.frames * (sizes.embedding_width + selector_width(sizes))
+        similarity += settings.frames * (sizes.embedding_width + joined_width(sizes.text_width))
     return 2 * (batch * sum(part_macs(sizes, settings).values()) + batch * batch * similarity)
-
-
-def selector_width(sizes: Sizes) -> int:
-    """Width in which the selector joins frame and text."""
-    return max(sizes.text_width // 2, 8)
 
 
 def frame_macs(sizes: Sizes, settings: Settings) -> tuple[int, int]:

@@ -50,7 +50,7 @@ class FrameSelector(nn.Module):
         self, frame_width: int, text_width: int, keep: int, estimator: Estimator, samples: int, sigma: float
     ) -> None:
         super().__init__()
-        hidden = max(text_width // 2, 8)
+        hidden = joined_width(text_width)
         self.keep, self.estimator, self.samples, self.sigma = keep, estimator, samples, sigma
         self.frame = nn.Sequential(nn.LayerNorm(frame_width), nn.Linear(frame_width, hidden))
         self.text = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, hidden))
@@ -86,6 +86,11 @@ class FrameSelector(nn.Module):
         frames = _top(noisy, self.keep)
         share = noisy.softmax(-1).gather(1, frames)
         return Chosen(frames, gates_BK=share - share.detach() + 1)
+
+
+def joined_width(text_width: int) -> int:
+    """Width in which the selector joins frame and text."""
+    return max(text_width // 2, 8)
 
 
 class PerturbedTopK(torch.autograd.Function):
