@@ -52,10 +52,10 @@ def seconds_of_running():
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_driver_that_is_killed_or_interrupted_goes_on(toy_file, sent, code):
-    path = toy_file(task={"epochs": 3, "seconds": 0.5})
+    path = toy_file(task={"epochs": 3, "seconds": 1.0})
     driver = start(path, "--slots", "2")
     # A trial that has just been handed to its worker has no seconds yet that could be charged.
-    wait_for(lambda: states()["complete"] >= 2 and any(0.1 < s < 1.0 for s in seconds_of_running()))
+    wait_for(lambda: states()["complete"] >= 2 and any(0.1 < s < 2.0 for s in seconds_of_running()))
     driver.send_signal(sent)
     assert driver.wait(30) == code
     finished = {t.job.key: t.number for t in trials() if t.state == "complete"}
