@@ -26,13 +26,13 @@ from results_file import write_result
 from study_result import run_study
 from torch import nn
 
-from efficiency import Comparison, compare_latency
-from efficiency.device import resolve_device
-from nas.statistics import difference_interval
-from runs.ledger import Ledger
-from runs.ranking import rank
-from runs.trial import Trial
-from search_spaces import Configuration, SearchSpace, find_space, seed_everything
+from naslab.efficiency import Comparison, compare_latency
+from naslab.efficiency.device import resolve_device
+from naslab.nas.statistics import difference_interval
+from naslab.runs.ledger import Ledger
+from naslab.runs.ranking import rank
+from naslab.runs.trial import Trial
+from naslab.search_spaces import Configuration, SearchSpace, find_space, seed_everything
 
 RESULT = Path(__file__).resolve().parent / "results" / "altup_effects.json"
 STUDY = "studies/altup_width.yaml"

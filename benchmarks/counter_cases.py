@@ -17,7 +17,7 @@ import transformers as hf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from efficiency import Work, register_formula
+from naslab.efficiency import Work, register_formula
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from counter_cases import CASES
 from results_file import write_result
 from torch import Tensor, nn
 
-from efficiency import count_forward
+from naslab.efficiency import count_forward
 
 TOLERANCE = 0.01
 

@@ -26,12 +26,12 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(EXAMPLES), os.environ.get("PYTHONPATH", "")]))
 
-from runs.driver import run_study  # noqa: E402 - the worker processes must find the example
-from runs.ledger import Ledger  # noqa: E402
-from runs.progress import Progress  # noqa: E402
-from runs.study import parse_study  # noqa: E402
-from runs.trial import Job  # noqa: E402
-from runs.worker import run_job  # noqa: E402
+from naslab.runs.driver import run_study  # noqa: E402 - the worker processes must find the example
+from naslab.runs.ledger import Ledger  # noqa: E402
+from naslab.runs.progress import Progress  # noqa: E402
+from naslab.runs.study import parse_study  # noqa: E402
+from naslab.runs.trial import Job  # noqa: E402
+from naslab.runs.worker import run_job  # noqa: E402
 
 
 class Clock(Progress):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from results_file import write_result
 
-from efficiency.device import resolve_device
-from efficiency.kernel_table import kernel_table
-from runs.commands.model_options import DTYPES, Precision
+from naslab.efficiency.device import resolve_device
+from naslab.efficiency.kernel_table import kernel_table
+from naslab.runs.commands.model_options import DTYPES, Precision
 
 
 def main() -> None:

@@ -26,11 +26,11 @@ from nasiam_heads import raw
 from results_file import write_result
 from study_result import interval_text, run_study
 
-from efficiency import count_forward
-from efficiency.latency import compare_latency
-from nas.statistics import difference_interval, mean_interval
-from runs.ranking import rank
-from search_spaces import find_space, seed_everything
+from naslab.efficiency import count_forward
+from naslab.efficiency.latency import compare_latency
+from naslab.nas.statistics import difference_interval, mean_interval
+from naslab.runs.ranking import rank
+from naslab.search_spaces import find_space, seed_everything
 
 RESULT = Path(__file__).parent / "results" / "mae_effects.json"
 STUDY = "mae_masking"

@@ -21,8 +21,8 @@ import torch
 from results_file import write_result
 from torch import nn
 
-from efficiency import Inputs, forecast_peak_bytes
-from efficiency.resident_memory import resident_memory
+from naslab.efficiency import Inputs, forecast_peak_bytes
+from naslab.efficiency.resident_memory import resident_memory
 
 GIVEN = 2
 """The batch from which the forecast is made."""

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from results_file import write_result
 
-from nas.arms import AlphaOptimiser
-from search_spaces import find_space, seed_everything
-from search_spaces.nasiam.frameworks import Views
-from search_spaces.nasiam.recipes import RECIPES, make_optimiser
-from search_spaces.nasiam.space import NASiam
+from naslab.nas.arms import AlphaOptimiser
+from naslab.search_spaces import find_space, seed_everything
+from naslab.search_spaces.nasiam.frameworks import Views
+from naslab.search_spaces.nasiam.recipes import RECIPES, make_optimiser
+from naslab.search_spaces.nasiam.space import NASiam
 
 CASES = [
     ("simsiam", "small", 256),

@@ -17,10 +17,10 @@ from typing import Any
 from results_file import write_result
 from study_result import run_study
 
-from nas.statistics import difference_interval
-from runs.ledger import Ledger
-from runs.ranking import rank
-from runs.trial import Trial
+from naslab.nas.statistics import difference_interval
+from naslab.runs.ledger import Ledger
+from naslab.runs.ranking import rank
+from naslab.runs.trial import Trial
 
 STUDIES = [("simclr", 0), ("simsiam", 0), ("mocov2", 0), ("simclr", 1), ("simclr", 2)]
 METRICS = ("knn_top1", "linear_top1")

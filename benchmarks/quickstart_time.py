@@ -33,7 +33,7 @@ def main() -> None:
         for command in (["run", str(STUDY), "--slots", str(arguments.slots)], ["rank"], ["export"], ["report"]):
             target = [] if command[0] == "run" else [str(STUDY)]
             started = time.perf_counter()
-            line = [sys.executable, "-m", "runs.cli", *command, *target, *storage, "--json"]
+            line = [sys.executable, "-m", "naslab", *command, *target, *storage, "--json"]
             done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
             seconds[command[0]] = time.perf_counter() - started
             answers[command[0]] = json.loads(done.stdout)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from efficiency import collect_provenance
+from naslab.efficiency import collect_provenance
 
 
 def write_result(path: Path, document: dict[str, Any], device: str = "cpu") -> None:

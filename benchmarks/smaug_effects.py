@@ -23,13 +23,13 @@ from results_file import write_result
 from study_result import interval_text, run_study, table_row
 from torch import nn
 
-from efficiency import count_forward, count_training_step
-from nas.statistics import difference_interval, mean_interval
-from runs.ledger import Ledger
-from runs.ranking import rank
-from search_spaces import find_space
-from search_spaces.configuration import Configuration
-from search_spaces.smaug.space import SMAUGSpace
+from naslab.efficiency import count_forward, count_training_step
+from naslab.nas.statistics import difference_interval, mean_interval
+from naslab.runs.ledger import Ledger
+from naslab.runs.ranking import rank
+from naslab.search_spaces import find_space
+from naslab.search_spaces.configuration import Configuration
+from naslab.search_spaces.smaug.space import SMAUGSpace
 
 RESULT = Path(__file__).resolve().parent / "results" / "smaug_effects.json"
 STUDIES = {"study": "studies/smaug_sparsity.yaml", "long": "benchmarks/smaug_long.yaml"}

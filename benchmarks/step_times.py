@@ -21,13 +21,13 @@ import transformers
 from results_file import write_result
 from torch import nn
 
-from efficiency import Inputs, count_forward, count_training_step, measure_latency
-from efficiency.calibration import calibrate
-from efficiency.ceilings import Ceilings
-from efficiency.device import device_name, resolve_device
-from efficiency.inputs import call_model
-from efficiency.prediction import StepTime, StepTimes, features, fit, leave_one_out
-from efficiency.roofline import Roof
+from naslab.efficiency import Inputs, count_forward, count_training_step, measure_latency
+from naslab.efficiency.calibration import calibrate
+from naslab.efficiency.ceilings import Ceilings
+from naslab.efficiency.device import device_name, resolve_device
+from naslab.efficiency.inputs import call_model
+from naslab.efficiency.prediction import StepTime, StepTimes, features, fit, leave_one_out
+from naslab.efficiency.roofline import Roof
 
 TIMM = {
     "resnet18": 4,

@@ -20,9 +20,9 @@ from typing import Any
 import yaml
 from results_file import write_result
 
-from nas.statistics import difference_interval, mean_interval
-from runs.ledger import Ledger
-from runs.ranking import rank
+from naslab.nas.statistics import difference_interval, mean_interval
+from naslab.runs.ledger import Ledger
+from naslab.runs.ranking import rank
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -30,7 +30,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 def run_study(path: str, storage: str, slots: int, changes: Mapping[str, Any] | None = None) -> Ledger:
     """Run a study to its end, with other values (`naslab run --set`) where told."""
     document = yaml.safe_load(Path(path).read_text(encoding="utf-8")) | (changes or {})
-    command = [sys.executable, "-m", "runs.cli", "run", path, "--storage", storage, "--slots", str(slots)]
+    command = [sys.executable, "-m", "naslab", "run", path, "--storage", storage, "--slots", str(slots)]
     for key, value in (changes or {}).items():
         command += ["--set", f"{key}={value}"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

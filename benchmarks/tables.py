@@ -18,7 +18,7 @@ import study_result
 import video_difficulty
 from study_result import interval_text
 
-from nas.statistics import difference_interval
+from naslab.nas.statistics import difference_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
@@ -211,10 +211,10 @@ PAGES = (
     (DOCS / "effects.md", "keep-rates", partial(study_result.table, "keep_rates", ("top1",))),
     (DOCS / "effects.md", "mae-video", partial(study_result.table, "mae_video", ("linear_top1",))),
     (DOCS / "nasiam.md", "results", tables),
-    (DOCS / "kernels.md", "kernels", kernels),
-    (DOCS / "efficiency.md", "step-times", step_times),
-    (DOCS / "efficiency.md", "published", published),
-    (DOCS / "efficiency.md", "counters", counters),
+    (DOCS / "naslab.kernels.md", "kernels", kernels),
+    (DOCS / "naslab.efficiency.md", "step-times", step_times),
+    (DOCS / "naslab.efficiency.md", "published", published),
+    (DOCS / "naslab.efficiency.md", "counters", counters),
 )
 """Page, name of its generated block, and what makes the block."""
 

@@ -23,8 +23,8 @@ from results_file import write_result
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.statistics import mean_interval
-from search_spaces.data.video import Question, VideoText, VideoTextData, VideoTextOptions, load_video_text
+from naslab.nas.statistics import mean_interval
+from naslab.search_spaces.data.video import Question, VideoText, VideoTextData, VideoTextOptions, load_video_text
 
 RESULT = Path(__file__).parent / "results" / "video_difficulty.json"
 KINDS = ("direction", "order")

@@ -1,28 +1,28 @@
-"""What each configuration costs. Useful by itself: `from efficiency import profile`."""
+"""What each configuration costs. Useful by itself: `from naslab.efficiency import profile`."""
 
-from efficiency.algebra_formulas import register_algebra
-from efficiency.batch_sweep import BatchSweep, sweep_batch_sizes
-from efficiency.calibration import calibrate
-from efficiency.ceilings import Ceilings, load_ceilings
-from efficiency.clocks import clock_named
-from efficiency.device import device_name, resolve_device
-from efficiency.energy import Energy, measure_energy
-from efficiency.errors import InputError, NaslabError
-from efficiency.flops import FlopCount, count, count_forward, count_training_step
-from efficiency.formulas import Call, Work, register_formula
-from efficiency.frames import frame
-from efficiency.gpus import DeviceSpec, find_gpu
-from efficiency.inputs import Inputs
-from efficiency.kernel_formulas import register_kernels
-from efficiency.latency import Comparison, Latency, compare_latency, measure_latency
-from efficiency.memory_forecast import MemoryForecast, forecast, forecast_peak_bytes, largest_batch
-from efficiency.profiling import EfficiencyProfile, Flops, profile
-from efficiency.provenance import Provenance, collect_provenance
-from efficiency.resident_memory import ResidentMemory, resident_memory
-from efficiency.roofline import Position, Roof, place
-from efficiency.sample_files import write_samples
-from efficiency.training_memory import MemorySplit, training_memory
-from efficiency.training_step import TrainingStep, measure_training_step
+from naslab.efficiency.algebra_formulas import register_algebra
+from naslab.efficiency.batch_sweep import BatchSweep, sweep_batch_sizes
+from naslab.efficiency.calibration import calibrate
+from naslab.efficiency.ceilings import Ceilings, load_ceilings
+from naslab.efficiency.clocks import clock_named
+from naslab.efficiency.device import device_name, resolve_device
+from naslab.efficiency.energy import Energy, measure_energy
+from naslab.efficiency.errors import InputError, NaslabError
+from naslab.efficiency.flops import FlopCount, count, count_forward, count_training_step
+from naslab.efficiency.formulas import Call, Work, register_formula
+from naslab.efficiency.frames import frame
+from naslab.efficiency.gpus import DeviceSpec, find_gpu
+from naslab.efficiency.inputs import Inputs
+from naslab.efficiency.kernel_formulas import register_kernels
+from naslab.efficiency.latency import Comparison, Latency, compare_latency, measure_latency
+from naslab.efficiency.memory_forecast import MemoryForecast, forecast, forecast_peak_bytes, largest_batch
+from naslab.efficiency.profiling import EfficiencyProfile, Flops, profile
+from naslab.efficiency.provenance import Provenance, collect_provenance
+from naslab.efficiency.resident_memory import ResidentMemory, resident_memory
+from naslab.efficiency.roofline import Position, Roof, place
+from naslab.efficiency.sample_files import write_samples
+from naslab.efficiency.training_memory import MemorySplit, training_memory
+from naslab.efficiency.training_step import TrainingStep, measure_training_step
 
 __all__ = [
     "BatchSweep",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from math import log2, prod
 
-from efficiency.formulas import FORMULAS, Call, Formula, Work, free, per_element, per_output
+from naslab.efficiency.formulas import FORMULAS, Call, Formula, Work, free, per_element, per_output
 
 
 def register_algebra() -> None:

@@ -9,9 +9,9 @@ from time import perf_counter, perf_counter_ns
 import torch
 from torch import nn
 
-from efficiency.device import synchronise
-from efficiency.inputs import Inputs, call_model, device_of
-from efficiency.latency import MIN_SAMPLES, WARM_UP_CALLS, Latency, summarise
+from naslab.efficiency.device import synchronise
+from naslab.efficiency.inputs import Inputs, call_model, device_of
+from naslab.efficiency.latency import MIN_SAMPLES, WARM_UP_CALLS, Latency, summarise
 
 WITHIN = 0.05
 """A batch is as fast as the best when its throughput is at most this share below it."""

@@ -15,9 +15,9 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from efficiency.ceilings import COPY, DISPATCH, MATMUL, Ceilings, Samples, ceilings_path, load_ceilings
-from efficiency.device import device_name, synchronise
-from efficiency.provenance import collect_provenance, dtype_name
+from naslab.efficiency.ceilings import COPY, DISPATCH, MATMUL, Ceilings, Samples, ceilings_path, load_ceilings
+from naslab.efficiency.device import device_name, synchronise
+from naslab.efficiency.provenance import collect_provenance, dtype_name
 
 __all__ = ["Ceilings", "Samples", "calibrate", "ceilings_path", "load_ceilings", "tf32_allowed"]
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from efficiency.device import device_name
-from efficiency.errors import InputError
-from efficiency.provenance import Provenance
+from naslab.efficiency.device import device_name
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.provenance import Provenance
 
 SCHEMA = "naslab.calibration/1"
 MATMUL, COPY, DISPATCH = "matmul", "copy", "dispatch"

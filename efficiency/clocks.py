@@ -14,8 +14,8 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 
-from efficiency.device import synchronise
-from efficiency.errors import InputError
+from naslab.efficiency.device import synchronise
+from naslab.efficiency.errors import InputError
 
 END_TO_END, KERNEL, GRAPH = "end to end", "kernel", "graph"
 CLOCKS = (END_TO_END, KERNEL, GRAPH)

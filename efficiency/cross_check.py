@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from efficiency import kinds
-from efficiency.flops import FlopCount
-from efficiency.inputs import Inputs, call_model, tensors_in
-from efficiency.unwrap import eager
+from naslab.efficiency import kinds
+from naslab.efficiency.flops import FlopCount
+from naslab.efficiency.inputs import Inputs, call_model, tensors_in
+from naslab.efficiency.unwrap import eager
 
 TOLERANCE = 0.02
 """Relative difference from which a cause is named."""

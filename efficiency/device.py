@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from efficiency.errors import InputError
+from naslab.efficiency.errors import InputError
 
 
 def resolve_device(name: str = "auto") -> torch.device:

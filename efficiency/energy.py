@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import torch
 
-from efficiency.device import synchronise
-from efficiency.errors import NaslabError
+from naslab.efficiency.device import synchronise
+from naslab.efficiency.errors import NaslabError
 
 POWERCAP = Path("/sys/class/powercap")
 PROC_STAT = Path("/proc/stat")

@@ -22,11 +22,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from efficiency.formulas import FORMULAS, Call, Work
-from efficiency.inputs import Inputs, call_model, tensors_of
-from efficiency.kinds import EINSUM, kind_of
-from efficiency.traffic import bytes_moved
-from efficiency.unwrap import eager
+from naslab.efficiency.formulas import FORMULAS, Call, Work
+from naslab.efficiency.inputs import Inputs, call_model, tensors_of
+from naslab.efficiency.kinds import EINSUM, kind_of
+from naslab.efficiency.traffic import bytes_moved
+from naslab.efficiency.unwrap import eager
 
 Phase: TypeAlias = Literal["forward", "backward", "optimiser"]
 
@@ -67,7 +67,7 @@ class FlopCount:
 
     @cached_property
     def bytes_moved(self) -> int:
-        """Bytes that the operations read and write, each by itself; see `efficiency.traffic`."""
+        """Bytes that the operations read and write, each by itself; see `naslab.efficiency.traffic`."""
         return sum(operation.bytes_moved for operation in self.operations)
 
     @cached_property
@@ -77,7 +77,7 @@ class FlopCount:
 
     @cached_property
     def by_kind(self) -> Mapping[str, Work]:
-        """Work by kind, see `efficiency.kinds`."""
+        """Work by kind, see `naslab.efficiency.kinds`."""
         return _grouped((operation.kind, operation) for operation in self.operations)
 
     @cached_property
@@ -147,7 +147,7 @@ def count_forward(model: nn.Module, inputs: Inputs) -> FlopCount:
     Weights that are zero (pruned) lower the effective work of linear layers and convolutions.
 
     Raises:
-        InputError: the module hides its operations (see `efficiency.unwrap`).
+        InputError: the module hides its operations (see `naslab.efficiency.unwrap`).
     """
     counter = _Counter()
     with _rehearsal(model) as twin, torch.no_grad(), _watching(counter, twin):
@@ -170,7 +170,7 @@ def count_training_step(
         it has a single value per channel.
 
     Raises:
-        InputError: the module hides its operations (see `efficiency.unwrap`).
+        InputError: the module hides its operations (see `naslab.efficiency.unwrap`).
     """
     counter = _Counter()
     with _rehearsal(model) as twin, torch.enable_grad(), _watching(counter, twin):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from efficiency.errors import InputError
-from efficiency.profile_parts import read_rows
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.profile_parts import read_rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from efficiency.profiling import EfficiencyProfile
+    from naslab.efficiency.profiling import EfficiencyProfile
 
 LEVELS = ("profile", "kind", "module", "operation")
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
-from efficiency.formulas import Call, Work, free, register_formula
+from naslab.efficiency.formulas import Call, Work, free, register_formula
 
-altup = importlib.import_module("kernels.altup")
-class_scores = importlib.import_module("kernels.class_scores")
-contrastive = importlib.import_module("kernels.contrastive")
-mixed_activation = importlib.import_module("kernels.mixed_activation")
-negative_cosine = importlib.import_module("kernels.negative_cosine")
-patch_loss = importlib.import_module("kernels.patch_loss")
-token_mask = importlib.import_module("kernels.token_mask")
-token_merge = importlib.import_module("kernels.token_merge")
-token_select = importlib.import_module("kernels.token_select")
+altup = importlib.import_module("naslab.kernels.altup")
+class_scores = importlib.import_module("naslab.kernels.class_scores")
+contrastive = importlib.import_module("naslab.kernels.contrastive")
+mixed_activation = importlib.import_module("naslab.kernels.mixed_activation")
+negative_cosine = importlib.import_module("naslab.kernels.negative_cosine")
+patch_loss = importlib.import_module("naslab.kernels.patch_loss")
+token_mask = importlib.import_module("naslab.kernels.token_mask")
+token_merge = importlib.import_module("naslab.kernels.token_merge")
+token_select = importlib.import_module("naslab.kernels.token_select")
 
 
 def _altup(backward: bool) -> Callable[[Call], Work]:

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from efficiency.clocks import Clock, kernel_clock
-from efficiency.errors import InputError
-from efficiency.latency import Comparison, compare_latency, measure_latency
-from efficiency.provenance import collect_provenance, dtype_name
-from kernels import (
+from naslab.efficiency.clocks import Clock, kernel_clock
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.latency import Comparison, compare_latency, measure_latency
+from naslab.efficiency.provenance import collect_provenance, dtype_name
+from naslab.kernels import (
     ACTIVATIONS,
     TokenMask,
     altup,
@@ -39,8 +39,8 @@ from kernels import (
     select_tokens,
     unmerge_tokens,
 )
-from kernels import token_mask as make_mask
-from kernels._dispatch import switched
+from naslab.kernels import token_mask as make_mask
+from naslab.kernels._dispatch import switched
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2.5e-2, torch.float16: 1e-2}
 COPIED_BYTES = 256 * 2**20
@@ -219,12 +219,12 @@ def _cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
         return torch.randn(shape, device=device).to(dtype).requires_grad_()
 
     for k, t, d in ((2, 8, 16), (2, 64, 128), (4, 2048, 768), *(((4, 8192, 2048),) if large else ())):
-        module = importlib.import_module("kernels.altup")
+        module = importlib.import_module("naslab.kernels.altup")
         traffic = module.traffic_bytes(k, t, d, size) + module.traffic_bytes(k, t, d, size, backward=True)
         yield Case("altup", f"{k}x{t}x{d}", (leaf(k, t, d), leaf(t, d), leaf(k, k), leaf(k)), altup, traffic)
 
     for b, d in ((8, 16), (64, 64), (256, 256), (512, 2048), *(((8192, 2048),) if large else ())):
-        module = importlib.import_module("kernels.mixed_activation")
+        module = importlib.import_module("naslab.kernels.mixed_activation")
         traffic = module.traffic_bytes(b, 4, d, size) + module.traffic_bytes(b, 4, d, size, backward=True)
         leaves = (leaf(b, 4, d), leaf(4), leaf(4, d), leaf(4, d))
         yield Case("mixed_activation", f"{b}x4x{d}", leaves, _mix, traffic)
@@ -248,7 +248,9 @@ def _cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
 
 
 def _contrastive_cases(leaf: Callable[..., Tensor], element_bytes: int, large: bool) -> Iterator[Case]:
-    contrastive, cosine = (importlib.import_module(f"kernels.{name}") for name in ("contrastive", "negative_cosine"))
+    contrastive, cosine = (
+        importlib.import_module(f"naslab.kernels.{name}") for name in ("contrastive", "negative_cosine")
+    )
 
     for b, d in ((8, 16), (64, 64), (128, 128), (512, 128), *(((4096, 128),) if large else ())):
         traffic = contrastive.traffic_bytes(2 * b, 0, d, element_bytes)
@@ -285,7 +287,7 @@ def _patch_case(leaf: Callable[..., Tensor], batch: int, side: int, patch: int, 
     masked, pixels = length * 3 // 4, 3 * patch**2
     images = leaf(batch, 3, side, side).detach()
     indices = torch.rand(batch, length, device=images.device).argsort(1)[:, :masked].contiguous()
-    module = importlib.import_module("kernels.patch_loss")
+    module = importlib.import_module("naslab.kernels.patch_loss")
     sizes = (batch * masked, pixels, element_bytes, element_bytes)
     traffic = module.traffic_bytes(*sizes) + module.traffic_bytes(*sizes, backward=True)
 
@@ -301,7 +303,7 @@ def _mask_cases(
     tokens = leaf(batch, length, width)
     mask: TokenMask = make_mask(torch.rand(batch, length, device=tokens.device), visible)
     shape, kept, rows = f"{batch}x{visible}of{length}x{width}", batch * visible, batch * length
-    bytes_of = importlib.import_module("kernels.token_mask").traffic_bytes
+    bytes_of = importlib.import_module("naslab.kernels.token_mask").traffic_bytes
 
     def gather(tokens_BLD: Tensor, positions_LD: Tensor) -> Tensor:
         return gather_visible(tokens_BLD, mask, positions_LD)
@@ -319,7 +321,7 @@ def _mask_cases(
 def _score_case(
     leaf: Callable[..., Tensor], batch: int, heads: int, tokens: int, width: int, element_bytes: int
 ) -> Case:
-    module = importlib.import_module("kernels.class_scores")
+    module = importlib.import_module("naslab.kernels.class_scores")
     sizes = (batch, heads, tokens, width, element_bytes)
     traffic = module.traffic_bytes(*sizes) + module.traffic_bytes(*sizes, backward=True)
 
@@ -340,7 +342,7 @@ def _fewer_cases(
     def select(tokens_BND: Tensor, scores_BM: Tensor) -> Tensor:
         return select_tokens(tokens_BND, scores_BM, kept).tokens
 
-    bytes_of = importlib.import_module("kernels.token_select").traffic_bytes
+    bytes_of = importlib.import_module("naslab.kernels.token_select").traffic_bytes
     moved = (rows, batch * (1 + kept), width, element_bytes)
     leaves = (leaf(batch, tokens, width), leaf(batch, tokens - 1))
     yield Case("select_tokens", shape, leaves, select, bytes_of(*moved) + bytes_of(*moved, backward=True))
@@ -354,7 +356,7 @@ def _fewer_cases(
     def unmerge(merged_BKD: Tensor) -> Tensor:
         return unmerge_tokens(merged_BKD, matching)
 
-    traffic = 2 * importlib.import_module("kernels.token_merge").traffic_bytes(
+    traffic = 2 * importlib.import_module("naslab.kernels.token_merge").traffic_bytes(
         rows, rows - batch * merged, width, element_bytes
     )
     metric_bytes = metric.numel() * element_bytes

@@ -13,9 +13,9 @@ from itertools import product
 
 import torch
 
-from efficiency.errors import InputError
-from efficiency.kernel_table import Case, cases, is_correct, time_ms
-from kernels._triton import Launch, asked_launches, device_key, remember, trying
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.kernel_table import Case, cases, is_correct, time_ms
+from naslab.kernels._triton import Launch, asked_launches, device_key, remember, trying
 
 logger = logging.getLogger(__name__)
 

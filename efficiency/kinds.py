@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from efficiency.formulas import FORMULAS, Call, free
+from naslab.efficiency.formulas import FORMULAS, Call, free
 
 MATRIX_PRODUCT = "matrix product"
 EINSUM = "einsum"

@@ -1,4 +1,4 @@
-"""Latency: the time of a call by one of the clocks of `efficiency.clocks`, sampled until its median is known well.
+"""Latency: the time of a call by one of the clocks of `naslab.efficiency.clocks`, sampled until its median is known well.
 
 The interval of the median is the percentile bootstrap's in its exact form: the median of a resample is at most the
 k-th smallest of n samples with probability P(Bin(n, k/n) >= (n + 1) / 2), so nothing needs to be drawn.
@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from efficiency.clocks import Clock, EndToEnd, Sampler
-from efficiency.device import synchronise
+from naslab.efficiency.clocks import Clock, EndToEnd, Sampler
+from naslab.efficiency.device import synchronise
 
 CONFIDENCE = 0.95
 MIN_SAMPLES = 10

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from efficiency.inputs import Inputs, call_model, device_of, tensors_in, tensors_of
+from naslab.efficiency.inputs import Inputs, call_model, device_of, tensors_in, tensors_of
 
 
 def parameter_bytes(model: nn.Module) -> int:

@@ -11,12 +11,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from efficiency.errors import InputError
-from efficiency.gpus import find_gpu
-from efficiency.inputs import Inputs, batch_size, call_model, map_tensors, tensors_in, tensors_of, with_batch_size
-from efficiency.memory import LiveBytes
-from efficiency.training_memory import training_memory
-from efficiency.unwrap import eager
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.gpus import find_gpu
+from naslab.efficiency.inputs import (
+    Inputs,
+    batch_size,
+    call_model,
+    map_tensors,
+    tensors_in,
+    tensors_of,
+    with_batch_size,
+)
+from naslab.efficiency.memory import LiveBytes
+from naslab.efficiency.training_memory import training_memory
+from naslab.efficiency.unwrap import eager
 
 MOST_SAMPLES = 2**24
 """No larger batch is looked for."""

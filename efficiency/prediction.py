@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from efficiency import kinds
-from efficiency.errors import InputError
-from efficiency.flops import FlopCount
-from efficiency.roofline import Roof
+from naslab.efficiency import kinds
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.flops import FlopCount
+from naslab.efficiency.roofline import Roof
 
 SCHEMA = "naslab.step_times/1"
 DISPATCH = "dispatch"

@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from efficiency.batch_sweep import WITHIN, sweep_batch_sizes
-from efficiency.ceilings import load_ceilings
-from efficiency.energy import measure_energy
-from efficiency.errors import InputError
-from efficiency.flops import FlopCount, Operation
-from efficiency.inputs import Inputs, call_model, with_batch_size
-from efficiency.kinds import KINDS
-from efficiency.latency import Latency
-from efficiency.memory_forecast import forecast
-from efficiency.provenance import dtype_name
-from efficiency.roofline import Roof, place
-from efficiency.training_memory import training_memory
-from efficiency.training_step import measure_training_step, training_step_function
+from naslab.efficiency.batch_sweep import WITHIN, sweep_batch_sizes
+from naslab.efficiency.ceilings import load_ceilings
+from naslab.efficiency.energy import measure_energy
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.flops import FlopCount, Operation
+from naslab.efficiency.inputs import Inputs, call_model, with_batch_size
+from naslab.efficiency.kinds import KINDS
+from naslab.efficiency.latency import Latency
+from naslab.efficiency.memory_forecast import forecast
+from naslab.efficiency.provenance import dtype_name
+from naslab.efficiency.roofline import Roof, place
+from naslab.efficiency.training_memory import training_memory
+from naslab.efficiency.training_step import measure_training_step, training_step_function
 
 TRAINING_PARTS = ("forward", "backward", "optimiser", "step")
 

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from efficiency import profile_parts as parts
-from efficiency.clocks import END_TO_END, Clock, clock_named
-from efficiency.cross_check import against_formula, against_fvcore
-from efficiency.errors import InputError
-from efficiency.flops import FlopCount, count_forward, count_training_step
-from efficiency.frames import frame
-from efficiency.gpus import find_gpu
-from efficiency.inputs import Inputs, batch_size, call_model, device_of, map_tensors
-from efficiency.latency import Latency, measure_latency
-from efficiency.memory import parameter_bytes, parameter_count, peak_memory, quantised_weights
-from efficiency.provenance import Provenance, collect_provenance, dtype_name
-from efficiency.resident_memory import Rebuild, resident_memory
-from efficiency.targets import predict
-from efficiency.unwrap import eager, is_compiled
+from naslab.efficiency import profile_parts as parts
+from naslab.efficiency.clocks import END_TO_END, Clock, clock_named
+from naslab.efficiency.cross_check import against_formula, against_fvcore
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.flops import FlopCount, count_forward, count_training_step
+from naslab.efficiency.frames import frame
+from naslab.efficiency.gpus import find_gpu
+from naslab.efficiency.inputs import Inputs, batch_size, call_model, device_of, map_tensors
+from naslab.efficiency.latency import Latency, measure_latency
+from naslab.efficiency.memory import parameter_bytes, parameter_count, peak_memory, quantised_weights
+from naslab.efficiency.provenance import Provenance, collect_provenance, dtype_name
+from naslab.efficiency.resident_memory import Rebuild, resident_memory
+from naslab.efficiency.targets import predict
+from naslab.efficiency.unwrap import eager, is_compiled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,7 +100,7 @@ class EfficiencyProfile:
     memory_forecast: Mapping[str, Any] | None = None
 
     def frame(self, by: str = "kind") -> pd.DataFrame:
-        """This profile as a pandas frame, see `efficiency.frame`."""
+        """This profile as a pandas frame, see `naslab.efficiency.frame`."""
         return frame([self], by)
 
     def to_dict(self) -> dict[str, Any]:
@@ -197,12 +197,12 @@ def profile(
         max_seconds: time no longer; the profile says `noisy` if the median is then known to less than 5 %.
         check: count the forward with fvcore, too.
         train: time a training step with AdamW (but not on meta), and account for its memory.
-        clocks: time by these, too ("kernel" and "graph" need CUDA; see `efficiency.clocks`).
+        clocks: time by these, too ("kernel" and "graph" need CUDA; see `naslab.efficiency.clocks`).
         energy_seconds: measure the energy of an inference and of a training step, each for so long; 3 is enough.
         batch_sizes: time inference at each of these, too, for `max_seconds` in all.
         memory_limit_bytes: forecast the largest batch that stays within it.
         rebuild: makes model and inputs anew on the CPU, so that the resident memory of a fresh process is measured.
-        predict_for: devices of the table (`efficiency.gpus`) to predict times for.
+        predict_for: devices of the table (`naslab.efficiency.gpus`) to predict times for.
         formula_flops: what a closed formula says of the forward's FLOPs; stands beside the count.
 
     Raises:

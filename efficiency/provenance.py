@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from efficiency.device import cpu_model, device_name
+from naslab.efficiency.device import cpu_model, device_name
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 @cache
 def _commit() -> str | None:
     """Of this very file: a copy installed inside somebody else's work tree is not tracked there."""
-    here = Path(__file__)
+    here = Path(__file__).resolve()
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
         return None
     return _git(here.parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")

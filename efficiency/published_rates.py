@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from efficiency.gpus import DeviceSpec, find_gpu
-from efficiency.prediction import Prediction
+from naslab.efficiency.gpus import DeviceSpec, find_gpu
+from naslab.efficiency.prediction import Prediction
 
 
 @dataclass(frozen=True)

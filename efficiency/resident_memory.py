@@ -14,9 +14,9 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from efficiency.errors import InputError
-from efficiency.inputs import Inputs, call_model
-from efficiency.training_step import training_step_function
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.inputs import Inputs, call_model
+from naslab.efficiency.training_step import training_step_function
 
 Rebuild: TypeAlias = Callable[[], tuple[nn.Module, Inputs]]
 """Makes a model and its inputs on the CPU; picklable, so that another process can call it."""

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from efficiency.ceilings import Ceilings
-from efficiency.errors import InputError
-from efficiency.flops import FlopCount, Operation
-from efficiency.gpus import DeviceSpec
-from efficiency.provenance import dtype_name
+from naslab.efficiency.ceilings import Ceilings
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.flops import FlopCount, Operation
+from naslab.efficiency.gpus import DeviceSpec
+from naslab.efficiency.provenance import dtype_name
 
 
 @dataclass(frozen=True)

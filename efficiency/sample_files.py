@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efficiency.errors import InputError
+from naslab.efficiency.errors import InputError
 
 if TYPE_CHECKING:
-    from efficiency.profiling import EfficiencyProfile
+    from naslab.efficiency.profiling import EfficiencyProfile
 
 SCHEMA = "naslab.samples/1"
 COLUMNS = ("target", "batch_size", "dtype", "measured", "clock", "call", "milliseconds")

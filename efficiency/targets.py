@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from efficiency.errors import InputError
-from efficiency.flops import FlopCount
-from efficiency.gpus import DeviceSpec, find_gpu, match_gpu
-from efficiency.prediction import Prediction, Predictor, StepTimes, features
-from efficiency.published_rates import BASIS, predict_training
-from efficiency.roofline import Roof, place
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.flops import FlopCount
+from naslab.efficiency.gpus import DeviceSpec, find_gpu, match_gpu
+from naslab.efficiency.prediction import Prediction, Predictor, StepTimes, features
+from naslab.efficiency.published_rates import BASIS, predict_training
+from naslab.efficiency.roofline import Roof, place
 
 TRAINED_IN = ("bfloat16", "float16")
 """The number formats of the published runs."""

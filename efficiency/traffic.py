@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from efficiency.formulas import TRAFFIC, Call
+from naslab.efficiency.formulas import TRAFFIC, Call
 
 UNTOUCHED = frozenset(
     "empty empty_strided empty_like new_empty new_empty_strided resize resize_as set lift_fresh _unsafe_view "

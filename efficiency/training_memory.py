@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from efficiency.inputs import Inputs, call_model, tensors_in, tensors_of
-from efficiency.memory import LiveBytes
-from efficiency.training_step import MakeOptimiser
-from efficiency.unwrap import eager
+from naslab.efficiency.inputs import Inputs, call_model, tensors_in, tensors_of
+from naslab.efficiency.memory import LiveBytes
+from naslab.efficiency.training_step import MakeOptimiser
+from naslab.efficiency.unwrap import eager
 
 
 @dataclass(frozen=True)

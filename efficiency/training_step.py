@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from efficiency.device import synchronise
-from efficiency.inputs import Inputs, call_model, device_of
-from efficiency.latency import MIN_SAMPLES, WARM_UP_CALLS, Latency, summarise
+from naslab.efficiency.device import synchronise
+from naslab.efficiency.inputs import Inputs, call_model, device_of
+from naslab.efficiency.latency import MIN_SAMPLES, WARM_UP_CALLS, Latency, summarise
 
 MakeOptimiser: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 

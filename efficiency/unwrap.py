@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from efficiency.errors import InputError
+from naslab.efficiency.errors import InputError
 
 
 def eager(model: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search_spaces import (
+from naslab.search_spaces import (
     Categorical,
     Configuration,
     Control,
@@ -25,8 +25,8 @@ from search_spaces import (
     When,
     derive_seed,
 )
-from search_spaces.data import DatasetOptions, load_dataset
-from search_spaces.evaluation import knn_accuracy
+from naslab.search_spaces.data import DatasetOptions, load_dataset
+from naslab.search_spaces.evaluation import knn_accuracy
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 

@@ -1,14 +1,14 @@
 """The hot operations of the spaces, one file each."""
 
-from kernels.altup import altup
-from kernels.class_scores import class_scores
-from kernels.contrastive import info_nce, nt_xent
-from kernels.mixed_activation import ACTIVATIONS, Mixed, mixed_activation
-from kernels.negative_cosine import negative_cosine
-from kernels.patch_loss import patch_loss
-from kernels.token_mask import TokenMask, gather_visible, restore_tokens, token_mask
-from kernels.token_merge import Matching, bipartite_match, merge_tokens, unmerge_tokens
-from kernels.token_select import Selected, select_tokens
+from naslab.kernels.altup import altup
+from naslab.kernels.class_scores import class_scores
+from naslab.kernels.contrastive import info_nce, nt_xent
+from naslab.kernels.mixed_activation import ACTIVATIONS, Mixed, mixed_activation
+from naslab.kernels.negative_cosine import negative_cosine
+from naslab.kernels.patch_loss import patch_loss
+from naslab.kernels.token_mask import TokenMask, gather_visible, restore_tokens, token_mask
+from naslab.kernels.token_merge import Matching, bipartite_match, merge_tokens, unmerge_tokens
+from naslab.kernels.token_select import Selected, select_tokens
 
 __all__ = [
     "ACTIVATIONS",

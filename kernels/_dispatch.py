@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kernels._native import library
-from kernels._triton import has_triton, interpreting
+from naslab.kernels._native import library
+from naslab.kernels._triton import has_triton, interpreting
 
 Way = Literal["triton", "native", "reference"]
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)

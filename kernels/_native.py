@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kernels._cache import cache_folder, replace_file
+from naslab.kernels._cache import cache_folder, replace_file
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from kernels._cache import cache_folder, replace_file
+from naslab.kernels._cache import cache_folder, replace_file
 
 
 def interpreting() -> bool:

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels import _native
-from kernels._check import require
-from kernels._dispatch import differentiable, fused, gradients, way
-from kernels._triton import Launch, ceil_div, kernel, launch
+from naslab.kernels import _native
+from naslab.kernels._check import require
+from naslab.kernels._dispatch import differentiable, fused, gradients, way
+from naslab.kernels._triton import Launch, ceil_div, kernel, launch
 
 if TYPE_CHECKING:
     import triton.language as tl

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, NamedTuple, no_type_check
 import torch
 from torch import Tensor
 
-from kernels import _native
-from kernels._check import require
-from kernels._dispatch import differentiable, fused, gradients, way
-from kernels._triton import Launch, ceil_div, kernel, launch
-from kernels.token_mask import token_mask
+from naslab.kernels import _native
+from naslab.kernels._check import require
+from naslab.kernels._dispatch import differentiable, fused, gradients, way
+from naslab.kernels._triton import Launch, ceil_div, kernel, launch
+from naslab.kernels.token_mask import token_mask
 
 if TYPE_CHECKING:
     import triton.language as tl

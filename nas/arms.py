@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from nas.pruning import Pruner
-from search_spaces import Options
+from naslab.nas.pruning import Pruner
+from naslab.search_spaces import Options
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 

@@ -12,8 +12,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from search_spaces import Categorical, Chain, Configuration, Float, Integer, Parameter, SearchSpace
-from search_spaces.parameters import Value
+from naslab.search_spaces import Categorical, Chain, Configuration, Float, Integer, Parameter, SearchSpace
+from naslab.search_spaces.parameters import Value
 
 
 class Suggest(Protocol):

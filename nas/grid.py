@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from efficiency.errors import InputError
-from nas.arms import Grid
-from search_spaces import Configuration, SearchSpace
+from naslab.efficiency.errors import InputError
+from naslab.nas.arms import Grid
+from naslab.search_spaces import Configuration, SearchSpace
 
 MAX_POINTS = 10_000
 """A product that is larger is taken for a slip."""

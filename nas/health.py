@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-from nas.statistics import Interval, difference_interval, mean_interval
+from naslab.nas.statistics import Interval, difference_interval, mean_interval
 
 COLLAPSED_STD, UNDECIDED_ENTROPY, SKIP_LIMIT = 0.2, 0.9, 0.5
 

@@ -16,12 +16,12 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.trial import TrialState
 
-from efficiency.errors import InputError
-from nas.arms import Sampled
-from nas.encoding import distributions, flatten, suggest_values
-from nas.pareto import first_front
-from search_spaces import Chain, Configuration, SearchSpace, derive_seed
-from search_spaces.parameters import Value
+from naslab.efficiency.errors import InputError
+from naslab.nas.arms import Sampled
+from naslab.nas.encoding import distributions, flatten, suggest_values
+from naslab.nas.pareto import first_front
+from naslab.search_spaces import Chain, Configuration, SearchSpace, derive_seed
+from naslab.search_spaces.parameters import Value
 
 REDRAWS = 20
 REFUSALS = 1000

@@ -19,9 +19,9 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from efficiency.errors import InputError
-from efficiency.inputs import Inputs, call_model
-from search_spaces import SearchSpace, find_space
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.inputs import Inputs, call_model
+from naslab.search_spaces import SearchSpace, find_space
 
 SCHEMA = "naslab.architecture/1"
 DOCUMENT, WEIGHTS = "architecture.json", "model.safetensors"

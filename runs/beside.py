@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from efficiency.errors import InputError
-from runs.ledger import Ledger
-from runs.study import Study
-from runs.trial import Trial
+from naslab.efficiency.errors import InputError
+from naslab.runs.ledger import Ledger
+from naslab.runs.study import Study
+from naslab.runs.trial import Trial
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from efficiency.errors import InputError, NaslabError
-from efficiency.provenance import naslab_version
-from runs.commands import bench, compare, devices, measure, results, study
+from naslab.efficiency.errors import InputError, NaslabError
+from naslab.efficiency.provenance import naslab_version
+from naslab.runs.commands import bench, compare, devices, measure, results, study
 
 UsageError: Any = typer.BadParameter.__mro__[1]
 """The parser's error for a command line that it cannot take; newer versions of typer carry a click of their own."""

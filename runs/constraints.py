@@ -10,11 +10,11 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from efficiency.flops import count_forward
-from efficiency.inputs import Inputs, call_model, map_tensors
-from efficiency.latency import measure_latency
-from efficiency.memory import peak_memory_bytes
-from search_spaces import Configuration, Options, SearchSpace, Task, seed_everything
+from naslab.efficiency.flops import count_forward
+from naslab.efficiency.inputs import Inputs, call_model, map_tensors
+from naslab.efficiency.latency import measure_latency
+from naslab.efficiency.memory import peak_memory_bytes
+from naslab.search_spaces import Configuration, Options, SearchSpace, Task, seed_everything
 
 PROFILE_BATCH = 64
 """Samples in the batch that a study's configurations are profiled with."""

@@ -16,17 +16,17 @@ from typing import Any
 
 import torch
 
-from efficiency.device import device_name, resolve_device
-from efficiency.errors import InputError
-from nas.arms import Sampled
-from nas.pruning import hyperband_bracket, should_prune
-from runs.events import Follower
-from runs.executors import LocalExecutor, WorkerDied
-from runs.ledger import Ledger
-from runs.plan import next_job, proposal_index
-from runs.progress import Progress
-from runs.trial import Job, Outcome, RungRecord, Trial
-from runs.worker import STOP, run_job
+from naslab.efficiency.device import device_name, resolve_device
+from naslab.efficiency.errors import InputError
+from naslab.nas.arms import Sampled
+from naslab.nas.pruning import hyperband_bracket, should_prune
+from naslab.runs.events import Follower
+from naslab.runs.executors import LocalExecutor, WorkerDied
+from naslab.runs.ledger import Ledger
+from naslab.runs.plan import next_job, proposal_index
+from naslab.runs.progress import Progress
+from naslab.runs.trial import Job, Outcome, RungRecord, Trial
+from naslab.runs.worker import STOP, run_job
 
 POLL_SECONDS = 0.2
 """How often running trials' trails are read; results arrive by themselves, at once."""

@@ -16,8 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from efficiency.errors import InputError
-from runs.trial import Phase, RungRecord
+from naslab.efficiency.errors import InputError
+from naslab.runs.trial import Phase, RungRecord
 
 SIGN_OF_LIFE_SECONDS = 0.5
 

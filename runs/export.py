@@ -15,17 +15,17 @@ from typing import Any
 import torch
 import yaml
 
-from efficiency.errors import InputError
-from efficiency.inputs import Inputs
-from efficiency.provenance import naslab_version
-from runs.architecture import DOCUMENT, WEIGHTS, file_digest, load_model
-from runs.architecture import SCHEMA as ARCHITECTURE_SCHEMA
-from runs.plan import last_score
-from runs.proof import prove
-from runs.ranking import Ranking, rank
-from runs.rows import Row
-from runs.study import Study
-from runs.trial import Trial
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.inputs import Inputs
+from naslab.efficiency.provenance import naslab_version
+from naslab.runs.architecture import DOCUMENT, WEIGHTS, file_digest, load_model
+from naslab.runs.architecture import SCHEMA as ARCHITECTURE_SCHEMA
+from naslab.runs.plan import last_score
+from naslab.runs.proof import prove
+from naslab.runs.ranking import Ranking, rank
+from naslab.runs.rows import Row
+from naslab.runs.study import Study
+from naslab.runs.trial import Trial
 
 SCHEMA = "naslab.export/1"
 EXAMPLES = 2
@@ -184,7 +184,7 @@ validation score; its own test score is {facts["scores"][metric]:.2f}.
 Build it again, weights included:
 
 ```python
-from runs import rebuild
+from naslab.runs import rebuild
 
 model = rebuild("path/to/this/folder")
 ```

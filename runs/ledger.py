@@ -19,12 +19,12 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from efficiency.errors import InputError
-from nas.encoding import flatten
-from runs.storage import connect, runs_folder, storage_errors, storage_url
-from runs.study import Study, parse_study
-from runs.trial import Job, Outcome, RungRecord, State, Trial
-from search_spaces import SearchSpace
+from naslab.efficiency.errors import InputError
+from naslab.nas.encoding import flatten
+from naslab.runs.storage import connect, runs_folder, storage_errors, storage_url
+from naslab.runs.study import Study, parse_study
+from naslab.runs.trial import Job, Outcome, RungRecord, State, Trial
+from naslab.search_spaces import SearchSpace
 
 SCHEMA = "naslab.ledger/1"
 OPTUNA_STATES = {

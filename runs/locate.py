@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runs.ledger import Ledger
-from runs.study import load_study
+from naslab.runs.ledger import Ledger
+from naslab.runs.study import load_study
 
 
 def open_study(text: str, storage: str | None = None) -> Ledger:

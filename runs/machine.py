@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from efficiency.ceilings import load_ceilings
-from efficiency.device import device_name
-from efficiency.gpus import GPUS, match_gpu, prices_path, read_prices
-from efficiency.provenance import naslab_version
-from search_spaces.data.files import EMBEDDED_FILE, FASHION_MNIST_ROOT, default_root
+from naslab.efficiency.ceilings import load_ceilings
+from naslab.efficiency.device import device_name
+from naslab.efficiency.gpus import GPUS, match_gpu, prices_path, read_prices
+from naslab.efficiency.provenance import naslab_version
+from naslab.search_spaces.data.files import EMBEDDED_FILE, FASHION_MNIST_ROOT, default_root
 
 
 class Check(NamedTuple):

@@ -11,15 +11,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nas.arms import Arm, Differentiable, Grid, Sampled
-from nas.grid import describe_point
-from nas.pareto import spread
-from nas.sampling import Told, propose, random_configuration
-from runs.constraints import checks_of
-from runs.spend import SECONDS_PER_HOUR
-from runs.study import Study
-from runs.trial import Job, Trial
-from search_spaces import Configuration, Control, derive_seed
+from naslab.nas.arms import Arm, Differentiable, Grid, Sampled
+from naslab.nas.grid import describe_point
+from naslab.nas.pareto import spread
+from naslab.nas.sampling import Told, propose, random_configuration
+from naslab.runs.constraints import checks_of
+from naslab.runs.spend import SECONDS_PER_HOUR
+from naslab.runs.study import Study
+from naslab.runs.trial import Job, Trial
+from naslab.search_spaces import Configuration, Control, derive_seed
 
 ATTEMPTS = 5
 """How often a job whose process dies is tried before it is given up."""

@@ -11,11 +11,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from runs.events import Follower
-from runs.plan import expected_jobs
-from runs.study import Study
-from runs.trial import Job, Trial
-from search_spaces import Control
+from naslab.runs.events import Follower
+from naslab.runs.plan import expected_jobs
+from naslab.runs.study import Study
+from naslab.runs.trial import Job, Trial
+from naslab.search_spaces import Control
 
 
 class Progress:

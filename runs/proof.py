@@ -1,6 +1,6 @@
 """Proof that an exported folder gives back the trained model: same input, new process, same bits.
 
-`python -m runs.proof FOLDER INPUT OUTPUT` is what the new process runs: it knows the folder and nothing else.
+`python -m naslab.runs.proof FOLDER INPUT OUTPUT` is what the new process runs: it knows the folder and nothing else.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from efficiency.errors import NaslabError
-from efficiency.inputs import Inputs
-from runs.architecture import outputs, rebuild
+from naslab.efficiency.errors import NaslabError
+from naslab.efficiency.inputs import Inputs
+from naslab.runs.architecture import outputs, rebuild
 
 SINGLE = ""
 """Name in the file of an input that is one tensor."""
@@ -57,7 +57,7 @@ def _named(inputs: Inputs) -> dict[str, torch.Tensor]:
 
 def _in_new_process(folder: Path, given: Path, answer: Path) -> None:
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    command = [sys.executable, "-m", "runs.proof", str(folder), str(given), str(answer)]
+    command = [sys.executable, "-m", "naslab.runs.proof", str(folder), str(given), str(answer)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | threads, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from efficiency.errors import InputError
-from nas.pareto import first_front, fronts
-from nas.statistics import difference_interval
-from runs.beside import Neighbour, check_comparable
-from runs.rows import RANKED, Baseline, Frame, Refused, Row, baseline, refused_of, rows_of, validation_curve
-from runs.spend import ArmSpend, CostUnit, arm_spend, cost_unit, one_device, phase_hours
-from runs.study import Objective, Study
-from runs.trial import Phase, Trial
+from naslab.efficiency.errors import InputError
+from naslab.nas.pareto import first_front, fronts
+from naslab.nas.statistics import difference_interval
+from naslab.runs.beside import Neighbour, check_comparable
+from naslab.runs.rows import RANKED, Baseline, Frame, Refused, Row, baseline, refused_of, rows_of, validation_curve
+from naslab.runs.spend import ArmSpend, CostUnit, arm_spend, cost_unit, one_device, phase_hours
+from naslab.runs.study import Objective, Study
+from naslab.runs.trial import Phase, Trial
 
 SCHEMA = "naslab.rank/1"
 

@@ -11,15 +11,15 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from nas.arms import Grid
-from nas.grid import describe_point
-from nas.statistics import Interval, difference_interval, mean_interval
-from runs.constraints import Check, checks_of
-from runs.plan import breaking, found_by
-from runs.spend import SECONDS_PER_HOUR, ArmSpend, arm_spend
-from runs.study import Objective, Study
-from runs.trial import RungRecord, Trial
-from search_spaces import Configuration
+from naslab.nas.arms import Grid
+from naslab.nas.grid import describe_point
+from naslab.nas.statistics import Interval, difference_interval, mean_interval
+from naslab.runs.constraints import Check, checks_of
+from naslab.runs.plan import breaking, found_by
+from naslab.runs.spend import SECONDS_PER_HOUR, ArmSpend, arm_spend
+from naslab.runs.study import Objective, Study
+from naslab.runs.trial import RungRecord, Trial
+from naslab.search_spaces import Configuration
 
 RANKED = ("reference", "final")
 """Roles of the trials that a row is made of."""

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from efficiency.errors import InputError
-from runs.trial import Phase, Trial
+from naslab.efficiency.errors import InputError
+from naslab.runs.trial import Phase, Trial
 
 CostUnit = Literal["gpu_hours", "cpu_hours"]
 SECONDS_PER_HOUR = 3600.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import Any
 
-from runs.ledger import Ledger
+from naslab.runs.ledger import Ledger
 
 SCHEMA = "naslab.status/1"
 

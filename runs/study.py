@@ -12,11 +12,11 @@ import torch
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from efficiency.errors import InputError
-from nas.arms import Arm, Grid, Name, Sampled
-from nas.grid import grid_points
-from runs.constraints import Constraints, Cost
-from search_spaces import Configuration, Options, SearchSpace, Task, explain, find_space
+from naslab.efficiency.errors import InputError
+from naslab.nas.arms import Arm, Grid, Name, Sampled
+from naslab.nas.grid import grid_points
+from naslab.runs.constraints import Constraints, Cost
+from naslab.search_spaces import Configuration, Options, SearchSpace, Task, explain, find_space
 
 SCHEMA = "naslab.study/1"
 

@@ -19,10 +19,10 @@ from urllib.request import getproxies
 import torch
 from torch import nn
 
-from efficiency.errors import InputError
-from efficiency.inputs import Inputs
-from runs.locate import open_study
-from search_spaces import find_space
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.inputs import Inputs
+from naslab.runs.locate import open_study
+from naslab.search_spaces import find_space
 
 TOKENS = 128
 """Sequence length of a language model's example input, where its configuration allows as many."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from search_spaces import Configuration
+from naslab.search_spaces import Configuration
 
 Role = Literal["control", "reference", "random", "search", "proposal", "final", "profile"]
 """Why a trial was run.

@@ -16,16 +16,16 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from efficiency import profile
-from efficiency.device import device_name, resolve_device
-from efficiency.errors import InputError
-from nas.arms import Differentiable
-from nas.differentiable import search
-from runs.constraints import PROFILE_BATCH, Cost, find_costs
-from runs.events import Trail
-from runs.study import Study, parse_study
-from runs.trial import Job, Outcome, Phase, RungRecord
-from search_spaces import GradientTask, RelaxableSpace, Task, seed_everything
+from naslab.efficiency import profile
+from naslab.efficiency.device import device_name, resolve_device
+from naslab.efficiency.errors import InputError
+from naslab.nas.arms import Differentiable
+from naslab.nas.differentiable import search
+from naslab.runs.constraints import PROFILE_BATCH, Cost, find_costs
+from naslab.runs.events import Trail
+from naslab.runs.study import Study, parse_study
+from naslab.runs.trial import Job, Outcome, Phase, RungRecord
+from naslab.search_spaces import GradientTask, RelaxableSpace, Task, seed_everything
 
 WEIGHTS, CHECKPOINT, COST, STOP, ERROR = "model.safetensors", "checkpoint", "cost.json", "stop", "error.txt"
 

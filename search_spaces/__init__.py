@@ -1,11 +1,11 @@
 """What may vary: spaces of published systems, their models, and the tasks that train and score them."""
 
-from search_spaces.configuration import Configuration
-from search_spaces.find import find_space, space_names
-from search_spaces.options import Options, explain
-from search_spaces.parameters import Categorical, Chain, Float, Integer, Parameter, When
-from search_spaces.space import RelaxableSpace, SearchSpace, Supernet, derive_seed, seed_everything
-from search_spaces.task import Control, GradientTask, Rung, Split, Task, TrainingDiverged
+from naslab.search_spaces.configuration import Configuration
+from naslab.search_spaces.find import find_space, space_names
+from naslab.search_spaces.options import Options, explain
+from naslab.search_spaces.parameters import Categorical, Chain, Float, Integer, Parameter, When
+from naslab.search_spaces.space import RelaxableSpace, SearchSpace, Supernet, derive_seed, seed_everything
+from naslab.search_spaces.task import Control, GradientTask, Rung, Split, Task, TrainingDiverged
 
 __all__ = [
     "Categorical",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from search_spaces.parameters import Value
+from naslab.search_spaces.parameters import Value
 
 
 @dataclass(frozen=True)

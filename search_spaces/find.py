@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from efficiency.errors import InputError
-from search_spaces.options import explain
-from search_spaces.space import SearchSpace
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.options import explain
+from naslab.search_spaces.space import SearchSpace
 
 
 def space_names() -> list[str]:
@@ -50,7 +50,7 @@ def _space_class(name: str) -> type[SearchSpace]:
     if not class_name:
         if name not in space_names():
             raise InputError(f"space: {name!r} is unknown; use {', '.join(space_names())} or module.path:Class")
-        module_name = f"search_spaces.{name}"
+        module_name = f"naslab.search_spaces.{name}"
         found = getattr(importlib.import_module(module_name), "Space", None)
     else:
         if "" not in sys.path and str(Path.cwd()) not in sys.path:

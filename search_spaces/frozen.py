@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor
 
-from efficiency.errors import InputError
-from search_spaces.data import Augmentation, ImageData, ImageSet, few_labels
-from search_spaces.evaluation import knn_accuracy, linear_probe_accuracy
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data import Augmentation, ImageData, ImageSet, few_labels
+from naslab.search_spaces.evaluation import knn_accuracy, linear_probe_accuracy
 
 EVALUATION_BATCH = 1000
 """Images, or frames of clips, that are encoded at once."""

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from efficiency.errors import InputError
+from naslab.efficiency.errors import InputError
 
 Scalar: TypeAlias = str | int | float | bool
 Value: TypeAlias = Scalar | tuple[str, ...]

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from efficiency.errors import InputError
-from efficiency.inputs import Inputs
-from search_spaces.configuration import Configuration
-from search_spaces.options import Options
-from search_spaces.parameters import Chain, Parameter, Value
-from search_spaces.task import Task
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.inputs import Inputs
+from naslab.search_spaces.configuration import Configuration
+from naslab.search_spaces.options import Options
+from naslab.search_spaces.parameters import Chain, Parameter, Value
+from naslab.search_spaces.task import Task
 
 
 class SearchSpace(ABC):

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from efficiency.errors import NaslabError
-from efficiency.inputs import Inputs
-from search_spaces.options import Options
+from naslab.efficiency.errors import NaslabError
+from naslab.efficiency.inputs import Inputs
+from naslab.search_spaces.options import Options
 
 if TYPE_CHECKING:
-    from search_spaces.space import SearchSpace
+    from naslab.search_spaces.space import SearchSpace
 
 Split = Literal["validation", "test"]
 

@@ -10,9 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from search_spaces.checkpoint import resume_training, save_training
-from search_spaces.space import derive_seed, seed_everything
-from search_spaces.task import Rung, TrainingDiverged
+from naslab.search_spaces.checkpoint import resume_training, save_training
+from naslab.search_spaces.space import derive_seed, seed_everything
+from naslab.search_spaces.task import Rung, TrainingDiverged
 
 
 class Budget(Protocol):

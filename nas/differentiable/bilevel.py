@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search_spaces import Supernet
+from naslab.search_spaces import Supernet
 
 Penalty = Callable[[], Tensor]
 

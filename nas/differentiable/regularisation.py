@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nas.arms import Differentiable
-from nas.differentiable.relaxation import entropy, shares
-from search_spaces import Supernet
+from naslab.nas.arms import Differentiable
+from naslab.nas.differentiable.relaxation import entropy, shares
+from naslab.search_spaces import Supernet
 
 
 def penalty(supernet: Supernet, arm: Differentiable, progress: float) -> Tensor:

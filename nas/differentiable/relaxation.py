@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.arms import Differentiable
-from search_spaces.space import Relaxation
+from naslab.nas.arms import Differentiable
+from naslab.search_spaces.space import Relaxation
 
 
 def softmax(alpha_LO: Tensor) -> Tensor:

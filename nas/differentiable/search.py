@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from nas.arms import Differentiable
-from nas.differentiable.bilevel import first_order, second_order
-from nas.differentiable.regularisation import penalty
-from nas.differentiable.relaxation import anneal, discrete, entropy, make_relaxation, shares
-from search_spaces import (
+from naslab.nas.arms import Differentiable
+from naslab.nas.differentiable.bilevel import first_order, second_order
+from naslab.nas.differentiable.regularisation import penalty
+from naslab.nas.differentiable.relaxation import anneal, discrete, entropy, make_relaxation, shares
+from naslab.search_spaces import (
     Configuration,
     GradientTask,
     RelaxableSpace,
@@ -28,7 +28,7 @@ from search_spaces import (
     derive_seed,
     seed_everything,
 )
-from search_spaces.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
+from naslab.search_spaces.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
 
 WEIGHT_SHARE, ALPHA_SHARE = (0.0, 0.5), (0.5, 1.0)
 HELD_OUT_BATCHES = 4

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from efficiency.device import resolve_device
-from efficiency.kernel_table import kernel_table
-from efficiency.kernel_tuning import tune_kernels
-from runs.commands.model_options import DTYPES, Device, Json, Precision, Seconds
-from runs.output import err, out, print_json
+from naslab.efficiency.device import resolve_device
+from naslab.efficiency.kernel_table import kernel_table
+from naslab.efficiency.kernel_tuning import tune_kernels
+from naslab.runs.commands.model_options import DTYPES, Device, Json, Precision, Seconds
+from naslab.runs.output import err, out, print_json
 
 
 class Subject(StrEnum):

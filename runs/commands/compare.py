@@ -11,15 +11,15 @@ import torch
 import typer
 from rich.table import Table
 
-import efficiency
-from efficiency.errors import InputError
-from efficiency.inputs import call_model
-from efficiency.latency import Comparison, Latency
-from efficiency.memory import parameter_count, peak_memory_bytes
-from efficiency.provenance import dtype_name
-from efficiency.training_memory import training_memory
-from efficiency.training_step import training_step_function
-from runs.commands.model_options import (
+from naslab import efficiency
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.inputs import call_model
+from naslab.efficiency.latency import Comparison, Latency
+from naslab.efficiency.memory import parameter_count, peak_memory_bytes
+from naslab.efficiency.provenance import dtype_name
+from naslab.efficiency.training_memory import training_memory
+from naslab.efficiency.training_step import training_step_function
+from naslab.runs.commands.model_options import (
     DTYPES,
     BatchSize,
     Csv,
@@ -36,8 +36,8 @@ from runs.commands.model_options import (
     noise,
     ready,
 )
-from runs.output import out, print_json
-from runs.targets import Target
+from naslab.runs.output import out, print_json
+from naslab.runs.targets import Target
 
 
 def compare(

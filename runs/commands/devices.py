@@ -7,15 +7,15 @@ from typing import Annotated, Any
 import typer
 from rich.table import Column, Table
 
-import efficiency
-from efficiency.calibration import Ceilings, Samples
-from efficiency.calibration import calibrate as measure_ceilings
-from efficiency.ceilings import MATMUL
-from efficiency.errors import InputError
-from efficiency.gpu_table import RECALLED
-from runs.commands.model_options import Device, Json
-from runs.machine import devices_document
-from runs.output import out, print_json
+from naslab import efficiency
+from naslab.efficiency.calibration import Ceilings, Samples
+from naslab.efficiency.calibration import calibrate as measure_ceilings
+from naslab.efficiency.ceilings import MATMUL
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.gpu_table import RECALLED
+from naslab.runs.commands.model_options import Device, Json
+from naslab.runs.machine import devices_document
+from naslab.runs.output import out, print_json
 
 group = typer.Typer(help="The devices here, the table of known ones, and how to calibrate.")
 

@@ -10,13 +10,13 @@ import torch
 import typer
 from rich.table import Table
 
-import efficiency
-from efficiency.clocks import CLOCKS
-from efficiency.errors import InputError
-from efficiency.frames import LEVELS
-from efficiency.memory_forecast import memory_limit
-from efficiency.sample_files import check_name, write_samples
-from runs.commands.model_options import (
+from naslab import efficiency
+from naslab.efficiency.clocks import CLOCKS
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.frames import LEVELS
+from naslab.efficiency.memory_forecast import memory_limit
+from naslab.efficiency.sample_files import check_name, write_samples
+from naslab.runs.commands.model_options import (
     BatchSize,
     Csv,
     Dtype,
@@ -29,11 +29,11 @@ from runs.commands.model_options import (
     ready,
     remade,
 )
-from runs.commands.profile_tables import print_csv, print_tables
-from runs.machine import doctor_document
-from runs.output import out, print_json
-from runs.targets import resolve_trial
-from search_spaces import find_space, space_names
+from naslab.runs.commands.profile_tables import print_csv, print_tables
+from naslab.runs.machine import doctor_document
+from naslab.runs.output import out, print_json
+from naslab.runs.targets import resolve_trial
+from naslab.search_spaces import find_space, space_names
 
 ProfiledOn = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, or meta: count only.")]
 ENERGY_SECONDS = 3.0
@@ -119,7 +119,7 @@ def profile(
     if samples is not None:
         measured = write_samples(measured, samples)
     if plot is not None:
-        from runs.report.roofline import write_roofline  # plotly takes long to import
+        from naslab.runs.report.roofline import write_roofline  # plotly takes long to import
 
         write_roofline(measured, plot)
     if as_json:

@@ -11,12 +11,12 @@ import typer
 from rich.table import Table
 from torch import nn
 
-import efficiency
-from efficiency.errors import InputError, NaslabError
-from efficiency.inputs import Inputs, call_model, map_tensors, tensors_in
-from efficiency.latency import Latency
-from runs.output import out
-from runs.targets import Target, resolve_target, resolve_trial
+from naslab import efficiency
+from naslab.efficiency.errors import InputError, NaslabError
+from naslab.efficiency.inputs import Inputs, call_model, map_tensors, tensors_in
+from naslab.efficiency.latency import Latency
+from naslab.runs.output import out
+from naslab.runs.targets import Target, resolve_target, resolve_trial
 
 
 class Precision(StrEnum):

@@ -9,11 +9,11 @@ from typing import Any
 
 from rich.table import Table
 
-from efficiency import EfficiencyProfile
-from efficiency.frames import rows as frame_rows
-from efficiency.profile_parts import read_rows
-from runs.commands.model_options import flops_text, megabytes, milliseconds, noise, print_rows, short
-from runs.output import out
+from naslab.efficiency import EfficiencyProfile
+from naslab.efficiency.frames import rows as frame_rows
+from naslab.efficiency.profile_parts import read_rows
+from naslab.runs.commands.model_options import flops_text, megabytes, milliseconds, noise, print_rows, short
+from naslab.runs.output import out
 
 
 def print_csv(measured: EfficiencyProfile, by: str) -> None:

@@ -13,20 +13,20 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from efficiency.errors import InputError
-from nas.statistics import Interval
-from runs.beside import load_beside
-from runs.export import document as export_document
-from runs.export import export as export_best
-from runs.locate import open_study
-from runs.output import err, print_json
-from runs.output import out as console
-from runs.ranking import Ranking
-from runs.ranking import rank as rank_trials
-from runs.report import build_report
-from runs.report.kernels import load_table
-from runs.report.markup import significant_digits
-from runs.rows import Row
+from naslab.efficiency.errors import InputError
+from naslab.nas.statistics import Interval
+from naslab.runs.beside import load_beside
+from naslab.runs.export import document as export_document
+from naslab.runs.export import export as export_best
+from naslab.runs.locate import open_study
+from naslab.runs.output import err, print_json
+from naslab.runs.output import out as console
+from naslab.runs.ranking import Ranking
+from naslab.runs.ranking import rank as rank_trials
+from naslab.runs.report import build_report
+from naslab.runs.report.kernels import load_table
+from naslab.runs.report.markup import significant_digits
+from naslab.runs.rows import Row
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or a study's name.")]
 Storage = Annotated[str | None, typer.Option(help="SQLite file or storage URL; default naslab-runs/naslab.db.")]

@@ -9,19 +9,19 @@ import torch
 import typer
 from rich.table import Table
 
-from nas.arms import Grid
-from nas.grid import describe_point
-from runs.constraints import COUNTED, find_costs
-from runs.driver import run_study
-from runs.ledger import Ledger
-from runs.locate import open_study
-from runs.output import err, out, print_json
-from runs.plan import expected_jobs
-from runs.progress import Progress
-from runs.status import status as study_status
-from runs.storage import storage_url
-from runs.study import Study, load_study
-from search_spaces import Configuration, Task
+from naslab.nas.arms import Grid
+from naslab.nas.grid import describe_point
+from naslab.runs.constraints import COUNTED, find_costs
+from naslab.runs.driver import run_study
+from naslab.runs.ledger import Ledger
+from naslab.runs.locate import open_study
+from naslab.runs.output import err, out, print_json
+from naslab.runs.plan import expected_jobs
+from naslab.runs.progress import Progress
+from naslab.runs.status import status as study_status
+from naslab.runs.storage import storage_url
+from naslab.runs.study import Study, load_study
+from naslab.search_spaces import Configuration, Task
 
 Storage = Annotated[str | None, typer.Option(help="SQLite file or storage URL; default naslab-runs/naslab.db.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]

@@ -1,6 +1,6 @@
 """Where trials run. Every executor has the interface of `concurrent.futures.Executor`."""
 
-from runs.executors.base import WorkerDied
-from runs.executors.local import LocalExecutor
+from naslab.runs.executors.base import WorkerDied
+from naslab.runs.executors.local import LocalExecutor
 
 __all__ = ["LocalExecutor", "WorkerDied"]

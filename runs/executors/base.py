@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from efficiency.errors import NaslabError
+from naslab.efficiency.errors import NaslabError
 
 
 class WorkerDied(NaslabError):

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from runs.executors.base import WorkerDied
+from naslab.runs.executors.base import WorkerDied
 
 Call = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 

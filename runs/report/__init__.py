@@ -1,5 +1,5 @@
 """The report: one HTML file that answers which configuration is worth its hours, and shows where that comes from."""
 
-from runs.report.build import Report, build_report
+from naslab.runs.report.build import Report, build_report
 
 __all__ = ["Report", "build_report"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nas.statistics import Interval, difference_interval
-from runs.ranking import Ranking
-from runs.report.markup import significant_digits
-from runs.rows import Row
+from naslab.nas.statistics import Interval, difference_interval
+from naslab.runs.ranking import Ranking
+from naslab.runs.report.markup import significant_digits
+from naslab.runs.rows import Row
 
 
 @dataclass(frozen=True)

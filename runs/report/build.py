@@ -13,16 +13,16 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from efficiency.errors import InputError
-from runs.beside import Neighbour
-from runs.ranking import rank
-from runs.report.answer import Answer, answer, unit
-from runs.report.findings import random_scores
-from runs.report.kernels import kernels
-from runs.report.markup import Html, html, join, tag
-from runs.report.sections import Findings, Section, all_sections, seconds_in_hours
-from runs.study import Study
-from runs.trial import Trial
+from naslab.efficiency.errors import InputError
+from naslab.runs.beside import Neighbour
+from naslab.runs.ranking import rank
+from naslab.runs.report.answer import Answer, answer, unit
+from naslab.runs.report.findings import random_scores
+from naslab.runs.report.kernels import kernels
+from naslab.runs.report.markup import Html, html, join, tag
+from naslab.runs.report.sections import Findings, Section, all_sections, seconds_in_hours
+from naslab.runs.study import Study
+from naslab.runs.trial import Trial
 
 SCHEMA = "naslab.report/1"
 
@@ -79,7 +79,7 @@ def build_report(
     found = Findings(study, ranking, tuple(sorted(trials, key=lambda t: t.number)))
     said = answer(ranking, random_scores(ranking, found.trials))
     sections = (*all_sections(found), *([] if kernel_table is None else [kernels(kernel_table)]))
-    template = Template(files("runs.report").joinpath("page.html").read_text(encoding="utf-8"))
+    template = Template(files("naslab.runs.report").joinpath("page.html").read_text(encoding="utf-8"))
     page = template.substitute(
         title=html(study.name),
         description=html(study.description),

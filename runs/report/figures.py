@@ -8,11 +8,11 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from nas.statistics import Interval
-from runs.ranking import Ranking
-from runs.rows import Row
-from runs.spend import NO_ARM, SECONDS_PER_HOUR
-from runs.trial import Trial
+from naslab.nas.statistics import Interval
+from naslab.runs.ranking import Ranking
+from naslab.runs.rows import Row
+from naslab.runs.spend import NO_ARM, SECONDS_PER_HOUR
+from naslab.runs.trial import Trial
 
 PALETTE = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#a16207", "#ec4899", "#84cc16")
 QUIET = "#94a3b8"

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from nas.arms import Grid
-from nas.health import HealthReport, assess
-from runs.plan import last_score
-from runs.ranking import Ranking
-from runs.rows import Row
-from runs.study import Study
-from runs.trial import Trial
-from search_spaces import Configuration, RelaxableSpace
+from naslab.nas.arms import Grid
+from naslab.nas.health import HealthReport, assess
+from naslab.runs.plan import last_score
+from naslab.runs.ranking import Ranking
+from naslab.runs.rows import Row
+from naslab.runs.study import Study
+from naslab.runs.trial import Trial
+from naslab.search_spaces import Configuration, RelaxableSpace
 
 EMBEDDING = ("feature_std", "effective_rank")
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from efficiency.errors import InputError
-from runs.report.markup import join, note, significant_digits, table
-from runs.report.sections import Section
+from naslab.efficiency.errors import InputError
+from naslab.runs.report.markup import join, note, significant_digits, table
+from naslab.runs.report.sections import Section
 
 SCHEMA = "naslab.bench/1"
 

@@ -7,7 +7,7 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from nas.statistics import Interval
+from naslab.nas.statistics import Interval
 
 
 class Html(str):

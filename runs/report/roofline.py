@@ -8,10 +8,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from efficiency import EfficiencyProfile
-from efficiency.errors import InputError
-from runs.report.figures import QUIET, colour, figure_of, plain
-from runs.report.markup import Html, join, note, plot, significant_digits, table, trial_links
+from naslab.efficiency import EfficiencyProfile
+from naslab.efficiency.errors import InputError
+from naslab.runs.report.figures import QUIET, colour, figure_of, plain
+from naslab.runs.report.markup import Html, join, note, plot, significant_digits, table, trial_links
 
 HOW = "the device is not calibrated for it: run `naslab devices calibrate`, then profile again"
 

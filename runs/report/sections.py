@@ -8,17 +8,28 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from nas.health import HealthReport
-from runs.constraints import Check
-from runs.ranking import Ranking
-from runs.report import figures, findings
-from runs.report.answer import unit
-from runs.report.markup import Html, html, interval, join, note, plot, significant_digits, table, tag, trial_links
-from runs.report.roofline import HOW, drawable, roofline_body
-from runs.rows import Row
-from runs.spend import SECONDS_PER_HOUR
-from runs.study import Study
-from runs.trial import Trial
+from naslab.nas.health import HealthReport
+from naslab.runs.constraints import Check
+from naslab.runs.ranking import Ranking
+from naslab.runs.report import figures, findings
+from naslab.runs.report.answer import unit
+from naslab.runs.report.markup import (
+    Html,
+    html,
+    interval,
+    join,
+    note,
+    plot,
+    significant_digits,
+    table,
+    tag,
+    trial_links,
+)
+from naslab.runs.report.roofline import HOW, drawable, roofline_body
+from naslab.runs.rows import Row
+from naslab.runs.spend import SECONDS_PER_HOUR
+from naslab.runs.study import Study
+from naslab.runs.trial import Trial
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """AltUp: a residual stream K times as wide as the layers that compute on it."""
 
-from search_spaces.altup.space import AltUp as Space
+from naslab.search_spaces.altup.space import AltUp as Space
 
 __all__ = ["Space"]

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from search_spaces.altup.model import IGNORED
-from search_spaces.altup.spans import corrupt, span_shape
-from search_spaces.data.text import BEGIN, END, FIRST_SENTINEL
-from search_spaces.space import derive_seed
+from naslab.search_spaces.altup.model import IGNORED
+from naslab.search_spaces.altup.spans import corrupt, span_shape
+from naslab.search_spaces.data.text import BEGIN, END, FIRST_SENTINEL
+from naslab.search_spaces.space import derive_seed
 
 Batch: TypeAlias = dict[str, Tensor]
 EVALUATION_BATCH = 64

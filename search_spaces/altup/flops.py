@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from search_spaces.altup.model import Plan
+from naslab.search_spaces.altup.model import Plan
 
 
 def forward_flops(plan: Plan, batch_size: int, length: int, memory_length: int = 0) -> int:

@@ -16,9 +16,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from kernels import altup
-from search_spaces.altup.stack import Collapse, collapsed, expanded, mixed
-from search_spaces.altup.transformer import Block, Branch, Context
+from naslab.kernels import altup
+from naslab.search_spaces.altup.stack import Collapse, collapsed, expanded, mixed
+from naslab.search_spaces.altup.transformer import Block, Branch, Context
 
 SCALE = 0.01
 

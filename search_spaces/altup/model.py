@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search_spaces.altup.coefficients import Kind
-from search_spaces.altup.experts import ExpertSizes, take_balance
-from search_spaces.altup.hyper_connections import HyperConnections
-from search_spaces.altup.stack import AltUpStack, LayerInput, Selection, SequenceAltUpLayer
-from search_spaces.altup.transformer import EPSILON, Block, BlockSizes, Context, context, linear
+from naslab.search_spaces.altup.coefficients import Kind
+from naslab.search_spaces.altup.experts import ExpertSizes, take_balance
+from naslab.search_spaces.altup.hyper_connections import HyperConnections
+from naslab.search_spaces.altup.stack import AltUpStack, LayerInput, Selection, SequenceAltUpLayer
+from naslab.search_spaces.altup.transformer import EPSILON, Block, BlockSizes, Context, context, linear
 
 Method: TypeAlias = Literal["dense", "altup", "recycled", "sequence", "sum", "hyper_connections", "dense_wide"]
 Form: TypeAlias = Literal["decoder", "encoder_decoder"]

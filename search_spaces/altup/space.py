@@ -14,18 +14,18 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from efficiency.errors import InputError
-from efficiency.inputs import Inputs
-from search_spaces.altup import flops
-from search_spaces.altup.coefficients import GEMMA_CLIP
-from search_spaces.altup.experts import ExpertSizes
-from search_spaces.altup.model import Form, Method, Plan, make_model
-from search_spaces.altup.spans import span_shape
-from search_spaces.altup.task import LanguageModelling
-from search_spaces.configuration import Configuration
-from search_spaces.options import Options
-from search_spaces.parameters import Categorical, Integer, Parameter, Value, When
-from search_spaces.space import SearchSpace
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.inputs import Inputs
+from naslab.search_spaces.altup import flops
+from naslab.search_spaces.altup.coefficients import GEMMA_CLIP
+from naslab.search_spaces.altup.experts import ExpertSizes
+from naslab.search_spaces.altup.model import Form, Method, Plan, make_model
+from naslab.search_spaces.altup.spans import span_shape
+from naslab.search_spaces.altup.task import LanguageModelling
+from naslab.search_spaces.configuration import Configuration
+from naslab.search_spaces.options import Options
+from naslab.search_spaces.parameters import Categorical, Integer, Parameter, Value, When
+from naslab.search_spaces.space import SearchSpace
 
 METHODS = ("dense", "altup", "recycled", "sequence", "sum", "hyper_connections", "dense_wide")
 WIDENED = ("altup", "recycled", "sum", "hyper_connections", "dense_wide")

@@ -16,10 +16,10 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from efficiency.errors import InputError
-from kernels import altup
-from search_spaces.altup.coefficients import GEMMA_CLIP, Coefficients, Kind, make_coefficients
-from search_spaces.altup.transformer import Context
+from naslab.efficiency.errors import InputError
+from naslab.kernels import altup
+from naslab.search_spaces.altup.coefficients import GEMMA_CLIP, Coefficients, Kind, make_coefficients
+from naslab.search_spaces.altup.transformer import Context
 
 Selection: TypeAlias = Literal["alternating", "same"]
 Expansion: TypeAlias = Literal["replicate", "split"]

@@ -12,20 +12,20 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from efficiency.errors import InputError
-from efficiency.inputs import Inputs
-from search_spaces.altup import text_baselines
-from search_spaces.altup.batches import Batch, CausalBatches, SpanBatches
-from search_spaces.altup.model import IGNORED, EncoderDecoder, LanguageModel
-from search_spaces.altup.recipe import make_optimiser, schedule, set_learning_rate
-from search_spaces.data.text import TextOptions, load_text
-from search_spaces.options import Options
-from search_spaces.space import seed_everything
-from search_spaces.task import Control, Rung, Split, Task
-from search_spaces.training import train_in_rungs
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.inputs import Inputs
+from naslab.search_spaces.altup import text_baselines
+from naslab.search_spaces.altup.batches import Batch, CausalBatches, SpanBatches
+from naslab.search_spaces.altup.model import IGNORED, EncoderDecoder, LanguageModel
+from naslab.search_spaces.altup.recipe import make_optimiser, schedule, set_learning_rate
+from naslab.search_spaces.data.text import TextOptions, load_text
+from naslab.search_spaces.options import Options
+from naslab.search_spaces.space import seed_everything
+from naslab.search_spaces.task import Control, Rung, Split, Task
+from naslab.search_spaces.training import train_in_rungs
 
 if TYPE_CHECKING:
-    from search_spaces.altup.space import AltUp
+    from naslab.search_spaces.altup.space import AltUp
 
 RAW_BITS = 8.0
 """Bits of a byte that is stored as it is: what a model's bits per byte are saved from."""

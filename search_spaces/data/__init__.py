@@ -1,8 +1,8 @@
 """Data sets by name or path, as uint8 images in three disjoint splits, and random views of them."""
 
-from search_spaces.data.augment import Augmentation, AugmentationOptions
-from search_spaces.data.datasets import DatasetOptions, ImageData, few_labels, load_dataset
-from search_spaces.data.images import FileImages, ImageSet, MemoryImages
+from naslab.search_spaces.data.augment import Augmentation, AugmentationOptions
+from naslab.search_spaces.data.datasets import DatasetOptions, ImageData, few_labels, load_dataset
+from naslab.search_spaces.data.images import FileImages, ImageSet, MemoryImages
 
 __all__ = [
     "Augmentation",

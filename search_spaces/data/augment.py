@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from search_spaces.options import Options
+from naslab.search_spaces.options import Options
 
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)
 

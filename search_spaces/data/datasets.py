@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from efficiency.errors import InputError
-from search_spaces.data import files
-from search_spaces.data.images import ImageSet
-from search_spaces.options import Options
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data import files
+from naslab.search_spaces.data.images import ImageSet
+from naslab.search_spaces.options import Options
 
 STATISTICS_SAMPLE = 2000
 """Images from which channel means and deviations are taken."""

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from efficiency.errors import InputError
-from search_spaces.data.images import FileImages, ImageSet, MemoryImages
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data.images import FileImages, ImageSet, MemoryImages
 
 EMBEDDED_FILE = Path(__file__).parent / "embedded" / "fashion_mnist_12k.npz"
 FASHION_MNIST_ROOT = Path("/usr/share/datasets/fashion-mnist")

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from efficiency.errors import InputError
+from naslab.efficiency.errors import InputError
 
 
 class ImageSet(ABC):

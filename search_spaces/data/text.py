@@ -22,8 +22,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from efficiency.errors import InputError
-from search_spaces.options import Options
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.options import Options
 
 PAD, BEGIN, END, FIRST_SENTINEL = 0, 1, 2, 3
 """Ids of the special tokens; sentinels follow."""

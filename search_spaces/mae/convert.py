@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from efficiency.errors import InputError
-from search_spaces.mae.masks import Masking
-from search_spaces.mae.model import Design, MaskedAutoencoder
-from search_spaces.mae.vit import Sizes
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.mae.masks import Masking
+from naslab.search_spaces.mae.model import Design, MaskedAutoencoder
+from naslab.search_spaces.mae.vit import Sizes
 
 if TYPE_CHECKING:
     from transformers import ViTMAEForPreTraining

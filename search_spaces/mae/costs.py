@@ -7,8 +7,8 @@ tokens alone, where published figures have it on every token; that is below 0.2 
 
 from __future__ import annotations
 
-from search_spaces.mae.model import Autoencoder
-from search_spaces.mae.vit import Sizes
+from naslab.search_spaces.mae.model import Autoencoder
+from naslab.search_spaces.mae.vit import Sizes
 
 
 def forward_flops(model: Autoencoder, batch_size: int) -> int:

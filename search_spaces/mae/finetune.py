@@ -16,10 +16,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search_spaces.data import Augmentation, ImageSet
-from search_spaces.mae.model import Autoencoder
-from search_spaces.options import Options
-from search_spaces.space import derive_seed
+from naslab.search_spaces.data import Augmentation, ImageSet
+from naslab.search_spaces.mae.model import Autoencoder
+from naslab.search_spaces.options import Options
+from naslab.search_spaces.space import derive_seed
 
 Pool: TypeAlias = Literal["class", "mean"]
 

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from kernels import TokenMask, token_mask
+from naslab.kernels import TokenMask, token_mask
 
 Kind: TypeAlias = Literal["random", "block", "grid", "agnostic", "tube"]
 

@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from kernels import TokenMask, gather_visible, patch_loss, restore_tokens
-from search_spaces.mae.masks import Masking, decoder_subset
-from search_spaces.mae.positions import plane_positions
-from search_spaces.mae.vit import EPSILON, Sizes, initialise, make_blocks
+from naslab.kernels import TokenMask, gather_visible, patch_loss, restore_tokens
+from naslab.search_spaces.mae.masks import Masking, decoder_subset
+from naslab.search_spaces.mae.positions import plane_positions
+from naslab.search_spaces.mae.vit import EPSILON, Sizes, initialise, make_blocks
 
 Target: TypeAlias = Literal["pixel", "normalised_pixel"]
 

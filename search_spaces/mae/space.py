@@ -16,17 +16,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from efficiency.errors import InputError
-from search_spaces.configuration import Configuration
-from search_spaces.mae.costs import forward_flops
-from search_spaces.mae.masks import GRID_RATIO, Masking
-from search_spaces.mae.model import Autoencoder, Design, MaskedAutoencoder
-from search_spaces.mae.task import ClipPretraining, MaskedPretraining
-from search_spaces.mae.video import ClipDesign, VideoMaskedAutoencoder
-from search_spaces.mae.vit import Sizes, named_sizes
-from search_spaces.options import Options
-from search_spaces.parameters import Categorical, Float, Integer, Parameter, Value
-from search_spaces.space import SearchSpace
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.configuration import Configuration
+from naslab.search_spaces.mae.costs import forward_flops
+from naslab.search_spaces.mae.masks import GRID_RATIO, Masking
+from naslab.search_spaces.mae.model import Autoencoder, Design, MaskedAutoencoder
+from naslab.search_spaces.mae.task import ClipPretraining, MaskedPretraining
+from naslab.search_spaces.mae.video import ClipDesign, VideoMaskedAutoencoder
+from naslab.search_spaces.mae.vit import Sizes, named_sizes
+from naslab.search_spaces.options import Options
+from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Value
+from naslab.search_spaces.space import SearchSpace
 
 MLP_RATIO = 4
 FEWEST_TOKENS = 20
@@ -274,7 +274,7 @@ class MAE(SearchSpace):
         return self._time * (self.options.image_size // min(self._patches)) ** 2
 
     def forward_flops(self, configuration: Configuration, batch_size: int) -> int:
-        """See `search_spaces.mae.costs`."""
+        """See `naslab.search_spaces.mae.costs`."""
         with torch.device("meta"):
             return forward_flops(self.build(configuration), batch_size)
 

@@ -14,11 +14,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from efficiency.errors import InputError
-from search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, load_dataset
-from search_spaces.data.video import ClipAugmentation, ClipOptions, load_clips
-from search_spaces.frozen import BOTH, check_fit, encode, labelled_few, score_features
-from search_spaces.mae.finetune import (
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, load_dataset
+from naslab.search_spaces.data.video import ClipAugmentation, ClipOptions, load_clips
+from naslab.search_spaces.frozen import BOTH, check_fit, encode, labelled_few, score_features
+from naslab.search_spaces.mae.finetune import (
     Classifier,
     FinetuneOptions,
     Pool,
@@ -28,14 +28,14 @@ from search_spaces.mae.finetune import (
     supervised_steps,
     weight_decayed,
 )
-from search_spaces.mae.model import Autoencoder
-from search_spaces.options import Options
-from search_spaces.space import derive_seed, seed_everything
-from search_spaces.task import Control, Rung, Split, Task
-from search_spaces.training import train_in_rungs
+from naslab.search_spaces.mae.model import Autoencoder
+from naslab.search_spaces.options import Options
+from naslab.search_spaces.space import derive_seed, seed_everything
+from naslab.search_spaces.task import Control, Rung, Split, Task
+from naslab.search_spaces.training import train_in_rungs
 
 if TYPE_CHECKING:
-    from search_spaces.mae.space import MAE
+    from naslab.search_spaces.mae.space import MAE
 
 RAW_PIXELS = 200_000
 """Values of a sample up to which raw pixels are a control; a colour image of 224 pixels has 150,528."""

@@ -12,11 +12,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from kernels import patch_loss
-from kernels.patch_loss import patches
-from search_spaces.mae.model import Autoencoder, Design
-from search_spaces.mae.positions import line_positions
-from search_spaces.mae.vit import initialise
+from naslab.kernels import patch_loss
+from naslab.kernels.patch_loss import patches
+from naslab.search_spaces.mae.model import Autoencoder, Design
+from naslab.search_spaces.mae.positions import line_positions
+from naslab.search_spaces.mae.vit import initialise
 
 CHANNEL_EPSILON = 1e-6
 """Added to the deviation, not to the variance, where each colour channel is normalised by itself (VideoMAE)."""

@@ -13,7 +13,7 @@ import timm
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from efficiency.errors import InputError
+from naslab.efficiency.errors import InputError
 
 EPSILON = 1e-6
 """Of every LayerNorm, as in MAE's code."""

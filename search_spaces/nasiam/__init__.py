@@ -1,5 +1,5 @@
 """NASiam: searched projector and predictor heads of siamese self-supervised learning."""
 
-from search_spaces.nasiam.space import NASiam as Space
+from naslab.search_spaces.nasiam.space import NASiam as Space
 
 __all__ = ["Space"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from search_spaces.configuration import Configuration
-from search_spaces.nasiam.heads import Sizes
-from search_spaces.nasiam.operations import PARAMETER_FREE
+from naslab.search_spaces.configuration import Configuration
+from naslab.search_spaces.nasiam.heads import Sizes
+from naslab.search_spaces.nasiam.operations import PARAMETER_FREE
 
 BOX_WIDTH, BOX_HEIGHT, GAP, ROW = 84, 30, 34, 62
 COLOURS = {

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kernels import info_nce, negative_cosine, nt_xent
+from naslab.kernels import info_nce, negative_cosine, nt_xent
 
 
 class Views(NamedTuple):

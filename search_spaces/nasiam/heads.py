@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from search_spaces.nasiam.frameworks import MakeHead
-from search_spaces.nasiam.operations import cell
+from naslab.search_spaces.nasiam.frameworks import MakeHead
+from naslab.search_spaces.nasiam.operations import cell
 
 
 @dataclass(frozen=True)

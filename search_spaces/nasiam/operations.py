@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kernels import ACTIVATIONS
+from naslab.kernels import ACTIVATIONS
 
 POOLINGS = ("maxpool", "avgpool")
 OPERATIONS = (*POOLINGS, "identity", *ACTIVATIONS)

@@ -13,17 +13,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from search_spaces.configuration import Configuration
-from search_spaces.nasiam import drawing
-from search_spaces.nasiam.backbones import CONVOLUTIONAL, build_backbone
-from search_spaces.nasiam.frameworks import BYOL, Framework, MakeHead, MoCoV2, SimCLR, SimSiam
-from search_spaces.nasiam.heads import Sizes, published_heads, searched_heads, sizes
-from search_spaces.nasiam.operations import OPERATIONS, canonical_name
-from search_spaces.nasiam.supernet import MixedHeads, NASiamSupernet
-from search_spaces.nasiam.task import SelfSupervised
-from search_spaces.options import Options
-from search_spaces.parameters import Categorical, Chain, Parameter, Value, When
-from search_spaces.space import RelaxableSpace, Relaxation
+from naslab.search_spaces.configuration import Configuration
+from naslab.search_spaces.nasiam import drawing
+from naslab.search_spaces.nasiam.backbones import CONVOLUTIONAL, build_backbone
+from naslab.search_spaces.nasiam.frameworks import BYOL, Framework, MakeHead, MoCoV2, SimCLR, SimSiam
+from naslab.search_spaces.nasiam.heads import Sizes, published_heads, searched_heads, sizes
+from naslab.search_spaces.nasiam.operations import OPERATIONS, canonical_name
+from naslab.search_spaces.nasiam.supernet import MixedHeads, NASiamSupernet
+from naslab.search_spaces.nasiam.task import SelfSupervised
+from naslab.search_spaces.options import Options
+from naslab.search_spaces.parameters import Categorical, Chain, Parameter, Value, When
+from naslab.search_spaces.space import RelaxableSpace, Relaxation
 
 
 class NASiamOptions(Options):

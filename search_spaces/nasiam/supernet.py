@@ -13,12 +13,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from efficiency.errors import InputError
-from kernels import ACTIVATIONS, mixed_activation
-from search_spaces.nasiam.frameworks import Framework, Views
-from search_spaces.nasiam.heads import Sizes, tail
-from search_spaces.nasiam.operations import OPERATIONS, PARAMETER_FREE, POOLINGS, FeaturePool
-from search_spaces.space import Relaxation, Supernet
+from naslab.efficiency.errors import InputError
+from naslab.kernels import ACTIVATIONS, mixed_activation
+from naslab.search_spaces.nasiam.frameworks import Framework, Views
+from naslab.search_spaces.nasiam.heads import Sizes, tail
+from naslab.search_spaces.nasiam.operations import OPERATIONS, PARAMETER_FREE, POOLINGS, FeaturePool
+from naslab.search_spaces.space import Relaxation, Supernet
 
 NUM_POOLINGS = len(POOLINGS)
 ACTIVATED = tuple(ACTIVATIONS)

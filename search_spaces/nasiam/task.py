@@ -11,19 +11,19 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from efficiency.errors import InputError
-from search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, ImageSet, load_dataset
-from search_spaces.evaluation import effective_rank, feature_std
-from search_spaces.frozen import BOTH, EVALUATION_BATCH, check_fit, encode, labelled_few, score_features
-from search_spaces.nasiam import recipes
-from search_spaces.nasiam.frameworks import Framework, Views
-from search_spaces.options import Options
-from search_spaces.space import derive_seed, seed_everything
-from search_spaces.task import Control, GradientTask, Rung, Split
-from search_spaces.training import train_in_rungs
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, ImageSet, load_dataset
+from naslab.search_spaces.evaluation import effective_rank, feature_std
+from naslab.search_spaces.frozen import BOTH, EVALUATION_BATCH, check_fit, encode, labelled_few, score_features
+from naslab.search_spaces.nasiam import recipes
+from naslab.search_spaces.nasiam.frameworks import Framework, Views
+from naslab.search_spaces.options import Options
+from naslab.search_spaces.space import derive_seed, seed_everything
+from naslab.search_spaces.task import Control, GradientTask, Rung, Split
+from naslab.search_spaces.training import train_in_rungs
 
 if TYPE_CHECKING:
-    from search_spaces.nasiam.space import NASiam
+    from naslab.search_spaces.nasiam.space import NASiam
 
 
 class SelfSupervisedOptions(Options):

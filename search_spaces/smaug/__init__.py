@@ -1,5 +1,5 @@
 """SMAUG: sparse masked autoencoder for video-language pre-training."""
 
-from search_spaces.smaug.space import SMAUGSpace as Space
+from naslab.search_spaces.smaug.space import SMAUGSpace as Space
 
 __all__ = ["Space"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from search_spaces.smaug.selector import joined_width
-from search_spaces.smaug.settings import Settings, Sizes
+from naslab.search_spaces.smaug.selector import joined_width
+from naslab.search_spaces.smaug.settings import Settings, Sizes
 
 
 def part_macs(sizes: Sizes, settings: Settings) -> dict[str, int]:

@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kernels import (
+from naslab.kernels import (
     Matching,
     TokenMask,
     bipartite_match,
@@ -27,7 +27,7 @@ from kernels import (
     token_mask,
     unmerge_tokens,
 )
-from search_spaces.smaug.settings import Sizes, Sparsity
+from naslab.search_spaces.smaug.settings import Sizes, Sparsity
 
 
 class Encoded(NamedTuple):

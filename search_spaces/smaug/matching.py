@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from search_spaces.smaug.model import SMAUG, Video
-from search_spaces.smaug.pairs import Pairs
+from naslab.search_spaces.smaug.model import SMAUG, Video
+from naslab.search_spaces.smaug.pairs import Pairs
 
 TEXTS_AT_ONCE = 32
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kernels import patch_loss, token_mask
-from search_spaces.smaug.encoder import Encoded, FrameDecoder, FrameEncoder, frame_features
-from search_spaces.smaug.losses import (
+from naslab.kernels import patch_loss, token_mask
+from naslab.search_spaces.smaug.encoder import Encoded, FrameDecoder, FrameEncoder, frame_features
+from naslab.search_spaces.smaug.losses import (
     contrastive_loss,
     hard_negatives,
     labelled_loss,
@@ -25,9 +25,9 @@ from search_spaces.smaug.losses import (
     matching_loss,
     same_text,
 )
-from search_spaces.smaug.selector import Chosen, FrameSelector
-from search_spaces.smaug.settings import Settings, Sizes
-from search_spaces.smaug.text import TextModel
+from naslab.search_spaces.smaug.selector import Chosen, FrameSelector
+from naslab.search_spaces.smaug.settings import Settings, Sizes
+from naslab.search_spaces.smaug.text import TextModel
 
 TEMPERATURE, COLDEST, WARMEST = 0.07, 0.001, 0.5
 

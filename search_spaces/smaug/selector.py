@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search_spaces.smaug.settings import Estimator
+from naslab.search_spaces.smaug.settings import Estimator
 
 
 class Chosen(NamedTuple):

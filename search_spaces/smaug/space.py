@@ -14,17 +14,17 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from efficiency.errors import InputError
-from efficiency.inputs import Inputs
-from search_spaces.configuration import Configuration
-from search_spaces.options import Options
-from search_spaces.parameters import Categorical, Float, Integer, Parameter, Value
-from search_spaces.smaug import cost
-from search_spaces.smaug.model import SMAUG
-from search_spaces.smaug.settings import Settings, Sizes, Sparsity, SpecialIds
-from search_spaces.smaug.task import VideoLanguage
-from search_spaces.smaug.text import pretrained_config
-from search_spaces.space import SearchSpace
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.inputs import Inputs
+from naslab.search_spaces.configuration import Configuration
+from naslab.search_spaces.options import Options
+from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Value
+from naslab.search_spaces.smaug import cost
+from naslab.search_spaces.smaug.model import SMAUG
+from naslab.search_spaces.smaug.settings import Settings, Sizes, Sparsity, SpecialIds
+from naslab.search_spaces.smaug.task import VideoLanguage
+from naslab.search_spaces.smaug.text import pretrained_config
+from naslab.search_spaces.space import SearchSpace
 
 LAYERS = ("quarters", "half", "first_quarter")
 
@@ -307,7 +307,7 @@ class SMAUGSpace(SearchSpace):
         }
 
     def forward_flops(self, configuration: Configuration, batch_size: int) -> int:
-        """See `search_spaces.smaug.cost`; questions, which are trained along, are no part of it."""
+        """See `naslab.search_spaces.smaug.cost`; questions, which are trained along, are no part of it."""
         return cost.forward_flops(self.sizes, self.settings(configuration), batch_size)
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer, BertOnlyMLMHead
 
-from efficiency.errors import InputError
-from search_spaces.smaug.settings import Sizes
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.smaug.settings import Sizes
 
 
 class TextModel(nn.Module):

@@ -9,8 +9,8 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
-from efficiency.errors import InputError
-from search_spaces.smaug.settings import SpecialIds
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.smaug.settings import SpecialIds
 
 
 class TextTokenizer:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kernels import bipartite_match, class_scores, merge_tokens, select_tokens
+from naslab.kernels import bipartite_match, class_scores, merge_tokens, select_tokens
 
 State: TypeAlias = Tensor | tuple[Tensor, Tensor]
 """Tokens, or tokens and how many of the image's each stands for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from efficiency.errors import InputError
+from naslab.efficiency.errors import InputError
 
 
 def check_keep_rate(keep_rate: float) -> None:

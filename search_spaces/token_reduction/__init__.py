@@ -1,5 +1,5 @@
 """Token reduction: an image classifier swept over keep rates (EViT) and merges (ToMe)."""
 
-from search_spaces.token_reduction.space import TokenReduction as Space
+from naslab.search_spaces.token_reduction.space import TokenReduction as Space
 
 __all__ = ["Space"]

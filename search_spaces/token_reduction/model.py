@@ -18,8 +18,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from efficiency.errors import InputError
-from search_spaces.sparsification import sparsify
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.sparsification import sparsify
 
 HEADS = ("head.", "head_dist.")
 """Parts of a network that its number of classes decides."""
@@ -27,7 +27,7 @@ HEADS = ("head.", "head_dist.")
 
 @dataclass(frozen=True)
 class Reduction:
-    """How a classifier loses tokens; see `search_spaces.sparsification.sparsify`."""
+    """How a classifier loses tokens; see `naslab.search_spaces.sparsification.sparsify`."""
 
     rule: Literal["none", "evit", "tome"] = "none"
     keep_rate: float = 1.0

@@ -16,14 +16,14 @@ from pydantic import Field
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from efficiency.errors import InputError
-from search_spaces.configuration import Configuration
-from search_spaces.mae.vit import initialise
-from search_spaces.options import Options
-from search_spaces.parameters import Categorical, Float, Integer, Parameter, Value, When
-from search_spaces.space import SearchSpace
-from search_spaces.sparsification import sparsify
-from search_spaces.token_reduction.model import (
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.configuration import Configuration
+from naslab.search_spaces.mae.vit import initialise
+from naslab.search_spaces.options import Options
+from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Value, When
+from naslab.search_spaces.space import SearchSpace
+from naslab.search_spaces.sparsification import sparsify
+from naslab.search_spaces.token_reduction.model import (
     Classifier,
     Reduction,
     forward_flops,
@@ -31,7 +31,7 @@ from search_spaces.token_reduction.model import (
     make_network,
     on_meta,
 )
-from search_spaces.token_reduction.task import Classification
+from naslab.search_spaces.token_reduction.task import Classification
 
 LAYERS = {"quarters": (4, (1, 2, 3)), "thirds": (3, (1, 2)), "half": (2, (1,))}
 """Where EViT selects: parts of the depth, and after how many of them."""
@@ -175,7 +175,7 @@ class TokenReduction(SearchSpace):
         }
 
     def forward_flops(self, configuration: Configuration, batch_size: int) -> int:
-        """See `search_spaces.token_reduction.model.forward_flops`."""
+        """See `naslab.search_spaces.token_reduction.model.forward_flops`."""
         return forward_flops(self.network, self._reduction(dict(configuration)), batch_size)
 
     def _evit(self, keep_rate: float, fuse: bool = True) -> Configuration:

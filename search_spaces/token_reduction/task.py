@@ -12,18 +12,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from efficiency.errors import InputError
-from search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, load_dataset
-from search_spaces.frozen import check_fit, encode, score_features
-from search_spaces.mae.finetune import FinetuneOptions, layered_groups, set_learning_rate
-from search_spaces.space import derive_seed, seed_everything
-from search_spaces.sparsification import anneal, set_keep_rate
-from search_spaces.task import Control, Rung, Split, Task
-from search_spaces.token_reduction.model import Classifier
-from search_spaces.training import train_in_rungs
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, load_dataset
+from naslab.search_spaces.frozen import check_fit, encode, score_features
+from naslab.search_spaces.mae.finetune import FinetuneOptions, layered_groups, set_learning_rate
+from naslab.search_spaces.space import derive_seed, seed_everything
+from naslab.search_spaces.sparsification import anneal, set_keep_rate
+from naslab.search_spaces.task import Control, Rung, Split, Task
+from naslab.search_spaces.token_reduction.model import Classifier
+from naslab.search_spaces.training import train_in_rungs
 
 if TYPE_CHECKING:
-    from search_spaces.token_reduction.space import TokenReduction
+    from naslab.search_spaces.token_reduction.space import TokenReduction
 
 
 class ClassificationOptions(FinetuneOptions):

@@ -7,8 +7,8 @@ import timm
 import torch
 from torch import nn
 
-from efficiency import count, count_forward, count_training_step
-from efficiency.kinds import MATRIX_PRODUCT
+from naslab.efficiency import count, count_forward, count_training_step
+from naslab.efficiency.kinds import MATRIX_PRODUCT
 
 SQUARE = torch.eye(8) + 0.1
 SPARSE = torch.eye(8).to_sparse()

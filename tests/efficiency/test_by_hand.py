@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from efficiency import count_forward
+from naslab.efficiency import count_forward
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))

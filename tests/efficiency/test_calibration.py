@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from efficiency import InputError
-from efficiency.calibration import calibrate, ceilings_path, load_ceilings, tf32, tf32_allowed
-from efficiency.ceilings import Samples
+from naslab.efficiency import InputError
+from naslab.efficiency.calibration import calibrate, ceilings_path, load_ceilings, tf32, tf32_allowed
+from naslab.efficiency.ceilings import Samples
 
 CPU = torch.device("cpu")
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from efficiency import InputError, measure_latency
-from efficiency.clocks import CLOCKS, EndToEnd, GraphClock, KernelClock, clock_named, kernel_clock
+from naslab.efficiency import InputError, measure_latency
+from naslab.efficiency.clocks import CLOCKS, EndToEnd, GraphClock, KernelClock, clock_named, kernel_clock
 
 CPU = torch.device("cpu")
 CYCLES_PER_MS = 2_000_000

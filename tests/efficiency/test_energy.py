@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from efficiency import energy
-from efficiency.energy import NoCounter, NvmlCounter, RaplCounter, find_counter, measure_energy
+from naslab.efficiency import energy
+from naslab.efficiency.energy import NoCounter, NvmlCounter, RaplCounter, find_counter, measure_energy
 
 RANGE = 262_143_328_850
 

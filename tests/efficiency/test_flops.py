@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from efficiency import InputError, Work, count, count_forward, count_training_step, register_formula
-from efficiency.formulas import FORMULAS
+from naslab.efficiency import InputError, Work, count, count_forward, count_training_step, register_formula
+from naslab.efficiency.formulas import FORMULAS
 
 
 def test_linear_is_two_flops_a_multiply_add():

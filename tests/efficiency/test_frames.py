@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from efficiency import InputError, frame, profile
+from naslab.efficiency import InputError, frame, profile
 
 QUICK = {"min_seconds": 0.01, "max_seconds": 0.02}
 

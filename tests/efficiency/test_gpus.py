@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from efficiency import InputError
-from efficiency.gpus import ALIASES, GPUS, find_gpu, match_gpu, price_per_hour, prices_path
+from naslab.efficiency import InputError
+from naslab.efficiency.gpus import ALIASES, GPUS, find_gpu, match_gpu, price_per_hour, prices_path
 
 DTYPES = {"float32", "tf32", "bfloat16", "float16", "fp8", "int8"}
 FIELDS = {"memory_bytes", "bandwidth_bytes_per_second", "power_watts"}
@@ -120,7 +120,7 @@ def test_other_cards_are_not_mistaken(driver):
 
 
 def test_every_card_can_be_matched_by_some_driver_name():
-    from efficiency.gpus import _DRIVER_NAMES
+    from naslab.efficiency.gpus import _DRIVER_NAMES
 
     assert set(_DRIVER_NAMES) == set(GPUS)
 

@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from efficiency import kernel_tuning
-from efficiency.errors import InputError
-from efficiency.kernel_table import Case
-from efficiency.kernel_tuning import candidates, tune, tune_kernels
-from kernels import _triton
-from kernels._triton import Launch, launch, trying
-from runs.cli import run_command_line
+from naslab.efficiency import kernel_tuning
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.kernel_table import Case
+from naslab.efficiency.kernel_tuning import candidates, tune, tune_kernels
+from naslab.kernels import _triton
+from naslab.kernels._triton import Launch, launch, trying
+from naslab.runs.cli import run_command_line
 
 CPU = torch.device("cpu")
 DEFAULTS = {"any": Launch(64, rows=4, num_warps=4)}

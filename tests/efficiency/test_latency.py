@@ -6,8 +6,8 @@ from itertools import count as counter
 import numpy as np
 import pytest
 
-from efficiency import compare_latency, measure_latency
-from efficiency.latency import MIN_SAMPLES, median_interval, ratio_interval
+from naslab.efficiency import compare_latency, measure_latency
+from naslab.efficiency.latency import MIN_SAMPLES, median_interval, ratio_interval
 
 
 def test_the_exact_interval_agrees_with_drawing_resamples():

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from efficiency.memory import LiveBytes, parameter_bytes, peak_memory_bytes
+from naslab.efficiency.memory import LiveBytes, parameter_bytes, peak_memory_bytes
 
 
 class TwoSteps(nn.Module):

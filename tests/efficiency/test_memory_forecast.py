@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from efficiency import InputError, forecast_peak_bytes
-from efficiency.resident_memory import resident_memory
+from naslab.efficiency import InputError, forecast_peak_bytes
+from naslab.efficiency.resident_memory import resident_memory
 
 
 def convolutions(batch):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from efficiency import EfficiencyProfile, InputError, collect_provenance, device_name, profile, resolve_device
+from naslab.efficiency import EfficiencyProfile, InputError, collect_provenance, device_name, profile, resolve_device
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "schemas" / "profile.json").read_text())
 QUICK = {"min_seconds": 0.02, "max_seconds": 0.05}
@@ -108,7 +108,7 @@ def test_devices_by_name():
 def test_three_lines_of_a_script_are_enough():
     lines = (
         "import torch",
-        "from efficiency import profile",
+        "from naslab.efficiency import profile",
         "print(profile(torch.nn.Linear(3, 4), torch.ones(2, 3)).flops.forward)",
     )
     script = "\n".join(lines)

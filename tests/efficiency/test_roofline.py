@@ -7,12 +7,21 @@ import pytest
 import torch
 from torch import nn
 
-from efficiency import InputError, count_forward, profile
-from efficiency.cross_check import against_formula, against_fvcore
-from efficiency.gpus import find_gpu
-from efficiency.prediction import DISPATCH, FEATURES, StepTime, StepTimes, features, fit, leave_one_out, run_hours
-from efficiency.published_rates import PUBLISHED, left_out_factors
-from efficiency.roofline import Roof, place
+from naslab.efficiency import InputError, count_forward, profile
+from naslab.efficiency.cross_check import against_formula, against_fvcore
+from naslab.efficiency.gpus import find_gpu
+from naslab.efficiency.prediction import (
+    DISPATCH,
+    FEATURES,
+    StepTime,
+    StepTimes,
+    features,
+    fit,
+    leave_one_out,
+    run_hours,
+)
+from naslab.efficiency.published_rates import PUBLISHED, left_out_factors
+from naslab.efficiency.roofline import Roof, place
 
 SLOW_MEMORY = Roof("toy", {"float32": 1e12}, 1e3, measured=True)
 SLOW_PRODUCTS = Roof("toy", {"float32": 1e3}, 1e12, measured=True)

@@ -7,13 +7,13 @@ import timm
 import torch
 from torch import nn
 
-from efficiency import InputError
-from efficiency.batch_sweep import sweep_batch_sizes
-from efficiency.memory import LiveBytes
-from efficiency.memory_forecast import forecast, forecast_peak_bytes, largest_batch
-from efficiency.resident_memory import resident_peak_bytes
-from efficiency.training_memory import training_memory
-from efficiency.training_step import measure_training_step, training_step_function
+from naslab.efficiency import InputError
+from naslab.efficiency.batch_sweep import sweep_batch_sizes
+from naslab.efficiency.memory import LiveBytes
+from naslab.efficiency.memory_forecast import forecast, forecast_peak_bytes, largest_batch
+from naslab.efficiency.resident_memory import resident_peak_bytes
+from naslab.efficiency.training_memory import training_memory
+from naslab.efficiency.training_step import measure_training_step, training_step_function
 
 
 def network():

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from efficiency import InputError, count_forward, profile
-from efficiency.unwrap import eager
+from naslab.efficiency import InputError, count_forward, profile
+from naslab.efficiency.unwrap import eager
 
 INPUTS = torch.ones(4, 8)
 FLOPS = 2 * 4 * (8 * 16 + 16 * 4)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from runs.cli import app
+from naslab.runs.cli import app
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("kernels", "efficiency", "search_spaces", "nas", "runs")
@@ -108,7 +108,7 @@ def test_the_import_order_can_fail(tmp_path):
 
 def test_the_worked_example_runs(tmp_path):
     def naslab(*arguments):
-        command = [sys.executable, "-m", "runs.cli", *arguments, "--storage", str(tmp_path / "naslab.db"), "--json"]
+        command = [sys.executable, "-m", "naslab", *arguments, "--storage", str(tmp_path / "naslab.db"), "--json"]
         done = subprocess.run(command, cwd=ROOT / "examples", capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import (
+from naslab.kernels import (
     ACTIVATIONS,
     Matching,
     TokenMask,

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from efficiency import count
-from kernels import altup
-from kernels._dispatch import switched
+from naslab.efficiency import count
+from naslab.kernels import altup
+from naslab.kernels._dispatch import switched
 
 
 def streams(*shape):

@@ -25,7 +25,7 @@ class Built:
     shared_bytes: int = 48 * 1024
 
 
-ALTUP = importlib.import_module("kernels.altup")
+ALTUP = importlib.import_module("naslab.kernels.altup")
 BUILT = {
     "altup_forward": Built(
         ALTUP.altup_forward, ALTUP.FORWARD, "x_ptr y_ptr p_ptr g_ptr new_ptr", "tokens width token_stride",
@@ -36,7 +36,7 @@ BUILT = {
         "tokens width token_stride", {"STREAMS": 4, "ACTIVE": 0, "PER_TOKEN": True}, 96, fp32="products_ptr",
     ),
 }  # fmt: skip
-MIXED = importlib.import_module("kernels.mixed_activation")
+MIXED = importlib.import_module("naslab.kernels.mixed_activation")
 STATISTICS = "mixing_ptr scale_ptr shift_ptr mean_ptr variance_ptr dscale_ptr dshift_ptr dmixing_ptr"
 BUILT |= {
     name: Built(
@@ -48,7 +48,7 @@ BUILT |= {
     }.items()
 }  # fmt: skip
 
-PATCH = importlib.import_module("kernels.patch_loss")
+PATCH = importlib.import_module("naslab.kernels.patch_loss")
 BUILT |= {
     name: Built(
         getattr(PATCH, name), PATCH.LAUNCH, "predicted_ptr out_ptr", "num_masked channels height width",
@@ -58,7 +58,7 @@ BUILT |= {
     for name in ("patch_loss_forward", "patch_loss_backward")
 }  # fmt: skip
 
-MASK = importlib.import_module("kernels.token_mask")
+MASK = importlib.import_module("naslab.kernels.token_mask")
 TOKENS = "tokens_ptr positions_ptr out_ptr grad_ptr dtokens_ptr dpositions_ptr mask_token_ptr"
 BUILT |= {
     name: Built(
@@ -71,7 +71,7 @@ BUILT |= {
     }.items()
 }  # fmt: skip
 
-SCORES = importlib.import_module("kernels.class_scores")
+SCORES = importlib.import_module("naslab.kernels.class_scores")
 STRIDES = "heads tokens width batch_stride head_stride token_stride"
 BUILT |= {
     name: Built(
@@ -82,7 +82,7 @@ BUILT |= {
     for name, limit in {"class_logits": 128, "class_average": 32, "class_scores_backward": 128}.items()
 }  # fmt: skip
 
-SELECT = importlib.import_module("kernels.token_select")
+SELECT = importlib.import_module("naslab.kernels.token_select")
 BUILT |= {
     name: Built(
         getattr(SELECT, name), SELECT.FUSED if name == "fuse_rows" else SELECT.MOVED,
@@ -92,7 +92,7 @@ BUILT |= {
     for name, limit in {"select_rows": 40, "fuse_rows": 128, "select_backward": 64}.items()
 }  # fmt: skip
 
-MERGE = importlib.import_module("kernels.token_merge")
+MERGE = importlib.import_module("naslab.kernels.token_merge")
 LAUNCHES = {"match_tokens": MERGE.MATCHED, "collect_rows": MERGE.COLLECTED, "spread_rows": MERGE.SPREAD}
 BUILT |= {
     name: Built(
@@ -104,7 +104,7 @@ BUILT |= {
 }  # fmt: skip
 
 
-CONTRASTIVE = importlib.import_module("kernels.contrastive")
+CONTRASTIVE = importlib.import_module("naslab.kernels.contrastive")
 SMALL = {"CHUNK": 64, "CHUNKS": 1, "PRECISION": "tf32x3", "STAGES": CONTRASTIVE.STAGES}
 WIDE = SMALL | {"CHUNK": 128, "CHUNKS": 2}
 ROWS = "a_ptr b_ptr z_ptr"
@@ -127,7 +127,7 @@ BUILT |= {
     )
 }  # fmt: skip
 
-COSINE = importlib.import_module("kernels.negative_cosine")
+COSINE = importlib.import_module("naslab.kernels.negative_cosine")
 BUILT |= {
     name: Built(
         getattr(COSINE, name), COSINE.LAUNCH, "p_ptr z_ptr dp_ptr grad_ptr", "rows width", {"EPSILON": 1e-8}, 64,

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from efficiency import count
-from kernels import info_nce, negative_cosine, nt_xent
-from kernels._dispatch import switched
-from kernels.contrastive import _Tiles
+from naslab.efficiency import count
+from naslab.kernels import info_nce, negative_cosine, nt_xent
+from naslab.kernels._dispatch import switched
+from naslab.kernels.contrastive import _Tiles
 
 ways = pytest.mark.parametrize("way", ["fused", "reference"])
 

@@ -11,7 +11,7 @@ from cases import CASES, SIZES, assert_close, outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels._dispatch import switched
+from naslab.kernels._dispatch import switched
 
 everything = pytest.mark.parametrize("name", CASES)
 

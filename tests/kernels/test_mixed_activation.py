@@ -3,9 +3,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from efficiency import count
-from kernels import ACTIVATIONS, mixed_activation
-from kernels._dispatch import switched
+from naslab.efficiency import count
+from naslab.kernels import ACTIVATIONS, mixed_activation
+from naslab.kernels._dispatch import switched
 
 NAMES = tuple(ACTIVATIONS)
 

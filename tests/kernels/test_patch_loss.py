@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from efficiency import count
-from kernels import patch_loss
-from kernels._dispatch import switched
+from naslab.efficiency import count
+from naslab.kernels import patch_loss
+from naslab.kernels._dispatch import switched
 
 
 def test_against_the_published_order_of_pixels():

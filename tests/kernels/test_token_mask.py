@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from efficiency import count
-from kernels import TokenMask, gather_visible, restore_tokens, token_mask
-from kernels._dispatch import switched
+from naslab.efficiency import count
+from naslab.kernels import TokenMask, gather_visible, restore_tokens, token_mask
+from naslab.kernels._dispatch import switched
 
 
 @pytest.mark.parametrize("way", ["fused", "reference"])

@@ -5,12 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from efficiency import count
-from kernels import bipartite_match, class_scores, merge_tokens, select_tokens, unmerge_tokens
-from kernels._dispatch import switched
+from naslab.efficiency import count
+from naslab.kernels import bipartite_match, class_scores, merge_tokens, select_tokens, unmerge_tokens
+from naslab.kernels._dispatch import switched
 
 ways = pytest.mark.parametrize("way", ["fused", "reference"])
-PARTS = ("kernels.class_scores", "kernels.token_select", "kernels.token_merge")
+PARTS = ("naslab.kernels.class_scores", "naslab.kernels.token_select", "naslab.kernels.token_merge")
 
 
 def naive_selection(tokens, scores, keep, fuse):
@@ -184,7 +184,7 @@ def test_the_loops_compile():
     """A name that the C library has already would send everything to the references."""
     import importlib
 
-    from kernels._native import library
+    from naslab.kernels._native import library
 
     if library("") is None:
         pytest.skip("no C++ compiler")

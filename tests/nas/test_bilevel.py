@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from nas.differentiable.bilevel import first_order, second_order
-from search_spaces import Supernet
+from naslab.nas.differentiable.bilevel import first_order, second_order
+from naslab.search_spaces import Supernet
 
 
 class Quadratic(Supernet):

@@ -3,10 +3,10 @@ import itertools
 import pytest
 from pydantic import ValidationError
 
-from efficiency.errors import InputError
-from nas.arms import Grid
-from nas.grid import describe_point, grid_points
-from search_spaces import Categorical, Float, Integer, Options, SearchSpace, When
+from naslab.efficiency.errors import InputError
+from naslab.nas.arms import Grid
+from naslab.nas.grid import describe_point, grid_points
+from naslab.search_spaces import Categorical, Float, Integer, Options, SearchSpace, When
 
 
 class Masking(SearchSpace):

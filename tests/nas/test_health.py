@@ -1,4 +1,4 @@
-from nas.health import assess
+from naslab.nas.health import assess
 
 SEARCH = {
     "trajectory": [

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from nas.arms import Differentiable
-from nas.differentiable.regularisation import penalty
-from nas.differentiable.relaxation import Gumbel, anneal, discrete, entropy, make_relaxation, shares
+from naslab.nas.arms import Differentiable
+from naslab.nas.differentiable.regularisation import penalty
+from naslab.nas.differentiable.relaxation import Gumbel, anneal, discrete, entropy, make_relaxation, shares
 
 
 def arm(**options):

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from efficiency.errors import InputError
-from nas.arms import Sampled
-from nas.encoding import flatten, unflatten
-from nas.pruning import hyperband_bracket, should_prune
-from nas.sampling import Told, mutate, propose
-from search_spaces import Categorical, Chain, Float, Integer, Options, SearchSpace, When, derive_seed
+from naslab.efficiency.errors import InputError
+from naslab.nas.arms import Sampled
+from naslab.nas.encoding import flatten, unflatten
+from naslab.nas.pruning import hyperband_bracket, should_prune
+from naslab.nas.sampling import Told, mutate, propose
+from naslab.search_spaces import Categorical, Chain, Float, Integer, Options, SearchSpace, When, derive_seed
 
 OPERATIONS = ("a", "b", "c", "d")
 

@@ -3,11 +3,11 @@ import itertools
 import pytest
 import torch
 
-from efficiency.errors import InputError
-from nas.arms import AlphaOptimiser, Differentiable
-from nas.differentiable import search
-from search_spaces import find_space
-from search_spaces.nasiam.task import SelfSupervised, SelfSupervisedOptions
+from naslab.efficiency.errors import InputError
+from naslab.nas.arms import AlphaOptimiser, Differentiable
+from naslab.nas.differentiable import search
+from naslab.search_spaces import find_space
+from naslab.search_spaces.nasiam.task import SelfSupervised, SelfSupervisedOptions
 
 
 def make(framework="simclr"):

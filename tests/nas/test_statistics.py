@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nas.statistics import difference_interval, mean_interval
+from naslab.nas.statistics import difference_interval, mean_interval
 
 
 def test_intervals_are_scipys():

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from runs.study import Study, parse_study
-from runs.trial import Job, Role, RungRecord, State, Trial
-from search_spaces import Configuration
+from naslab.runs.study import Study, parse_study
+from naslab.runs.trial import Job, Role, RungRecord, State, Trial
+from naslab.search_spaces import Configuration
 
 METRIC = "knn_top1"
 OPERATIONS = ("maxpool", "avgpool", "identity", "relu", "silu", "hardswish", "elu")

@@ -11,8 +11,8 @@ import optuna
 import pytest
 from jsonschema import Draft202012Validator
 
-from runs.cli import run_command_line
-from runs.ledger import Ledger
+from naslab.runs.cli import run_command_line
+from naslab.runs.ledger import Ledger
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 
@@ -125,14 +125,14 @@ def test_a_changed_study_is_refused_and_a_ledger_of_another_version_too(toy_file
 def test_a_full_disk_is_one_line_and_loses_nothing(toy_file):
     """The size of files is limited for real, so that the storage cannot grow."""
     path = toy_file(task={"epochs": 2, "seconds": 0.01})
-    command = [sys.executable, "-m", "runs.cli", "run", str(path), "--storage", "runs.db"]
+    command = [sys.executable, "-m", "naslab", "run", str(path), "--storage", "runs.db"]
 
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
 
     full = subprocess.run(
         [sys.executable, "-c", f"import signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-         f"from runs.cli import run_command_line; sys.exit(run_command_line({command[3:]!r}))"],
+         f"from naslab.runs.cli import run_command_line; sys.exit(run_command_line({command[3:]!r}))"],
         capture_output=True, text=True, preexec_fn=limit,
     )  # fmt: skip
     assert full.returncode == 2

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from efficiency import kernel_table
-from runs.cli import run_command_line
+from naslab.efficiency import kernel_table
+from naslab.runs.cli import run_command_line
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "schemas" / "bench.json"
 QUICK = ("bench", "kernels", "--kernel", "patch_loss", "--no-compile", "--max-seconds", "0.1", "--device", "cpu")

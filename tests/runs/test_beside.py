@@ -7,13 +7,13 @@ import pytest
 from jsonschema import Draft202012Validator
 from toy_space import Space, ToyOptions, ToyTask
 
-from runs.beside import load_beside
-from runs.cli import run_command_line
-from runs.ledger import Ledger
-from runs.ranking import rank
-from runs.report import build_report
-from runs.study import load_study
-from runs.trial import Job
+from naslab.runs.beside import load_beside
+from naslab.runs.cli import run_command_line
+from naslab.runs.ledger import Ledger
+from naslab.runs.ranking import rank
+from naslab.runs.report import build_report
+from naslab.runs.study import load_study
+from naslab.runs.trial import Job
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 

@@ -10,18 +10,18 @@ from jsonschema import Draft202012Validator
 from rich.console import Console
 from toy_space import Sized
 
-from efficiency import profile
-from efficiency.errors import InputError
-from runs.cli import run_command_line
-from runs.constraints import Check, Constraints, checks_of, find_costs
-from runs.driver import run_study
-from runs.ledger import Ledger
-from runs.plan import next_job, tell
-from runs.progress import Progress
-from runs.ranking import rank
-from runs.report import build_report
-from runs.study import load_study, parse_study
-from search_spaces import Options
+from naslab.efficiency import profile
+from naslab.efficiency.errors import InputError
+from naslab.runs.cli import run_command_line
+from naslab.runs.constraints import Check, Constraints, checks_of, find_costs
+from naslab.runs.driver import run_study
+from naslab.runs.ledger import Ledger
+from naslab.runs.plan import next_job, tell
+from naslab.runs.progress import Progress
+from naslab.runs.ranking import rank
+from naslab.runs.report import build_report
+from naslab.runs.study import load_study, parse_study
+from naslab.search_spaces import Options
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 GOOD, FAIR, POOR = (["good"] * 4, ["fair"] * 4, ["poor"] * 4)

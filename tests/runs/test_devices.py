@@ -6,8 +6,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from efficiency.gpus import GPUS
-from runs.cli import run_command_line
+from naslab.efficiency.gpus import GPUS
+from naslab.runs.cli import run_command_line
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 

@@ -3,17 +3,17 @@ from collections import Counter
 import pytest
 from rich.console import Console
 
-from efficiency.errors import InputError
-from nas.sampling import Told, propose
-from runs.driver import run_study
-from runs.ledger import Ledger
-from runs.plan import last_score, next_job
-from runs.progress import Progress
-from runs.ranking import rank
-from runs.spend import arm_spend
-from runs.status import status
-from runs.study import load_study
-from search_spaces import derive_seed
+from naslab.efficiency.errors import InputError
+from naslab.nas.sampling import Told, propose
+from naslab.runs.driver import run_study
+from naslab.runs.ledger import Ledger
+from naslab.runs.plan import last_score, next_job
+from naslab.runs.progress import Progress
+from naslab.runs.ranking import rank
+from naslab.runs.spend import arm_spend
+from naslab.runs.status import status
+from naslab.runs.study import load_study
+from naslab.search_spaces import derive_seed
 
 
 def run(path, slots=2, overrides=None):

@@ -13,14 +13,14 @@ import torch
 import yaml
 from synthetic_study import BY_DARTS, PUBLISHED, make_study, make_trials
 
-from efficiency.errors import InputError
-from runs.architecture import WEIGHTS, rebuild
-from runs.export import best_trial, document, export, slug
-from runs.proof import ProofFailed, prove
-from runs.ranking import rank
-from runs.study import Study
-from runs.trial import Trial
-from search_spaces import seed_everything
+from naslab.efficiency.errors import InputError
+from naslab.runs.architecture import WEIGHTS, rebuild
+from naslab.runs.export import best_trial, document, export, slug
+from naslab.runs.proof import ProofFailed, prove
+from naslab.runs.ranking import rank
+from naslab.runs.study import Study
+from naslab.runs.trial import Trial
+from naslab.search_spaces import seed_everything
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,7 +85,7 @@ def test_exported_folder_gives_the_stored_model_back_in_a_new_process(study, fil
     given, answer = tmp_path / "x.safetensors", tmp_path / "y.safetensors"
     safetensors.torch.save_file({"x": images}, given)
     script = (
-        "import sys, torch; from safetensors.torch import load_file, save_file; from runs.architecture import rebuild\n"
+        "import sys, torch; from safetensors.torch import load_file, save_file; from naslab.runs.architecture import rebuild\n"
         "torch.set_num_threads(int(sys.argv[4])); y = rebuild(sys.argv[1])(load_file(sys.argv[2])['x'])\n"
         "save_file({'y': y.detach()}, sys.argv[3])"
     )
@@ -103,12 +103,12 @@ def test_exported_folder_gives_the_stored_model_back_in_a_new_process(study, fil
     assert facts["space"]["options"]["backbone"] == "tiny"
     assert study.search_space.configuration(facts["configuration"]).digest == facts["digest"]
     readme = (made.folder / "README.md").read_text()
-    assert "from runs import rebuild" in readme
+    assert "from naslab.runs import rebuild" in readme
     assert "drawing.svg" in readme
 
 
 def test_an_existing_folder_is_kept_and_refused_unless_identical(study, files, tmp_path, monkeypatch):
-    monkeypatch.setattr("runs.export.prove", lambda *_: None)
+    monkeypatch.setattr("naslab.runs.export.prove", lambda *_: None)
     (made,) = export(study, make_trials(), files, tmp_path / "out")
     (again,) = export(study, make_trials(), files, tmp_path / "out")
     assert again.folder == made.folder
@@ -128,7 +128,7 @@ def test_a_rebuilt_model_that_differs_by_one_bit_leaves_no_folder(study, files, 
             parameter.view(-1)[0] = torch.nextafter(parameter.view(-1)[0], torch.tensor(9.0))
         return model.eval()
 
-    monkeypatch.setattr("runs.export.load_model", other)
+    monkeypatch.setattr("naslab.runs.export.load_model", other)
     with pytest.raises(ProofFailed, match="differs from the trained"):
         export(study, with_validation(make_trials(), best_seed=1), files, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
@@ -160,7 +160,7 @@ def test_missing_weights_are_named(study, tmp_path):
 @pytest.fixture
 def folder(study, tmp_path) -> Path:
     """A whole exported folder, unproved."""
-    from runs.export import _describe
+    from naslab.runs.export import _describe
 
     made = tmp_path / "made"
     made.mkdir()

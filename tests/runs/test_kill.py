@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from efficiency.errors import InputError
-from runs.events import Follower
-from runs.ledger import Ledger
-from runs.worker import COST
+from naslab.efficiency.errors import InputError
+from naslab.runs.events import Follower
+from naslab.runs.ledger import Ledger
+from naslab.runs.worker import COST
 
 
 def start(path, *more):
-    command = [sys.executable, "-m", "runs.cli", "run", str(path), "--storage", "runs.db", *more]
+    command = [sys.executable, "-m", "naslab", "run", str(path), "--storage", "runs.db", *more]
     # A shell that runs the tests in the background has SIGINT ignored, and children inherit that.
     listening = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     return subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, preexec_fn=listening)
@@ -112,7 +112,7 @@ def test_a_second_driver_is_refused(toy_file, capfd):
     first = start(path)
     wait_for(lambda: states()["running"] >= 1)
     second = subprocess.run(
-        [sys.executable, "-m", "runs.cli", "run", str(path), "--storage", "runs.db"], capture_output=True, text=True
+        [sys.executable, "-m", "naslab", "run", str(path), "--storage", "runs.db"], capture_output=True, text=True
     )
     first.send_signal(signal.SIGINT)
     first.wait(30)

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from runs.executors import LocalExecutor, WorkerDied
+from naslab.runs.executors import LocalExecutor, WorkerDied
 
 EXECUTORS = {"local": lambda slots: LocalExecutor(slots, torch.device("cpu"))}
 
@@ -78,7 +78,7 @@ def test_shutdown_waits_or_cancels():
 
 def test_workers_end_with_a_killed_driver():
     script = (
-        "import torch, time; from runs.executors import LocalExecutor; from test_local_executor import pid, nap\n"
+        "import torch, time; from naslab.runs.executors import LocalExecutor; from test_local_executor import pid, nap\n"
         "if __name__ == '__main__':\n"
         "    e = LocalExecutor(1, torch.device('cpu')); print(e.submit(pid).result(), flush=True)\n"
         "    e.submit(nap, 60.0); time.sleep(60)\n"

@@ -5,11 +5,11 @@ import torch
 from synthetic_study import BY_DARTS, PUBLISHED, head, make_study, make_trials, trial
 from test_constraints import SIZED, run
 
-from efficiency.errors import InputError
-from runs.plan import found_by, next_job, tell
-from runs.ranking import rank
-from runs.report.answer import answer
-from runs.study import load_study
+from naslab.efficiency.errors import InputError
+from naslab.runs.plan import found_by, next_job, tell
+from naslab.runs.ranking import rank
+from naslab.runs.report.answer import answer
+from naslab.runs.study import load_study
 
 FRONT = {"kind": "pareto", "against": "hours"}
 TPE = {"engine": "optuna", "name": "tpe", "sampler": "tpe", "trials": 3}

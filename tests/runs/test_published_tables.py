@@ -12,11 +12,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from runs.ranking import rank
-from runs.study import parse_study
-from runs.trial import Job, Trial
-from search_spaces import Float, Integer, Options, SearchSpace
-from search_spaces.task import Task
+from naslab.runs.ranking import rank
+from naslab.runs.study import parse_study
+from naslab.runs.trial import Job, Trial
+from naslab.search_spaces import Float, Integer, Options, SearchSpace
+from naslab.search_spaces.task import Task
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 SECONDS_PER_GMAC = 3600.0

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_study import BY_DARTS, BY_TPE, METRIC, PUBLISHED, head, make_study, make_trials, search_result, trial
 
-from efficiency.errors import InputError
-from runs.ranking import rank
-from runs.trial import Trial
+from naslab.efficiency.errors import InputError
+from naslab.runs.ranking import rank
+from naslab.runs.trial import Trial
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 

@@ -10,13 +10,13 @@ import jsonschema
 import pytest
 from synthetic_study import BY_DARTS, BY_TPE, PUBLISHED, head, make_study, make_trials, trial
 
-from efficiency.errors import InputError
-from nas.statistics import Interval
-from runs.ranking import rank
-from runs.report import Report, build_report
-from runs.report.answer import answer
-from runs.report.findings import parameter_free_share
-from runs.report.markup import interval, significant_digits
+from naslab.efficiency.errors import InputError
+from naslab.nas.statistics import Interval
+from naslab.runs.ranking import rank
+from naslab.runs.report import Report, build_report
+from naslab.runs.report.answer import answer
+from naslab.runs.report.findings import parameter_free_share
+from naslab.runs.report.markup import interval, significant_digits
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "schemas" / "report.json"
 SECTIONS = ["leaderboard", "controls", "pareto", "health", "drawings", "alphas", "curves", "spend", "profiles",

@@ -12,10 +12,10 @@ import typer
 from synthetic_study import make_study, make_trials
 from typer.testing import CliRunner
 
-from efficiency.errors import InputError
-from runs.commands import results
-from runs.ledger import Ledger
-from runs.trial import Trial
+from naslab.efficiency.errors import InputError
+from naslab.runs.commands import results
+from naslab.runs.ledger import Ledger
+from naslab.runs.trial import Trial
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from efficiency.errors import InputError
-from runs.study import load_study, parse_study
+from naslab.efficiency.errors import InputError
+from naslab.runs.study import load_study, parse_study
 
 DOCUMENT = {
     "schema": "naslab.study/1",

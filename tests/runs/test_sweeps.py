@@ -8,15 +8,15 @@ import pytest
 from jsonschema import Draft202012Validator
 from rich.console import Console
 
-from efficiency.errors import InputError
-from runs.cli import run_command_line
-from runs.driver import run_study
-from runs.ledger import Ledger
-from runs.plan import expected_jobs, next_job
-from runs.progress import Progress
-from runs.ranking import rank
-from runs.report import build_report
-from runs.study import load_study
+from naslab.efficiency.errors import InputError
+from naslab.runs.cli import run_command_line
+from naslab.runs.driver import run_study
+from naslab.runs.ledger import Ledger
+from naslab.runs.plan import expected_jobs, next_job
+from naslab.runs.progress import Progress
+from naslab.runs.ranking import rank
+from naslab.runs.report import build_report
+from naslab.runs.study import load_study
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 GOOD, FAIR, POOR = (["good"] * 4, ["fair"] * 4, ["poor"] * 4)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from efficiency import InputError, calibrate
-from efficiency.memory_forecast import memory_limit
-from runs.commands import compare, measure
-from runs.targets import resolve_target
+from naslab.efficiency import InputError, calibrate
+from naslab.efficiency.memory_forecast import memory_limit
+from naslab.runs.commands import compare, measure
+from naslab.runs.targets import resolve_target
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 TOY = """
@@ -107,7 +107,7 @@ def test_hugging_face_without_a_network_is_one_quick_line(monkeypatch, capfd):
         raise OSError("no network")
 
     monkeypatch.setattr("socket.getaddrinfo", no_network)
-    monkeypatch.setattr("runs.targets.getproxies", dict)
+    monkeypatch.setattr("naslab.runs.targets.getproxies", dict)
     with pytest.raises(InputError, match="hf:nobody/nothing is neither a folder here nor in the local cache") as caught:
         resolve_target("hf:nobody/nothing")
     assert "\n" not in str(caught.value)

@@ -12,8 +12,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from efficiency.errors import InputError
-from search_spaces import (
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces import (
     Categorical,
     Chain,
     Configuration,

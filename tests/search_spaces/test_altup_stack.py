@@ -9,13 +9,13 @@ from transformers.models.gemma3n.configuration_gemma3n import Gemma3nTextConfig
 from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextAltUp
 from transformers.models.t5.modeling_t5 import T5Stack
 
-from efficiency.errors import InputError
-from kernels import altup
-from search_spaces.altup.coefficients import PerTokenCoefficients
-from search_spaces.altup.hyper_connections import HyperConnections
-from search_spaces.altup.model import Dense
-from search_spaces.altup.stack import AltUpStack, SequenceAltUpLayer, collapsed, expanded
-from search_spaces.altup.transformer import Block, BlockSizes, context
+from naslab.efficiency.errors import InputError
+from naslab.kernels import altup
+from naslab.search_spaces.altup.coefficients import PerTokenCoefficients
+from naslab.search_spaces.altup.hyper_connections import HyperConnections
+from naslab.search_spaces.altup.model import Dense
+from naslab.search_spaces.altup.stack import AltUpStack, SequenceAltUpLayer, collapsed, expanded
+from naslab.search_spaces.altup.transformer import Block, BlockSizes, context
 
 WIDTH, LENGTH = 16, 12
 VARIANTS = [

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as tv
 
-from search_spaces.data import Augmentation, AugmentationOptions
-from search_spaces.data.augment import blur, brightness, contrast, grey, hue, sample_boxes, saturation
+from naslab.search_spaces.data import Augmentation, AugmentationOptions
+from naslab.search_spaces.data.augment import blur, brightness, contrast, grey, hue, sample_boxes, saturation
 
 IMAGES = torch.rand(5, 3, 17, 17, generator=torch.Generator().manual_seed(0))
 

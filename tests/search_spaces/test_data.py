@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from efficiency.errors import InputError
-from search_spaces.data import DatasetOptions, few_labels, files, load_dataset
-from search_spaces.data.datasets import balanced_order
-from search_spaces.data.embedded.make import first_of_each_class
-from search_spaces.data.files import EMBEDDED_FILE, FASHION_MNIST_ROOT, read_embedded, read_fashion_mnist
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data import DatasetOptions, few_labels, files, load_dataset
+from naslab.search_spaces.data.datasets import balanced_order
+from naslab.search_spaces.data.embedded.make import first_of_each_class
+from naslab.search_spaces.data.files import EMBEDDED_FILE, FASHION_MNIST_ROOT, read_embedded, read_fashion_mnist
 
 
 def load(**options):
@@ -190,6 +190,6 @@ def test_broken_image_folders_are_named(tmp_path):
 def test_a_damaged_embedded_file_is_said(tmp_path, monkeypatch):
     damaged = tmp_path / "data.npz"
     damaged.write_bytes(EMBEDDED_FILE.read_bytes()[:1000])
-    monkeypatch.setattr("search_spaces.data.files.EMBEDDED_FILE", damaged)
+    monkeypatch.setattr("naslab.search_spaces.data.files.EMBEDDED_FILE", damaged)
     with pytest.raises(InputError, match="damaged"):
         load()

@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import minimize
 from torch.nn import functional as F
 
-from search_spaces.evaluation import (
+from naslab.search_spaces.evaluation import (
     PROBE_L2,
     effective_rank,
     feature_std,

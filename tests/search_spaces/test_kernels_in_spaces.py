@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from efficiency.inputs import call_model
-from kernels._dispatch import switched
-from search_spaces import find_space, seed_everything
+from naslab.efficiency.inputs import call_model
+from naslab.kernels._dispatch import switched
+from naslab.search_spaces import find_space, seed_everything
 
 STEPS = 5
 

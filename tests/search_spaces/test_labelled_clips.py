@@ -4,10 +4,10 @@ import pytest
 import torch
 from videos import encode
 
-from efficiency.errors import InputError
-from search_spaces.data.augment import AugmentationOptions
-from search_spaces.data.video import ClipAugmentation, ClipOptions, load_clips
-from search_spaces.data.video import recorded as recording
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data.augment import AugmentationOptions
+from naslab.search_spaces.data.video import ClipAugmentation, ClipOptions, load_clips
+from naslab.search_spaces.data.video import recorded as recording
 
 PLAIN = AugmentationOptions(
     crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0, jitter_probability=0, grey_probability=0

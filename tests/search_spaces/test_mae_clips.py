@@ -6,10 +6,10 @@ import pytest
 import torch
 from videos import encode
 
-from efficiency.errors import InputError
-from runs.study import parse_study
-from search_spaces import find_space
-from search_spaces.mae.finetune import Classifier, FinetuneOptions, fine_tune
+from naslab.efficiency.errors import InputError
+from naslab.runs.study import parse_study
+from naslab.search_spaces import find_space
+from naslab.search_spaces.mae.finetune import Classifier, FinetuneOptions, fine_tune
 
 SMALL = {"dataset": {"train": 256, "validation": 64, "test": 64, "frames": 8}, "batch_size": 32, "epochs": 2}
 FINETUNE = {"epochs": 1, "batch_size": 32, "learning_rate": 1e-2}

@@ -5,10 +5,10 @@ import torch
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
-from efficiency.errors import InputError
-from search_spaces import find_space
-from search_spaces.mae.convert import from_hugging_face, hugging_face_state, own_state, to_hugging_face
-from search_spaces.mae.positions import line_positions, plane_positions
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces import find_space
+from naslab.search_spaces.mae.convert import from_hugging_face, hugging_face_state, own_state, to_hugging_face
+from naslab.search_spaces.mae.positions import line_positions, plane_positions
 
 SIZES = {
     "hidden_size": 24,

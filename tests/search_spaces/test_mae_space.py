@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from efficiency import count_forward
-from efficiency.errors import InputError
-from search_spaces import find_space
-from search_spaces.mae.space import MAE
+from naslab.efficiency import count_forward
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces import find_space
+from naslab.search_spaces.mae.space import MAE
 
 PRESETS = tuple(MAE.presets)
 

@@ -3,10 +3,10 @@ import itertools
 import pytest
 import torch
 
-from efficiency.errors import InputError
-from search_spaces import TrainingDiverged, find_space
-from search_spaces.mae.finetune import Classifier, FinetuneOptions, _groups, set_learning_rate
-from search_spaces.mae.task import MaskedPretraining, PretrainingOptions
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces import TrainingDiverged, find_space
+from naslab.search_spaces.mae.finetune import Classifier, FinetuneOptions, _groups, set_learning_rate
+from naslab.search_spaces.mae.task import MaskedPretraining, PretrainingOptions
 
 SMALL = {"dataset": {"train": 600, "validation": 200, "test": 200}, "batch_size": 100, "epochs": 3}
 FINETUNE = {"epochs": 2, "batch_size": 100, "learning_rate": 1e-2}

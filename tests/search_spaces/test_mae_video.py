@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
-from search_spaces import find_space
-from search_spaces.mae.video import ClipDesign
+from naslab.search_spaces import find_space
+from naslab.search_spaces.mae.video import ClipDesign
 
 CLIPS = {
     "encoder": "own", "width": 24, "depth": 2, "heads": 3, "in_channels": 3, "image_size": 24, "decoder_heads": 2,

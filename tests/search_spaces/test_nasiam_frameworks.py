@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kernels import negative_cosine, nt_xent
-from search_spaces import find_space
-from search_spaces.nasiam.frameworks import Views
-from search_spaces.nasiam.operations import OPERATIONS, operation
-from search_spaces.nasiam.supernet import KeepingLayer, NarrowingLayer, PartialLayer, WideningLayer
+from naslab.kernels import negative_cosine, nt_xent
+from naslab.search_spaces import find_space
+from naslab.search_spaces.nasiam.frameworks import Views
+from naslab.search_spaces.nasiam.operations import OPERATIONS, operation
+from naslab.search_spaces.nasiam.supernet import KeepingLayer, NarrowingLayer, PartialLayer, WideningLayer
 
 FRAMEWORKS = ("simsiam", "simclr", "mocov2", "byol")
 

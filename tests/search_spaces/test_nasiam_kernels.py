@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from kernels._dispatch import switched
-from search_spaces import find_space, seed_everything
-from search_spaces.nasiam.frameworks import Views
+from naslab.kernels._dispatch import switched
+from naslab.search_spaces import find_space, seed_everything
+from naslab.search_spaces.nasiam.frameworks import Views
 
 
 def training_curve(way, framework):

@@ -3,10 +3,10 @@ import pytest
 import torch
 from torch import nn
 
-from efficiency.errors import InputError
-from search_spaces import find_space
-from search_spaces.nasiam.heads import published_heads, searched_heads
-from search_spaces.nasiam.operations import OPERATIONS, canonical_name, operation
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces import find_space
+from naslab.search_spaces.nasiam.heads import published_heads, searched_heads
+from naslab.search_spaces.nasiam.operations import OPERATIONS, canonical_name, operation
 
 FRAMEWORKS = ("simsiam", "simclr", "mocov2", "byol")
 

@@ -3,10 +3,10 @@ import itertools
 import pytest
 import torch
 
-from efficiency.errors import InputError
-from search_spaces import TrainingDiverged, find_space
-from search_spaces.nasiam.recipes import RECIPES, make_optimiser, set_learning_rate
-from search_spaces.nasiam.task import SelfSupervised, SelfSupervisedOptions
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces import TrainingDiverged, find_space
+from naslab.search_spaces.nasiam.recipes import RECIPES, make_optimiser, set_learning_rate
+from naslab.search_spaces.nasiam.task import SelfSupervised, SelfSupervisedOptions
 
 SMALL = {"dataset": {"train": 600, "validation": 200, "test": 200}, "batch_size": 100, "epochs": 3}
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efficiency.errors import InputError
-from search_spaces import Categorical, Chain, Float, Integer, When, derive_seed
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces import Categorical, Chain, Float, Integer, When, derive_seed
 
 PARAMETERS = (
     Categorical("kind", ("random", "block", 3, True)),

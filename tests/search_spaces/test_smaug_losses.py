@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from search_spaces.smaug.losses import (
+from naslab.search_spaces.smaug.losses import (
     IGNORED,
     contrastive_loss,
     hard_negatives,
@@ -16,8 +16,8 @@ from search_spaces.smaug.losses import (
     matching_loss,
     same_text,
 )
-from search_spaces.smaug.selector import FrameSelector, PerturbedTopK
-from search_spaces.smaug.settings import SpecialIds
+from naslab.search_spaces.smaug.selector import FrameSelector, PerturbedTopK
+from naslab.search_spaces.smaug.settings import SpecialIds
 
 
 def drawn(*shape, seed=0):

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from efficiency.errors import InputError
-from efficiency.flops import count_forward
-from kernels import token_mask
-from kernels.patch_loss import targets
-from search_spaces import find_space, seed_everything
-from search_spaces.smaug.cost import part_macs
-from search_spaces.smaug.encoder import FrameDecoder, FrameEncoder
-from search_spaces.smaug.settings import Sparsity
-from search_spaces.smaug.text import TextModel
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.flops import count_forward
+from naslab.kernels import token_mask
+from naslab.kernels.patch_loss import targets
+from naslab.search_spaces import find_space, seed_everything
+from naslab.search_spaces.smaug.cost import part_macs
+from naslab.search_spaces.smaug.encoder import FrameDecoder, FrameEncoder
+from naslab.search_spaces.smaug.settings import Sparsity
+from naslab.search_spaces.smaug.text import TextModel
 
 SMALL = {
     "image_size": 16, "patch_size": 4, "clip_frames": 4, "width": 24, "depth": 4, "heads": 2, "vocabulary": 40,

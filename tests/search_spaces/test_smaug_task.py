@@ -3,14 +3,14 @@ import itertools
 import pytest
 import torch
 
-from efficiency.errors import InputError
-from search_spaces import TrainingDiverged, find_space, seed_everything
-from search_spaces.smaug.answering import choice_accuracy, open_accuracy
-from search_spaces.smaug.matching import text_to_video
-from search_spaces.smaug.retrieval import chance_scores, retrieval_scores
-from search_spaces.smaug.settings import SpecialIds
-from search_spaces.smaug.task import VideoLanguage, VideoLanguageOptions
-from search_spaces.smaug.tokenizer import named_tokenizer, train_tokenizer
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces import TrainingDiverged, find_space, seed_everything
+from naslab.search_spaces.smaug.answering import choice_accuracy, open_accuracy
+from naslab.search_spaces.smaug.matching import text_to_video
+from naslab.search_spaces.smaug.retrieval import chance_scores, retrieval_scores
+from naslab.search_spaces.smaug.settings import SpecialIds
+from naslab.search_spaces.smaug.task import VideoLanguage, VideoLanguageOptions
+from naslab.search_spaces.smaug.tokenizer import named_tokenizer, train_tokenizer
 
 SPACE = {
     "image_size": 16, "patch_size": 4, "clip_frames": 4, "width": 16, "depth": 2, "heads": 2, "text_tokens": 20,

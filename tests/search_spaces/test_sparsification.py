@@ -8,10 +8,10 @@ import timm
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 
-from efficiency import count_forward, count_training_step
-from efficiency.errors import InputError
-from kernels._dispatch import switched
-from search_spaces.sparsification import anneal, merge_schedule, set_keep_rate, sparsify
+from naslab.efficiency import count_forward, count_training_step
+from naslab.efficiency.errors import InputError
+from naslab.kernels._dispatch import switched
+from naslab.search_spaces.sparsification import anneal, merge_schedule, set_keep_rate, sparsify
 
 EVIT_GMAC = {0.9: 4.0, 0.8: 3.5, 0.7: 3.0, 0.6: 2.6, 0.5: 2.3}
 TOME_RATIOS = [

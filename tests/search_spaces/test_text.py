@@ -3,8 +3,8 @@ import sys
 import pytest
 import torch
 
-from efficiency.errors import InputError
-from search_spaces.data.text import (
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data.text import (
     FIRST_SENTINEL,
     TextOptions,
     distinct_paragraphs,

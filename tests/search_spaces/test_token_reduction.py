@@ -8,14 +8,14 @@ import safetensors.torch
 import timm
 import torch
 
-from efficiency import count_forward
-from efficiency.errors import InputError
-from efficiency.inputs import call_model
-from search_spaces import TrainingDiverged, find_space
-from search_spaces.sparsification import sparsify
-from search_spaces.sparsification.blocks import SelectingBlock
-from search_spaces.token_reduction.space import TokenReduction, layers_of
-from search_spaces.token_reduction.task import Classification, ClassificationOptions
+from naslab.efficiency import count_forward
+from naslab.efficiency.errors import InputError
+from naslab.efficiency.inputs import call_model
+from naslab.search_spaces import TrainingDiverged, find_space
+from naslab.search_spaces.sparsification import sparsify
+from naslab.search_spaces.sparsification.blocks import SelectingBlock
+from naslab.search_spaces.token_reduction.space import TokenReduction, layers_of
+from naslab.search_spaces.token_reduction.task import Classification, ClassificationOptions
 
 SMALL = {"dataset": {"train": 600, "validation": 200, "test": 200}, "batch_size": 100, "epochs": 3}
 EVIT_GMAC = {0.9: 4.0, 0.8: 3.5, 0.7: 3.0, 0.6: 2.6, 0.5: 2.3}

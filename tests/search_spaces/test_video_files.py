@@ -13,11 +13,11 @@ import pytest
 import torch
 from videos import CODECS, encode
 
-from efficiency.errors import InputError
-from search_spaces.data.video import Question, VideoTextOptions, load_video_text
-from search_spaces.data.video import decode as decoding
-from search_spaces.data.video import recorded as recording
-from search_spaces.data.video.decode import Unreadable, choose_decoder, decode, probe
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data.video import Question, VideoTextOptions, load_video_text
+from naslab.search_spaces.data.video import decode as decoding
+from naslab.search_spaces.data.video import recorded as recording
+from naslab.search_spaces.data.video.decode import Unreadable, choose_decoder, decode, probe
 
 
 def options(root: Path, name: str = "folder", **more: object) -> VideoTextOptions:

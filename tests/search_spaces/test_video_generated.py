@@ -8,12 +8,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from efficiency.errors import InputError
-from search_spaces.data.video import VideoTextOptions, load_video_text
-from search_spaces.data.video.generated import GeneratedVideo
-from search_spaces.data.video.options import ALL_EVENTS
-from search_spaces.data.video.scenes import TWINS, change_frames
-from search_spaces.data.video.sets import VideoText, frame_times
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data.video import VideoTextOptions, load_video_text
+from naslab.search_spaces.data.video.generated import GeneratedVideo
+from naslab.search_spaces.data.video.options import ALL_EVENTS
+from naslab.search_spaces.data.video.scenes import TWINS, change_frames
+from naslab.search_spaces.data.video.sets import VideoText, frame_times
 
 SMALL = VideoTextOptions(train=384, validation=96, test=96)
 

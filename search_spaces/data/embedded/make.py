@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from search_spaces.data.files import EMBEDDED_FILE, FASHION_MNIST_ROOT, read_fashion_mnist
+from naslab.search_spaces.data.files import EMBEDDED_FILE, FASHION_MNIST_ROOT, read_fashion_mnist
 
 
 def first_of_each_class(labels: Tensor, per_class: int) -> Tensor:

@@ -1,10 +1,10 @@
 """Video: clips with captions and questions or with labels, generated from the embedded images or read from files."""
 
-from search_spaces.data.video.labelled import load_clips
-from search_spaces.data.video.load import load_video_text
-from search_spaces.data.video.options import ClipOptions, VideoTextOptions
-from search_spaces.data.video.sets import Question, VideoText, VideoTextData
-from search_spaces.data.video.views import ClipAugmentation
+from naslab.search_spaces.data.video.labelled import load_clips
+from naslab.search_spaces.data.video.load import load_video_text
+from naslab.search_spaces.data.video.options import ClipOptions, VideoTextOptions
+from naslab.search_spaces.data.video.sets import Question, VideoText, VideoTextData
+from naslab.search_spaces.data.video.views import ClipAugmentation
 
 __all__ = [
     "ClipAugmentation",

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from efficiency.errors import InputError
-from search_spaces.data.video.options import VideoTextOptions
-from search_spaces.data.video.read import read_json, read_lines, read_pickled_captions, read_table
-from search_spaces.data.video.sets import Question
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data.video.options import VideoTextOptions
+from naslab.search_spaces.data.video.read import read_json, read_lines, read_pickled_captions, read_table
+from naslab.search_spaces.data.video.sets import Question
 
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from efficiency.errors import InputError
-from search_spaces.data.images import centre_square
-from search_spaces.data.video.sets import frame_times
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data.images import centre_square
+from naslab.search_spaces.data.video.sets import frame_times
 
 Decoder = Literal["pyav", "torchcodec"]
 PACKAGES = {"pyav": "av", "torchcodec": "torchcodec"}

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from search_spaces.data import files
-from search_spaces.data.images import ImageSet
-from search_spaces.data.video.options import Event, VideoOptions, VideoTextOptions
-from search_spaces.data.video.scenes import OBJECTS, PATTERNS, Scene, Tracks, make_scenes
-from search_spaces.data.video.sets import Texts, VideoText
-from search_spaces.data.video.wording import ask, write_captions
+from naslab.search_spaces.data import files
+from naslab.search_spaces.data.images import ImageSet
+from naslab.search_spaces.data.video.options import Event, VideoOptions, VideoTextOptions
+from naslab.search_spaces.data.video.scenes import OBJECTS, PATTERNS, Scene, Tracks, make_scenes
+from naslab.search_spaces.data.video.sets import Texts, VideoText
+from naslab.search_spaces.data.video.wording import ask, write_captions
 
 OBJECT_CLASSES = {
     "bag": 8, "boot": 9, "trouser": 1, "dress": 3, "sandal": 5,

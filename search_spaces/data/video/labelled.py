@@ -12,17 +12,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from efficiency.errors import InputError
-from search_spaces.data.datasets import ImageData, balanced_order, channel_statistics
-from search_spaces.data.files import class_folders
-from search_spaces.data.images import ImageSet, MemoryImages
-from search_spaces.data.video.decode import Decoder, choose_decoder
-from search_spaces.data.video.generated import Staged, draw, object_names, stage
-from search_spaces.data.video.load import STATISTICS_SAMPLE
-from search_spaces.data.video.options import ClipOptions
-from search_spaces.data.video.recorded import HELD_OUT, VIDEO_SUFFIXES, Cache, RecordedVideo, sift, trouble_with
-from search_spaces.data.video.scenes import DIRECTIONS
-from search_spaces.data.video.sets import Texts, VideoText
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data.datasets import ImageData, balanced_order, channel_statistics
+from naslab.search_spaces.data.files import class_folders
+from naslab.search_spaces.data.images import ImageSet, MemoryImages
+from naslab.search_spaces.data.video.decode import Decoder, choose_decoder
+from naslab.search_spaces.data.video.generated import Staged, draw, object_names, stage
+from naslab.search_spaces.data.video.load import STATISTICS_SAMPLE
+from naslab.search_spaces.data.video.options import ClipOptions
+from naslab.search_spaces.data.video.recorded import HELD_OUT, VIDEO_SUFFIXES, Cache, RecordedVideo, sift, trouble_with
+from naslab.search_spaces.data.video.scenes import DIRECTIONS
+from naslab.search_spaces.data.video.sets import Texts, VideoText
 
 DRAWN_AT_ONCE = 256
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from search_spaces.data.video.generated import generate
-from search_spaces.data.video.options import VideoTextOptions
-from search_spaces.data.video.recorded import recorded
-from search_spaces.data.video.sets import VideoText, VideoTextData
+from naslab.search_spaces.data.video.generated import generate
+from naslab.search_spaces.data.video.options import VideoTextOptions
+from naslab.search_spaces.data.video.recorded import recorded
+from naslab.search_spaces.data.video.sets import VideoText, VideoTextData
 
 STATISTICS_SAMPLE = {True: 256, False: 64}
 """Clips from which channel means and deviations are taken, generated or not: video files take long to decode."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from search_spaces.options import Options
+from naslab.search_spaces.options import Options
 
 Event = Literal["move", "turn", "cross", "sequence", "replace", "presence"]
 Kind = Literal["direction", "order", "presence", "object", "count", "choice"]

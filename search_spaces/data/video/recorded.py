@@ -13,11 +13,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from efficiency.errors import InputError
-from search_spaces.data.video.annotations import SPLITS, Described, read_annotations
-from search_spaces.data.video.decode import Decoder, Unreadable, choose_decoder, decode, probe
-from search_spaces.data.video.options import VideoTextOptions
-from search_spaces.data.video.sets import Question, Texts, VideoText
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data.video.annotations import SPLITS, Described, read_annotations
+from naslab.search_spaces.data.video.decode import Decoder, Unreadable, choose_decoder, decode, probe
+from naslab.search_spaces.data.video.options import VideoTextOptions
+from naslab.search_spaces.data.video.sets import Question, Texts, VideoText
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".gif", ".flv", ".3gp", ".wmv"}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from search_spaces.data.video.options import Event
+from naslab.search_spaces.data.video.options import Event
 
 TWINS = 8
 OBJECTS = 3

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from efficiency.errors import InputError
+from naslab.efficiency.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from efficiency.errors import InputError
-from search_spaces.data.augment import Augmentation, AugmentationOptions
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data.augment import Augmentation, AugmentationOptions
 
 
 class ClipAugmentation(Augmentation):

@@ -11,9 +11,9 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from search_spaces.data.video.options import Kind
-from search_spaces.data.video.scenes import DIRECTIONS, PATTERNS, TWINS, Scene
-from search_spaces.data.video.sets import Question
+from naslab.search_spaces.data.video.options import Kind
+from naslab.search_spaces.data.video.scenes import DIRECTIONS, PATTERNS, TWINS, Scene
+from naslab.search_spaces.data.video.sets import Question
 
 NUMBERS = ("one", "two", "three")
 CHOICES = 5

@@ -6,7 +6,7 @@ from cases import CASES, assert_close, outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels._dispatch import switched, way
+from naslab.kernels._dispatch import switched, way
 
 everything = pytest.mark.parametrize("name", CASES)
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import bipartite_match
-from kernels._dispatch import switched
+from naslab.kernels import bipartite_match
+from naslab.kernels._dispatch import switched
 
 
 def both(metric, r, protected):

@@ -1,0 +1,62 @@
+"""naslab: which architecture or training recipe is worth its GPU hours.
+
+The one import name of the project. The five floors (`naslab.kernels`, `naslab.efficiency`, `naslab.search_spaces`,
+`naslab.nas`, `naslab.runs`) are folders at the repository's top level, linked here; an installed wheel holds them as
+ordinary packages. What a notebook needs is handed out here, and imported only when it is asked for: `import naslab`
+itself loads neither torch nor pandas.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from naslab.efficiency import compare_latency as compare
+    from naslab.efficiency import profile
+    from naslab.runs import rebuild
+    from naslab.runs.driver import run_study as run
+    from naslab.runs.export import export
+    from naslab.runs.ranking import rank
+    from naslab.runs.study import Study
+    from naslab.search_spaces import find_space
+    from naslab.search_spaces.altup.stack import AltUpStack
+    from naslab.search_spaces.sparsification import sparsify
+
+__all__ = [
+    "AltUpStack",
+    "Study",
+    "compare",
+    "export",
+    "find_space",
+    "profile",
+    "rank",
+    "rebuild",
+    "run",
+    "sparsify",
+]
+
+_ORIGIN = {
+    "AltUpStack": "naslab.search_spaces.altup.stack",
+    "Study": "naslab.runs.study",
+    "compare": "naslab.efficiency:compare_latency",
+    "export": "naslab.runs.export",
+    "find_space": "naslab.search_spaces",
+    "profile": "naslab.efficiency",
+    "rank": "naslab.runs.ranking",
+    "rebuild": "naslab.runs",
+    "run": "naslab.runs.driver:run_study",
+    "sparsify": "naslab.search_spaces.sparsification",
+}
+"""The module of each public name, with its name there where that differs."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ORIGIN:
+        raise AttributeError(f"module 'naslab' has no attribute {name!r}")
+    module, _, there = _ORIGIN[name].partition(":")
+    value = getattr(import_module(module), there or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
