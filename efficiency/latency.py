@@ -1,4 +1,4 @@
-"""Latency: the time of a call by one of the clocks of `naslab.efficiency.clocks`, sampled until its median is known well.
+"""Latency: the time of a call by one of the clocks of `naslab.efficiency.clocks`, sampled until its median is known.
 
 The interval of the median is the percentile bootstrap's in its exact form: the median of a resample is at most the
 k-th smallest of n samples with probability P(Bin(n, k/n) >= (n + 1) / 2), so nothing needs to be drawn.

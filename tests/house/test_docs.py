@@ -92,9 +92,9 @@ def test_result_files_say_where_they_come_from(path):
 
 
 def test_the_import_order_can_fail(tmp_path):
-    for package in PACKAGES:
-        (tmp_path / package).mkdir()
-        (tmp_path / package / "__init__.py").write_text("")
+    for folder in ("naslab", *(f"naslab/{package}" for package in PACKAGES)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").write_text("")
     (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
 
     def lint():
@@ -102,7 +102,7 @@ def test_the_import_order_can_fail(tmp_path):
         return subprocess.run([sys.executable, "-c", command], cwd=tmp_path, capture_output=True).returncode
 
     assert lint() == 0
-    (tmp_path / "kernels" / "bad.py").write_text("import runs\n")
+    (tmp_path / "naslab" / "kernels" / "bad.py").write_text("import naslab.runs\n")
     assert lint() != 0
 
 

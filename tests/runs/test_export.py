@@ -85,7 +85,8 @@ def test_exported_folder_gives_the_stored_model_back_in_a_new_process(study, fil
     given, answer = tmp_path / "x.safetensors", tmp_path / "y.safetensors"
     safetensors.torch.save_file({"x": images}, given)
     script = (
-        "import sys, torch; from safetensors.torch import load_file, save_file; from naslab.runs.architecture import rebuild\n"
+        "import sys, torch; from safetensors.torch import load_file, save_file\n"
+        "from naslab.runs.architecture import rebuild\n"
         "torch.set_num_threads(int(sys.argv[4])); y = rebuild(sys.argv[1])(load_file(sys.argv[2])['x'])\n"
         "save_file({'y': y.detach()}, sys.argv[3])"
     )

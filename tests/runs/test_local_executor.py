@@ -78,7 +78,8 @@ def test_shutdown_waits_or_cancels():
 
 def test_workers_end_with_a_killed_driver():
     script = (
-        "import torch, time; from naslab.runs.executors import LocalExecutor; from test_local_executor import pid, nap\n"
+        "import torch, time; from naslab.runs.executors import LocalExecutor\n"
+        "from test_local_executor import pid, nap\n"
         "if __name__ == '__main__':\n"
         "    e = LocalExecutor(1, torch.device('cpu')); print(e.submit(pid).result(), flush=True)\n"
         "    e.submit(nap, 60.0); time.sleep(60)\n"
