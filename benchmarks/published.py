@@ -21,8 +21,8 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from naslab import sparsify
 from naslab.efficiency import count_forward, count_training_step
-from naslab.search_spaces.sparsification import sparsify
 
 MAE_HOURS = {"L, [M]": 42.4, "L, 8": 15.4, "L, 1": 11.6, "H, [M]": 119.6, "H, 8": 34.5, "H, 1": 29.3}
 """Table 2: 800 epochs of ImageNet-1K on 128 TPU v3 cores; encoder and decoder blocks."""

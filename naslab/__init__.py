@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from naslab.runs.study import Study
     from naslab.search_spaces import find_space
     from naslab.search_spaces.altup.stack import AltUpStack
-    from naslab.search_spaces.sparsification import sparsify
+    from naslab.search_spaces.common.modules.tokens import sparsify
 
 __all__ = [
     "AltUpStack",
@@ -44,7 +44,7 @@ _ORIGIN = {
     "rank": "naslab.runs.ranking",
     "rebuild": "naslab.runs",
     "run": "naslab.runs.driver:run_study",
-    "sparsify": "naslab.search_spaces.sparsification",
+    "sparsify": "naslab.search_spaces.common.modules.tokens",
 }
 """The module of each public name, with its name there where that differs."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from naslab.search_spaces.altup.model import IGNORED
-from naslab.search_spaces.altup.spans import corrupt, span_shape
+from naslab.search_spaces.common.objectives.spans import corrupt, span_shape
 from naslab.search_spaces.data.text import BEGIN, END, FIRST_SENTINEL
 from naslab.search_spaces.space import derive_seed
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from naslab.search_spaces.altup.coefficients import Kind
-from naslab.search_spaces.altup.experts import ExpertSizes, take_balance
 from naslab.search_spaces.altup.hyper_connections import HyperConnections
 from naslab.search_spaces.altup.stack import AltUpStack, LayerInput, Selection, SequenceAltUpLayer
 from naslab.search_spaces.altup.transformer import EPSILON, Block, BlockSizes, Context, context, linear
+from naslab.search_spaces.common.modules.experts import ExpertSizes, take_balance
 
 Method: TypeAlias = Literal["dense", "altup", "recycled", "sequence", "sum", "hyper_connections", "dense_wide"]
 Form: TypeAlias = Literal["decoder", "encoder_decoder"]

@@ -18,10 +18,10 @@ from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import Inputs
 from naslab.search_spaces.altup import flops
 from naslab.search_spaces.altup.coefficients import GEMMA_CLIP
-from naslab.search_spaces.altup.experts import ExpertSizes
 from naslab.search_spaces.altup.model import Form, Method, Plan, make_model
-from naslab.search_spaces.altup.spans import span_shape
 from naslab.search_spaces.altup.task import LanguageModelling
+from naslab.search_spaces.common.modules.experts import ExpertSizes
+from naslab.search_spaces.common.objectives.spans import span_shape
 from naslab.search_spaces.configuration import Configuration
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import Categorical, Integer, Parameter, Value, When

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from naslab.search_spaces.altup.experts import ExpertSizes, MixtureOfExperts
+from naslab.search_spaces.common.modules.experts import ExpertSizes, MixtureOfExperts
 
 EPSILON = 1e-6
 ROTARY_BASE = 10_000.0

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from naslab.efficiency.errors import InputError
-from naslab.search_spaces.sparsification import sparsify
+from naslab.search_spaces.common.modules.tokens import sparsify
 
 HEADS = ("head.", "head_dist.")
 """Parts of a network that its number of classes decides."""
@@ -27,7 +27,7 @@ HEADS = ("head.", "head_dist.")
 
 @dataclass(frozen=True)
 class Reduction:
-    """How a classifier loses tokens; see `naslab.search_spaces.sparsification.sparsify`."""
+    """How a classifier loses tokens; see `naslab.search_spaces.common.modules.tokens.sparsify`."""
 
     rule: Literal["none", "evit", "tome"] = "none"
     keep_rate: float = 1.0

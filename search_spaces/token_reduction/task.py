@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from naslab.efficiency.errors import InputError
+from naslab.search_spaces.common.modules.tokens import anneal, set_keep_rate
 from naslab.search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, load_dataset
 from naslab.search_spaces.frozen import check_fit, encode, score_features
 from naslab.search_spaces.mae.finetune import FinetuneOptions, layered_groups, set_learning_rate
 from naslab.search_spaces.space import derive_seed, seed_everything
-from naslab.search_spaces.sparsification import anneal, set_keep_rate
 from naslab.search_spaces.task import Control, Rung, Split, Task
 from naslab.search_spaces.token_reduction.model import Classifier
 from naslab.search_spaces.training import train_in_rungs

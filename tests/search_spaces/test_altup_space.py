@@ -7,7 +7,7 @@ import torch
 from naslab.efficiency import count_forward, count_training_step
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces import find_space
-from naslab.search_spaces.altup.experts import ExpertSizes, MixtureOfExperts
+from naslab.search_spaces.common.modules.experts import ExpertSizes, MixtureOfExperts
 
 T5 = {
     # layers each, width, hidden: embedding and other weight matrices, dense and K = 2 (and K = 4's embedding)

@@ -12,8 +12,8 @@ from naslab.efficiency import count_forward
 from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import call_model
 from naslab.search_spaces import TrainingDiverged, find_space
-from naslab.search_spaces.sparsification import sparsify
-from naslab.search_spaces.sparsification.blocks import SelectingBlock
+from naslab.search_spaces.common.modules.tokens import sparsify
+from naslab.search_spaces.common.modules.tokens.blocks import SelectingBlock
 from naslab.search_spaces.token_reduction.space import TokenReduction, layers_of
 from naslab.search_spaces.token_reduction.task import Classification, ClassificationOptions
 

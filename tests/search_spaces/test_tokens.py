@@ -11,7 +11,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from naslab.efficiency import count_forward, count_training_step
 from naslab.efficiency.errors import InputError
 from naslab.kernels._dispatch import switched
-from naslab.search_spaces.sparsification import anneal, merge_schedule, set_keep_rate, sparsify
+from naslab.search_spaces.common.modules.tokens import anneal, merge_schedule, set_keep_rate, sparsify
 
 EVIT_GMAC = {0.9: 4.0, 0.8: 3.5, 0.7: 3.0, 0.6: 2.6, 0.5: 2.3}
 TOME_RATIOS = [

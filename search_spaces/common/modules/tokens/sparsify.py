@@ -9,8 +9,8 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from naslab.efficiency.errors import InputError
-from naslab.search_spaces.sparsification.blocks import MergingBlock, SelectingBlock, SparseBlock
-from naslab.search_spaces.sparsification.schedules import check_keep_rate
+from naslab.search_spaces.common.modules.tokens.blocks import MergingBlock, SelectingBlock, SparseBlock
+from naslab.search_spaces.common.modules.tokens.schedules import check_keep_rate
 
 Model = TypeVar("Model", bound=VisionTransformer)
 

@@ -1,0 +1,1 @@
+"""What self-supervised training asks of a model."""
