@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from naslab.nas.pruning import Pruner
-from naslab.search_spaces import Options
+from naslab.search_spaces import Options, When
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+GUMBEL = When("relaxation", ("gumbel",))
 
 
 class AlphaOptimiser(Options):
@@ -28,16 +29,16 @@ class Differentiable(Options):
     epochs: int = Field(gt=0)
     order: Literal["first", "second"] = "first"
     relaxation: Literal["softmax", "sigmoid", "gumbel"] = "softmax"
-    gumbel_hard: bool = True
+    gumbel_hard: Annotated[bool, GUMBEL] = True
     """GDAS samples one candidate with a straight-through gradient; SNAS (false) samples soft weights."""
-    temperature: tuple[float, float] = (10.0, 0.1)
+    temperature: Annotated[tuple[float, float], GUMBEL] = (10.0, 0.1)
     """Gumbel temperature at the start and at the end of the search, geometric in between."""
     partial_channels: int = Field(1, ge=1)
     entropy_weight: float = Field(0.0, ge=0)
     """Weight of the mixing weights' mean entropy in the alpha loss, raised linearly from 0."""
     skip_weight: float = Field(0.0, ge=0)
     """Weight of the parameter-free candidates' mean share in the alpha loss, faded linearly to 0."""
-    zero_one_weight: float = Field(0.0, ge=0)
+    zero_one_weight: Annotated[float, When("relaxation", ("sigmoid",))] = Field(0.0, ge=0)
     """Weight of FairDARTS's zero-one loss, which pushes sigmoid weights to 0 or 1 (its default is 10)."""
     warmup_epochs: int = Field(0, ge=0)
     """Epochs at the start in which only the weights are trained."""
@@ -58,9 +59,10 @@ class Sampled(Options):
     pruner: Pruner = "none"
     finalists_by: Literal["score", "score_per_hour"] = "score"
     """What the best proposals are chosen by: validation score, or that per hour of the proposal's own run."""
-    population: int = Field(8, ge=2)
-    tournament: int = Field(3, ge=1)
-    """Evolution: size of the ageing population and of the tournament drawn from it; NSGA-II: size of a generation."""
+    population: Annotated[int, When("sampler", ("evolution", "nsga2"))] = Field(8, ge=2)
+    """Of evolution: size of the ageing population; of NSGA-II: size of a generation."""
+    tournament: Annotated[int, When("sampler", ("evolution",))] = Field(3, ge=1)
+    """How many of the population are drawn; the best of them is the parent."""
 
 
 class Grid(Options):

@@ -193,7 +193,7 @@ def _recorded_study(storage: BaseStorage, url: str, study_id: int, name: str) ->
         raise InputError(f"{url}: study {name!r} was not made by naslab; choose another name or --storage")
     if attribute.get("schema") != SCHEMA:
         raise InputError(f"{url}: study {name!r} has schema {attribute.get('schema')!r}; this version reads {SCHEMA!r}")
-    return parse_study(attribute["study"], f"{url}, study {name!r}")
+    return parse_study(attribute["study"], f"{url}, study {name!r}", recorded=True)
 
 
 def _check_same(recorded: Study, asked: Study) -> None:

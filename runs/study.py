@@ -16,7 +16,8 @@ from naslab.efficiency.errors import InputError
 from naslab.nas.arms import Arm, Grid, Name, Sampled
 from naslab.nas.grid import grid_points
 from naslab.runs.constraints import Constraints, Cost
-from naslab.search_spaces import Configuration, Options, SearchSpace, Task, explain, find_space
+from naslab.search_spaces import Configuration, Options, SearchSpace, Task, explain, find_space, make_task
+from naslab.search_spaces.options import RECORDED
 
 SCHEMA = "naslab.study/1"
 
@@ -123,15 +124,9 @@ class Study(Options):
         """The task on `device`.
 
         Raises:
-            InputError: an option that the task does not allow, data that is missing or does not fit, or a ranking
-                that asks for the gain over a control that the task does not have.
+            InputError: see `make_task`; or a ranking that asks for the gain over a control that the task does not have.
         """
-        space = self.search_space
-        try:
-            options = space.Task.Options.model_validate(self.task)
-        except ValidationError as error:
-            raise InputError(explain(error, "task")) from None
-        task = space.Task(space, options, device)
+        task = make_task(self.search_space, self.task, device)
         base = self.ranking.gain_over
         if base != "reference" and base not in (names := [control.name for control in task.controls()]):
             raise InputError(
@@ -173,8 +168,11 @@ def load_study(path: Path, overrides: list[str] | None = None) -> Study:
     return parse_study(document, str(path))
 
 
-def parse_study(document: dict[str, Any], where: str) -> Study:
+def parse_study(document: dict[str, Any], where: str, recorded: bool = False) -> Study:
     """Validate a study given as plain values; `where` opens every error message.
+
+    Args:
+        recorded: it is from a storage, where an older version may have kept options without effect.
 
     Raises:
         InputError: as for `load_study`.
@@ -184,7 +182,7 @@ def parse_study(document: dict[str, Any], where: str) -> Study:
         problem = "has no 'schema' key" if schema is None else f"has schema {schema!r}"
         raise InputError(f"{where}: {problem}; this version reads {SCHEMA!r} (see docs/studies.md for changes)")
     try:
-        return Study.model_validate(document)
+        return Study.model_validate(document, context=RECORDED if recorded else None)
     except ValidationError as error:
         raise InputError(f"{where}: {explain(error)}") from None
 

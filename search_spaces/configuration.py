@@ -5,11 +5,45 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from naslab.search_spaces.parameters import Value
+
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+D = TypeVar("D", bound=_Dataclass)
+
+
+def into(values: Mapping[str, Value], kind: type[D]) -> D:
+    """Validated values as a `kind`: a dataclass with a typed field for every parameter that may be active.
+
+    A parameter that does not apply is absent, and its field takes its default.
+
+    Raises:
+        TypeError: a parameter without a field, a field without value and default, or a value of another type than its
+            field: the dataclass does not describe the space.
+    """
+    names = {field.name for field in fields(kind)}
+    if strangers := values.keys() - names:
+        raise TypeError(f"{kind.__name__} has no field for {', '.join(sorted(strangers))}; it has {', '.join(names)}")
+    try:
+        return kind(**{name: _field(kind, name).validate_python(value, strict=True) for name, value in values.items()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise TypeError(f"a field of {kind.__name__}: {first['msg']}, not {first['input']!r}") from None
+
+
+@cache
+def _field(kind: type[Any], name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(get_type_hints(kind)[name])
 
 
 @dataclass(frozen=True)
@@ -37,6 +71,10 @@ class Configuration(Mapping[str, Value]):
     def __len__(self) -> int:
         """Number of active parameters."""
         return len(self.items_)
+
+    def into(self, kind: type[D]) -> D:
+        """The values as a dataclass; see `into`."""
+        return into(self, kind)
 
     def chain(self, name: str) -> tuple[str, ...]:
         """The operations of a searched cell.

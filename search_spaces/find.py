@@ -1,18 +1,27 @@
-"""From a name in a study file to a space: a folder of this package, or `module.path:Class` of the user's own."""
+"""From names and plain values in a study file to a space and its task.
+
+A space is a folder of this package, or `module.path:Class` of the user's own.
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from pydantic import ValidationError
 
-from naslab.efficiency.errors import InputError
+from naslab.efficiency.errors import InputError, NaslabError
 from naslab.search_spaces.options import explain
 from naslab.search_spaces.space import SearchSpace
+from naslab.search_spaces.task import Task
+
+T = TypeVar("T")
 
 
 def space_names() -> list[str]:
@@ -32,17 +41,47 @@ def find_space(name: str, preset: str | None = None, options: dict[str, Any] | N
     Raises:
         InputError: no such space or preset, or options that it does not allow.
     """
-    cls = _space_class(name)
-    chosen: dict[str, Any] = {}
-    if preset is not None:
-        if preset not in cls.presets:
-            raise InputError(f"space {name}: no preset {preset!r}; it has {', '.join(cls.presets) or 'none'}")
-        chosen.update(cls.presets[preset])
-    chosen.update(options or {})
+    cls, changed = _space_class(name), options or {}
+    if preset is not None and preset not in cls.presets:
+        raise InputError(f"space {name}: no preset {preset!r}; it has {', '.join(cls.presets) or 'none'}")
+    chosen = {**(cls.presets[preset] if preset is not None else {}), **changed}
+    applying = {key: value for key, value in chosen.items() if key in changed or cls.Options.applies(key, chosen)}
     try:
-        return cls(cls.Options.model_validate(chosen))
+        validated = cls.Options.model_validate(applying)
     except ValidationError as error:
         raise InputError(explain(error, "space")) from None
+    return _told(f"space {name}", lambda: cls(validated))
+
+
+def make_task(space: SearchSpace, values: dict[str, Any], device: torch.device) -> Task:
+    """The task of `space` on `device`, with options given as plain values.
+
+    Raises:
+        InputError: an option that the task does not allow, data that is missing, broken or does not fit, or anything
+            else that the task's constructor raises; a budget below zero.
+    """
+    try:
+        options = space.Task.Options.model_validate(values)
+    except ValidationError as error:
+        raise InputError(explain(error, "task")) from None
+    task: Task = _told(f"task of space {space.name}", lambda: space.Task(space, options, device))
+    if task.max_epochs < 0:
+        raise InputError(f"task of space {space.name}: {task.max_epochs} epochs; use 0 (nothing is trained) or more")
+    return task
+
+
+def _told(what: str, make: Callable[[], T]) -> T:
+    """What `make` returns; an error that is not naslab's own becomes one line that says where it was raised."""
+    try:
+        return make()
+    except NaslabError:
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        words = " ".join(str(error).split())
+        raise InputError(
+            f"{what}: {type(error).__name__}: {words} ({Path(place.filename).name}, line {place.lineno})"
+        ) from error
 
 
 def _space_class(name: str) -> type[SearchSpace]:

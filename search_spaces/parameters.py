@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,14 +18,34 @@ Value: TypeAlias = Scalar | tuple[str, ...]
 
 @dataclass(frozen=True)
 class When:
-    """A condition: the parameter applies only while `parameter` has one of `values`."""
+    """A condition of a parameter or an option: it applies only while `parameter` has one of `values`.
+
+    Parameters carry it as `when`. Options carry it in their type, and name another option of the same group:
+    `queue_size: Annotated[int, When("framework", ("mocov2",))] = 4096`.
+    """
 
     parameter: str
-    values: tuple[Scalar, ...]
+    values: tuple[Scalar | None, ...]
 
-    def holds(self, chosen: Mapping[str, Value]) -> bool:
+    def holds(self, chosen: Mapping[str, Any]) -> bool:
         """Whether the condition is met by the values chosen so far."""
         return chosen.get(self.parameter) in self.values
+
+    def __str__(self) -> str:
+        """The condition in words."""
+        return f"{self.parameter} = {' or '.join(str(value) for value in self.values)}"
+
+
+class Unless(When):
+    """The opposite condition: it applies only while `parameter` has none of `values`."""
+
+    def holds(self, chosen: Mapping[str, Any]) -> bool:
+        """Whether the condition is met by the values chosen so far."""
+        return not super().holds(chosen)
+
+    def __str__(self) -> str:
+        """The condition in words."""
+        return f"{self.parameter} other than {' or '.join(str(value) for value in self.values)}"
 
 
 @dataclass(frozen=True)

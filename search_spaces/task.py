@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -14,9 +14,7 @@ from torch import nn
 from naslab.efficiency.errors import NaslabError
 from naslab.efficiency.inputs import Inputs
 from naslab.search_spaces.options import Options
-
-if TYPE_CHECKING:
-    from naslab.search_spaces.space import SearchSpace
+from naslab.search_spaces.space import SearchSpace
 
 Split = Literal["validation", "test"]
 

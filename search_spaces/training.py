@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from naslab.search_spaces.checkpoint import resume_training, save_training
-from naslab.search_spaces.space import derive_seed, seed_everything
+from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.task import Rung, TrainingDiverged
 
 

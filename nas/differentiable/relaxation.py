@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from naslab.nas.arms import Differentiable
-from naslab.search_spaces.space import Relaxation
+from naslab.search_spaces.supernet import Relaxation
 
 
 def softmax(alpha_LO: Tensor) -> Tensor:

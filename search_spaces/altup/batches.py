@@ -15,7 +15,7 @@ from torch import Tensor
 from naslab.search_spaces.altup.model import IGNORED
 from naslab.search_spaces.common.objectives.spans import corrupt, span_shape
 from naslab.search_spaces.data.text import BEGIN, END, FIRST_SENTINEL
-from naslab.search_spaces.space import derive_seed
+from naslab.search_spaces.seeds import derive_seed
 
 Batch: TypeAlias = dict[str, Tensor]
 EVALUATION_BATCH = 64

@@ -19,7 +19,6 @@ from naslab.efficiency.inputs import Inputs
 from naslab.search_spaces.altup import flops
 from naslab.search_spaces.altup.coefficients import GEMMA_CLIP
 from naslab.search_spaces.altup.model import Form, Method, Plan, make_model
-from naslab.search_spaces.altup.task import LanguageModelling
 from naslab.search_spaces.common.modules.experts import ExpertSizes
 from naslab.search_spaces.common.objectives.spans import span_shape
 from naslab.search_spaces.configuration import Configuration
@@ -64,7 +63,6 @@ class AltUp(SearchSpace):
 
     name = "altup"
     Options = AltUpOptions
-    Task = LanguageModelling
     options: AltUpOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tiny": {},

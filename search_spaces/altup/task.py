@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -18,14 +18,12 @@ from naslab.search_spaces.altup import text_baselines
 from naslab.search_spaces.altup.batches import Batch, CausalBatches, SpanBatches
 from naslab.search_spaces.altup.model import IGNORED, EncoderDecoder, LanguageModel
 from naslab.search_spaces.altup.recipe import make_optimiser, schedule, set_learning_rate
+from naslab.search_spaces.altup.space import AltUp
 from naslab.search_spaces.data.text import TextOptions, load_text
 from naslab.search_spaces.options import Options
-from naslab.search_spaces.space import seed_everything
+from naslab.search_spaces.seeds import seed_everything
 from naslab.search_spaces.task import Control, Rung, Split, Task
 from naslab.search_spaces.training import train_in_rungs
-
-if TYPE_CHECKING:
-    from naslab.search_spaces.altup.space import AltUp
 
 RAW_BITS = 8.0
 """Bits of a byte that is stored as it is: what a model's bits per byte are saved from."""

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from naslab.search_spaces.data import Augmentation, ImageSet
 from naslab.search_spaces.mae.model import Autoencoder
 from naslab.search_spaces.options import Options
-from naslab.search_spaces.space import derive_seed
+from naslab.search_spaces.seeds import derive_seed
 
 Pool: TypeAlias = Literal["class", "mean"]
 

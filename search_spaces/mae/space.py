@@ -21,7 +21,6 @@ from naslab.search_spaces.configuration import Configuration
 from naslab.search_spaces.mae.costs import forward_flops
 from naslab.search_spaces.mae.masks import GRID_RATIO, Masking
 from naslab.search_spaces.mae.model import Autoencoder, Design, MaskedAutoencoder
-from naslab.search_spaces.mae.task import ClipPretraining, MaskedPretraining
 from naslab.search_spaces.mae.video import ClipDesign, VideoMaskedAutoencoder
 from naslab.search_spaces.mae.vit import Sizes, named_sizes
 from naslab.search_spaces.options import Options
@@ -151,7 +150,6 @@ class MAE(SearchSpace):
 
     def __init__(self, options: MAEOptions) -> None:
         super().__init__(options)
-        self.Task = MaskedPretraining if options.frames == 1 else ClipPretraining
         self.encoder = self._encoder()
         self._check_options()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -29,13 +29,11 @@ from naslab.search_spaces.mae.finetune import (
     weight_decayed,
 )
 from naslab.search_spaces.mae.model import Autoencoder
+from naslab.search_spaces.mae.space import MAE
 from naslab.search_spaces.options import Options
-from naslab.search_spaces.space import derive_seed, seed_everything
+from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.task import Control, Rung, Split, Task
 from naslab.search_spaces.training import train_in_rungs
-
-if TYPE_CHECKING:
-    from naslab.search_spaces.mae.space import MAE
 
 RAW_PIXELS = 200_000
 """Values of a sample up to which raw pixels are a control; a colour image of 224 pixels has 150,528."""

@@ -20,10 +20,9 @@ from naslab.search_spaces.nasiam.frameworks import BYOL, Framework, MakeHead, Mo
 from naslab.search_spaces.nasiam.heads import Sizes, published_heads, searched_heads, sizes
 from naslab.search_spaces.nasiam.operations import OPERATIONS, canonical_name
 from naslab.search_spaces.nasiam.supernet import MixedHeads, NASiamSupernet
-from naslab.search_spaces.nasiam.task import SelfSupervised
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import Categorical, Chain, Parameter, Value, When
-from naslab.search_spaces.space import RelaxableSpace, Relaxation
+from naslab.search_spaces.supernet import RelaxableSpace, Relaxation
 
 
 class NASiamOptions(Options):
@@ -50,7 +49,6 @@ class NASiam(RelaxableSpace):
 
     name = "nasiam"
     Options = NASiamOptions
-    Task = SelfSupervised
     options: NASiamOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tiny": {"backbone": "tiny", "in_channels": 1, "image_size": 28, "queue_size": 1024},

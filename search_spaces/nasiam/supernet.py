@@ -18,7 +18,7 @@ from naslab.kernels import ACTIVATIONS, mixed_activation
 from naslab.search_spaces.nasiam.frameworks import Framework, Views
 from naslab.search_spaces.nasiam.heads import Sizes, tail
 from naslab.search_spaces.nasiam.operations import OPERATIONS, PARAMETER_FREE, POOLINGS, FeaturePool
-from naslab.search_spaces.space import Relaxation, Supernet
+from naslab.search_spaces.supernet import Relaxation, Supernet
 
 NUM_POOLINGS = len(POOLINGS)
 ACTIVATED = tuple(ACTIVATIONS)

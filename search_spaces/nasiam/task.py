@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from pydantic import Field
@@ -17,13 +17,11 @@ from naslab.search_spaces.evaluation import effective_rank, feature_std
 from naslab.search_spaces.frozen import BOTH, EVALUATION_BATCH, check_fit, encode, labelled_few, score_features
 from naslab.search_spaces.nasiam import recipes
 from naslab.search_spaces.nasiam.frameworks import Framework, Views
+from naslab.search_spaces.nasiam.space import NASiam
 from naslab.search_spaces.options import Options
-from naslab.search_spaces.space import derive_seed, seed_everything
+from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.task import Control, GradientTask, Rung, Split
 from naslab.search_spaces.training import train_in_rungs
-
-if TYPE_CHECKING:
-    from naslab.search_spaces.nasiam.space import NASiam
 
 
 class SelfSupervisedOptions(Options):

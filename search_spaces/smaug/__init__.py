@@ -1,5 +1,13 @@
 """SMAUG: sparse masked autoencoder for video-language pre-training."""
 
-from naslab.search_spaces.smaug.space import SMAUGSpace as Space
+from naslab.search_spaces.smaug.space import SMAUGSpace
+from naslab.search_spaces.smaug.task import VideoLanguage
+
+
+class Space(SMAUGSpace):
+    """The space and the task that trains what it builds."""
+
+    Task = VideoLanguage
+
 
 __all__ = ["Space"]

@@ -22,7 +22,6 @@ from naslab.search_spaces.parameters import Categorical, Float, Integer, Paramet
 from naslab.search_spaces.smaug import cost
 from naslab.search_spaces.smaug.model import SMAUG
 from naslab.search_spaces.smaug.settings import Settings, Sizes, Sparsity, SpecialIds
-from naslab.search_spaces.smaug.task import VideoLanguage
 from naslab.search_spaces.smaug.text import pretrained_config
 from naslab.search_spaces.space import SearchSpace
 
@@ -99,7 +98,6 @@ class SMAUGSpace(SearchSpace):
 
     name = "smaug"
     Options = SMAUGOptions
-    Task = VideoLanguage
     options: SMAUGOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tiny": {

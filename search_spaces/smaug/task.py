@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -16,18 +16,16 @@ from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import Inputs
 from naslab.search_spaces.data.video import VideoTextOptions, load_video_text
 from naslab.search_spaces.options import Options
+from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.smaug.answering import choice_accuracy, open_accuracy
 from naslab.search_spaces.smaug.matching import text_to_video
 from naslab.search_spaces.smaug.model import SMAUG
 from naslab.search_spaces.smaug.pairs import Pairs
 from naslab.search_spaces.smaug.retrieval import chance_scores, retrieval_scores
+from naslab.search_spaces.smaug.space import SMAUGSpace
 from naslab.search_spaces.smaug.tokenizer import named_tokenizer, train_tokenizer
-from naslab.search_spaces.space import derive_seed, seed_everything
 from naslab.search_spaces.task import Control, Rung, Split, Task
 from naslab.search_spaces.training import train_in_rungs
-
-if TYPE_CHECKING:
-    from naslab.search_spaces.smaug.space import SMAUGSpace
 
 Metric = Literal["retrieval_qa", "mean_recall", "recall_at_1", "recall_at_5", "recall_at_10", "qa_top1", "choice_top1"]
 

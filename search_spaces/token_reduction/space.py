@@ -31,7 +31,6 @@ from naslab.search_spaces.token_reduction.model import (
     make_network,
     on_meta,
 )
-from naslab.search_spaces.token_reduction.task import Classification
 
 LAYERS = {"quarters": (4, (1, 2, 3)), "thirds": (3, (1, 2)), "half": (2, (1,))}
 """Where EViT selects: parts of the depth, and after how many of them."""
@@ -59,7 +58,6 @@ class TokenReduction(SearchSpace):
 
     name = "token_reduction"
     Options = TokenReductionOptions
-    Task = Classification
     options: TokenReductionOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tiny": {

@@ -114,7 +114,9 @@ def test_a_reference_that_breaks_one_is_trained_and_marked(toy_file, capsys):
 
 @pytest.mark.parametrize("sampler", ["tpe", "evolution"])
 def test_samplers_hear_of_it_and_the_arm_ends(toy_file, sampler):
-    arm = {"name": "arm", "engine": "optuna", "sampler": sampler, "trials": 12, "population": 3}
+    arm = {"name": "arm", "engine": "optuna", "sampler": sampler, "trials": 12}
+    if sampler == "evolution":
+        arm["population"] = 3
     path = toy_file(space=SIZED, arms=[arm], random_architectures=2, constraints={"max_params": 10}, seeds=[0])
     ledger = run(path)
     trials = ledger.trials()

@@ -1,10 +1,26 @@
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from naslab.efficiency.errors import InputError
-from naslab.search_spaces import Categorical, Chain, Float, Integer, When, derive_seed
+from naslab.search_spaces import (
+    Categorical,
+    Chain,
+    Configuration,
+    Float,
+    Integer,
+    Options,
+    Unless,
+    When,
+    derive_seed,
+    explain,
+)
+from naslab.search_spaces.options import RECORDED
 
 PARAMETERS = (
     Categorical("kind", ("random", "block", 3, True)),
@@ -64,6 +80,60 @@ def test_conditions_look_at_what_was_chosen():
     assert condition.holds({"head": "cell"})
     assert not condition.holds({"head": "published"})
     assert not condition.holds({})
+    opposite = Unless("head", ("cell", "both"))
+    assert all(opposite.holds(c) != condition.holds(c) for c in ({"head": "cell"}, {"head": "published"}, {}))
+
+
+class Loss(Options):
+    kind: Literal["plain", "queued"] = "plain"
+    queue_size: Annotated[int, When("kind", ("queued",))] = 4
+    frames: int = 1
+    tubelet: Annotated[int, Unless("frames", (1,))] = 2
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"queue_size": 4}, "task.queue_size: applies only with kind = queued"),
+        ({"kind": "plain", "queue_size": 8}, "task.queue_size: applies only with kind = queued"),
+        ({"tubelet": 2}, "task.tubelet: applies only with frames other than 1"),
+    ],
+)
+def test_an_option_without_effect_is_refused(given, words):
+    with pytest.raises(ValidationError) as caught:
+        Loss.model_validate(given)
+    assert explain(caught.value, "task") == words
+    assert Loss.model_validate(given, context=RECORDED).model_dump().keys() == {"kind", "frames"}
+
+
+def test_an_option_that_applies_is_written_down_and_read_again():
+    for values in ({}, {"kind": "queued"}, {"kind": "queued", "queue_size": 9, "frames": 2, "tubelet": 1}):
+        options = Loss.model_validate(values)
+        assert {*values} <= {*options.model_dump()}
+        assert Loss.model_validate(options.model_dump(mode="json")) == options
+
+
+@dataclass(frozen=True)
+class Chosen:
+    kind: Literal["random", "block"]
+    depth: int
+    ratio: float
+    cell: tuple[str, ...] = ()
+
+
+def test_a_configuration_becomes_typed_values():
+    values = {"kind": "block", "depth": 3, "ratio": 0.5}
+    assert Configuration("x", tuple(values.items())).into(Chosen) == Chosen("block", 3, 0.5)
+    assert Configuration("x", (*values.items(), ("cell", ("a", "b")))).into(Chosen).cell == ("a", "b")
+
+
+@pytest.mark.parametrize("change", [{"kind": "grid"}, {"depth": True}, {"depth": 0.5}, {"ratio": "1"}, {"rate": 1.0}])
+def test_a_dataclass_that_does_not_describe_the_space_is_refused(change):
+    values = {"kind": "block", "depth": 3, "ratio": 0.5} | change
+    with pytest.raises(TypeError, match="Chosen"):
+        Configuration("x", tuple(values.items())).into(Chosen)
+    with pytest.raises(TypeError, match="missing"):
+        Configuration("x", (("kind", "block"),)).into(Chosen)
 
 
 def test_a_proposed_choice_must_be_a_choice():
