@@ -17,12 +17,7 @@ from naslab.search_spaces.common.modules.tokens import anneal, set_keep_rate
 from naslab.search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, load_dataset
 from naslab.search_spaces.frozen import check_fit, encode, score_features
 from naslab.search_spaces.mae.finetune import FinetuneOptions, layered_groups, set_learning_rate
-<<<<<<< HEAD
-from naslab.search_spaces.space import derive_seed, seed_everything
-=======
 from naslab.search_spaces.seeds import derive_seed, seed_everything
-from naslab.search_spaces.sparsification import anneal, set_keep_rate
->>>>>>> 4de2c32 (Contract without circles: a package joins space and task; options and parameters share one form of condition; configurations become typed values)
 from naslab.search_spaces.task import Control, Rung, Split, Task
 from naslab.search_spaces.token_reduction.model import Classifier
 from naslab.search_spaces.token_reduction.space import TokenReduction

@@ -87,6 +87,6 @@ def test_penalties_rise_fade_and_push_as_they_say():
     assert fading[0, 2] < 0, "descending must raise the candidate with parameters"
     assert fading[1].abs().max() == 0
     assert gradient(1.0, skip_weight=1.0).abs().max() == 0
-    outward = gradient(0.3, zero_one_weight=10.0)
+    outward = gradient(0.3, relaxation="sigmoid", zero_one_weight=10.0)
     assert outward[0, 0] < 0
     assert outward[0, 1] == 0
