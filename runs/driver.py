@@ -146,6 +146,8 @@ class _Driver:
         seconds = follower.seconds()
         facts = {
             "seconds": seconds,
+            "core_seconds": follower.core_seconds(),
+            "threads": self.threads,
             "device": device_name(self.device),
             "rungs": [asdict(rung) for rung in follower.rungs],
             "error": why,

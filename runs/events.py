@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from naslab.efficiency.errors import InputError
+from naslab.runs.clock import cpu_seconds
 from naslab.runs.trial import Phase, RungRecord
 
 SIGN_OF_LIFE_SECONDS = 0.5
@@ -29,8 +30,11 @@ class Trail:
         self._folder = folder
         self._path = folder / "events.jsonl"
         self._began = self._since = time.perf_counter()
+        self._cpu_began = self._cpu_since = cpu_seconds()
         self._phase: Phase = "other"
         self.seconds: dict[Phase, float] = {}
+        self.core_seconds: dict[Phase, float] = {}
+        """By the CPU clock of this process and its children."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._path.write_text("")
@@ -52,27 +56,29 @@ class Trail:
 
     def rung(self, epoch: int, scores: dict[str, float]) -> RungRecord:
         """Report a rung."""
-        record = RungRecord(epoch, time.perf_counter() - self._began, scores)
+        cores = cpu_seconds() - self._cpu_began
+        record = RungRecord(epoch, time.perf_counter() - self._began, scores, cores)
         self._write({"rung": asdict(record)})
         return record
 
-    def so_far(self) -> dict[Phase, float]:
-        """Seconds by phase up to now."""
-        seconds = dict(self.seconds)
-        seconds[self._phase] = seconds.get(self._phase, 0.0) + time.perf_counter() - self._since
-        return seconds
+    def so_far(self) -> tuple[dict[Phase, float], dict[Phase, float]]:
+        """Seconds and core seconds by phase up to now."""
+        seconds, cores = dict(self.seconds), dict(self.core_seconds)
+        _add(seconds, self._phase, time.perf_counter() - self._since)
+        _add(cores, self._phase, cpu_seconds() - self._cpu_since)
+        return seconds, cores
 
-    def close(self) -> dict[Phase, float]:
-        """Stop; seconds by phase."""
+    def close(self) -> None:
+        """Stop; `seconds` and `core_seconds` are whole."""
         self._switch(self._phase)
         self._alive.set()
-        return self.seconds
 
     def _switch(self, phase: Phase) -> None:
-        now = time.perf_counter()
-        self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + now - self._since
-        self._since, self._phase = now, phase
-        self._write({"phase": phase, "at": now - self._began})
+        now, cpu = time.perf_counter(), cpu_seconds()
+        _add(self.seconds, self._phase, now - self._since)
+        _add(self.core_seconds, self._phase, cpu - self._cpu_since)
+        self._since, self._cpu_since, self._phase = now, cpu, phase
+        self._write({"phase": phase, "at": now - self._began, "cpu": cpu - self._cpu_began})
 
     def _write(self, event: dict[str, Any]) -> None:
         try:
@@ -84,9 +90,13 @@ class Trail:
     def _show_life(self) -> None:
         while not self._alive.wait(SIGN_OF_LIFE_SECONDS):
             try:
-                os.utime(self._path)
-            except OSError:
+                self._write({"alive": time.perf_counter() - self._began, "cpu": cpu_seconds() - self._cpu_began})
+            except InputError:
                 return
+
+
+def _add(totals: dict[Phase, float], phase: Phase, spent: float) -> None:
+    totals[phase] = totals.get(phase, 0.0) + spent
 
 
 class Follower:
@@ -98,7 +108,9 @@ class Follower:
         self.rungs: list[RungRecord] = []
         self.phase: Phase = "other"
         self._began: float | None = None
-        self._phases: list[tuple[Phase, float]] = [("other", 0.0)]
+        self._phases: list[tuple[Phase, float, float]] = [("other", 0.0, 0.0)]
+        """Each phase with the seconds and core seconds at which it began."""
+        self._latest = (0.0, 0.0)
 
     def read(self) -> list[RungRecord]:
         """Take in what is new; the new rungs."""
@@ -120,19 +132,26 @@ class Follower:
             self._began = event["began"]
         elif "phase" in event:
             self.phase = event["phase"]
-            self._phases.append((event["phase"], event["at"]))
+            self._phases.append((event["phase"], event["at"], event.get("cpu", 0.0)))
+            self._latest = (event["at"], event.get("cpu", 0.0))
+        elif "alive" in event:
+            self._latest = max(self._latest, (event["alive"], event["cpu"]))
         elif "rung" in event:
             return RungRecord(**event["rung"])
         return None
 
     def seconds(self) -> dict[Phase, float]:
         """Seconds by phase up to the last sign of life."""
+        return self._by_phase(0)
+
+    def core_seconds(self) -> dict[Phase, float]:
+        """Core seconds by phase up to the last sign of life."""
+        return self._by_phase(1)
+
+    def _by_phase(self, clock: int) -> dict[Phase, float]:
         self.read()
-        if self._began is None:
-            return {}
-        end = max(self._path.stat().st_mtime - self._began, self._phases[-1][1])
-        seconds: dict[Phase, float] = {}
-        ends = [at for _, at in self._phases[1:]] + [end]
-        for (phase, start), stop in zip(self._phases, ends, strict=True):
-            seconds[phase] = seconds.get(phase, 0.0) + stop - start
-        return {phase: spent for phase, spent in seconds.items() if spent > 0}
+        spent: dict[Phase, float] = {}
+        ends = [*(begun[1:] for begun in self._phases[1:]), self._latest]
+        for (phase, *start), stop in zip(self._phases, ends, strict=True):
+            _add(spent, phase, stop[clock] - start[clock])
+        return {phase: seconds for phase, seconds in spent.items() if seconds > 0}

@@ -183,6 +183,9 @@ class Ledger:
             result=outcome.get("result", {}),
             error=outcome.get("error"),
             carried_seconds=outcome.get("carried_seconds", {}),
+            core_seconds=outcome.get("core_seconds", {}),
+            carried_core_seconds=outcome.get("carried_core_seconds", {}),
+            threads=outcome.get("threads"),
         )
 
 

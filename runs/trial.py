@@ -25,6 +25,9 @@ State = Literal["running", "complete", "pruned", "failed", "killed"]
 
 Phase = Literal["search", "train", "evaluate", "profile", "compile", "other"]
 
+CONTENDED = 1.2
+"""Wall time over core time per thread from which a run is said to have waited for others."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -42,11 +45,15 @@ class Job:
 
 @dataclass(frozen=True)
 class RungRecord:
-    """One rung of a trial: its epoch, device seconds since the trial began, and the scores and facts there."""
+    """One rung of a trial: its epoch, device seconds since the trial began, and the scores and facts there.
+
+    `core_seconds` are those of the CPU clock; None in records of versions that did not read it.
+    """
 
     epoch: int
     device_seconds: float
     scores: Mapping[str, float]
+    core_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,8 @@ class Outcome:
     """What a worker hands back. `seconds` are device seconds by phase of this attempt alone.
 
     `carried_seconds` are those of earlier, killed attempts whose checkpoint this one went on from: they are
-    charged there, and belong to the cost of the run.
+    charged there, and belong to the cost of the run. `core_seconds` are by the CPU clock of the worker and its
+    children, by phase as well, and `threads` those that torch was given.
     """
 
     state: Literal["complete", "pruned", "failed"]
@@ -65,6 +73,9 @@ class Outcome:
     """JSON-able extras by role: a search's genotype and trajectory, a profile, provenance."""
     error: str | None = None
     carried_seconds: Mapping[Phase, float] = field(default_factory=dict)
+    core_seconds: Mapping[Phase, float] = field(default_factory=dict)
+    carried_core_seconds: Mapping[Phase, float] = field(default_factory=dict)
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,9 @@ class Trial:
     result: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
     carried_seconds: Mapping[Phase, float] = field(default_factory=dict)
+    core_seconds: Mapping[Phase, float] = field(default_factory=dict)
+    carried_core_seconds: Mapping[Phase, float] = field(default_factory=dict)
+    threads: int | None = None
 
     @property
     def device_seconds(self) -> float:
@@ -90,5 +104,21 @@ class Trial:
     @property
     def run_seconds(self) -> float:
         """Cost of the run as a user of the configuration would pay it: train, evaluate and compile."""
-        phases: tuple[Phase, ...] = ("train", "evaluate", "compile")
-        return sum(self.seconds.get(p, 0.0) + self.carried_seconds.get(p, 0.0) for p in phases)
+        return _of_run(self.seconds, self.carried_seconds)
+
+    @property
+    def run_core_seconds(self) -> float:
+        """The same by the CPU clock; 0 where it was not read."""
+        return _of_run(self.core_seconds, self.carried_core_seconds)
+
+    @property
+    def contended(self) -> bool:
+        """Whether the run waited for its cores: its wall time exceeds its core time over its threads by a fifth."""
+        if not self.threads or not self.run_core_seconds:
+            return False
+        return self.run_seconds > CONTENDED * self.run_core_seconds / self.threads
+
+
+def _of_run(*spent: Mapping[Phase, float]) -> float:
+    phases: tuple[Phase, ...] = ("train", "evaluate", "compile")
+    return sum(seconds.get(phase, 0.0) for seconds in spent for phase in phases)

@@ -8,7 +8,7 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +61,19 @@ def run_job(
     except Exception as problem:  # noqa: BLE001 - whatever a task raises is the trial's failure, recorded in full
         _write(folder / ERROR, traceback.format_exc())
         state, error = "failed", f"{type(problem).__name__}: {' '.join(str(problem).split())[:500]}"
-    seconds = trail.close()
-    outcome = Outcome(state, seconds, name, work.scores, work.result, error, work.carried)
+    trail.close()
+    outcome = Outcome(
+        state=state,
+        seconds=trail.seconds,
+        device=name,
+        scores=work.scores,
+        result=work.result,
+        error=error,
+        carried_seconds=work.carried.seconds,
+        core_seconds=trail.core_seconds,
+        carried_core_seconds=work.carried.core_seconds,
+        threads=threads,
+    )
     return outcome, work.rungs
 
 
@@ -75,10 +86,18 @@ def _study_and_task(document: dict[str, Any], device: torch.device, trail: Trail
     return _warm[key]
 
 
+@dataclass(frozen=True)
+class _Spent:
+    """Seconds and core seconds by phase."""
+
+    seconds: Mapping[Phase, float] = field(default_factory=dict)
+    core_seconds: Mapping[Phase, float] = field(default_factory=dict)
+
+
 class _Work:
     """One job in progress."""
 
-    def __init__(self, job: Job, folder: Path, trail: Trail, carried: dict[Phase, float]) -> None:
+    def __init__(self, job: Job, folder: Path, trail: Trail, carried: _Spent) -> None:
         self.job, self.folder, self.trail, self.carried = job, folder, trail, carried
         self.state: Any = "complete"
         self.scores: dict[str, float] = {}
@@ -191,10 +210,9 @@ class _Work:
 
     def _note_cost(self) -> None:
         """What the checkpoint just saved has cost, for the attempt that may go on from it."""
-        so_far = dict(self.carried)
-        for phase, seconds in self.trail.so_far().items():
-            so_far[phase] = so_far.get(phase, 0.0) + seconds
-        _write(self.folder / COST, json.dumps(so_far))
+        seconds, cores = self.trail.so_far()
+        so_far = _Spent(_sum(self.carried.seconds, seconds), _sum(self.carried.core_seconds, cores))
+        _write(self.folder / COST, json.dumps(asdict(so_far)))
 
     def _forget_checkpoint(self) -> None:
         shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
@@ -221,15 +239,18 @@ def _both(test: Mapping[str, float], validation: Mapping[str, float]) -> dict[st
     return {**test, **{f"validation_{name}": score for name, score in validation.items()}}
 
 
-def _carried(folder: Path) -> dict[Phase, float]:
-    """Seconds that earlier attempts spent on the checkpoint that this one goes on from."""
+def _carried(folder: Path) -> _Spent:
+    """What earlier attempts spent on the checkpoint that this one goes on from."""
     if not (folder / CHECKPOINT).exists():
-        return {}
+        return _Spent()
     try:
-        seconds: dict[Phase, float] = json.loads((folder / COST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return seconds
+        return _Spent(**json.loads((folder / COST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return _Spent()
+
+
+def _sum(a: Mapping[Phase, float], b: Mapping[Phase, float]) -> dict[Phase, float]:
+    return {phase: a.get(phase, 0.0) + b.get(phase, 0.0) for phase in {**a, **b}}
 
 
 def _write(path: Path, text: str) -> None:
