@@ -7,7 +7,6 @@ trial that was killed are known. The ledger takes over what it says; nothing is 
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Iterator
