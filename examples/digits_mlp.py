@@ -25,8 +25,8 @@ from naslab.search_spaces import (
     When,
     derive_seed,
 )
+from naslab.search_spaces.common.scores import knn_accuracy
 from naslab.search_spaces.data import DatasetOptions, load_dataset
-from naslab.search_spaces.evaluation import knn_accuracy
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 

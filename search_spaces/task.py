@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -15,8 +15,7 @@ from naslab.efficiency.errors import NaslabError
 from naslab.efficiency.inputs import Inputs
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.space import SearchSpace
-
-Split = Literal["validation", "test"]
+from naslab.search_spaces.splits import Split as Split
 
 
 class TrainingDiverged(NaslabError):

@@ -18,11 +18,10 @@ from naslab.search_spaces.altup.hyper_connections import HyperConnections
 from naslab.search_spaces.altup.stack import AltUpStack, LayerInput, Selection, SequenceAltUpLayer
 from naslab.search_spaces.altup.transformer import EPSILON, Block, BlockSizes, Context, context, linear
 from naslab.search_spaces.common.modules.experts import ExpertSizes, take_balance
+from naslab.search_spaces.data.text import IGNORED
 
 Method: TypeAlias = Literal["dense", "altup", "recycled", "sequence", "sum", "hyper_connections", "dense_wide"]
 Form: TypeAlias = Literal["decoder", "encoder_decoder"]
-IGNORED = -100
-"""Target of a position that is not scored."""
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import Inputs
 from naslab.search_spaces.altup import text_baselines
-from naslab.search_spaces.altup.batches import Batch, CausalBatches, SpanBatches
-from naslab.search_spaces.altup.model import IGNORED, EncoderDecoder, LanguageModel
+from naslab.search_spaces.altup.batches import SpanBatches
+from naslab.search_spaces.altup.model import EncoderDecoder, LanguageModel
 from naslab.search_spaces.altup.recipe import make_optimiser, schedule, set_learning_rate
 from naslab.search_spaces.altup.space import AltUp
-from naslab.search_spaces.data.text import TextOptions, load_text
+from naslab.search_spaces.data.text import IGNORED, Batch, CausalBatches, TextOptions, load_text
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.seeds import seed_everything
 from naslab.search_spaces.task import Control, Rung, Split, Task
@@ -127,7 +127,7 @@ class LanguageModelling(Task):
         Span corruption: `span_accuracy` (percent of hidden tokens), `span_loss` (nats a target token).
         """
         model.to(self.device).eval()
-        part = self.data.validation if split == "validation" else self.data.test
+        part = self.data.of(split)
         sums = torch.zeros(4, dtype=torch.float64)
         for batch in self.batching.evaluation(part.tokens, None if full else self.options.rung_windows):
             sums += self._sums(cast(Any, model), batch)
@@ -167,27 +167,24 @@ class LanguageModelling(Task):
             untrained,
         )
 
-    def _part(self, split: Split) -> Any:
-        return self.data.validation if split == "validation" else self.data.test
-
     def _unigram(self, seed: int, split: Split) -> dict[str, float]:
-        part, order = self._part(split), 1
+        part, order = self.data.of(split), 1
         total = text_baselines.ngram_bits(self.data.train.tokens, part.tokens, self.space.options.vocabulary, order)
         return text_baselines.bits(total, part.num_bytes, RAW_BITS)
 
     def _trigram(self, seed: int, split: Split) -> dict[str, float]:
-        part, order = self._part(split), 3
+        part, order = self.data.of(split), 3
         total = text_baselines.ngram_bits(self.data.train.tokens, part.tokens, self.space.options.vocabulary, order)
         return text_baselines.bits(total, part.num_bytes, RAW_BITS)
 
     def _lzma(self, seed: int, split: Split) -> dict[str, float]:
-        part = self._part(split)
+        part = self.data.of(split)
         return text_baselines.bits(text_baselines.lzma_bits(self.data.train.text, part.text), part.num_bytes, RAW_BITS)
 
     def _most_frequent(self, seed: int, split: Split) -> dict[str, float]:
         frequent = torch.bincount(self.data.train.tokens).argmax()
         right = hidden = 0
-        for batch in self.batching.evaluation(self._part(split).tokens, None):
+        for batch in self.batching.evaluation(self.data.of(split).tokens, None):
             targets = batch["targets"]
             text = (targets != IGNORED) & (self.data.token_bytes[targets.clamp(min=0)] > 0)
             right += int(((targets == frequent) & text).sum())

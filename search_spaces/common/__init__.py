@@ -1,1 +1,1 @@
-"""What the spaces share: training, modules, objectives, controls, and what they cost in closed form."""
+"""What the spaces share: training, modules, objectives, scores, controls, and what they cost in closed form."""

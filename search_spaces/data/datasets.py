@@ -14,6 +14,7 @@ from naslab.efficiency.errors import InputError
 from naslab.search_spaces.data import files
 from naslab.search_spaces.data.images import ImageSet
 from naslab.search_spaces.options import Options
+from naslab.search_spaces.splits import Splits
 
 STATISTICS_SAMPLE = 2000
 """Images from which channel means and deviations are taken."""
@@ -37,7 +38,7 @@ class DatasetOptions(Options):
 
 
 @dataclass(frozen=True)
-class ImageData:
+class ImageData(Splits[ImageSet]):
     """A data set ready for use, of images or clips.
 
     Attributes:
@@ -49,9 +50,6 @@ class ImageData:
     classes: tuple[str, ...]
     channels: int
     image_size: int
-    train: ImageSet
-    validation: ImageSet
-    test: ImageSet
     mean: tuple[float, ...]
     std: tuple[float, ...]
     sided: bool = False
@@ -111,6 +109,21 @@ def _check_sizes(options: DatasetOptions, train: int, labelled: int, test: int) 
         )
     if options.test is not None and options.test > test:
         raise InputError(f"task.dataset.test: {options.name} has {test} test images, not {options.test}")
+
+
+def check_fit(data: ImageData, in_channels: int, image_size: int, batch_size: int) -> None:
+    """Raises:
+    InputError: the space takes other images, or a batch has more of them than there are.
+    """
+    if (data.channels, data.image_size) != (in_channels, image_size):
+        raise InputError(
+            f"task.dataset: {data.name} has {data.channels}x{data.image_size}x{data.image_size} "
+            f"{'images' if data.train.frames == 1 else 'frames'}, the space takes "
+            f"{in_channels}x{image_size}x{image_size}; set space.options.in_channels and image_size"
+        )
+    if batch_size > len(data.train):
+        kind = "images" if data.train.frames == 1 else "clips"
+        raise InputError(f"task.batch_size: {batch_size} is more than the {len(data.train)} training {kind}")
 
 
 def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:

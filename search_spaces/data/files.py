@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import datasets
 
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces.data.images import FileImages, ImageSet, MemoryImages
@@ -94,7 +93,7 @@ def fashion_mnist(root: Path | None) -> Splits:
 def cifar(name: str, root: Path | None) -> Splits:
     """CIFAR-10 or CIFAR-100 in the original python version, read by torchvision, which checks the files' sums."""
     folder = root or default_root()
-    kind: Any = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    kind = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}[name]
     train, test = (_torchvision(kind, name, folder, train=train) for train in (True, False))
 
     def images(data: Any) -> MemoryImages:
@@ -107,7 +106,7 @@ def stl10(root: Path | None, unlabeled: bool) -> Splits:
     """STL-10; with `unlabeled` its 100,000 images without label (label -1) join the training images."""
     folder = root or default_root()
     splits = ["train+unlabeled" if unlabeled else "train", "test"]
-    train, test = (_torchvision(datasets.STL10, "stl10", folder, split=split) for split in splits)
+    train, test = (_torchvision("STL10", "stl10", folder, split=split) for split in splits)
 
     def images(data: Any) -> MemoryImages:
         return MemoryImages(torch.from_numpy(np.ascontiguousarray(data.data)), torch.from_numpy(data.labels).long())
@@ -115,9 +114,11 @@ def stl10(root: Path | None, unlabeled: bool) -> Splits:
     return images(train), images(test), tuple(train.classes)
 
 
-def _torchvision(kind: Any, name: str, root: Path, **arguments: Any) -> Any:
+def _torchvision(kind: str, name: str, root: Path, **arguments: Any) -> Any:
+    from torchvision import datasets  # takes a second to import
+
     try:
-        return kind(root=str(root), download=False, **arguments)
+        return getattr(datasets, kind)(root=str(root), download=False, **arguments)
     except RuntimeError:
         raise InputError(
             f"{root}: {name} is not there or is damaged; unpack its original archive there, or name its folder in "

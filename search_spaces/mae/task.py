@@ -15,9 +15,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from naslab.efficiency.errors import InputError
-from naslab.search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, load_dataset
+from naslab.search_spaces.common.scores import BOTH, encode, labelled_few, score_features
+from naslab.search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, check_fit, load_dataset
 from naslab.search_spaces.data.video import ClipAugmentation, ClipOptions, load_clips
-from naslab.search_spaces.frozen import BOTH, check_fit, encode, labelled_few, score_features
 from naslab.search_spaces.mae.finetune import (
     Classifier,
     FinetuneOptions,
@@ -191,7 +191,7 @@ class MaskedPretraining(Task):
     def _scores(self, features: Any, split: Split, full: bool, wanted: tuple[str, ...]) -> dict[str, float]:
         options = self.options
         bank = self.data.train if full else self.data.train.head(options.rung_bank)
-        queries = self.data.validation if split == "validation" else self.data.test
+        queries = self.data.of(split)
         bank_x, x = (encode(features, images, self.augmentation, self.device) for images in (bank, queries))
         bank_y, y = bank.labels.to(self.device), queries.labels.to(self.device)
         return score_features(
@@ -231,7 +231,7 @@ class MaskedPretraining(Task):
         )
 
     def _accuracy(self, classifier: Classifier, split: Split) -> float:
-        queries = self.data.validation if split == "validation" else self.data.test
+        queries = self.data.of(split)
         with torch.no_grad():
             answers = encode(classifier, queries, self.augmentation, self.device).argmax(1).cpu()
         return 100 * float((answers == queries.labels).float().mean())

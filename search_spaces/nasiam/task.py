@@ -12,9 +12,23 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from naslab.efficiency.errors import InputError
-from naslab.search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, ImageSet, load_dataset
-from naslab.search_spaces.evaluation import effective_rank, feature_std
-from naslab.search_spaces.frozen import BOTH, EVALUATION_BATCH, check_fit, encode, labelled_few, score_features
+from naslab.search_spaces.common.scores import (
+    BOTH,
+    EVALUATION_BATCH,
+    effective_rank,
+    encode,
+    feature_std,
+    labelled_few,
+    score_features,
+)
+from naslab.search_spaces.data import (
+    Augmentation,
+    AugmentationOptions,
+    DatasetOptions,
+    ImageSet,
+    check_fit,
+    load_dataset,
+)
 from naslab.search_spaces.nasiam import recipes
 from naslab.search_spaces.nasiam.frameworks import Framework, Views
 from naslab.search_spaces.nasiam.space import NASiam
@@ -138,7 +152,7 @@ class SelfSupervised(GradientTask):
         featured = cast(Featured, model)
         model.to(self.device).eval()
         bank = self.data.train if full else self.data.train.head(self.options.rung_bank)
-        queries = self.data.validation if split == "validation" else self.data.test
+        queries = self.data.of(split)
         with torch.no_grad():
             bank_x = self._map(featured.features, bank)
             query_x = self._map(featured.features, queries)
@@ -174,7 +188,7 @@ class SelfSupervised(GradientTask):
         )
 
     def _raw_pixels(self, seed: int, split: Split) -> dict[str, float]:
-        queries = self.data.validation if split == "validation" else self.data.test
+        queries = self.data.of(split)
 
         def flat(images_BCHW: Tensor) -> Tensor:
             return images_BCHW.flatten(1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from naslab.search_spaces.smaug.settings import SpecialIds
+from naslab.search_spaces.data.text import SpecialIds
 
 IGNORED = -100
 """Label of what carries no loss."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from naslab.search_spaces.data.text import TextTokenizer
 from naslab.search_spaces.data.video import Question, VideoText, VideoTextData
 from naslab.search_spaces.smaug.losses import IGNORED
 from naslab.search_spaces.smaug.settings import Sizes
-from naslab.search_spaces.smaug.tokenizer import TextTokenizer
 
 CAPTION_CHOICE = "choice"
 """Kind of a question whose options are whole captions; of others, question and option are read together."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from naslab.search_spaces.data.text import SpecialIds
 
 Rule = Literal["evit", "tome"]
 Selection = Literal["before", "after"]
@@ -47,22 +49,6 @@ class Sparsity:
 
 
 @dataclass(frozen=True)
-class SpecialIds:
-    """Numbers of the special tokens in the vocabulary; the defaults are those of the tokenizer trained here."""
-
-    pad: int = 0
-    cls: int = 1
-    sep: int = 2
-    mask: int = 3
-    unk: int = 4
-
-    @property
-    def first_word(self) -> int:
-        """The first number above all special tokens."""
-        return max(self.pad, self.cls, self.sep, self.mask, self.unk) + 1
-
-
-@dataclass(frozen=True)
 class Sizes:
     """Widths and depths of the parts, and what they take."""
 
@@ -82,7 +68,7 @@ class Sizes:
     decoder_width: int
     decoder_heads: int
     answers: int
-    special: SpecialIds = SpecialIds()
+    special: SpecialIds = field(default_factory=SpecialIds)
     dropout: float = 0.0
     samples: int = 500
     sigma: float = 0.1

@@ -17,11 +17,12 @@ from torch import nn
 from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import Inputs
 from naslab.search_spaces.configuration import Configuration
+from naslab.search_spaces.data.text import SpecialIds
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Value
 from naslab.search_spaces.smaug import cost
 from naslab.search_spaces.smaug.model import SMAUG
-from naslab.search_spaces.smaug.settings import Settings, Sizes, Sparsity, SpecialIds
+from naslab.search_spaces.smaug.settings import Settings, Sizes, Sparsity
 from naslab.search_spaces.smaug.text import pretrained_config
 from naslab.search_spaces.space import SearchSpace
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import Inputs
+from naslab.search_spaces.common.scores import chance_scores, retrieval_scores
+from naslab.search_spaces.data.text import named_tokenizer, train_wordpiece
 from naslab.search_spaces.data.video import VideoTextOptions, load_video_text
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.seeds import derive_seed, seed_everything
@@ -21,9 +23,7 @@ from naslab.search_spaces.smaug.answering import choice_accuracy, open_accuracy
 from naslab.search_spaces.smaug.matching import text_to_video
 from naslab.search_spaces.smaug.model import SMAUG
 from naslab.search_spaces.smaug.pairs import Pairs
-from naslab.search_spaces.smaug.retrieval import chance_scores, retrieval_scores
 from naslab.search_spaces.smaug.space import SMAUGSpace
-from naslab.search_spaces.smaug.tokenizer import named_tokenizer, train_tokenizer
 from naslab.search_spaces.task import Control, Rung, Split, Task
 from naslab.search_spaces.training import train_in_rungs
 
@@ -66,12 +66,10 @@ class VideoLanguage(Task):
         self._check_fit()
         sizes = space.sizes
         if options.tokenizer is None:
-            tokenizer = train_tokenizer(self.data.words, sizes.vocabulary, sizes.special, sizes.text_tokens)
+            tokenizer = train_wordpiece(self.data.words, sizes.vocabulary, sizes.special, sizes.text_tokens)
         else:
             tokenizer = named_tokenizer(options.tokenizer, sizes.vocabulary, sizes.special, sizes.text_tokens)
-        self.pairs = {
-            name: Pairs(getattr(self.data, name), self.data, tokenizer) for name in ("train", "validation", "test")
-        }
+        self.pairs = {name: Pairs(self.data.of(name), self.data, tokenizer) for name in ("train", "validation", "test")}
         self._control_models: dict[tuple[str, int], SMAUG] = {}
 
     def _check_fit(self) -> None:

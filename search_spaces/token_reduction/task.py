@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces.common.modules.tokens import anneal, set_keep_rate
-from naslab.search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, load_dataset
-from naslab.search_spaces.frozen import check_fit, encode, score_features
+from naslab.search_spaces.common.scores import encode, score_features
+from naslab.search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, check_fit, load_dataset
 from naslab.search_spaces.mae.finetune import FinetuneOptions, layered_groups, set_learning_rate
 from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.task import Control, Rung, Split, Task
@@ -127,7 +127,7 @@ class Classification(Task):
     def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
         """`top1`, percent of the split's images, whole, at the configuration's keep rate."""
         classifier = cast(Classifier, model).to(self.device).eval()
-        queries = self._queries(split)
+        queries = self.data.of(split)
         with torch.no_grad():
             answers = encode(classifier, queries, self.augmentation, self.device).argmax(1).cpu()
         return {"top1": 100 * float((answers == queries.labels.cpu()).float().mean())}
@@ -143,7 +143,7 @@ class Classification(Task):
         options = self.options
         (bank_x, bank_y), (x, y) = (
             (encode(lambda image: image.flatten(1), images, self.augmentation, self.device), images.labels)
-            for images in (self.train_images, self._queries(split))
+            for images in (self.train_images, self.data.of(split))
         )
         scores = score_features(
             (bank_x, bank_y.to(self.device)),
@@ -158,9 +158,6 @@ class Classification(Task):
     def _untrained(self, seed: int, split: Split) -> dict[str, float]:
         seed_everything(seed)
         return self.evaluate(self.space.build(self.space.reference), split)
-
-    def _queries(self, split: Split) -> Any:
-        return self.data.validation if split == "validation" else self.data.test
 
     @property
     def benchmark(self) -> Mapping[str, Any]:

@@ -8,13 +8,12 @@ import torch
 
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces import TrainingDiverged, find_space
-from naslab.search_spaces.altup.batches import CausalBatches, SpanBatches
-from naslab.search_spaces.altup.model import IGNORED
+from naslab.search_spaces.altup.batches import SpanBatches
 from naslab.search_spaces.altup.recipe import make_optimiser, schedule
 from naslab.search_spaces.altup.task import LanguageModelling, LanguageModellingOptions
 from naslab.search_spaces.altup.text_baselines import lzma_bits, ngram_bits
 from naslab.search_spaces.common.objectives.spans import corrupt, span_shape
-from naslab.search_spaces.data.text import BEGIN, END, FIRST_SENTINEL
+from naslab.search_spaces.data.text import BEGIN, END, FIRST_SENTINEL, IGNORED, CausalBatches
 
 SIZES = {"context": 32, "width": 32, "hidden": 48, "layers": 3, "vocabulary": 400}
 BUDGET = {"epochs": 3, "steps_per_epoch": 8, "batch_size": 8, "data": {"max_characters": 60_000}}

@@ -6,14 +6,8 @@ import torch
 from scipy.optimize import minimize
 from torch.nn import functional as F
 
-from naslab.search_spaces.evaluation import (
-    PROBE_L2,
-    effective_rank,
-    feature_std,
-    fit_probe,
-    knn_accuracy,
-    linear_probe_accuracy,
-)
+from naslab.search_spaces.common.scores import effective_rank, feature_std, knn_accuracy, linear_probe_accuracy
+from naslab.search_spaces.common.scores.probe import PROBE_L2, fit_probe
 
 
 def test_weighted_knn_is_the_papers_vote():

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from naslab.search_spaces.data.text import SpecialIds
 from naslab.search_spaces.smaug.losses import (
     IGNORED,
     contrastive_loss,
@@ -17,7 +18,6 @@ from naslab.search_spaces.smaug.losses import (
     same_text,
 )
 from naslab.search_spaces.smaug.selector import FrameSelector, PerturbedTopK
-from naslab.search_spaces.smaug.settings import SpecialIds
 
 
 def drawn(*shape, seed=0):

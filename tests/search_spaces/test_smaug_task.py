@@ -5,12 +5,11 @@ import torch
 
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces import TrainingDiverged, find_space, seed_everything
+from naslab.search_spaces.common.scores import chance_scores, retrieval_scores
+from naslab.search_spaces.data.text import SpecialIds, named_tokenizer, train_wordpiece
 from naslab.search_spaces.smaug.answering import choice_accuracy, open_accuracy
 from naslab.search_spaces.smaug.matching import text_to_video
-from naslab.search_spaces.smaug.retrieval import chance_scores, retrieval_scores
-from naslab.search_spaces.smaug.settings import SpecialIds
 from naslab.search_spaces.smaug.task import VideoLanguage, VideoLanguageOptions
-from naslab.search_spaces.smaug.tokenizer import named_tokenizer, train_tokenizer
 
 SPACE = {
     "image_size": 16, "patch_size": 4, "clip_frames": 4, "width": 16, "depth": 2, "heads": 2, "text_tokens": 20,
@@ -223,7 +222,7 @@ def test_what_does_not_fit_is_refused_in_one_line(space, options, message):
 
 def test_the_tokenizer_is_the_same_every_time_and_cuts_and_pads(tmp_path):
     texts = ["a bag moves left", "a boot moves right then", "A BAG appears"] * 3
-    first, second = (train_tokenizer(texts, 60, SpecialIds(), 6) for _ in range(2))
+    first, second = (train_wordpiece(texts, 60, SpecialIds(), 6) for _ in range(2))
     assert torch.equal(first(texts), second(texts))
     ids = first(["a bag moves left moves left", "a", ""])
     assert ids.shape == (3, 6)
@@ -231,9 +230,9 @@ def test_the_tokenizer_is_the_same_every_time_and_cuts_and_pads(tmp_path):
     assert ids[0, -1] == 2
     assert ids[2].tolist() == [1, 2, 0, 0, 0, 0]
     with pytest.raises(InputError, match=r"vocabulary: 20 is too small for text of 16 letters"):
-        train_tokenizer(texts, 20, SpecialIds(), 6)
+        train_wordpiece(texts, 20, SpecialIds(), 6)
     with pytest.raises(InputError, match="training captions are empty"):
-        train_tokenizer([" "], 60, SpecialIds(), 6)
+        train_wordpiece([" "], 60, SpecialIds(), 6)
 
 
 def test_a_tokenizer_by_name_numbers_as_it_says(tmp_path):

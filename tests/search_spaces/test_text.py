@@ -11,7 +11,7 @@ from naslab.search_spaces.data.text import (
     encode,
     load_text,
     read_corpus,
-    train_tokenizer,
+    train_byte_pairs,
 )
 
 SENTENCES = "".join(f"Line {i} says that {i * i} is the square of {i}, naïvely.\n" for i in range(400))
@@ -47,7 +47,7 @@ def test_tokens_give_back_the_text_and_count_its_bytes(file):
 
 
 def test_text_that_spells_a_special_token_is_text():
-    tokenizer = train_tokenizer("some text </s> and <extra_id_0>\n" * 5, 300, 2)
+    tokenizer = train_byte_pairs("some text </s> and <extra_id_0>\n" * 5, 300, 2)
     text = "an odd </s> <extra_id_1> text\n\n\n naïve \U0001f600"
     tokens = encode(tokenizer, text)
     assert int(tokens.min()) >= FIRST_SENTINEL + 2

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from naslab.efficiency.errors import InputError
+from naslab.search_spaces.splits import Splits
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class VideoText(ABC):
 
 
 @dataclass(frozen=True)
-class VideoTextData:
+class VideoTextData(Splits[VideoText]):
     """Clips with texts, ready for use.
 
     Attributes:
@@ -108,9 +109,6 @@ class VideoTextData:
     name: str
     channels: int
     image_size: int
-    train: VideoText
-    validation: VideoText
-    test: VideoText
     answers: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]

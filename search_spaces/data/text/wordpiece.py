@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +11,22 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from naslab.efficiency.errors import InputError
-from naslab.search_spaces.smaug.settings import SpecialIds
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Numbers of the special tokens in the vocabulary; the defaults are those of the tokenizer trained here."""
+
+    pad: int = 0
+    cls: int = 1
+    sep: int = 2
+    mask: int = 3
+    unk: int = 4
+
+    @property
+    def first_word(self) -> int:
+        """The first number above all special tokens."""
+        return max(self.pad, self.cls, self.sep, self.mask, self.unk) + 1
 
 
 class TextTokenizer:
@@ -28,7 +44,7 @@ class TextTokenizer:
         return ids_NW
 
 
-def train_tokenizer(words: Sequence[str], vocabulary: int, special: SpecialIds, length: int) -> TextTokenizer:
+def train_wordpiece(words: Sequence[str], vocabulary: int, special: SpecialIds, length: int) -> TextTokenizer:
     """A WordPiece of at most `vocabulary` tokens, trained on `words`; the same texts give the same tokens.
 
     Raises:

@@ -7,28 +7,13 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor
 
-from naslab.efficiency.errors import InputError
-from naslab.search_spaces.data import Augmentation, ImageData, ImageSet, few_labels
-from naslab.search_spaces.evaluation import knn_accuracy, linear_probe_accuracy
+from naslab.search_spaces.common.scores.knn import knn_accuracy
+from naslab.search_spaces.common.scores.probe import linear_probe_accuracy
+from naslab.search_spaces.data import Augmentation, ImageSet, few_labels
 
 EVALUATION_BATCH = 1000
 """Images, or frames of clips, that are encoded at once."""
 BOTH = ("knn_top1", "linear_top1")
-
-
-def check_fit(data: ImageData, in_channels: int, image_size: int, batch_size: int) -> None:
-    """Raises:
-    InputError: the space takes other images, or a batch has more of them than there are.
-    """
-    if (data.channels, data.image_size) != (in_channels, image_size):
-        raise InputError(
-            f"task.dataset: {data.name} has {data.channels}x{data.image_size}x{data.image_size} "
-            f"{'images' if data.train.frames == 1 else 'frames'}, the space takes "
-            f"{in_channels}x{image_size}x{image_size}; set space.options.in_channels and image_size"
-        )
-    if batch_size > len(data.train):
-        kind = "images" if data.train.frames == 1 else "clips"
-        raise InputError(f"task.batch_size: {batch_size} is more than the {len(data.train)} training {kind}")
 
 
 def encode(
