@@ -13,7 +13,8 @@ from results_file import write_result
 
 from naslab.efficiency.device import resolve_device
 from naslab.efficiency.kernel_table import kernel_table
-from naslab.runs.commands.model_options import DTYPES, Precision
+from naslab.runs.commands.model_options import Precision
+from naslab.runs.commands.ready_models import DTYPES
 
 
 def main() -> None:

@@ -211,10 +211,10 @@ PAGES = (
     (DOCS / "effects.md", "keep-rates", partial(study_result.table, "keep_rates", ("top1",))),
     (DOCS / "effects.md", "mae-video", partial(study_result.table, "mae_video", ("linear_top1",))),
     (DOCS / "nasiam.md", "results", tables),
-    (DOCS / "naslab.kernels.md", "kernels", kernels),
-    (DOCS / "naslab.efficiency.md", "step-times", step_times),
-    (DOCS / "naslab.efficiency.md", "published", published),
-    (DOCS / "naslab.efficiency.md", "counters", counters),
+    (DOCS / "kernels.md", "kernels", kernels),
+    (DOCS / "efficiency.md", "step-times", step_times),
+    (DOCS / "efficiency.md", "published", published),
+    (DOCS / "efficiency.md", "counters", counters),
 )
 """Page, name of its generated block, and what makes the block."""
 

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from naslab.efficiency.device import cpu_model, device_name
+from naslab.version import naslab_version
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,6 @@ def collect_provenance(
         gpu=_gpu(device) if device.type == "cuda" else {},
         samples=samples,
     )
-
-
-def naslab_version() -> str:
-    """The installed version, or "source" where it is not installed."""
-    try:
-        return metadata.version("naslab")
-    except metadata.PackageNotFoundError:
-        return "source"
 
 
 def dtype_name(dtype: torch.dtype) -> str:

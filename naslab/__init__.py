@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from naslab.efficiency import compare_latency as compare
     from naslab.efficiency import profile
-    from naslab.runs import rebuild
+    from naslab.runs.architecture import rebuild
     from naslab.runs.driver import run_study as run
     from naslab.runs.export import export
     from naslab.runs.ranking import rank
@@ -42,7 +42,7 @@ _ORIGIN = {
     "find_space": "naslab.search_spaces",
     "profile": "naslab.efficiency",
     "rank": "naslab.runs.ranking",
-    "rebuild": "naslab.runs",
+    "rebuild": "naslab.runs.architecture",
     "run": "naslab.runs.driver:run_study",
     "sparsify": "naslab.search_spaces.common.modules.tokens",
 }
@@ -50,6 +50,8 @@ _ORIGIN = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("naslab.version").naslab_version()
     if name not in _ORIGIN:
         raise AttributeError(f"module 'naslab' has no attribute {name!r}")
     module, _, there = _ORIGIN[name].partition(":")

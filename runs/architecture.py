@@ -19,8 +19,8 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import Inputs, call_model
+from naslab.errors import InputError
 from naslab.search_spaces import SearchSpace, find_space
 
 SCHEMA = "naslab.architecture/1"

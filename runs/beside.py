@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.runs.ledger import Ledger
 from naslab.runs.study import Study
 from naslab.runs.trial import Trial

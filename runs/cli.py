@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from naslab.efficiency.errors import InputError, NaslabError
-from naslab.efficiency.provenance import naslab_version
-from naslab.runs.commands import bench, compare, devices, measure, results, study
+from naslab.errors import InputError, NaslabError
+from naslab.runs.commands import about, bench, compare, devices, profile, results, study
+from naslab.version import naslab_version
 
 UsageError: Any = typer.BadParameter.__mro__[1]
 """The parser's error for a command line that it cannot take; newer versions of typer carry a click of their own."""
@@ -43,10 +43,10 @@ for command in (
     results.rank,
     results.report,
     results.export,
-    measure.profile,
+    profile.profile,
     compare.compare,
-    measure.doctor,
-    measure.spaces,
+    about.doctor,
+    about.spaces,
     bench.bench,
 ):
     app.command()(command)

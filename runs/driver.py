@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from naslab.efficiency.device import device_name, resolve_device
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.nas.arms import Sampled
 from naslab.nas.pruning import hyperband_bracket, should_prune
 from naslab.runs.events import Follower

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.runs.clock import cpu_seconds
 from naslab.runs.trial import Phase, RungRecord
 

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 import yaml
 
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import Inputs
-from naslab.efficiency.provenance import naslab_version
+from naslab.errors import InputError
 from naslab.runs.architecture import DOCUMENT, WEIGHTS, file_digest, load_model
 from naslab.runs.architecture import SCHEMA as ARCHITECTURE_SCHEMA
 from naslab.runs.plan import last_score
@@ -26,6 +25,7 @@ from naslab.runs.ranking import Ranking, rank
 from naslab.runs.rows import Row
 from naslab.runs.study import Study
 from naslab.runs.trial import Trial
+from naslab.version import naslab_version
 
 SCHEMA = "naslab.export/1"
 EXAMPLES = 2
@@ -184,7 +184,7 @@ validation score; its own test score is {facts["scores"][metric]:.2f}.
 Build it again, weights included:
 
 ```python
-from naslab.runs import rebuild
+from naslab import rebuild
 
 model = rebuild("path/to/this/folder")
 ```

@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.nas.encoding import flatten
 from naslab.runs.storage import connect, runs_folder, storage_errors, storage_url
 from naslab.runs.study import Study, parse_study

@@ -15,8 +15,8 @@ import torch
 from naslab.efficiency.ceilings import load_ceilings
 from naslab.efficiency.device import device_name
 from naslab.efficiency.gpus import GPUS, match_gpu, prices_path, read_prices
-from naslab.efficiency.provenance import naslab_version
 from naslab.search_spaces.data.files import EMBEDDED_FILE, FASHION_MNIST_ROOT, default_root
+from naslab.version import naslab_version
 
 
 class Check(NamedTuple):

@@ -16,3 +16,11 @@ def print_json(document: dict[str, Any]) -> None:
     """Print exactly one JSON document and nothing else."""
     json.dump(document, sys.stdout, indent=2, allow_nan=False, default=str)
     sys.stdout.write("\n")
+
+
+def significant_digits(number: float, digits: int = 3) -> str:
+    """`number` with so many significant digits, never in scientific notation between 1e-4 and 1e6."""
+    if number == 0 or not 1e-4 <= abs(number) < 1e6:
+        return f"{number:.{digits}g}"
+    decimals = max(0, digits - 1 - int(f"{abs(number):e}".split("e")[1]))
+    return f"{number:,.{decimals}f}"

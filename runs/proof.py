@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from naslab.efficiency.errors import NaslabError
 from naslab.efficiency.inputs import Inputs
+from naslab.errors import NaslabError
 from naslab.runs.architecture import outputs, rebuild
 
 SINGLE = ""

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.nas.pareto import first_front, fronts
 from naslab.nas.statistics import difference_interval
 from naslab.runs.beside import Neighbour, check_comparable

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.runs.trial import Phase, Trial
 
 CostUnit = Literal["gpu_hours", "cpu_hours"]

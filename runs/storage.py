@@ -12,7 +12,7 @@ import sqlalchemy.exc
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 
 DEFAULT_STORAGE = "naslab-runs/naslab.db"
 SQLITE = "sqlite:///"

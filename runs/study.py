@@ -12,7 +12,7 @@ import torch
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.nas.arms import Arm, Grid, Name, Sampled
 from naslab.nas.grid import grid_points
 from naslab.runs.constraints import Constraints, Cost

@@ -19,8 +19,8 @@ from urllib.request import getproxies
 import torch
 from torch import nn
 
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import Inputs
+from naslab.errors import InputError
 from naslab.runs.locate import open_study
 from naslab.search_spaces import find_space
 

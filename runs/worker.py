@@ -18,7 +18,7 @@ from torch import nn
 
 from naslab.efficiency import profile
 from naslab.efficiency.device import device_name, resolve_device
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.nas.arms import Differentiable
 from naslab.nas.differentiable import search
 from naslab.runs.constraints import PROFILE_BATCH, Cost, find_costs

@@ -8,10 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from naslab.efficiency.device import resolve_device
-from naslab.efficiency.kernel_table import kernel_table
-from naslab.efficiency.kernel_tuning import tune_kernels
-from naslab.runs.commands.model_options import DTYPES, Device, Json, Precision, Seconds
+from naslab.runs.commands.model_options import Device, Json, Precision, Seconds
 from naslab.runs.output import err, out, print_json
 
 
@@ -34,6 +31,11 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Time each kernel, forward and backward, against eager PyTorch, torch.compile and the memory's limit."""
+    from naslab.efficiency.device import resolve_device
+    from naslab.efficiency.kernel_table import kernel_table
+    from naslab.efficiency.kernel_tuning import tune_kernels
+    from naslab.runs.commands.ready_models import DTYPES
+
     where = resolve_device(device)
     if tune:
         for tuned in tune_kernels(where, DTYPES[dtype], max_seconds, kernel):

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column, Table
 
-from naslab import efficiency
-from naslab.efficiency.calibration import Ceilings, Samples
-from naslab.efficiency.calibration import calibrate as measure_ceilings
-from naslab.efficiency.ceilings import MATMUL
-from naslab.efficiency.errors import InputError
-from naslab.efficiency.gpu_table import RECALLED
+from naslab.errors import InputError
 from naslab.runs.commands.model_options import Device, Json
-from naslab.runs.machine import devices_document
 from naslab.runs.output import out, print_json
+
+if TYPE_CHECKING:
+    from naslab.efficiency.calibration import Ceilings, Samples
 
 group = typer.Typer(help="The devices here, the table of known ones, and how to calibrate.")
 
@@ -31,6 +28,8 @@ def _group(context: typer.Context, as_json: Json = False) -> None:
 
 def devices(as_json: bool = False) -> None:
     """Print the devices of this machine and the table of known accelerators."""
+    from naslab.runs.machine import devices_document
+
     document = devices_document()
     if as_json:
         print_json(document)
@@ -58,7 +57,10 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Measure what a device of this machine does at best, and keep it for later commands."""
-    ceilings = measure_ceilings(efficiency.resolve_device(device), seconds=seconds)
+    from naslab.efficiency.calibration import calibrate as measure_ceilings
+    from naslab.efficiency.device import resolve_device
+
+    ceilings = measure_ceilings(resolve_device(device), seconds=seconds)
     path = ceilings.save()
     if as_json:
         print_json(ceilings.to_dict() | {"file": str(path)})
@@ -76,6 +78,8 @@ _CAPTION = "Dense peak TFLOP/s, a multiply-add is 2. ~ was recalled, not looked 
 
 
 def _known_cells(row: dict[str, Any]) -> list[str]:
+    from naslab.efficiency.gpu_table import RECALLED
+
     def cell(figure: str, value: float | None) -> str:
         return "-" if value is None else f"{'~' if row['sources'][figure].endswith(RECALLED) else ''}{value:g}"
 
@@ -108,6 +112,8 @@ def _ceiling_rows(ceilings: Ceilings) -> list[tuple[str, str, str]]:
 
 
 def _matmuls(ceilings: Ceilings, dtype: str) -> list[Samples]:
+    from naslab.efficiency.ceilings import MATMUL
+
     return [samples for samples in ceilings.samples if samples.kind == MATMUL and samples.dtype == dtype]
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from naslab.efficiency import EfficiencyProfile
 from naslab.efficiency.frames import rows as frame_rows
 from naslab.efficiency.profile_parts import read_rows
-from naslab.runs.commands.model_options import flops_text, megabytes, milliseconds, noise, print_rows, short
+from naslab.runs.commands.words import flops_text, megabytes, milliseconds, noise, print_rows, short
 from naslab.runs.output import out
 
 

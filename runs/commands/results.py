@@ -6,27 +6,21 @@ import csv
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from naslab.efficiency.errors import InputError
-from naslab.nas.statistics import Interval
-from naslab.runs.beside import load_beside
-from naslab.runs.export import document as export_document
-from naslab.runs.export import export as export_best
-from naslab.runs.locate import open_study
-from naslab.runs.output import err, print_json
+from naslab.errors import InputError
+from naslab.runs.output import err, print_json, significant_digits
 from naslab.runs.output import out as console
-from naslab.runs.ranking import Ranking
-from naslab.runs.ranking import rank as rank_trials
-from naslab.runs.report import build_report
-from naslab.runs.report.kernels import load_table
-from naslab.runs.report.markup import significant_digits
-from naslab.runs.rows import Row
+
+if TYPE_CHECKING:
+    from naslab.nas.statistics import Interval
+    from naslab.runs.ranking import Ranking
+    from naslab.runs.rows import Row
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or a study's name.")]
 Storage = Annotated[str | None, typer.Option(help="SQLite file or storage URL; default naslab-runs/naslab.db.")]
@@ -50,6 +44,10 @@ def rank(
     """Rank the configurations of a study by metric per device hour."""
     if as_json and as_csv:
         raise InputError("--json and --csv: choose one")
+    from naslab.runs.beside import load_beside
+    from naslab.runs.locate import open_study
+    from naslab.runs.ranking import rank as rank_trials
+
     ledger = open_study(study, storage)
     ranking = rank_trials(ledger.study, ledger.trials(), load_beside(ledger, beside or ()))
     if as_json:
@@ -69,6 +67,11 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write one HTML file that answers which configuration is worth its hours."""
+    from naslab.runs.beside import load_beside
+    from naslab.runs.locate import open_study
+    from naslab.runs.report import build_report
+    from naslab.runs.report.kernels import load_table
+
     ledger = open_study(study, storage)
     table = None if kernels is None else load_table(kernels)
     made = build_report(ledger.study, ledger.trials(), load_beside(ledger, beside or ()), table)
@@ -89,6 +92,10 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write the best configurations with their weights, each rebuilt and compared bit for bit first."""
+    from naslab.runs.export import document as export_document
+    from naslab.runs.export import export as export_best
+    from naslab.runs.locate import open_study
+
     ledger = open_study(study, storage)
     made = export_best(ledger.study, ledger.trials(), ledger.files, out or ledger.files / "exports", top)
     if as_json:

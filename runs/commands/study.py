@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from rich.table import Table
 
-from naslab.nas.arms import Grid
-from naslab.nas.grid import describe_point
-from naslab.runs.constraints import COUNTED, find_costs
-from naslab.runs.driver import run_study
-from naslab.runs.ledger import Ledger
-from naslab.runs.locate import open_study
 from naslab.runs.output import err, out, print_json
-from naslab.runs.plan import expected_jobs
-from naslab.runs.progress import Progress
-from naslab.runs.status import status as study_status
-from naslab.runs.storage import storage_url
-from naslab.runs.study import Study, load_study
-from naslab.search_spaces import Configuration, Task
+
+if TYPE_CHECKING:
+    from naslab.runs.study import Study
 
 Storage = Annotated[str | None, typer.Option(help="SQLite file or storage URL; default naslab-runs/naslab.db.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -36,6 +26,14 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Start a study, or go on with it: nothing finished is repeated."""
+    import torch
+
+    from naslab.runs.driver import run_study
+    from naslab.runs.ledger import Ledger
+    from naslab.runs.progress import Progress
+    from naslab.runs.status import status as study_status
+    from naslab.runs.study import load_study
+
     study = load_study(study_file, set_)
     if dry_run:
         _show_plan(study, storage, as_json)
@@ -58,6 +56,9 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Progress of a study and where its device time went."""
+    from naslab.runs.locate import open_study
+    from naslab.runs.status import status as study_status
+
     document = study_status(open_study(study, storage))
     if as_json:
         print_json(document)
@@ -66,6 +67,12 @@ def status(
 
 
 def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
+    import torch
+
+    from naslab.runs.dry_run import breaks
+    from naslab.runs.plan import expected_jobs
+    from naslab.runs.storage import storage_url
+
     task = study.make_task(torch.device("cpu"))
     jobs = dict(expected_jobs(study, task.controls()))
     document: dict[str, Any] = {
@@ -75,7 +82,7 @@ def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
         "storage": storage_url(storage),
         "jobs": jobs,
         "epochs": task.max_epochs,
-        "breaks": _breaks(study, task),
+        "breaks": breaks(study, task),
     }
     if as_json:
         print_json(document)
@@ -88,25 +95,6 @@ def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
         fate = "trained all the same, not ranked" if one["arm"] is None else "would not be trained"
         line = f"{one['name']}: {one['constraint']} is {one['value']:,}, at most {one['limit']:,} is allowed: {fate}"
         out.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _breaks(study: Study, task: Task) -> list[dict[str, Any]]:
-    """The reference and the points of grids that break a constraint on what can be counted without running them."""
-    limits, space = study.constraints, study.search_space
-    wanted = [cost for cost in COUNTED if cost in limits.limits]
-    named: dict[Configuration, tuple[str | None, str]] = {}
-    if wanted:
-        named[space.reference] = (None, "reference")
-        for arm in (arm for arm in study.arms if isinstance(arm, Grid)):
-            for point in study.grids[arm.name]:
-                named.setdefault(point, (arm.name, f"{arm.name} {describe_point(arm, point)}"))
-    found = []
-    for configuration, (arm_name, name) in named.items():
-        for check in limits.judge(find_costs(wanted, space, configuration, task, limits.batch_size)):
-            if check.broken:
-                where = {"arm": arm_name, "name": name, "configuration": configuration.as_dict()}
-                found.append({**where, "constraint": check.constraint, "value": check.value, "limit": check.limit})
-    return found
 
 
 def _print_status(document: dict[str, Any]) -> None:

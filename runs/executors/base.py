@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from naslab.efficiency.errors import NaslabError
+from naslab.errors import NaslabError
 
 
 class WorkerDied(NaslabError):

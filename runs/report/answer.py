@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from naslab.nas.statistics import Interval, difference_interval
+from naslab.runs.output import significant_digits
 from naslab.runs.ranking import Ranking
-from naslab.runs.report.markup import significant_digits
 from naslab.runs.rows import Row
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.runs.beside import Neighbour
 from naslab.runs.ranking import rank
 from naslab.runs.report.answer import Answer, answer, unit

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from naslab.efficiency.errors import InputError
-from naslab.runs.report.markup import join, note, significant_digits, table
+from naslab.errors import InputError
+from naslab.runs.output import significant_digits
+from naslab.runs.report.markup import join, note, table
 from naslab.runs.report.sections import Section
 
 SCHEMA = "naslab.bench/1"

@@ -8,6 +8,7 @@ from html import escape
 import plotly.graph_objects as go
 
 from naslab.nas.statistics import Interval
+from naslab.runs.output import significant_digits
 
 
 class Html(str):
@@ -77,11 +78,3 @@ def interval(value: Interval | None, digits: int = 2, significant: int | None = 
     if value.low is None or value.high is None:
         return html(text(value.mean))
     return join([text(value.mean), tag("span", f"{text(value.low)} to {text(value.high)}", css="bounds")])
-
-
-def significant_digits(number: float, digits: int = 3) -> str:
-    """`number` with so many significant digits, never in scientific notation between 1e-4 and 1e6."""
-    if number == 0 or not 1e-4 <= abs(number) < 1e6:
-        return f"{number:.{digits}g}"
-    decimals = max(0, digits - 1 - int(f"{abs(number):e}".split("e")[1]))
-    return f"{number:,.{decimals}f}"

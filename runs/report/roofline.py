@@ -9,9 +9,10 @@ from typing import Any
 import plotly.graph_objects as go
 
 from naslab.efficiency import EfficiencyProfile
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
+from naslab.runs.output import significant_digits
 from naslab.runs.report.figures import QUIET, colour, figure_of, plain
-from naslab.runs.report.markup import Html, join, note, plot, significant_digits, table, trial_links
+from naslab.runs.report.markup import Html, join, note, plot, table, trial_links
 
 HOW = "the device is not calibrated for it: run `naslab devices calibrate`, then profile again"
 

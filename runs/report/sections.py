@@ -10,6 +10,7 @@ from typing import Any
 
 from naslab.nas.health import HealthReport
 from naslab.runs.constraints import Check
+from naslab.runs.output import significant_digits
 from naslab.runs.ranking import Ranking
 from naslab.runs.report import figures, findings
 from naslab.runs.report.answer import unit
@@ -20,7 +21,6 @@ from naslab.runs.report.markup import (
     join,
     note,
     plot,
-    significant_digits,
     table,
     tag,
     trial_links,

@@ -104,7 +104,7 @@ def test_exported_folder_gives_the_stored_model_back_in_a_new_process(study, fil
     assert facts["space"]["options"]["backbone"] == "tiny"
     assert study.search_space.configuration(facts["configuration"]).digest == facts["digest"]
     readme = (made.folder / "README.md").read_text()
-    assert "from naslab.runs import rebuild" in readme
+    assert "from naslab import rebuild" in readme
     assert "drawing.svg" in readme
 
 

@@ -12,11 +12,12 @@ from synthetic_study import BY_DARTS, BY_TPE, PUBLISHED, head, make_study, make_
 
 from naslab.efficiency.errors import InputError
 from naslab.nas.statistics import Interval
+from naslab.runs.output import significant_digits
 from naslab.runs.ranking import rank
 from naslab.runs.report import Report, build_report
 from naslab.runs.report.answer import answer
 from naslab.runs.report.findings import parameter_free_share
-from naslab.runs.report.markup import interval, significant_digits
+from naslab.runs.report.markup import interval
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "schemas" / "report.json"
 SECTIONS = ["leaderboard", "controls", "pareto", "health", "drawings", "alphas", "curves", "spend", "profiles",

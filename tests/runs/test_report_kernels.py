@@ -20,7 +20,7 @@ TABLE = {
 
 
 def test_a_result_file_is_shown_as_measured(tmp_path):
-    path = tmp_path / "naslab.kernels.json"
+    path = tmp_path / "kernels.json"
     path.write_text(json.dumps({"command": "python benchmarks/kernel_table.py", **TABLE}))
     made = build_report(make_study(), make_trials(), kernel_table=load_table(path))
     section = made.sections[-1]
@@ -35,7 +35,7 @@ def test_a_result_file_is_shown_as_measured(tmp_path):
     [(None, "cannot be read"), ("{", "not valid JSON"), ('{"schema": "naslab.rank/1"}', "not a table of kernels")],
 )
 def test_a_file_that_is_no_table_is_one_line(tmp_path, text, problem):
-    path = tmp_path / "naslab.kernels.json"
+    path = tmp_path / "kernels.json"
     if text is not None:
         path.write_text(text)
     with pytest.raises(InputError, match=problem) as error:

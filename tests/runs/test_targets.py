@@ -11,7 +11,7 @@ from torch import nn
 
 from naslab.efficiency import InputError, calibrate
 from naslab.efficiency.memory_forecast import memory_limit
-from naslab.runs.commands import compare, measure
+from naslab.runs.commands import about, compare, profile
 from naslab.runs.targets import resolve_target
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
@@ -145,14 +145,14 @@ def test_hugging_face_models_of_several_kinds_run_on_their_input(family, tmp_pat
 
 
 def test_profile_command(toy, capsys):
-    measure.profile("toy_models:complete", device="cpu", max_seconds=0.1, as_json=True)
+    profile.profile("toy_models:complete", device="cpu", max_seconds=0.1, as_json=True)
     document = printed(capsys, "profile")
     assert document["flops"]["forward"] == 2 * 4 * 6 * 3
     assert document["target"] == "toy_models:complete"
 
 
 def test_profile_command_prints_a_table(toy, capsys):
-    measure.profile("toy_models:complete", dtype=measure.Precision.bf16, device="cpu", max_seconds=0.1)
+    profile.profile("toy_models:complete", dtype=profile.Precision.bf16, device="cpu", max_seconds=0.1)
     assert "bfloat16" in capsys.readouterr().out
 
 
@@ -164,20 +164,20 @@ def test_compare_command(toy, capsys):
 
 def test_input_that_does_not_fit_is_the_users_to_mend(toy):
     with pytest.raises(InputError, match=r"toy_models:bare: the model does not run on an input of shape \(1, 5\)"):
-        measure.profile("toy_models:bare", device="cpu", input_shape="5")
+        profile.profile("toy_models:bare", device="cpu", input_shape="5")
 
 
 @pytest.mark.parametrize("name", ["doctor", "spaces"])
 def test_machine_commands(name, capsys):
-    getattr(measure, name)(as_json=True)
+    getattr(about, name)(as_json=True)
     printed(capsys, name)
-    getattr(measure, name)()
+    getattr(about, name)()
     assert capsys.readouterr().out
 
 
 def test_counting_on_meta_and_predicting_needs_no_memory(capsys):
-    measure.profile(
-        "timm:vit_large_patch16_224", batch_size=64, dtype=measure.Precision.bf16, predict_for=["h100"], as_json=True
+    profile.profile(
+        "timm:vit_large_patch16_224", batch_size=64, dtype=profile.Precision.bf16, predict_for=["h100"], as_json=True
     )
     document = printed(capsys, "profile")
     assert document["flops"]["forward"] == pytest.approx(64 * 2 * 61.6e9, rel=0.01)
@@ -186,9 +186,9 @@ def test_counting_on_meta_and_predicting_needs_no_memory(capsys):
 
 
 def test_profile_as_tree_and_as_csv(toy, capsys):
-    measure.profile("timm:resnet10t", device="meta", tree=1)
+    profile.profile("timm:resnet10t", device="meta", tree=1)
     assert "layer4" in capsys.readouterr().out
-    measure.profile("toy_models:complete", device="meta", as_csv=True)
+    profile.profile("toy_models:complete", device="meta", as_csv=True)
     lines = capsys.readouterr().out.splitlines()
     names, values = (line.split(",") for line in lines[:2])
     row = dict(zip(names, values, strict=True))
@@ -201,16 +201,16 @@ def test_profile_as_tree_and_as_csv(toy, capsys):
 
 def test_check_stands_beside_the_count(toy, capsys):
     pytest.importorskip("fvcore", reason="fvcore is not installed")
-    measure.profile("toy_models:complete", device="meta", check=True, as_json=True)
+    profile.profile("toy_models:complete", device="meta", check=True, as_json=True)
     assert printed(capsys, "profile")["cross_checks"][0]["difference"] == 0
 
 
 def test_training_step_is_split_in_time_and_memory(toy, capsys):
-    measure.profile("toy_models:complete", device="cpu", max_seconds=0.1, train=True, as_json=True)
+    profile.profile("toy_models:complete", device="cpu", max_seconds=0.1, train=True, as_json=True)
     training = printed(capsys, "profile")["training"]
     assert set(training["latency_ms"]) == {"forward", "backward", "optimiser", "step"}
     assert training["memory_bytes"]["gradients"] == 4 * (6 * 3 + 3)
-    measure.profile("toy_models:complete", device="meta", train=True)
+    profile.profile("toy_models:complete", device="meta", train=True)
     assert "peak memory" in capsys.readouterr().out
 
 
@@ -239,7 +239,7 @@ def test_comparing_training_of_what_cannot_train_is_one_line(toy):
 
 def test_sweep_energy_forecast_and_samples_in_one_profile(toy, tmp_path, capsys):
     file = tmp_path / "samples.csv"
-    measure.profile(
+    profile.profile(
         "toy_models:complete",
         device="cpu",
         max_seconds=0.1,
@@ -269,14 +269,14 @@ def test_sweep_energy_forecast_and_samples_in_one_profile(toy, tmp_path, capsys)
 
 def test_samples_as_json_carry_the_provenance(toy, tmp_path, capsys):
     file = tmp_path / "samples.json"
-    measure.profile("toy_models:complete", device="cpu", max_seconds=0.1, samples=file, as_json=True)
+    profile.profile("toy_models:complete", device="cpu", max_seconds=0.1, samples=file, as_json=True)
     document, written = printed(capsys, "profile"), json.loads(file.read_text())
     assert written["series"][0]["samples_ms"] == document["samples_ms"]
     assert written["provenance"] == document["provenance"]
 
 
 def test_the_new_rows_are_in_the_table(toy, capsys):
-    measure.profile(
+    profile.profile(
         "toy_models:complete", device="cpu", max_seconds=0.1, batch_sweep="1,2", energy=True, memory_limit_text="t4"
     )
     text = capsys.readouterr().out
@@ -288,9 +288,9 @@ def test_a_calibrated_device_gets_its_picture(toy, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     asked = {"device": "cpu", "max_seconds": 0.1, "plot": tmp_path / "roof.html"}
     with pytest.raises(InputError, match="cpu is not calibrated; run `naslab devices calibrate` first"):
-        measure.profile("toy_models:complete", **asked)
+        profile.profile("toy_models:complete", **asked)
     calibrate(torch.device("cpu"), seconds=0.2).save()
-    measure.profile("toy_models:complete", **asked)
+    profile.profile("toy_models:complete", **asked)
     page = (tmp_path / "roof.html").read_text()
     assert "the roofline explains" in page
     assert "matrix product" in page
@@ -298,7 +298,7 @@ def test_a_calibrated_device_gets_its_picture(toy, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_resident_memory_of_a_fresh_process(toy, capsys):
-    measure.profile("toy_models:complete", device="cpu", max_seconds=0.1, resident=True, as_json=True)
+    profile.profile("toy_models:complete", device="cpu", max_seconds=0.1, resident=True, as_json=True)
     memory = printed(capsys, "profile")["memory"]
     assert memory["resident_bytes"] > 50e6
     assert 0 <= memory["resident_growth_bytes"] < memory["resident_bytes"]
@@ -322,7 +322,7 @@ def test_resident_memory_of_a_fresh_process(toy, capsys):
 )
 def test_wrong_options_are_one_clear_line(toy, options, message):
     with pytest.raises(InputError, match=message) as caught:
-        measure.profile("toy_models:complete", **{"device": "cpu", "max_seconds": 0.1} | options)
+        profile.profile("toy_models:complete", **{"device": "cpu", "max_seconds": 0.1} | options)
     assert "\n" not in str(caught.value)
 
 

@@ -1,39 +1,16 @@
-"""`naslab profile`, and the commands about the machine and the spaces. None needs a study."""
+"""`naslab profile`: what one model costs."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import typer
-from rich.table import Table
 
-from naslab import efficiency
-from naslab.efficiency.clocks import CLOCKS
-from naslab.efficiency.errors import InputError
-from naslab.efficiency.frames import LEVELS
-from naslab.efficiency.memory_forecast import memory_limit
-from naslab.efficiency.sample_files import check_name, write_samples
-from naslab.runs.commands.model_options import (
-    BatchSize,
-    Csv,
-    Dtype,
-    InputShape,
-    Json,
-    Precision,
-    Seconds,
-    TargetText,
-    placed,
-    ready,
-    remade,
-)
-from naslab.runs.commands.profile_tables import print_csv, print_tables
-from naslab.runs.machine import doctor_document
-from naslab.runs.output import out, print_json
-from naslab.runs.targets import resolve_trial
-from naslab.search_spaces import find_space, space_names
+from naslab.errors import InputError
+from naslab.runs.commands.model_options import BatchSize, Csv, Dtype, InputShape, Json, Precision, Seconds, TargetText
+from naslab.runs.output import print_json
 
 ProfiledOn = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, or meta: count only.")]
 ENERGY_SECONDS = 3.0
@@ -76,6 +53,17 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """FLOPs, bytes, latency, throughput, memory, energy and predicted times of one model."""
+    import torch
+
+    from naslab import efficiency
+    from naslab.efficiency.clocks import CLOCKS
+    from naslab.efficiency.frames import LEVELS
+    from naslab.efficiency.memory_forecast import memory_limit
+    from naslab.efficiency.sample_files import check_name, write_samples
+    from naslab.runs.commands.profile_tables import print_csv, print_tables
+    from naslab.runs.commands.ready_models import placed, ready, remade
+    from naslab.runs.targets import resolve_trial
+
     others = predict_for or []
     # A model that is wanted for another device is counted; timing it here as well has to be asked for.
     place = "meta" if others and device == "auto" else device
@@ -128,43 +116,6 @@ def profile(
         print_csv(measured, by)
     else:
         print_tables(measured, tree)
-
-
-def doctor(as_json: Json = False) -> None:
-    """What of this machine naslab can use."""
-    document = doctor_document()
-    if as_json:
-        print_json(document)
-        return
-    table = Table("", "part", "found", title="What of this machine is usable")
-    for check in document["checks"]:
-        table.add_row("[green]yes" if check["usable"] else "[yellow]no", check["part"], check["found"])
-    out.print(table)
-
-
-def spaces(as_json: Json = False) -> None:
-    """The search spaces, what varies in them, and why."""
-    described = [_describe_space(name) for name in space_names()]
-    if as_json:
-        print_json({"schema": "naslab.spaces/1", "spaces": described})
-        return
-    for space in described:
-        table = Table(
-            "parameter", "allowed", "reason", title=f"{space['name']}  (presets: {', '.join(space['presets'])})"
-        )
-        for parameter in space["parameters"]:
-            table.add_row(parameter["name"], parameter["allowed"], parameter["reason"])
-        out.print(table)
-
-
-def _describe_space(name: str) -> dict[str, Any]:
-    space = find_space(name)
-    return {
-        "name": name,
-        "presets": list(space.presets),
-        "reference": space.reference.as_dict(),
-        "parameters": [{"name": p.name, "allowed": p.allowed, "reason": p.reason} for p in space.parameters],
-    }
 
 
 def _sizes(text: str | None) -> list[int]:
