@@ -72,6 +72,7 @@ class _Driver:
             self._kill(trial_id, trial.job, "its driver died")
         if next_job(self.study, self.controls, self.task.metric, self.ledger.trials()).state == "done":
             return self.ledger.trials()
+        self.ledger.name_metric(self.task.metric)
         self.sessions.append({"started": time.time(), "seen": time.time(), "slots": float(self.slots)})
         executor = LocalExecutor(self.slots, self.device)
         try:
@@ -137,7 +138,7 @@ class _Driver:
         value = outcome.scores.get(metric, outcome.scores.get(f"validation_{metric}"))
         facts = {k: v for k, v in asdict(outcome).items() if k != "state"}
         facts["rungs"] = [asdict(rung) for rung in rungs]
-        self.ledger.finish(entry.trial_id, outcome.state, facts, value)
+        self.ledger.finish(entry.trial_id, outcome.state, facts)
         self.progress.finished(entry.job, outcome.state, value, sum(outcome.seconds.values()), outcome.error)
 
     def _kill(self, trial_id: int, job: Job, why: str) -> None:
@@ -152,7 +153,7 @@ class _Driver:
             "rungs": [asdict(rung) for rung in follower.rungs],
             "error": why,
         }
-        self.ledger.finish(trial_id, "killed", facts, None)
+        self.ledger.finish(trial_id, "killed", facts)
         self.progress.finished(job, "killed", None, sum(seconds.values()), why)
 
     def _follow(self) -> None:

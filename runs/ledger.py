@@ -1,38 +1,31 @@
 """The ledger: a study's Optuna storage, read as Trials. Only the driver writes to it.
 
-One Optuna trial per attempt at a job. Its parameters are the configuration's, so that optuna-dashboard shows them;
-what happened stands in two user attributes, `job` when it starts and `outcome` when it ends.
+One Optuna trial per attempt at a job (optuna_record.py says in which Optuna study, and with which values). Its
+parameters are the configuration's, so that optuna-dashboard shows them; what happened stands in two user attributes,
+`job` when it starts and `outcome` when it ends.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import optuna
 import pandas as pd
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial
 
 from naslab.errors import InputError
-from naslab.nas.encoding import flatten
+from naslab.runs import optuna_record
+from naslab.runs.optuna_record import ASIDE
 from naslab.runs.storage import connect, runs_folder, storage_errors, storage_url
 from naslab.runs.study import Study, parse_study
-from naslab.runs.trial import Job, Outcome, RungRecord, State, Trial
+from naslab.runs.trial import Job, RungRecord, State, Trial
 from naslab.search_spaces import SearchSpace
 
 SCHEMA = "naslab.ledger/1"
-OPTUNA_STATES = {
-    "complete": TrialState.COMPLETE,
-    "pruned": TrialState.PRUNED,
-    "failed": TrialState.FAIL,
-    "killed": TrialState.FAIL,
-}
 GROWABLE = frozenset(
     {"description", "seeds", "arms", "finalists", "random_architectures", "ranking", "beside", "device"}
 )
@@ -42,14 +35,14 @@ GROWABLE = frozenset(
 class Ledger:
     """One study's records. Open it with `Ledger.open` to read, `Ledger.start` to run."""
 
-    def __init__(self, storage: BaseStorage, url: str, study_id: int, study: Study) -> None:
+    def __init__(self, storage: BaseStorage, url: str, study_id: int, aside_id: int | None, study: Study) -> None:
         self._storage = storage
-        self._study_id = study_id
+        self._study_id, self._aside_id = study_id, aside_id
         self.url = url
         self.study = study
         self.space: SearchSpace = study.search_space
         self.files = runs_folder(url) / study.name
-        self._records: dict[int, tuple[Job, Outcome | None]] = {}
+        self._begun: int | None = None
 
     @classmethod
     def open(cls, storage: str | None, name: str) -> Ledger:
@@ -63,9 +56,10 @@ class Ledger:
         with storage_errors(url):
             studies = {study.study_name: study._study_id for study in backend.get_all_studies()}
         if name not in studies:
-            known = ", ".join(sorted(studies)) or "none"
+            known = ", ".join(sorted(known for known in studies if not known.endswith(ASIDE))) or "none"
             raise InputError(f"{url}: no study named {name!r}; it has {known}")
-        return cls(backend, url, studies[name], _recorded_study(backend, url, studies[name], name))
+        study = _recorded_study(backend, url, studies[name], name)
+        return cls(backend, url, studies[name], studies.get(name + ASIDE), study)
 
     @classmethod
     def start(cls, storage: str | None, study: Study) -> Ledger:
@@ -79,39 +73,50 @@ class Ledger:
         backend = connect(url, create=True)
         with storage_errors(url):
             try:
-                study_id = backend.create_new_study([StudyDirection.MAXIMIZE], study.name)
+                study_id = backend.create_new_study(optuna_record.directions(study), study.name)
             except DuplicatedStudyError:
                 study_id = backend.get_study_id_from_name(study.name)
                 _check_same(_recorded_study(backend, url, study_id, study.name), study)
             attribute = {"schema": SCHEMA, "study": study.document(), "digest": study.digest}
             backend.set_study_user_attr(study_id, "naslab", attribute)
-        return cls(backend, url, study_id, study)
+            try:
+                aside_id = backend.create_new_study([StudyDirection.MAXIMIZE], study.name + ASIDE)
+            except DuplicatedStudyError:
+                aside_id = backend.get_study_id_from_name(study.name + ASIDE)
+        return cls(backend, url, study_id, aside_id, study)
+
+    def name_metric(self, metric: str) -> None:
+        """Say what the values of both Optuna studies are called."""
+        num_values = len(self._storage.get_study_directions(self._study_id))
+        names = optuna_record.metric_names(self.study, metric, num_values)
+        with storage_errors(self.url):
+            optuna.load_study(study_name=self.study.name, storage=self._storage).set_metric_names(names)
+            optuna.load_study(study_name=self.study.name + ASIDE, storage=self._storage).set_metric_names([metric])
 
     def begin(self, job: Job) -> int:
         """Record that an attempt at `job` runs; its Optuna trial id."""
-        params: dict[str, Any] = {}
-        distributions: dict[str, BaseDistribution] = {}
-        if job.configuration is not None:
-            params, distributions = flatten(self.space, job.configuration, proposed_only=False)
-        facts = {k: v for k, v in asdict(job).items() if k != "configuration"}
-        facts["configuration"] = None if job.configuration is None else job.configuration.as_dict()
-        template = create_trial(
-            state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs={"job": facts}
-        )
+        if self._begun is None:
+            self._begun = len(self._all())
+        home = self._study_id if optuna_record.is_searched(self.study, job) else self._aside_id
+        assert home is not None
         with storage_errors(self.url):
-            return self._storage.create_new_trial(self._study_id, template)
+            trial_id = self._storage.create_new_trial(home, optuna_record.template(self.study, job, self._begun))
+        self._begun += 1
+        return trial_id
 
     def rung(self, trial_id: int, epoch: int, score: float) -> None:
         """Record a running trial's metric at a rung."""
         with storage_errors(self.url):
             self._storage.set_trial_intermediate_value(trial_id, epoch, score)
 
-    def finish(self, trial_id: int, state: State, outcome: Mapping[str, Any], value: float | None) -> None:
+    def finish(self, trial_id: int, state: State, outcome: Mapping[str, Any]) -> None:
         """Record how an attempt ended. The outcome is written before the state that makes it final."""
         with storage_errors(self.url):
+            frozen = self._storage.get_trial(trial_id)
             self._storage.set_trial_user_attr(trial_id, "outcome", {**outcome, "state": state})
-            values = None if value is None or not math.isfinite(value) else [value]
-            self._storage.set_trial_state_values(trial_id, OPTUNA_STATES[state], values)
+            trial = self._ended(frozen, {**outcome, "state": state})
+            num_values = len(self._storage.get_study_directions(self._study_id))
+            self._storage.set_trial_state_values(trial_id, *optuna_record.end(self.study, trial, num_values))
 
     def running(self) -> list[tuple[int, Trial]]:
         """Attempts without an end, with their Optuna ids: a living driver's, or those that a dead one left."""
@@ -157,24 +162,31 @@ class Ledger:
 
     def _all(self) -> list[FrozenTrial]:
         with storage_errors(self.url):
-            return self._storage.get_all_trials(self._study_id, deepcopy=False)
+            homes = [home for home in (self._study_id, self._aside_id) if home is not None]
+            found = [trial for home in homes for trial in self._storage.get_all_trials(home, deepcopy=False)]
+        return sorted(found, key=optuna_record.number_of)
 
     def _trial(self, frozen: FrozenTrial) -> Trial:
+        outcome = frozen.user_attrs.get("outcome")
+        if outcome is None or not frozen.state.is_finished():
+            return Trial(optuna_record.number_of(frozen), self._job(frozen), "running")
+        return self._ended(frozen, outcome)
+
+    def _job(self, frozen: FrozenTrial) -> Job:
         facts = frozen.user_attrs["job"]
         configuration = facts["configuration"]
-        job = Job(
+        return Job(
             **{
                 **facts,
                 "informed_by": tuple(facts["informed_by"]),
                 "configuration": None if configuration is None else self.space.configuration(configuration),
             }
         )
-        outcome = frozen.user_attrs.get("outcome")
-        if outcome is None or not frozen.state.is_finished():
-            return Trial(frozen.number, job, "running")
+
+    def _ended(self, frozen: FrozenTrial, outcome: Mapping[str, Any]) -> Trial:
         return Trial(
-            number=frozen.number,
-            job=job,
+            number=optuna_record.number_of(frozen),
+            job=self._job(frozen),
             state=outcome["state"],
             rungs=tuple(RungRecord(**rung) for rung in outcome.get("rungs", ())),
             seconds=outcome.get("seconds", {}),
@@ -192,6 +204,8 @@ class Ledger:
 def _recorded_study(storage: BaseStorage, url: str, study_id: int, name: str) -> Study:
     with storage_errors(url):
         attribute = storage.get_study_user_attrs(study_id).get("naslab")
+    if attribute is None and name.endswith(ASIDE):
+        raise InputError(f"{url}: {name!r} is a part of study {name.removesuffix(ASIDE)!r}; name that")
     if attribute is None:
         raise InputError(f"{url}: study {name!r} was not made by naslab; choose another name or --storage")
     if attribute.get("schema") != SCHEMA:

@@ -27,7 +27,7 @@ for command in (results.rank, results.report, results.export):
 def record(ledger: Ledger, trial: Trial) -> None:
     number = ledger.begin(trial.job)
     facts = {key: value for key, value in asdict(trial).items() if key not in ("number", "job", "state")}
-    ledger.finish(number, trial.state, facts, trial.scores.get("knn_top1"))
+    ledger.finish(number, trial.state, facts)
 
 
 @pytest.fixture(scope="module")
