@@ -3,7 +3,7 @@
 Crop, resize and flip are one affine sampling; colour operations take one random number per image. The recipes are
 SimCLR's (Chen et al. 2020, appendix A) as SimSiam, MoCo v2 and BYOL adapted them to small images, without blur.
 
-A batch is of images (B, C, H, W) or of clips (B, C, T, H, W): whatever is drawn is drawn once for all frames of a clip.
+A batch is of images (B, C, H, W) or of clips (B, T, C, H, W): whatever is drawn is drawn once for all frames of a clip.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Augmentation:
         return self._standardise(images.float() / 255)
 
     def _standardise(self, images: Tensor) -> Tensor:
-        mean, std = (per_channel(values.to(images.device), images) for values in (self.mean, self.std))
+        mean, std = (values.to(images.device)[:, None, None] for values in (self.mean, self.std))
         return (images - mean) / std
 
 
@@ -85,11 +85,6 @@ class _Draw:
 
     def chance(self, probability: float) -> Tensor:
         return self.uniform() < probability
-
-
-def per_channel(values_C: Tensor, images: Tensor) -> Tensor:
-    """One value for each channel, shaped to go with the images: (C, 1, 1), or (C, 1, 1, 1) for clips."""
-    return values_C.view(-1, *[1] * (images.ndim - 2))
 
 
 def crop_and_flip(images: Tensor, options: AugmentationOptions, draw: _Draw) -> Tensor:
@@ -114,8 +109,7 @@ def sample_boxes(images: Tensor, width: Tensor, height: Tensor, x: Tensor, y: Te
     """
     zero = torch.zeros_like(width)
     rows = [torch.stack([sign * width, zero, x], 1), torch.stack([zero, height, y], 1)]
-    # Frames of a clip are resampled as if they were channels of one image.
-    planes = images.flatten(1, -3)
+    planes = images.flatten(1, -3)  # frames of a clip are resampled as if they were channels of one image
     grid = F.affine_grid(torch.stack(rows, 1), list(planes.shape), align_corners=False)
     sampled = F.grid_sample(planes, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return sampled.view(images.shape)
@@ -124,7 +118,7 @@ def sample_boxes(images: Tensor, width: Tensor, height: Tensor, x: Tensor, y: Te
 def colour(images: Tensor, options: AugmentationOptions, draw: _Draw) -> Tensor:
     """Jitter, grey, blur and solarisation, each on a random part of the batch; values stay in [0, 1]."""
     images = torch.where(draw.chance(options.jitter_probability), _jitter(images, options, draw), images)
-    if images.shape[1] == 3 and options.grey_probability:
+    if images.shape[-3] == 3 and options.grey_probability:
         images = torch.where(draw.chance(options.grey_probability), grey(images), images)
     if options.blur_probability:
         blurred = blur(images, draw.uniform(*options.blur_sigma).flatten())
@@ -140,7 +134,7 @@ def _jitter(images: Tensor, options: AugmentationOptions, draw: _Draw) -> Tensor
         images = brightness(images, draw.uniform(1 - options.brightness, 1 + options.brightness))
     if options.contrast:
         images = contrast(images, draw.uniform(1 - options.contrast, 1 + options.contrast))
-    if images.shape[1] != 3:
+    if images.shape[-3] != 3:
         return images
     if options.saturation:
         images = saturation(images, draw.uniform(1 - options.saturation, 1 + options.saturation))
@@ -167,10 +161,10 @@ def saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 def grey(images: Tensor) -> Tensor:
     """Luma in every channel; an image of one channel is its own."""
-    if images.shape[1] != 3:
+    if images.shape[-3] != 3:
         return images
-    weights = per_channel(torch.tensor(GREY_WEIGHTS, device=images.device), images)
-    return (images * weights).sum(1, keepdim=True).expand_as(images)
+    weights = torch.tensor(GREY_WEIGHTS, device=images.device)[:, None, None]
+    return (images * weights).sum(-3, keepdim=True).expand_as(images)
 
 
 def hue(images: Tensor, shift: Tensor) -> Tensor:
@@ -178,13 +172,13 @@ def hue(images: Tensor, shift: Tensor) -> Tensor:
 
     The channel of hue h is v - v s max(0, min(k, 4 - k, 1)) with k = (n + 6 h) mod 6 and n = 5, 3, 1 for R, G, B.
     """
-    value, _ = images.max(1, keepdim=True)
-    chroma = value - images.min(1, keepdim=True).values
-    r, g, b = images.split(1, 1)
+    value, _ = images.max(-3, keepdim=True)
+    chroma = value - images.min(-3, keepdim=True).values
+    r, g, b = images.split(1, -3)
     safe = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
     sixth = torch.where(value == r, (g - b) / safe, torch.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
     turned = sixth + 6 * shift
-    n = per_channel(torch.tensor([5.0, 3.0, 1.0], device=images.device), images)
+    n = torch.tensor([5.0, 3.0, 1.0], device=images.device)[:, None, None]
     k = (n + turned) % 6
     return value - chroma * torch.minimum(k, 4 - k).clamp(0, 1)
 

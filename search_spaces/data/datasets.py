@@ -150,5 +150,5 @@ def few_labels(labels: Tensor, per_class: int, seed: int) -> Tensor:
 def channel_statistics(images: ImageSet, number: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of each channel over the first `number` images, scaled to [0, 1]."""
     sample = images.head(number)
-    pixels = sample.fetch(torch.arange(len(sample))).float().transpose(0, 1).flatten(1) / 255
+    pixels = sample.fetch(torch.arange(len(sample))).float().movedim(-3, 0).flatten(1) / 255
     return tuple(pixels.mean(1).tolist()), tuple(pixels.std(1).clamp(min=1e-3).tolist())

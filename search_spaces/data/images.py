@@ -27,12 +27,12 @@ class ImageSet(ABC):
 
     @property
     def frames(self) -> int:
-        """1 of images (C, H, W); T of clips (C, T, H, W)."""
+        """1 of images (C, H, W); T of clips (T, C, H, W)."""
         return 1
 
     @abstractmethod
     def fetch(self, indices: Tensor) -> Tensor:
-        """The chosen images, uint8 (B, C, H, W), or clips (B, C, T, H, W)."""
+        """The chosen images, uint8 (B, C, H, W), or clips (B, T, C, H, W)."""
 
     @abstractmethod
     def take(self, indices: Tensor) -> ImageSet:
@@ -49,7 +49,7 @@ class ImageSet(ABC):
 
 @dataclass(frozen=True, eq=False)
 class MemoryImages(ImageSet):
-    """All images in one tensor, uint8 (N, C, H, W), or clips (N, C, T, H, W)."""
+    """All images in one tensor, uint8 (N, C, H, W), or clips (N, T, C, H, W)."""
 
     images: Tensor
     labels: Tensor
@@ -57,7 +57,7 @@ class MemoryImages(ImageSet):
     @property
     def frames(self) -> int:
         """See ImageSet.frames."""
-        return 1 if self.images.ndim == 4 else self.images.shape[2]
+        return 1 if self.images.ndim == 4 else self.images.shape[1]
 
     def fetch(self, indices: Tensor) -> Tensor:
         """See ImageSet.fetch."""

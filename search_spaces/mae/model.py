@@ -87,7 +87,7 @@ class Autoencoder(nn.Module):
         """One training forward: mask, encode, decode, compare.
 
         Args:
-            images: images (B, C, H, W), or clips (B, C, T, H, W) of the video form, standardised.
+            images: images (B, C, H, W), or clips (B, T, C, H, W) of the video form, standardised.
             noise: uniform numbers in [0, 1), (B, L), from which the mask is made; of longer rows the first L.
                 Drawn where None.
 

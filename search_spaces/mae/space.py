@@ -255,10 +255,10 @@ class MAE(SearchSpace):
         return VideoMaskedAutoencoder(design, clip)
 
     def example_input(self, batch_size: int) -> dict[str, Tensor]:
-        """Images (B, C, H, W) or clips (B, C, T, H, W), and noise enough for the smallest patches."""
+        """Images (B, C, H, W) or clips (B, T, C, H, W), and noise enough for the smallest patches."""
         options = self.options
         frames = () if options.frames == 1 else (options.frames,)
-        shape = (options.in_channels, *frames, options.image_size, options.image_size)
+        shape = (*frames, options.in_channels, options.image_size, options.image_size)
         return {"images": torch.randn(batch_size, *shape), "noise": torch.rand(batch_size, self.most_tokens)}
 
     @property

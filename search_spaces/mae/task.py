@@ -1,6 +1,6 @@
 """Masked pre-training, scored by kNN, linear probe and fine-tuning of the encoder on whole samples.
 
-A sample is an image (C, H, W) or a clip (C, T, H, W); of it nothing but data set and augmentation differ.
+A sample is an image (C, H, W) or a clip (T, C, H, W); of it nothing but data set and augmentation differ.
 """
 
 from __future__ import annotations

@@ -66,13 +66,13 @@ class VideoMaskedAutoencoder(Autoencoder):
         return self.encoder_places(), self.decoder_places()
 
     def embed(self, samples: Tensor) -> Tensor:
-        """Tubes of clips (B, C, T, H, W) through the embedding."""
-        tokens: Tensor = self.tube_embed(samples).flatten(2).transpose(1, 2)
+        """Tubes of clips (B, T, C, H, W) through the embedding."""
+        tokens: Tensor = self.tube_embed(samples.transpose(1, 2)).flatten(2).transpose(1, 2)
         return tokens
 
     def reconstruction_loss(self, predicted_BMP: Tensor, samples: Tensor, decoded_BM: Tensor) -> Tensor:
         """On the target frames; pixels of a prediction are in the order row, column, frame, channel."""
-        tall = _stacked(samples[:, :, list(self.clip.target_frames)], self.frames_predicted)
+        tall = _stacked(samples[:, list(self.clip.target_frames)], self.frames_predicted)
         size, normalised = self.design.patch_size, self.design.target == "normalised_pixel"
         if normalised and self.clip.normalised_by == "channel":
             return (predicted_BMP - self._by_channel(tall, decoded_BM)).square().mean()
@@ -108,7 +108,7 @@ class _Places(nn.Module):
 
 
 def _stacked(clips: Tensor, tubelet: int) -> Tensor:
-    """Clips (B, C, T, H, W) as one tall image each, (B, tubelet * C, T / tubelet * H, W): its patches are the tubes."""
-    b, c, t, h, w = clips.shape
-    split = clips.reshape(b, c, t // tubelet, tubelet, h, w)
-    return split.permute(0, 3, 1, 2, 4, 5).reshape(b, tubelet * c, t // tubelet * h, w)
+    """Clips (B, T, C, H, W) as one tall image each, (B, tubelet * C, T / tubelet * H, W): its patches are the tubes."""
+    b, t, c, h, w = clips.shape
+    split = clips.reshape(b, t // tubelet, tubelet, c, h, w)
+    return split.permute(0, 2, 3, 1, 4, 5).reshape(b, tubelet * c, t // tubelet * h, w)

@@ -91,10 +91,10 @@ def test_one_view_is_drawn_for_all_frames_of_a_clip(channels):
     strong = AugmentationOptions(blur_probability=0.7, solarise_probability=0.5)
     augment = Augmentation(strong, (0.5,) * channels, (0.2,) * channels)
     generator = torch.Generator().manual_seed(0)
-    still = torch.randint(0, 256, (1, channels, 1, 20, 20), dtype=torch.uint8, generator=generator)
-    views = augment(still.expand(6, -1, 4, -1, -1), generator)
-    assert views.shape == (6, channels, 4, 20, 20)
-    assert torch.allclose(views, views[:, :, :1].expand_as(views), atol=1e-5)
+    still = torch.randint(0, 256, (1, 1, channels, 20, 20), dtype=torch.uint8, generator=generator)
+    views = augment(still.expand(6, 4, -1, -1, -1), generator)
+    assert views.shape == (6, 4, channels, 20, 20)
+    assert torch.allclose(views, views[:, :1].expand_as(views), atol=1e-5)
     assert len({view.numpy().tobytes() for view in views}) == 6
 
 
@@ -102,6 +102,6 @@ def test_a_clip_of_one_frame_is_augmented_as_its_image():
     strong = AugmentationOptions(blur_probability=0.7, solarise_probability=0.5)
     augment = Augmentation(strong, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     images = (IMAGES * 255).to(torch.uint8)
-    image_views, clip_views = (augment(x, torch.Generator().manual_seed(3)) for x in (images, images.unsqueeze(2)))
-    assert torch.allclose(clip_views.squeeze(2), image_views, atol=1e-5)
-    assert torch.equal(augment.normalise(images.unsqueeze(2)).squeeze(2), augment.normalise(images))
+    image_views, clip_views = (augment(x, torch.Generator().manual_seed(3)) for x in (images, images.unsqueeze(1)))
+    assert torch.allclose(clip_views.squeeze(1), image_views, atol=1e-5)
+    assert torch.equal(augment.normalise(images.unsqueeze(1)).squeeze(1), augment.normalise(images))

@@ -27,7 +27,7 @@ def test_generated_clips_are_one_channel_and_the_same_for_the_same_seed():
     data, again, other = load(), load(), load(seed=1)
     for split in SPLITS:
         clips = getattr(data, split)
-        assert clips.fetch(torch.tensor([3, 1])).shape == (2, 1, 8, 32, 32)
+        assert clips.fetch(torch.tensor([3, 1])).shape == (2, 8, 1, 32, 32)
         assert clips.frames == 8
         assert torch.equal(whole(clips), whole(getattr(again, split)))
         assert not torch.equal(whole(clips), whole(getattr(other, split)))
@@ -42,7 +42,7 @@ def test_the_direction_is_where_the_moving_object_goes():
     """
     data = load(clutter=0, frames=16)
     step = {0: (2, -1), 1: (1, -1), 2: (2, 1), 3: (1, 1)}
-    for clip, label in zip(whole(data.test)[:, 0].float(), data.test.labels.tolist(), strict=True):
+    for clip, label in zip(whole(data.test)[:, :, 0].float(), data.test.labels.tolist(), strict=True):
         first, second = clip[4], clip[12]
         moved = (first - second).abs() > 0
         errors = {}
@@ -63,14 +63,14 @@ def test_direction_and_object_label_the_same_clips():
 
 def test_a_view_is_a_window_of_frames():
     """Frame t of the stored clip is of level t, so that a view says which frames it shows."""
-    clips = torch.arange(12, dtype=torch.uint8).view(1, 1, 12, 1, 1).expand(64, 1, 12, 4, 4)
+    clips = torch.arange(12, dtype=torch.uint8).view(1, 12, 1, 1, 1).expand(64, 12, 1, 4, 4)
     views = ClipAugmentation(PLAIN, (0.0,), (1 / 255,), stored=12, frames=4, stride=3)
     shown = views(clips, torch.Generator().manual_seed(0))
-    assert shown.shape == (64, 1, 4, 4, 4)
-    frames = shown[:, 0, :, 0, 0].round().int()
+    assert shown.shape == (64, 4, 1, 4, 4)
+    frames = shown[:, :, 0, 0, 0].round().int()
     assert torch.equal(frames.diff(dim=1), torch.full((64, 3), 3, dtype=torch.int))
     assert set(frames[:, 0].tolist()) == {0, 1, 2}
-    assert views.normalise(clips)[0, 0, :, 0, 0].tolist() == pytest.approx([1, 4, 7, 10])
+    assert views.normalise(clips)[0, :, 0, 0, 0].tolist() == pytest.approx([1, 4, 7, 10])
 
 
 def test_a_window_that_does_not_fit_is_one_line():
@@ -102,7 +102,7 @@ def test_class_folders_give_labelled_colour_clips(folder):
     for split in SPLITS:
         clips = getattr(data, split)
         pixels = whole(clips).float()
-        assert pixels.shape[1:] == (3, 4, 16, 16)
+        assert pixels.shape[1:] == (4, 3, 16, 16)
         assert torch.equal((pixels.mean((1, 2, 3, 4)) > 100).long(), clips.labels)
     paths = [path for split in SPLITS for path in getattr(data, split).video.paths]
     assert len(set(paths)) == 26

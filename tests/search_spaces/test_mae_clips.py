@@ -119,7 +119,7 @@ def test_nothing_is_mirrored_where_the_label_is_a_direction():
 def test_example_input_proves_an_export():
     task = make()
     model = task.space.build(task.space.reference).eval()
-    assert task.example_input(3)["images"].shape == (3, 1, 4, 32, 32)
+    assert task.example_input(3)["images"].shape == (3, 4, 1, 32, 32)
     first, second = model(**task.example_input(3)), model(**task.example_input(3))
     assert torch.equal(first.loss, second.loss)
 

@@ -72,10 +72,10 @@ def test_loss_and_gradients_are_video_maes():
     ours, _ = make(**VIDEO_MAE)
     load_peer(ours, theirs)
     theirs, ours = theirs.double(), ours.double()
-    clips, noise = torch.randn(2, 3, 4, 24, 24, dtype=torch.float64), torch.rand(2, 32, dtype=torch.float64)
+    clips, noise = torch.randn(2, 4, 3, 24, 24, dtype=torch.float64), torch.rand(2, 32, dtype=torch.float64)
     found = ours(clips, noise)
     masked = torch.zeros(2, 32, dtype=torch.bool).scatter(1, found.decoded_BM, True)
-    expected = theirs(clips.transpose(1, 2), bool_masked_pos=masked)
+    expected = theirs(clips, bool_masked_pos=masked)
     # The peer's un-normalising constants are single precision, and its epsilons see scaled pixels.
     assert torch.allclose(found.loss, expected.loss, rtol=1e-5)
     found.loss.backward()
@@ -99,13 +99,13 @@ def test_targets_are_the_tubes_pixels(predicted, normalised):
     model = space.build(space.configuration({**space.reference.as_dict(), "target": target}))
     for parameter in model.head.parameters():
         parameter.data.zero_()
-    clips, noise = torch.randn(1, 3, 4, 24, 24), torch.rand(1, 32)
+    clips, noise = torch.randn(1, 4, 3, 24, 24), torch.rand(1, 32)
     found = model(clips, noise)
     frames = {"one": [(0,), (3,)], "all": [(0, 1), (2, 3)]}[predicted]
     squares = []
     for token in found.decoded_BM[0].tolist():
         time, row, column = token // 16, token // 4 % 4, token % 4
-        tube = clips[0][:, list(frames[time]), 6 * row : 6 * row + 6, 6 * column : 6 * column + 6]
+        tube = clips[0][list(frames[time]), :, 6 * row : 6 * row + 6, 6 * column : 6 * column + 6]
         if normalised:
             tube = (tube - tube.mean()) / (tube.var() + 1e-6).sqrt()
         squares.append(tube.square().mean())
@@ -119,7 +119,7 @@ def test_one_frame_of_each_tube_is_spread_over_the_clip():
 
 def test_a_decoder_on_a_subset_predicts_that_many_and_ignores_the_others_pixels():
     model, _ = make(decoder_keep=0.5, **VIDEO_MAE)
-    clips, noise = torch.randn(2, 3, 4, 24, 24), torch.rand(2, 32)
+    clips, noise = torch.randn(2, 4, 3, 24, 24), torch.rand(2, 32)
     found = model(clips, noise)
     assert found.predicted_BMP.shape == (2, 16, 6 * 6 * 2 * 3)
     mask = model.design.masking.draw(noise)
@@ -130,6 +130,6 @@ def test_a_decoder_on_a_subset_predicts_that_many_and_ignores_the_others_pixels(
 
 def test_every_parameter_of_the_separable_form_is_trained():
     model, _ = make()
-    model(torch.randn(2, 3, 4, 24, 24), torch.rand(2, 32)).loss.backward()
+    model(torch.randn(2, 4, 3, 24, 24), torch.rand(2, 32)).loss.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
     assert "encoder_places.time_places" in dict(model.named_parameters())

@@ -1,6 +1,6 @@
 """Labelled clips: generated ones whose label is a direction or an object, or videos in class folders.
 
-They are an ImageData of clips (C, S, H, W) of S stored frames, so that what is written for images takes them.
+They are an ImageData of clips (S, C, H, W) of S stored frames, so that what is written for images takes them.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class LabelledClips(ImageSet):
         return self.video.frames
 
     def fetch(self, indices: Tensor) -> Tensor:
-        """All stored frames of the chosen clips: uint8 (B, C, S, H, W)."""
+        """All stored frames of the chosen clips: uint8 (B, S, C, H, W)."""
         indices = indices.cpu()
         times = torch.arange(self.frames).expand(len(indices), -1)
-        return self.video.fetch_at(indices, times).transpose(1, 2)
+        return self.video.fetch_at(indices, times)
 
     def take(self, indices: Tensor) -> LabelledClips:
         """See ImageSet.take; the chosen are distinct."""
@@ -100,7 +100,7 @@ def _drawn(staged: Staged, options: ClipOptions) -> MemoryImages:
             for part in torch.arange(len(scenes)).split(DRAWN_AT_ONCE)
         ]
     )
-    return MemoryImages(clips_NSHW.unsqueeze(1), torch.tensor(labels))
+    return MemoryImages(clips_NSHW.unsqueeze(2), torch.tensor(labels))
 
 
 def _folder(options: ClipOptions) -> tuple[dict[str, ImageSet], tuple[str, ...]]:

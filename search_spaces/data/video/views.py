@@ -12,7 +12,7 @@ from naslab.search_spaces.data.augment import Augmentation, AugmentationOptions
 
 
 class ClipAugmentation(Augmentation):
-    """Random view and plain form of stored clips, uint8 (B, C, S, H, W): both float32 (B, C, T, H, W), standardised.
+    """Random view and plain form of stored clips, uint8 (B, S, C, H, W): both float32 (B, T, C, H, W), standardised.
 
     The T frames are `stride` apart, as in MAE-ST and VideoMAE. In a random view the first may be any that leaves room
     for the others; in the plain form they are in the middle of the clip.
@@ -46,8 +46,8 @@ class ClipAugmentation(Augmentation):
         """See Augmentation."""
         return super().normalise(self._window(images, torch.full((len(images), 1), self.latest // 2)))
 
-    def _window(self, clips_BCSHW: Tensor, first_B1: Tensor) -> Tensor:
-        device = clips_BCSHW.device
-        rows = torch.arange(len(clips_BCSHW), device=device)[:, None]
+    def _window(self, clips_BSCHW: Tensor, first_B1: Tensor) -> Tensor:
+        device = clips_BSCHW.device
+        rows = torch.arange(len(clips_BSCHW), device=device)[:, None]
         times_BT = first_B1.to(device) + self.steps.to(device)
-        return clips_BCSHW.transpose(1, 2)[rows, times_BT].transpose(1, 2)
+        return clips_BSCHW[rows, times_BT]
