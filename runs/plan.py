@@ -6,6 +6,7 @@ every seed; profiles of what is ranked, one at a time while nothing else runs.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -197,7 +198,8 @@ def last_score(trial: Trial, metric: str) -> float | None:
     if trial.state == "failed":
         return None
     scores = [rung.scores[metric] for rung in trial.rungs if metric in rung.scores]
-    return trial.scores.get(f"validation_{metric}", scores[-1] if scores else None)
+    score = trial.scores.get(f"validation_{metric}", scores[-1] if scores else None)
+    return score if score is not None and math.isfinite(score) else None
 
 
 def arm_is_done(view: _View, arm: Arm) -> bool:

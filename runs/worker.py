@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import traceback
@@ -18,14 +17,15 @@ from torch import nn
 
 from naslab.efficiency import profile
 from naslab.efficiency.device import device_name, resolve_device
-from naslab.errors import InputError
+from naslab.errors import InputError, NaslabError
 from naslab.nas.arms import Differentiable
 from naslab.nas.differentiable import search
 from naslab.runs.constraints import PROFILE_BATCH, Cost, find_costs
 from naslab.runs.events import Trail
+from naslab.runs.scores import read_rung, read_scores
 from naslab.runs.study import Study, parse_study
 from naslab.runs.trial import Job, Outcome, Phase, RungRecord
-from naslab.search_spaces import GradientTask, RelaxableSpace, Task, seed_everything
+from naslab.search_spaces import GradientTask, RelaxableSpace, Rung, Split, Task, seed_everything
 
 WEIGHTS, CHECKPOINT, COST, STOP, ERROR = "model.safetensors", "checkpoint", "cost.json", "stop", "error.txt"
 
@@ -60,7 +60,7 @@ def run_job(
         raise
     except Exception as problem:  # noqa: BLE001 - whatever a task raises is the trial's failure, recorded in full
         _write(folder / ERROR, traceback.format_exc())
-        state, error = "failed", f"{type(problem).__name__}: {' '.join(str(problem).split())[:500]}"
+        state, error = "failed", _in_one_line(problem)
     trail.close()
     outcome = Outcome(
         state=state,
@@ -115,14 +115,12 @@ class _Work:
             "profile": self._profile,
         }
         steps.get(self.job.role, self._train)(study, task)
-        metric = self.scores.get(task.metric)
-        if metric is not None and not math.isfinite(metric):
-            raise ValueError(f"{task.metric} is {metric}")
 
     def _control(self, study: Study, task: Task) -> None:
         control = next(c for c in task.controls() if c.name == self.job.label)
         with self.trail.phase("evaluate"):
-            validation, test = (control.measure(self.job.seed, split) for split in ("validation", "test"))
+            given = [control.measure(self.job.seed, split) for split in ("validation", "test")]
+        validation, test = (read_scores(scores, task.metric, f"control {control.name}") for scores in given)
         self.scores = _both(test, validation)
 
     def _train(self, study: Study, task: Task) -> None:
@@ -131,23 +129,24 @@ class _Work:
             return
         with self.trail.phase("train"):
             model = self._build(study, task)
-            for rung in task.train(model, self.job.seed, self.folder / CHECKPOINT):
+            for yielded in task.train(model, self.job.seed, self.folder / CHECKPOINT):
+                rung = read_rung(yielded)
                 self._note_cost()
-                with self.trail.phase("evaluate"):
-                    scores = task.evaluate(model, "validation", full=False)
+                scores = self._evaluate(task, model, "validation", full=False)
                 self._rung(rung.epoch, {**rung.facts, **scores})
                 if rung.epoch < task.max_epochs and (self.folder / STOP).exists():
                     self.state = "pruned"
                     break
-        validation = self.rungs[-1].scores if self.rungs else task.evaluate(model, "validation", full=False)
-        test: dict[str, float] = {}
-        if self.job.role != "proposal":
-            with self.trail.phase("evaluate"):
-                test = task.evaluate(model, "test")
+        validation = self.rungs[-1].scores if self.rungs else self._evaluate(task, model, "validation", full=False)
+        test = {} if self.job.role == "proposal" else self._evaluate(task, model, "test", full=True)
         self.scores = _both(test, validation)
         if self.job.role in ("reference", "final"):
             save_weights(model, self.folder / WEIGHTS)
         self._forget_checkpoint()
+
+    def _evaluate(self, task: Task, model: nn.Module, split: Split, full: bool) -> dict[str, float]:
+        with self.trail.phase("evaluate"):
+            return read_scores(task.evaluate(model, split, full=full), task.metric)
 
     def _breaks_a_constraint(self, study: Study, task: Task) -> bool:
         """Whether the configuration costs more than the study allows; what was found stands in the result.
@@ -192,7 +191,9 @@ class _Work:
                 except StopIteration as stop:
                     self.result.update(stop.value.to_dict())
                     break
-                self._rung(epoch.epoch, {"loss": epoch.train_loss, **epoch.scores})
+                rung = read_rung(Rung(epoch.epoch, {"loss": epoch.train_loss, **epoch.scores}))
+                self._rung(rung.epoch, dict(read_scores(rung.facts, task.metric)))
+        self.result["supernet_scores"] = read_scores(self.result["supernet_scores"], task.metric)
         self._forget_checkpoint()
 
     def _profile(self, study: Study, task: Task) -> None:
@@ -233,6 +234,11 @@ def save_weights(model: nn.Module, path: Path) -> None:
         os.replace(partial, path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _in_one_line(problem: Exception) -> str:
+    text = " ".join(str(problem).split())[:500]
+    return text if isinstance(problem, NaslabError) else f"{type(problem).__name__}: {text}"
 
 
 def _both(test: Mapping[str, float], validation: Mapping[str, float]) -> dict[str, float]:

@@ -27,7 +27,7 @@ def complete(trials):
     return Counter(t.job.key for t in trials if t.state == "complete")
 
 
-def test_a_whole_study(toy_file):
+def test_a_whole_study(toy_file, inline):
     path = toy_file()
     ledger = run(path)
     trials = ledger.trials()
@@ -53,7 +53,7 @@ def test_a_whole_study(toy_file):
     assert rank(ledger.study, trials).rows[0].metric.mean >= 20
 
 
-def test_profiles_come_last_and_alone(toy_file):
+def test_profiles_come_last_and_alone(toy_file, inline):
     roles = [t.job.role for t in run(toy_file()).trials()]
     assert "profile" not in roles[: -roles.count("profile")]
     assert roles.count("profile") == len({t for t in roles if t == "reference"}) + len(
@@ -61,7 +61,7 @@ def test_profiles_come_last_and_alone(toy_file):
     )
 
 
-def test_recorded_proposals_replay(toy_file):
+def test_recorded_proposals_replay(toy_file, inline):
     ledger = run(toy_file(), slots=1)
     trials = {t.number: t for t in ledger.trials()}
     study, checked = ledger.study, 0
@@ -75,7 +75,7 @@ def test_recorded_proposals_replay(toy_file):
     assert checked == 7
 
 
-def test_asking_again_after_any_prefix_gives_the_same_next_job(toy_file):
+def test_asking_again_after_any_prefix_gives_the_same_next_job(toy_file, inline):
     ledger = run(toy_file(), slots=1)
     trials = ledger.trials()
     controls = ledger.study.make_task(__import__("torch").device("cpu")).controls()
@@ -86,7 +86,7 @@ def test_asking_again_after_any_prefix_gives_the_same_next_job(toy_file):
     assert next_job(ledger.study, controls, "score", trials).state == "done"
 
 
-def test_growing_a_study_runs_only_what_is_new(toy_file):
+def test_growing_a_study_runs_only_what_is_new(toy_file, inline):
     first = complete(run(toy_file()).trials())
     grown = run(toy_file(seeds=[0, 1, 2]))
     again = complete(grown.trials())
@@ -98,7 +98,7 @@ def test_growing_a_study_runs_only_what_is_new(toy_file):
 @pytest.mark.parametrize(
     ("trouble", "error"), [("raise", "ValueError: the toy broke on two lines"), ("nan", "score is nan")]
 )
-def test_a_failing_trial_is_recorded_and_the_study_goes_on(toy_file, trouble, error):
+def test_a_failing_trial_is_recorded_and_the_study_goes_on(toy_file, inline, trouble, error):
     path = toy_file(task={"epochs": 2, "trouble": trouble})
     ledger = run(path)
     failed = [t for t in ledger.trials() if t.state == "failed"]
@@ -107,6 +107,44 @@ def test_a_failing_trial_is_recorded_and_the_study_goes_on(toy_file, trouble, er
     assert {t.job.seed for t in failed} == {1}
     number = len(ledger.trials())
     assert len(run(path).trials()) == number, "what failed by itself is not tried again"
+
+
+def test_a_score_that_is_nan_fails_its_trial_alone(toy_file, inline):
+    ledger = run(toy_file(task={"epochs": 1, "returns": "nan for some"}))
+    by_state = {state: {t.job.key for t in ledger.trials() if t.state == state} for state in ("complete", "failed")}
+    assert by_state["complete"]
+    assert by_state["failed"]
+    assert all(t.error == "evaluate: score is nan" for t in ledger.trials() if t.state == "failed")
+    for trial in ledger.trials():
+        if trial.job.role == "final":
+            assert trial.state == "complete", "a proposal without a score is no finalist"
+
+
+@pytest.mark.parametrize("returns", ["float32", "tensor"])
+def test_scores_of_other_kinds_are_numbers(toy_file, inline, returns):
+    arms = [{"name": "tpe", "engine": "optuna", "sampler": "tpe", "trials": 3, "pruner": "median"}]
+    trials = run(toy_file(task={"epochs": 2, "returns": returns}, arms=arms)).trials()
+    assert {t.state for t in trials} <= {"complete", "pruned"}
+    assert all(type(score) is float for t in trials for score in t.scores.values())
+
+
+@pytest.mark.parametrize(
+    ("returns", "words"),
+    [("none", "None"), ("text", "not a number"), ("another name", "'accuracy', 'f1', but no 'score'")],
+)
+def test_what_is_no_score_fails_the_trial_and_names_what_came(toy_file, inline, returns, words):
+    trials = run(toy_file(task={"epochs": 1, "returns": returns}, arms=[])).trials()
+    failed = [t for t in trials if t.job.role == "reference"]
+    assert {t.state for t in failed} == {"failed"}
+    assert all(words in t.error for t in failed)
+
+
+def test_the_validation_of_a_task_without_rungs_is_charged_to_evaluate(toy_file, inline):
+    task = {"epochs": 1, "rungs": False, "evaluate_seconds": 0.3}
+    trials = run(toy_file(task=task, arms=[], seeds=[0])).trials()
+    (reference,) = [t for t in trials if t.job.role == "reference"]
+    assert reference.seconds["evaluate"] >= 0.6
+    assert reference.run_seconds >= 0.6
 
 
 def test_a_worker_that_dies_is_replaced_and_its_trial_tried_again(toy_file, tmp_path):
@@ -125,7 +163,7 @@ def test_a_trial_that_always_dies_is_given_up(toy_file):
     assert len(killed) == 5
 
 
-def test_what_only_the_user_can_mend_stops_the_study_and_loses_nothing(toy_file):
+def test_what_only_the_user_can_mend_stops_the_study_and_loses_nothing(toy_file, inline):
     path = toy_file(task={"epochs": 2, "trouble": "input", "seconds": 0.05})
     with pytest.raises(InputError, match="No space left"):
         run(path)
@@ -154,7 +192,7 @@ def test_pruned_proposals_are_charged_and_stop_early(toy_file):
         assert trial.device_seconds > 0
 
 
-def test_hours_bound_an_arm(toy_file):
+def test_hours_bound_an_arm(toy_file, inline):
     arm = {"name": "random", "engine": "optuna", "sampler": "random", "device_hours": 2.0 / 3600}
     path = toy_file(task={"epochs": 2, "seconds": 0.2}, arms=[arm], random_architectures=0, seeds=[0])
     own = [t.device_seconds for t in run(path).trials() if t.job.role == "proposal"]

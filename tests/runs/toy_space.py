@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -30,10 +31,13 @@ OPERATIONS = ("good", "fair", "poor")
 
 
 class ToyOptions(Options):
-    """`trouble` befalls the reference's training with seed `trouble_seed`."""
+    """`trouble` befalls the reference's training with seed `trouble_seed`; `returns` says what `evaluate` hands over."""
 
     epochs: int = Field(2, gt=0)
     seconds: float = 0.01
+    evaluate_seconds: float = 0.0
+    returns: str = "float"
+    rungs: bool = True
     trouble: str = ""
     trouble_seed: int = 1
     marker: str = ""
@@ -56,7 +60,8 @@ class ToyTask(Task):
                 self._misbehave(model)
             model.trained = torch.tensor((epoch + 1) / self.max_epochs)
             model.noise = torch.tensor(derive_seed(seed) % 100 / 100)
-            yield Rung(epoch + 1, {"loss": 1.0 / (epoch + 1)})
+            if self.options.rungs:
+                yield Rung(epoch + 1, {"loss": 1.0 / (epoch + 1)})
 
     def _misbehave(self, model: nn.Module) -> None:
         match self.options.trouble:
@@ -75,7 +80,22 @@ class ToyTask(Task):
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
-        return {"score": float(model.value * model.trained + model.noise)}
+        time.sleep(self.options.evaluate_seconds)
+        score = model.value * model.trained + model.noise
+        match self.options.returns:
+            case "nan for some" if model.value % 10:
+                return {"score": math.nan}
+            case "tensor":
+                return {"score": score}
+            case "float32":
+                return {"score": score.numpy()[()]}
+            case "none":
+                return None
+            case "text":
+                return {"score": str(float(score))}
+            case "another name":
+                return {"accuracy": float(score), "f1": 0.5}
+        return {"score": float(score)}
 
     def controls(self) -> tuple[Control, ...]:
         return (

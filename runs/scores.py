@@ -1,0 +1,86 @@
+"""Scores at the border: what a user's task hands over becomes plain floats, or one line that says what came instead."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping
+from numbers import Number
+from typing import Any
+
+from naslab.errors import NaslabError
+from naslab.search_spaces import Rung
+
+
+class BadScores(NaslabError):
+    """A task handed over something that is no score; the trial fails, the study goes on."""
+
+
+def read_scores(given: object, metric: str, source: str = "evaluate") -> dict[str, float]:
+    """Named scores as floats; the metric is finite, another score that is not finite is left out.
+
+    Args:
+        given: what the task returned.
+        metric: the name of the score that ranks.
+        source: who returned it, for the message.
+
+    Raises:
+        BadScores: no mapping of names to numbers, no score of the metric's name, or a metric that is not finite.
+    """
+    scores = _numbers(given, source)
+    if metric not in scores:
+        raise BadScores(f"{source} returned {_names(scores)}, but no {metric!r}, which is the task's metric")
+    if not math.isfinite(scores[metric]):
+        raise BadScores(f"{source}: {metric} is {scores[metric]}")
+    return _finite(scores)
+
+
+def read_rung(rung: object) -> Rung:
+    """A rung whose epoch is an int and whose facts are finite floats.
+
+    Raises:
+        BadScores: something else was yielded.
+    """
+    if not isinstance(rung, Rung):
+        raise BadScores(f"train yielded {_short(rung)}, not a Rung")
+    try:
+        epoch = operator.index(rung.epoch)
+    except TypeError:
+        raise BadScores(f"train yielded a rung at epoch {_short(rung.epoch)}, not a whole number") from None
+    return Rung(epoch, _finite(_numbers(rung.facts, "train")))
+
+
+def _numbers(given: object, source: str) -> dict[str, float]:
+    if not isinstance(given, Mapping):
+        raise BadScores(f"{source} returned {_short(given)}, not named scores such as {{'accuracy': 0.9}}")
+    for name in given:
+        if not isinstance(name, str):
+            raise BadScores(f"{source} returned a score named {_short(name)}; a name is text")
+    return {str(name): _number(value, f"{source}: {name}") for name, value in given.items()}
+
+
+def _number(value: object, place: str) -> float:
+    """Python's, NumPy's and torch's numbers; a truth value, a text or an array with axes is none."""
+    plain = value
+    if not isinstance(value, Number) and getattr(value, "shape", None) == () and hasattr(value, "item"):
+        plain = value.item()
+    if isinstance(plain, Number) and not isinstance(plain, bool) and type(plain).__name__ not in ("bool_", "bool"):
+        number: Any = plain
+        try:
+            return float(number)
+        except (TypeError, ValueError, OverflowError):
+            pass
+    raise BadScores(f"{place} is {_short(value)}, not a number")
+
+
+def _finite(scores: Mapping[str, float]) -> dict[str, float]:
+    return {name: score for name, score in scores.items() if math.isfinite(score)}
+
+
+def _names(scores: Mapping[str, float]) -> str:
+    return ", ".join(map(repr, scores)) or "no scores"
+
+
+def _short(value: object) -> str:
+    text = " ".join(repr(value).split())
+    return f"{text[:80]}... ({type(value).__name__})" if len(text) > 80 else f"{text} ({type(value).__name__})"

@@ -1,0 +1,76 @@
+"""What a task may hand over as a score, and what it may not."""
+
+import math
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from naslab.runs.scores import BadScores, read_rung, read_scores
+from naslab.search_spaces import Rung
+
+
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32, np.float16, torch.tensor, np.array, Decimal, Fraction])
+def test_numbers_of_any_kind_become_floats(kind):
+    scores = read_scores({"score": kind(0.5)}, "score")
+    assert scores == {"score": 0.5}
+    assert type(scores["score"]) is float
+
+
+@pytest.mark.parametrize("kind", [int, np.int64, np.uint8, lambda n: torch.tensor(n, dtype=torch.int32)])
+def test_whole_numbers_too(kind):
+    assert read_scores({"score": kind(3)}, "score") == {"score": 3.0}
+
+
+def test_a_tensor_that_asks_for_its_gradient_is_a_number():
+    assert read_scores({"score": torch.tensor(2.0, requires_grad=True, dtype=torch.bfloat16)}, "score")["score"] == 2.0
+
+
+@given(st.dictionaries(st.text(), st.floats()), st.floats(allow_nan=False, allow_infinity=False))
+def test_what_comes_out_is_finite_and_as_it_was(others, metric):
+    scores = read_scores({**others, "score": metric}, "score")
+    assert all(math.isfinite(value) for value in scores.values())
+    assert scores == {k: v for k, v in {**others, "score": metric}.items() if math.isfinite(v)}
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (None, "None"),
+        (0.9, "0.9"),
+        ([("score", 0.9)], "list"),
+        ({}, "no scores"),
+        ({"accuracy": 0.9, "loss": 1.0}, "'accuracy', 'loss'"),
+        ({3: 0.9}, "3"),
+        ({"score": "0.9"}, "'0.9'"),
+        ({"score": None}, "None"),
+        ({"score": True}, "True"),
+        ({"score": np.bool_(True)}, "True"),
+        ({"score": torch.tensor(True)}, "True"),
+        ({"score": 1j}, "1j"),
+        ({"score": torch.ones(1)}, "tensor"),
+        ({"score": np.ones(2)}, "ndarray"),
+        ({"score": float("nan")}, "score is nan"),
+        ({"score": torch.tensor(float("inf"))}, "score is inf"),
+        ({"score": 10**400}, "not a number"),
+        ({"score": 0.9, "loss": "low"}, "loss is 'low'"),
+    ],
+)
+def test_anything_else_is_refused_in_one_line_that_names_it(returned, words):
+    with pytest.raises(BadScores) as caught:
+        read_scores(returned, "score")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_rung_has_a_whole_epoch_and_numbers_as_facts():
+    rung = read_rung(Rung(np.int64(2), {"loss": np.float32(0.5), "norm": torch.tensor(float("nan"))}))
+    assert rung == Rung(2, {"loss": 0.5})
+    assert type(rung.epoch) is int
+    for wrong in (None, 3, Rung(1.5), Rung(1, {"loss": "low"})):
+        with pytest.raises(BadScores):
+            read_rung(wrong)
