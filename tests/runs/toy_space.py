@@ -31,7 +31,7 @@ OPERATIONS = ("good", "fair", "poor")
 
 
 class ToyOptions(Options):
-    """`trouble` befalls the reference's training with seed `trouble_seed`; `returns` says what `evaluate` hands over."""
+    """`trouble` befalls the reference with seed `trouble_seed`; `returns` says what `evaluate` hands over."""
 
     epochs: int = Field(2, gt=0)
     seconds: float = 0.01
