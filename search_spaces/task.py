@@ -35,13 +35,14 @@ class Control:
     """A score that needs no search: what the metric says without the thing under study.
 
     `measure(seed, split)` returns the same named scores as `Task.evaluate`. An unseeded control gives the same
-    score for every seed and is measured once.
+    score for every seed and is measured once. `trained`: measuring it trains a model, with or without labels.
     """
 
     name: str
     description: str
     measure: Callable[[int, Split], dict[str, float]]
     seeded: bool = True
+    trained: bool = False
 
 
 class Task(ABC):

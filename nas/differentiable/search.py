@@ -28,7 +28,7 @@ from naslab.search_spaces import (
     derive_seed,
     seed_everything,
 )
-from naslab.search_spaces.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
+from naslab.search_spaces.common.training.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
 
 WEIGHT_SHARE, ALPHA_SHARE = (0.0, 0.5), (0.5, 1.0)
 HELD_OUT_BATCHES = 4

@@ -19,11 +19,11 @@ from naslab.search_spaces.altup.batches import SpanBatches
 from naslab.search_spaces.altup.model import EncoderDecoder, LanguageModel
 from naslab.search_spaces.altup.recipe import make_optimiser, schedule, set_learning_rate
 from naslab.search_spaces.altup.space import AltUp
+from naslab.search_spaces.common.training import train_in_rungs
 from naslab.search_spaces.data.text import IGNORED, Batch, CausalBatches, TextOptions, load_text
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.seeds import seed_everything
 from naslab.search_spaces.task import Control, Rung, Split, Task
-from naslab.search_spaces.training import train_in_rungs
 
 RAW_BITS = 8.0
 """Bits of a byte that is stored as it is: what a model's bits per byte are saved from."""

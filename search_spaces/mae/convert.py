@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from naslab.efficiency.errors import InputError
-from naslab.search_spaces.mae.masks import Masking
+from naslab.search_spaces.common.modules.vit import Sizes
+from naslab.search_spaces.common.objectives.masked_patches import Masking
 from naslab.search_spaces.mae.model import Design, MaskedAutoencoder
-from naslab.search_spaces.mae.vit import Sizes
 
 if TYPE_CHECKING:
     from transformers import ViTMAEForPreTraining

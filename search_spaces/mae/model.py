@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from naslab.kernels import TokenMask, gather_visible, patch_loss, restore_tokens
-from naslab.search_spaces.mae.masks import Masking, decoder_subset
-from naslab.search_spaces.mae.positions import plane_positions
-from naslab.search_spaces.mae.vit import EPSILON, Sizes, initialise, make_blocks
+from naslab.search_spaces.common.modules.positions import plane_positions
+from naslab.search_spaces.common.modules.vit import EPSILON, Sizes, initialise, make_blocks
+from naslab.search_spaces.common.objectives.masked_patches import Masking, decoder_subset
 
 Target: TypeAlias = Literal["pixel", "normalised_pixel"]
 

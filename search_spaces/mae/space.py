@@ -17,12 +17,12 @@ from pydantic import Field
 from torch import Tensor
 
 from naslab.efficiency.errors import InputError
+from naslab.search_spaces.common.modules.vit import Sizes, named_sizes
+from naslab.search_spaces.common.objectives.masked_patches import GRID_RATIO, Masking
 from naslab.search_spaces.configuration import Configuration
 from naslab.search_spaces.mae.costs import forward_flops
-from naslab.search_spaces.mae.masks import GRID_RATIO, Masking
 from naslab.search_spaces.mae.model import Autoencoder, Design, MaskedAutoencoder
 from naslab.search_spaces.mae.video import ClipDesign, VideoMaskedAutoencoder
-from naslab.search_spaces.mae.vit import Sizes, named_sizes
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Value
 from naslab.search_spaces.space import SearchSpace

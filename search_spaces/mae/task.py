@@ -15,25 +15,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from naslab.efficiency.errors import InputError
+from naslab.search_spaces.common import controls
 from naslab.search_spaces.common.scores import BOTH, encode, labelled_few, score_features
+from naslab.search_spaces.common.training import adamw, scaled_rate, set_learning_rate, train_in_rungs
+from naslab.search_spaces.common.training.finetune import FinetuneOptions, fine_tune
 from naslab.search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, check_fit, load_dataset
 from naslab.search_spaces.data.video import ClipAugmentation, ClipOptions, load_clips
-from naslab.search_spaces.mae.finetune import (
-    Classifier,
-    FinetuneOptions,
-    Pool,
-    fine_tune,
-    pooled,
-    set_learning_rate,
-    supervised_steps,
-    weight_decayed,
-)
+from naslab.search_spaces.mae.classifier import Classifier, Pool, pooled, weight_decayed
 from naslab.search_spaces.mae.model import Autoencoder
 from naslab.search_spaces.mae.space import MAE
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.task import Control, Rung, Split, Task
-from naslab.search_spaces.training import train_in_rungs
 
 RAW_PIXELS = 200_000
 """Values of a sample up to which raw pixels are a control; a colour image of 224 pixels has 150,528."""
@@ -110,7 +103,12 @@ class MaskedPretraining(Task):
         check_fit(self.data, space.options.in_channels, space.options.image_size, options.batch_size)
         self.train_images = self.data.train.to(device)
         self.augmentation = self._views()
-        self._scratch: tuple[int, Classifier, Classifier | None] | None = None
+        self._scratch = controls.trained(
+            "scratch",
+            "the metric after supervised training from scratch with all labels, as many steps as pre-training",
+            self._from_scratch,
+            self._scratch_scores,
+        )
 
     def _views(self) -> Augmentation:
         dataset, data = self.options.dataset, self.data
@@ -149,14 +147,8 @@ class MaskedPretraining(Task):
 
     def _optimiser(self, model: Autoencoder) -> torch.optim.Optimizer:
         options = self.options
-        rate = options.learning_rate * options.batch_size / 256
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        groups = [
-            {"params": chosen, "base_lr": rate, "weight_decay": options.weight_decay if decayed else 0.0}
-            for decayed in (True, False)
-            if (chosen := [p for name, p in named if weight_decayed(name, p) is decayed])
-        ]
-        return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)
+        rate = scaled_rate(options.learning_rate, options.batch_size)
+        return adamw(model.named_parameters(), rate, options.weight_decay, (0.9, 0.95), weight_decayed)
 
     def _losses(self, model: Autoencoder, optimiser: torch.optim.Optimizer, seed: int, epoch: int) -> Iterator[Tensor]:
         steps = self.num_batches
@@ -175,9 +167,8 @@ class MaskedPretraining(Task):
         options = self.options.finetuning
         if options is not None and (full or self.metric == "finetune_top1"):
             for name, indices in self._label_sets(full).items():
-                images = self.data.train.take(indices)
-                steps = supervised_steps(options, len(self._labelled))
-                classifier = self._supervised(autoencoder, images, options, steps, self.options.dataset.seed)
+                steps, seed = options.steps(len(self._labelled)), self.options.dataset.seed
+                classifier = self._supervised(autoencoder, indices, options, steps, seed, options.layer_decay)
                 scores[name] = self._accuracy(classifier, split)
         return scores
 
@@ -215,19 +206,16 @@ class MaskedPretraining(Task):
         return {**sets, "few_finetune_top1": few} if full and few is not None else sets
 
     def _supervised(
-        self, model: Autoencoder, images: Any, options: FinetuneOptions, steps: int, seed: int, scratch: bool = False
+        self, model: Autoencoder, indices: Tensor, options: FinetuneOptions, steps: int, seed: int, layer_decay: float
     ) -> Classifier:
+        """A classifier on a copy of the encoder, trained on the labelled samples at `indices`."""
+        seed = derive_seed(seed, "supervised")
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            classifier = Classifier(model, self.options.pool, len(self.data.classes)).to(self.device)
+        images, optimiser = self.data.train.take(indices), classifier.optimiser(options, layer_decay)
         return fine_tune(
-            model,
-            images,
-            len(self.data.classes),
-            self.augmentation,
-            options,
-            pool=self.options.pool,
-            steps=steps,
-            seed=derive_seed(seed, "supervised"),
-            device=self.device,
-            from_scratch=scratch,
+            classifier, optimiser, images, self.augmentation, options, steps=steps, seed=seed, device=self.device
         )
 
     def _accuracy(self, classifier: Classifier, split: Split) -> float:
@@ -243,45 +231,31 @@ class MaskedPretraining(Task):
         """
         options = self.space.options
         values = options.in_channels * options.frames * options.image_size**2
-        pixels = Control("raw_pixels", "the metric on the pixels themselves", self._raw_pixels, seeded=False)
+        pixels = controls.raw_pixels(lambda flat, split: self._scores(flat, split, split == "test", BOTH))
         return (
             *((pixels,) if self.metric in BOTH and values <= RAW_PIXELS else ()),
-            Control("untrained", "the metric on the untrained encoder's features", self._untrained),
-            Control(
-                "scratch",
-                "the metric after supervised training from scratch with all labels, as many steps as pre-training",
-                self._from_scratch,
-            ),
+            controls.untrained(self, "the metric on the untrained encoder's features"),
+            self._scratch,
         )
 
-    def _raw_pixels(self, seed: int, split: Split) -> dict[str, float]:
-        return self._scores(lambda images: images.flatten(1), split, split == "test", BOTH)
-
-    def _untrained(self, seed: int, split: Split) -> dict[str, float]:
-        seed_everything(seed)
-        return self.evaluate(self.space.build(self.space.reference), split, full=split == "test")
-
-    def _from_scratch(self, seed: int, split: Split) -> dict[str, float]:
-        """The reference's encoder trained with labels: its own accuracy, and the scores of its features."""
+    def _from_scratch(self, seed: int) -> dict[str, Classifier]:
+        """The reference's encoder trained with all labels, and with few, by the name of its accuracy."""
         recipe = {"batch_size", "learning_rate", "weight_decay", "warmup"}
         options = self.options.finetuning or FinetuneOptions(**self.options.model_dump(include=recipe))
-        if self._scratch is None or self._scratch[0] != seed:
-            seed_everything(seed)
-            model = self.space.build(self.space.reference)
-            steps = self.options.epochs * self.num_batches
-            if self.options.finetuning is not None:
-                steps += supervised_steps(options, len(self._labelled))
-            trained = [
-                self._supervised(model, self.data.train.take(indices), options, steps, seed, scratch=True)
-                for indices in self._label_sets(full=True).values()
-            ]
-            self._scratch = (seed, trained[0], trained[1] if len(trained) > 1 else None)
-        _, classifier, few = self._scratch
-        scores = self._frozen_scores(classifier.model, split, full=split == "test")
-        scores["finetune_top1"] = self._accuracy(classifier, split)
-        if few is not None:
-            scores["few_finetune_top1"] = self._accuracy(few, split)
-        return scores
+        seed_everything(seed)
+        model = self.space.build(self.space.reference)
+        steps = self.options.epochs * self.num_batches
+        if self.options.finetuning is not None:
+            steps += options.steps(len(self._labelled))
+        return {
+            name: self._supervised(model, indices, options, steps, seed, layer_decay=1.0)
+            for name, indices in self._label_sets(full=True).items()
+        }
+
+    def _scratch_scores(self, classifiers: dict[str, Classifier], split: Split) -> dict[str, float]:
+        """The classifiers' own accuracies, and the scores of the first one's features."""
+        scores = self._frozen_scores(classifiers["finetune_top1"].model, split, full=split == "test")
+        return {**scores, **{name: self._accuracy(one, split) for name, one in classifiers.items()}}
 
     @property
     def benchmark(self) -> Mapping[str, Any]:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from naslab.kernels import patch_loss
 from naslab.kernels.patch_loss import patches
+from naslab.search_spaces.common.modules.positions import line_positions
+from naslab.search_spaces.common.modules.vit import initialise
 from naslab.search_spaces.mae.model import Autoencoder, Design
-from naslab.search_spaces.mae.positions import line_positions
-from naslab.search_spaces.mae.vit import initialise
 
 CHANNEL_EPSILON = 1e-6
 """Added to the deviation, not to the variance, where each colour channel is normalised by itself (VideoMAE)."""

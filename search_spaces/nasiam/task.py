@@ -21,6 +21,7 @@ from naslab.search_spaces.common.scores import (
     labelled_few,
     score_features,
 )
+from naslab.search_spaces.common.training import train_in_rungs
 from naslab.search_spaces.data import (
     Augmentation,
     AugmentationOptions,
@@ -35,7 +36,6 @@ from naslab.search_spaces.nasiam.space import NASiam
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.task import Control, GradientTask, Rung, Split
-from naslab.search_spaces.training import train_in_rungs
 
 
 class SelfSupervisedOptions(Options):

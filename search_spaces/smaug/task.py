@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import Inputs
 from naslab.search_spaces.common.scores import chance_scores, retrieval_scores
+from naslab.search_spaces.common.training import train_in_rungs
 from naslab.search_spaces.data.text import named_tokenizer, train_wordpiece
 from naslab.search_spaces.data.video import VideoTextOptions, load_video_text
 from naslab.search_spaces.options import Options
@@ -25,7 +26,6 @@ from naslab.search_spaces.smaug.model import SMAUG
 from naslab.search_spaces.smaug.pairs import Pairs
 from naslab.search_spaces.smaug.space import SMAUGSpace
 from naslab.search_spaces.task import Control, Rung, Split, Task
-from naslab.search_spaces.training import train_in_rungs
 
 Metric = Literal["retrieval_qa", "mean_recall", "recall_at_1", "recall_at_5", "recall_at_10", "qa_top1", "choice_top1"]
 

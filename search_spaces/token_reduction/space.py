@@ -18,8 +18,8 @@ from torch import Tensor
 
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces.common.modules.tokens import sparsify
+from naslab.search_spaces.common.modules.vit import initialise
 from naslab.search_spaces.configuration import Configuration
-from naslab.search_spaces.mae.vit import initialise
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Value, When
 from naslab.search_spaces.space import SearchSpace

@@ -15,13 +15,13 @@ from torch.nn import functional as F
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces.common.modules.tokens import anneal, set_keep_rate
 from naslab.search_spaces.common.scores import encode, score_features
+from naslab.search_spaces.common.training import LayerDecay, adamw, scaled_rate, set_learning_rate, train_in_rungs
+from naslab.search_spaces.common.training.finetune import FinetuneOptions
 from naslab.search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, check_fit, load_dataset
-from naslab.search_spaces.mae.finetune import FinetuneOptions, layered_groups, set_learning_rate
 from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.task import Control, Rung, Split, Task
 from naslab.search_spaces.token_reduction.model import Classifier
 from naslab.search_spaces.token_reduction.space import TokenReduction
-from naslab.search_spaces.training import train_in_rungs
 
 
 class ClassificationOptions(FinetuneOptions):
@@ -116,13 +116,13 @@ class Classification(Task):
     def _optimiser(self, model: Classifier) -> torch.optim.Optimizer:
         options, depth = self.options, model.depth
         unchanged = {f"network.{name}" for name in model.network.no_weight_decay()}
-        layered = [
-            (_layer(name, depth), p.ndim > 1 and name not in unchanged, p)
-            for name, p in model.named_parameters()
-            if p.requires_grad
-        ]
-        groups = layered_groups(layered, depth + 1, options, options.layer_decay)
-        return torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=True)
+        return adamw(
+            model.named_parameters(),
+            scaled_rate(options.learning_rate, options.batch_size),
+            options.weight_decay,
+            decays=lambda name, parameter: parameter.ndim > 1 and name not in unchanged,
+            layers=LayerDecay(options.layer_decay, depth + 1, lambda name: _layer(name, depth)),
+        )
 
     def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
         """`top1`, percent of the split's images, whole, at the configuration's keep rate."""

@@ -1,9 +1,7 @@
 import os
 import sys
-from dataclasses import asdict
-
-
 from concurrent.futures import Executor, Future
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest

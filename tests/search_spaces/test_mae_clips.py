@@ -9,7 +9,7 @@ from videos import encode
 from naslab.efficiency.errors import InputError
 from naslab.runs.study import parse_study
 from naslab.search_spaces import find_space
-from naslab.search_spaces.mae.finetune import Classifier, FinetuneOptions, fine_tune
+from naslab.search_spaces.common.training.finetune import FinetuneOptions
 
 SMALL = {"dataset": {"train": 256, "validation": 64, "test": 64, "frames": 8}, "batch_size": 32, "epochs": 2}
 FINETUNE = {"epochs": 1, "batch_size": 32, "learning_rate": 1e-2}
@@ -79,21 +79,15 @@ def test_supervised_training_from_scratch_tells_the_direction():
     torch.manual_seed(0)
     model = task.space.build(task.space.reference)
     recipe = FinetuneOptions(batch_size=64, learning_rate=8e-3)
-    classifier = fine_tune(
-        model, task.data.train, 4, task.augmentation, recipe,
-        pool="mean", steps=100, seed=0, device=torch.device("cpu"), from_scratch=True,
-    )  # fmt: skip
+    classifier = task._supervised(model, torch.arange(512), recipe, steps=100, seed=0, layer_decay=1.0)
     assert task._accuracy(classifier, "test") > 50
 
 
 def test_fine_tuning_reaches_every_parameter_of_the_encoder():
     task = make(MAE_ST, finetune=FINETUNE)
     model = task.space.build(task.space.reference)
-    tuned = fine_tune(
-        model, task.data.train, 4, task.augmentation, FinetuneOptions(**FINETUNE),
-        pool="mean", steps=4, seed=0, device=torch.device("cpu"),
-    )  # fmt: skip
-    assert isinstance(tuned, Classifier)
+    options = FinetuneOptions(**FINETUNE)
+    tuned = task._supervised(model, torch.arange(256), options, 4, 0, options.layer_decay)
     decoder = ("decoder", "narrow", "mask_token", "head")
     for name, before in model.named_parameters():
         after = tuned.model.get_parameter(name)

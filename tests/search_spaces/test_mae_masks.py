@@ -3,7 +3,13 @@ import itertools
 import pytest
 import torch
 
-from naslab.search_spaces.mae.masks import Masking, block_scores, decoder_subset, lattice, running_cell
+from naslab.search_spaces.common.objectives.masked_patches import (
+    Masking,
+    block_scores,
+    decoder_subset,
+    lattice,
+    running_cell,
+)
 
 
 def drawn(kind, ratio, grid, batch=64, seed=0):

@@ -7,8 +7,8 @@ from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_pos
 
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces import find_space
+from naslab.search_spaces.common.modules.positions import line_positions, plane_positions
 from naslab.search_spaces.mae.convert import from_hugging_face, hugging_face_state, own_state, to_hugging_face
-from naslab.search_spaces.mae.positions import line_positions, plane_positions
 
 SIZES = {
     "hidden_size": 24,
@@ -140,7 +140,9 @@ def test_masked_pixels_do_not_reach_the_encoder():
     changed = images.clone()
     place = int(first.decoded_BM[0, 5])
     row, column = 4 * (place // 7), 4 * (place % 7)
-    changed[0, 0, row : row + 4, column : column + 4] += 9
+    changed[0, 0, row : row + 4, column : column + 4] += torch.arange(16.0).view(
+        4, 4
+    )  # no constant: targets are normalised
     assert torch.equal(model(changed, noise).predicted_BMP, first.predicted_BMP)
     assert not torch.equal(model(changed, noise).loss, first.loss)
 

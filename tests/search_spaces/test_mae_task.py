@@ -5,7 +5,8 @@ import torch
 
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces import TrainingDiverged, find_space
-from naslab.search_spaces.mae.finetune import Classifier, FinetuneOptions, _groups, set_learning_rate
+from naslab.search_spaces.common.training.finetune import FinetuneOptions
+from naslab.search_spaces.mae.classifier import Classifier
 from naslab.search_spaces.mae.task import MaskedPretraining, PretrainingOptions
 
 SMALL = {"dataset": {"train": 600, "validation": 200, "test": 200}, "batch_size": 100, "epochs": 3}
@@ -116,7 +117,8 @@ def test_the_rate_of_a_layer_falls_with_its_distance_from_the_head():
     task = make()
     model = task.space.build(task.space.reference)
     classifier = Classifier(model, "mean", 10)
-    groups = _groups(classifier, FinetuneOptions(learning_rate=1.0, batch_size=256, layer_decay=0.5), 0.5)
+    model = classifier.model
+    groups = classifier.optimiser(FinetuneOptions(learning_rate=1.0, batch_size=256), 0.5).param_groups
     rates = {id(p): group["base_lr"] for group in groups for p in group["params"]}
     assert rates[id(classifier.head.weight)] == 1.0
     assert rates[id(model.norm.weight)] == 1.0
@@ -127,15 +129,6 @@ def test_the_rate_of_a_layer_falls_with_its_distance_from_the_head():
     undecayed = {id(p) for group in groups if group["weight_decay"] == 0 for p in group["params"]}
     assert id(model.norm.weight) in undecayed
     assert id(model.class_token) not in undecayed
-
-
-def test_the_schedule_warms_up_and_falls_to_nothing():
-    optimiser = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.ones(1))], "base_lr": 2.0}], lr=1.0)
-    rates = []
-    for progress in (0.0, 0.05, 0.1, 0.55, 1.0):
-        set_learning_rate(optimiser, progress, 0.1)
-        rates.append(optimiser.param_groups[0]["lr"])
-    assert rates == pytest.approx([0.0, 1.0, 2.0, 1.0, 0.0])
 
 
 def test_example_input_proves_an_export():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from naslab.search_spaces.training import train_in_rungs
+from naslab.search_spaces.common.training import train_in_rungs
 
 
 def trained(losses, epochs=2, rung_epochs=1, **options):

@@ -1,6 +1,6 @@
-"""The transformers of a masked autoencoder: timm's blocks, in the sizes of a plain ViT by its name or of one's own.
+"""The plain vision transformer: timm's blocks, in the sizes of a ViT by its name or of one's own; MAE's initialisation.
 
-Names in shapes: B batch, L tokens, D width of the encoder, E of the decoder.
+Names in shapes: B batch, L tokens, D width.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from naslab.efficiency.errors import InputError
+from naslab.search_spaces.common.costs import stack
 
 EPSILON = 1e-6
 """Of every LayerNorm, as in MAE's code."""
@@ -27,6 +28,10 @@ class Sizes:
     depth: int
     heads: int
     hidden: int
+
+    def multiply_adds(self, tokens: int) -> int:
+        """Cost of the stack on one sample of that many tokens."""
+        return stack([(tokens, tokens)] * self.depth, self.width, self.hidden)
 
 
 def named_sizes(name: str) -> Sizes:

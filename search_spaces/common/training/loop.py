@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from naslab.search_spaces.checkpoint import resume_training, save_training
+from naslab.search_spaces.common.training.checkpoint import resume_training, save_training
 from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.task import Rung, TrainingDiverged
 

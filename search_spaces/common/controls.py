@@ -1,0 +1,44 @@
+"""Controls that tasks share: the samples themselves, a model before its training, and one trained otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TypeVar
+
+from torch import Tensor
+
+from naslab.search_spaces.seeds import seed_everything
+from naslab.search_spaces.task import Control, Split, Task
+
+Model = TypeVar("Model")
+Features = Callable[[Tensor], Tensor]
+
+
+def raw_pixels(
+    scores: Callable[[Features, Split], dict[str, float]], description: str = "the metric on the pixels themselves"
+) -> Control:
+    """Samples (B, ...) as their own features (B, F), scored like a model's."""
+    return Control("raw_pixels", description, lambda seed, split: scores(_flat, split), seeded=False)
+
+
+def untrained(task: Task, description: str = "the reference model as initialised") -> Control:
+    """What `task` makes of its space's reference before any training."""
+
+    def measure(seed: int, split: Split) -> dict[str, float]:
+        seed_everything(seed)
+        return task.evaluate(task.space.build(task.space.reference), split, full=split == "test")
+
+    return Control("untrained", description, measure)
+
+
+def trained(
+    name: str, description: str, train: Callable[[int], Model], scores: Callable[[Model, Split], dict[str, float]]
+) -> Control:
+    """A control that trains a model by a seed, once for both splits: a task makes it once, in its constructor."""
+    latest = lru_cache(maxsize=1)(train)
+    return Control(name, description, lambda seed, split: scores(latest(seed), split), trained=True)
+
+
+def _flat(samples: Tensor) -> Tensor:
+    return samples.flatten(1)
