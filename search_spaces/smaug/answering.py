@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from naslab.search_spaces.common import scores
 from naslab.search_spaces.smaug.model import SMAUG, Video
 from naslab.search_spaces.smaug.pairs import Pairs
 
@@ -28,11 +29,7 @@ def choice_accuracy(model: SMAUG, pairs: Pairs, batch: int) -> float:
         model.fit(ids.to(_device(model)), _watched(model, pairs, clips)).cpu()
         for ids, clips in zip(ids_NW.split(batch), clips_N.split(batch), strict=True)
     ]
-    points = 0.0
-    for choice, fit in zip(pairs.choices, torch.cat(fits).split(sizes), strict=True):
-        best = fit == fit.max()
-        points += float(best[choice.right]) / int(best.sum())
-    return points / len(pairs.choices)
+    return scores.choice_accuracy(torch.cat(fits).split(sizes), [choice.right for choice in pairs.choices])
 
 
 def _watched(model: SMAUG, pairs: Pairs, clips_N: Tensor) -> Video:

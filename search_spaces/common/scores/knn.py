@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+QUERIES_AT_ONCE = 1024
+
 
 def knn_accuracy(
     bank_x: Tensor, bank_y: Tensor, x: Tensor, y: Tensor, num_classes: int, k: int = 200, temperature: float = 0.1
 ) -> float:
-    """Share of queries that a weighted kNN classifies right (Wu et al. 2018, section 3.4).
+    """Share of queries that a weighted kNN classifies right.
 
     Each of the k nearest neighbours by cosine similarity s votes for its class with weight exp(s / temperature).
 
@@ -21,9 +23,12 @@ def knn_accuracy(
     labelled = bank_y >= 0
     bank, classes = F.normalize(bank_x[labelled].float(), dim=1), bank_y[labelled]
     right = 0
-    for queries, truth in zip(F.normalize(x.float(), dim=1).split(1024), y.split(1024), strict=True):
+    for queries, truth in zip(
+        F.normalize(x.float(), dim=1).split(QUERIES_AT_ONCE), y.split(QUERIES_AT_ONCE), strict=True
+    ):
         similarity, nearest = (queries @ bank.T).topk(min(k, len(bank)), dim=1)
-        votes = torch.zeros(len(queries), num_classes, device=x.device)
-        votes.scatter_add_(1, classes[nearest], (similarity / temperature).exp())
+        # Relative to the nearest, whose weight is 1: at a low temperature exp(1 / temperature) overflows.
+        weights = ((similarity - similarity[:, :1]) / temperature).exp()
+        votes = torch.zeros(len(queries), num_classes, device=x.device).scatter_add_(1, classes[nearest], weights)
         right += int((votes.argmax(1) == truth).sum())
     return right / len(y)

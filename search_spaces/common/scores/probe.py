@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from naslab.search_spaces.common.scores.accuracy import accuracy
+
 PROBE_L2 = 1e-3
 """Weight of the probe's squared norm; on standardised features it only keeps separable data finite."""
 
@@ -22,7 +24,7 @@ def linear_probe_accuracy(
     mean, std = train.mean(0), train.std(0).clamp(min=1e-6)
     train, queries = (train - mean) / std, (x.float() - mean) / std
     weight, bias = fit_probe(train, classes, num_classes, iterations)
-    return float(((queries @ weight + bias).argmax(1) == y).float().mean())
+    return accuracy(queries @ weight + bias, y)
 
 
 def fit_probe(x: Tensor, y: Tensor, num_classes: int, iterations: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
-"""Scores of retrieval between texts and videos: recall among the first k, and the median rank, both ways.
+"""Retrieval between texts and videos: recall among the first K and the median rank, both ways.
 
-Ties share their places: a rank is the expected one when equal similarities are ordered at random, so that a model
-which finds everything alike scores what chance does.
+Equal similarities are in random order, and every score is its exact expectation over that order. So a model that
+finds everything alike scores what chance does. A similarity that is not a number is as low as can be.
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ RECALLS = (1, 5, 10)
 def retrieval_scores(similarity_QV: Tensor, clips_Q: Tensor) -> dict[str, float]:
     """Recalls in percent and median ranks (1 is best); `video_to_text_` marks the way back.
 
-    A text has one right video. A video's right texts are all of its captions, of which the best ranked counts.
+    A text has one right video. A video's right texts are all of its captions, of which the best ranked counts;
+    videos without caption are not asked for.
 
     Args:
         similarity_QV: texts in rows, videos in columns.
         clips_Q: the right video of each text.
     """
-    right = similarity_QV.gather(1, clips_Q[:, None])
-    found = _scores((similarity_QV > right).sum(1), (similarity_QV == right).sum(1) - 1)
-    own_QV = torch.arange(similarity_QV.shape[1], device=clips_Q.device)[None] == clips_Q[:, None]
+    similarity_QV = similarity_QV.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    own_QV = torch.arange(similarity_QV.shape[1], device=clips_Q.device) == clips_Q[:, None]
     described = own_QV.any(0)
-    wrong = similarity_QV.masked_fill(own_QV, -torch.inf)[:, described]
-    best = similarity_QV.masked_fill(~own_QV, -torch.inf)[:, described].amax(0)
-    back = _scores((wrong > best).sum(0), (wrong == best).sum(0))
-    scores = {**found, **{f"video_to_text_{name}": value for name, value in back.items()}}
+    there = best_rank_scores(similarity_QV, own_QV)
+    back = best_rank_scores(similarity_QV.T[described], own_QV.T[described])
+    scores = {**there, **{f"video_to_text_{name}": value for name, value in back.items()}}
     recalls = [value for name, value in scores.items() if "recall" in name]
     return {**scores, "mean_recall": sum(recalls) / len(recalls)}
 
@@ -38,8 +37,29 @@ def chance_scores(clips_Q: Tensor, videos: int) -> dict[str, float]:
     return retrieval_scores(torch.zeros(len(clips_Q), videos), clips_Q)
 
 
-def _scores(better: Tensor, equal: Tensor) -> dict[str, float]:
-    """From how many candidates are better than the right one, and how many others equal to it."""
-    better, equal = better.double(), equal.double()
-    recalls = {f"recall_at_{k}": 100 * ((k - better) / (equal + 1)).clamp(0, 1).mean().item() for k in RECALLS}
-    return {**recalls, "median_rank": (better + 1 + equal / 2).quantile(0.5).item()}
+def best_rank_scores(similarity_QN: Tensor, right_QN: Tensor) -> dict[str, float]:
+    """`recall_at_K` in percent and `median_rank` of the best ranked right candidate of each query.
+
+    Args:
+        similarity_QN: of each query to each candidate.
+        right_QN: which candidates are right, at least one a query.
+    """
+    best_Q1 = similarity_QN.masked_fill(~right_QN, -torch.inf).amax(1, keepdim=True)
+    better = (similarity_QN > best_Q1).sum(1)
+    tied = similarity_QN == best_Q1
+    right, wrong = (tied & right_QN).sum(1).double(), (tied & ~right_QN).sum(1).double()
+    recalls = {f"recall_at_{k}": 100 * _found(k - better, right, wrong).mean().item() for k in RECALLS}
+    expected_rank = better + 1 + wrong / (right + 1)
+    return {**recalls, "median_rank": expected_rank.quantile(0.5).item()}
+
+
+def _found(places: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
+    """Probability that one of `right` candidates is on the first `places` of `right` + `wrong` in random order.
+
+    That no right one is there has the probability of the product over i < places of (wrong - i) / (right + wrong - i).
+    """
+    missed = torch.ones_like(right)
+    for i in range(max(RECALLS)):
+        miss = (wrong - i).clamp(min=0) / (right + wrong - i).clamp(min=1)
+        missed = torch.where(i < places, missed * miss, missed)
+    return 1 - missed

@@ -60,3 +60,12 @@ def test_collapse_metrics_know_both_ends():
     assert effective_rank(collapsed) == pytest.approx(1.0, abs=0.05)
     low = torch.randn(400, 3) @ torch.randn(3, 32)
     assert effective_rank(low) < 3.01
+
+
+@pytest.mark.parametrize("temperature", [0.001, 0.005, 0.07])
+def test_at_any_temperature_the_votes_are_finite(temperature):
+    """Two neighbours outvote one at a high temperature, the nearest alone decides at a low one; none overflows."""
+    bank = F.normalize(torch.tensor([[1.0, 0.1], [1.0, 0.5], [1.0, 0.5]]), dim=1)
+    bank_y, query = torch.tensor([0, 1, 1]), torch.tensor([[1.0, 0.0]])
+    assert knn_accuracy(bank, bank_y, query, torch.tensor([0]), 2, k=3, temperature=temperature) == 1.0
+    assert knn_accuracy(bank, bank_y, query, torch.tensor([1]), 2, k=3, temperature=10.0) == 1.0
