@@ -20,7 +20,7 @@ from naslab.efficiency.errors import InputError
 from naslab.nas.arms import Sampled
 from naslab.nas.encoding import distributions, flatten, suggest_values
 from naslab.nas.pareto import first_front
-from naslab.search_spaces import Chain, Configuration, SearchSpace, derive_seed
+from naslab.search_spaces import Categorical, Chain, Configuration, SearchSpace, derive_seed
 from naslab.search_spaces.parameters import Value
 
 REDRAWS = 20
@@ -129,14 +129,14 @@ def _ask(
     several = any(told.cost is not None for told in history)
     study = optuna.create_study(directions=["maximize", "minimize"] if several else ["maximize"], sampler=sampler)
     complete = 0
-    for told in history:
+    for told in (told for told in history if _proposable(space, told.configuration)):
         attributes: dict[str, Any] = {"constraints": list(told.violations)} if told.violations else {}
         if population is not None:
             attributes["NSGAIISampler:generation"] = complete // population
         trial = _frozen(space, told, several, attributes)
         complete += trial.state == TrialState.COMPLETE
         study.add_trial(trial)
-    for configuration in pending:
+    for configuration in (one for one in pending if _proposable(space, one)):
         params, dists = flatten(space, configuration)
         study.enqueue_trial(params)
         asked = study.ask()
@@ -148,6 +148,15 @@ def _ask(
         return trial_asked._suggest(name, distribution)
 
     return space.configuration(suggest_values(space, suggest))
+
+
+def _proposable(space: SearchSpace, configuration: Configuration) -> bool:
+    """Whether a sampler could have drawn it; not where the space maps what was drawn onto a setting outside."""
+    return all(
+        configuration[parameter.name] in parameter.proposed
+        for parameter in space.parameters
+        if isinstance(parameter, Categorical) and parameter.name in configuration
+    )
 
 
 def _frozen(space: SearchSpace, told: Told, several: bool, attributes: dict[str, Any]) -> optuna.trial.FrozenTrial:

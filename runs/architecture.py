@@ -41,7 +41,7 @@ def rebuild(folder: str | Path) -> nn.Module:
     path = folder / WEIGHTS
     if file_digest(path) != document["weights_sha256"]:
         raise InputError(f"{path}: damaged: it is not the file that {DOCUMENT} was written with; export again")
-    space = find_space(document["space"]["name"], None, document["space"]["options"])
+    space = find_space(document["space"]["name"], None, document["space"]["options"], recorded=True)
     return load_model(space, document["configuration"], path)
 
 

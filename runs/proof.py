@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from naslab.efficiency.inputs import Inputs
+from naslab.efficiency.inputs import Inputs, map_tensors
 from naslab.errors import NaslabError
 from naslab.runs.architecture import outputs, rebuild
 
@@ -30,9 +30,12 @@ class ProofFailed(NaslabError):
 def prove(original: nn.Module, folder: Path, inputs: Inputs) -> None:
     """Compare `original` with the model that a new process rebuilds from `folder`, bit for bit, on the CPU.
 
+    Both get the same memory layout, contiguous: another one may round otherwise (transposed images by 3e-8).
+
     Raises:
         ProofFailed: an output differs in shape, type or any bit, or the folder cannot be rebuilt.
     """
+    inputs = map_tensors(torch.Tensor.contiguous, inputs)
     expected = outputs(original, inputs)
     if not expected:
         raise ProofFailed(f"{folder.name}: the model returns no tensor, so its export cannot be proved")
@@ -51,8 +54,7 @@ def prove(original: nn.Module, folder: Path, inputs: Inputs) -> None:
 def _named(inputs: Inputs) -> dict[str, torch.Tensor]:
     if isinstance(inputs, tuple):
         raise ProofFailed("an example input of several tensors must name them: give a mapping")
-    named = {SINGLE: inputs} if isinstance(inputs, torch.Tensor) else inputs
-    return {name: tensor.contiguous() for name, tensor in named.items()}
+    return {SINGLE: inputs} if isinstance(inputs, torch.Tensor) else dict(inputs)
 
 
 def _in_new_process(folder: Path, given: Path, answer: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 
 from naslab.efficiency.errors import InputError, NaslabError
-from naslab.search_spaces.options import explain
+from naslab.search_spaces.options import RECORDED, explain
 from naslab.search_spaces.space import SearchSpace
 from naslab.search_spaces.task import Task
 
@@ -32,11 +32,14 @@ def space_names() -> list[str]:
     )
 
 
-def find_space(name: str, preset: str | None = None, options: dict[str, Any] | None = None) -> SearchSpace:
+def find_space(
+    name: str, preset: str | None = None, options: dict[str, Any] | None = None, recorded: bool = False
+) -> SearchSpace:
     """The space called `name`, with the options of `preset` overridden by `options`.
 
     Args:
         name: a shipped space (`nasiam`) or `module.path:Class`, looked for in the current folder too.
+        recorded: the options are from a file that an older version may have written; those without effect are ignored.
 
     Raises:
         InputError: no such space or preset, or options that it does not allow.
@@ -47,7 +50,7 @@ def find_space(name: str, preset: str | None = None, options: dict[str, Any] | N
     chosen = {**(cls.presets[preset] if preset is not None else {}), **changed}
     applying = {key: value for key, value in chosen.items() if key in changed or cls.Options.applies(key, chosen)}
     try:
-        validated = cls.Options.model_validate(applying)
+        validated = cls.Options.model_validate(applying, context=RECORDED if recorded else None)
     except ValidationError as error:
         raise InputError(explain(error, "space")) from None
     return _told(f"space {name}", lambda: cls(validated))

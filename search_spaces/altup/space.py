@@ -7,8 +7,8 @@ Gemma 3n's coefficients per token, and the baselines dense, wider dense, Sum and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, ClassVar, Literal, cast
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -17,11 +17,12 @@ from torch import nn
 from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import Inputs
 from naslab.search_spaces.altup import flops
-from naslab.search_spaces.altup.coefficients import GEMMA_CLIP
+from naslab.search_spaces.altup.coefficients import GEMMA_CLIP, Kind
 from naslab.search_spaces.altup.model import Form, Method, Plan, make_model
+from naslab.search_spaces.altup.stack import Selection
 from naslab.search_spaces.common.modules.experts import ExpertSizes
 from naslab.search_spaces.common.objectives.spans import span_shape
-from naslab.search_spaces.configuration import Configuration
+from naslab.search_spaces.configuration import Configuration, into
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import Categorical, Integer, Parameter, Value, When
 from naslab.search_spaces.space import SearchSpace
@@ -56,6 +57,20 @@ class AltUpOptions(Options):
     """Width of partial experts beside the dense layer; None: experts of the full width in its place (Switch)."""
     expert_every: int = Field(2, ge=1)
     balance_weight: float = Field(0.01, ge=0)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A configuration's values; what does not apply has the value that does nothing."""
+
+    method: Method
+    layers: int
+    width: int
+    experts: int
+    streams: int = 1
+    coefficients: Kind = "static"
+    selection: Selection = "alternating"
+    stride: int = 1
 
 
 class AltUp(SearchSpace):
@@ -179,53 +194,64 @@ class AltUp(SearchSpace):
     def canonicalise(self, values: dict[str, Value]) -> dict[str, Value]:
         """One stream, stride 1 or no inner layer to thin out is dense; K times the width, where allowed, a dense width.
 
+        A stack too short for a mixture has no experts, and one layer alone does not alternate.
+
         One stream of Hyper-Connections stays: it has learned weights on its residual connection.
 
         Raises:
             InputError: the stride is longer than the sequence, or fewer experts than each token is to have.
         """
-        method, options = values["method"], self.options
-        streams, layers, width = (int(cast(int, values.get(name, 1))) for name in ("streams", "layers", "width"))
-        stride, experts = (int(cast(int, values.get(name, 0))) for name in ("stride", "experts"))
-        if stride > options.context:
-            raise InputError(f"stride: {stride} is longer than the sequence of {options.context} tokens")
-        if experts and experts < options.top_k:
-            raise InputError(f"experts: {experts} are fewer than the top_k {options.top_k} that each token takes")
-        if method == "dense_wide" and streams * width <= WIDEST * options.width:
-            width, streams = streams * width, 1
-        thinned = method == "sequence" and stride > 1 and layers > 2
-        several = method in WIDENED and (streams > 1 or method == "hyper_connections")
+        chosen, options = into(values, Chosen), self.options
+        if chosen.stride > options.context:
+            raise InputError(f"stride: {chosen.stride} is longer than the sequence of {options.context} tokens")
+        if chosen.experts and chosen.experts < options.top_k:
+            raise InputError(
+                f"experts: {chosen.experts} are fewer than the top_k {options.top_k} that each token takes"
+            )
+        if chosen.layers < options.expert_every:
+            values["experts"] = 0
+        if chosen.layers == 1 and "selection" in values:
+            values["selection"] = "alternating"
+        if chosen.method == "dense_wide":
+            values["streams"], values["width"] = self._fewest_streams(chosen.streams * chosen.width)
+        thinned = chosen.method == "sequence" and chosen.stride > 1 and chosen.layers > 2
+        several = chosen.method in WIDENED and (values["streams"] != 1 or chosen.method == "hyper_connections")
         if not thinned and not several:
-            return {"method": "dense", "layers": layers, "width": width, "experts": experts}
+            return {"method": "dense", **{name: values[name] for name in ("layers", "width", "experts")}}
         return values
+
+    def _fewest_streams(self, total: int) -> tuple[int, int]:
+        """Streams and their width, in whole heads, of a dense layer that is `total` wide."""
+        widest, step = WIDEST * self.options.width, self.options.head_width
+        streams = next(k for k in range(1, total) if total % (k * step) == 0 and total // k <= widest)
+        return streams, total // streams
 
     def plan(self, configuration: Configuration) -> Plan:
         """What the configuration's model is made of."""
-        options, values = self.options, dict(configuration)
-        method = cast(Method, values["method"])
-        streams, width = cast(int, values.get("streams", 1)), cast(int, values["width"])
-        if method == "dense_wide":
+        options, chosen = self.options, configuration.into(Chosen)
+        streams, width = chosen.streams, chosen.width
+        if chosen.method == "dense_wide":
             streams, width = 1, streams * width
         hidden = max(round(options.hidden * width / options.width), 1)
         plan = Plan(
             options.form,
-            method,
+            chosen.method,
             options.vocabulary,
-            cast(int, values["layers"]),
+            chosen.layers,
             width,
             hidden,
             options.head_width,
             streams,
-            cast(Any, values.get("coefficients", "static")),
-            cast(Any, values.get("selection", "alternating")),
-            cast(int, values.get("stride", 1)),
+            chosen.coefficients,
+            chosen.selection,
+            chosen.stride,
             options.collapse,
             options.layer_input,
             options.coefficient_clip,
             expert_every=options.expert_every,
             balance_weight=options.balance_weight,
         )
-        number, partial = cast(int, values["experts"]), options.expert_hidden
+        number, partial = chosen.experts, options.expert_hidden
         if not number:
             return plan
         sizes = ExpertSizes(number, partial or hidden, options.top_k, options.capacity_factor, partial is not None)

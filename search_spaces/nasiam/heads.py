@@ -5,13 +5,14 @@ Names as in the paper: F backbone features, H hidden width, D width of the proje
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from naslab.search_spaces.nasiam.frameworks import MakeHead
-from naslab.search_spaces.nasiam.operations import cell
+from naslab.search_spaces.nasiam.operations import Activation, cell
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,22 @@ def searched_heads(size: Sizes, genotype: Mapping[str, tuple[str, ...]]) -> tupl
     return projector, predictor
 
 
+def same_layers(ours: Iterable[MakeHead], theirs: Iterable[MakeHead]) -> bool:
+    """Whether heads are the same layers, those that do nothing aside."""
+    return all(_layers(a) == _layers(b) for a, b in zip(ours, theirs, strict=True))
+
+
+def _layers(make: MakeHead) -> list[str]:
+    with torch.device("meta"):
+        return [str(m) for m in make().modules() if not list(m.children()) and not isinstance(m, nn.Identity)]
+
+
 def published_heads(framework: str, size: Sizes) -> tuple[MakeHead, MakeHead]:
     """Factories of the heads that each framework published; a framework without predictor ignores the second."""
     f, h, d = size.features, size.hidden, size.output
 
     def block(width_in: int, width_out: int) -> tuple[nn.Module, ...]:
-        return nn.Linear(width_in, width_out, bias=False), nn.BatchNorm1d(width_out), nn.ReLU()
+        return nn.Linear(width_in, width_out, bias=False), nn.BatchNorm1d(width_out), Activation("relu")
 
     match framework:
         case "simsiam":

@@ -7,6 +7,8 @@ authors found to keep the predictor's output stable.
 
 from __future__ import annotations
 
+import itertools
+
 from torch import Tensor, nn
 
 from naslab.kernels import ACTIVATIONS
@@ -85,6 +87,21 @@ def canonical_name(name: str, width_in: int, width_out: int) -> str:
     if width_in > width_out and name == "identity":
         return "relu"
     return name
+
+
+def canonical_cell(operations: tuple[str, ...], widths: tuple[int, ...]) -> tuple[str, ...]:
+    """One form for all chains that are the same function: canonical names, and each identity behind its neighbours.
+
+    An identity that keeps the width does nothing wherever it stands among layers that keep it, too.
+    """
+    pairs = list(itertools.pairwise(widths))
+    named = [canonical_name(name, *pair) for name, pair in zip(operations, pairs, strict=True)]
+    runs = itertools.groupby(zip(named, pairs, strict=True), key=lambda layer: layer[1])
+    ordered: list[str] = []
+    for (width_in, width_out), layers in runs:
+        names = [name for name, _ in layers]
+        ordered += sorted(names, key="identity".__eq__) if width_in == width_out else names
+    return tuple(ordered)
 
 
 def cell(operations: tuple[str, ...], widths: tuple[int, ...]) -> nn.Sequential:

@@ -7,7 +7,7 @@ operations. The framework and the sizes are options, fixed by the study; the ope
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -17,8 +17,8 @@ from naslab.search_spaces.configuration import Configuration
 from naslab.search_spaces.nasiam import drawing
 from naslab.search_spaces.nasiam.backbones import CONVOLUTIONAL, build_backbone
 from naslab.search_spaces.nasiam.frameworks import BYOL, Framework, MakeHead, MoCoV2, SimCLR, SimSiam
-from naslab.search_spaces.nasiam.heads import Sizes, published_heads, searched_heads, sizes
-from naslab.search_spaces.nasiam.operations import OPERATIONS, canonical_name
+from naslab.search_spaces.nasiam.heads import Sizes, published_heads, same_layers, searched_heads, sizes
+from naslab.search_spaces.nasiam.operations import OPERATIONS, canonical_cell
 from naslab.search_spaces.nasiam.supernet import MixedHeads, NASiamSupernet
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import Categorical, Chain, Parameter, Value, When
@@ -32,16 +32,16 @@ class NASiamOptions(Options):
     backbone: str = "timm:resnet18"
     in_channels: int = Field(3, ge=1)
     image_size: int = Field(32, ge=8)
-    hidden_width: int | None = Field(None, ge=2)
+    hidden_width: Annotated[int | None, When("framework", ("simsiam", "simclr", "byol"))] = Field(None, ge=2)
     """H: SimSiam's predictor bottleneck, SimCLR's cell, BYOL's published hidden layers."""
     output_width: int | None = Field(None, ge=2)
     """D: width of the projection."""
-    temperature: float = Field(0.0, ge=0)
-    """Of SimCLR (published .5) and MoCo v2 (.1 on CIFAR, .2 on ImageNet); 0 takes .5 and .1."""
-    momentum: float | None = Field(None, ge=0, le=1)
+    temperature: Annotated[float, When("framework", ("simclr", "mocov2"))] = Field(0.0, ge=0)
+    """Published: SimCLR .5, MoCo v2 .1 on CIFAR and .2 on ImageNet; 0 takes .5 and .1."""
+    momentum: Annotated[float | None, When("framework", ("mocov2", "byol"))] = Field(None, ge=0, le=1)
     """Of the momentum encoder: published .999 for MoCo v2, .996 rising to 1 for BYOL."""
-    queue_size: int = Field(4096, ge=1)
-    """MoCo v2: 4096 in the search and on CIFAR, 65,536 on ImageNet."""
+    queue_size: Annotated[int, When("framework", ("mocov2",))] = Field(4096, ge=1)
+    """4096 in the search and on CIFAR, 65,536 on ImageNet."""
 
 
 class NASiam(RelaxableSpace):
@@ -117,13 +117,15 @@ class NASiam(RelaxableSpace):
         }
 
     def canonicalise(self, values: dict[str, Value]) -> dict[str, Value]:
-        """Give candidates that are one function at their layer's widths one name."""
-        for cell, widths in self.sizes.cells.items():
-            operations = values.get(cell)
-            if isinstance(operations, tuple):
-                layers = zip(operations, widths[:-1], widths[1:], strict=True)
-                values[cell] = tuple(canonical_name(*layer) for layer in layers)
-        return values
+        """Give cells that are one function one form, that of the published heads where they are these."""
+        cells = {
+            name: canonical_cell(operations, self.sizes.cells[name])
+            for name, operations in values.items()
+            if isinstance(operations, tuple)
+        }
+        if cells and same_layers(searched_heads(self.sizes, cells), self._published_heads()):
+            return {"head": "published"}
+        return values | cells
 
     def genotype(self, choices: Mapping[str, tuple[str, ...]]) -> Configuration:
         """The configuration whose cells have the given operations."""
@@ -132,10 +134,9 @@ class NASiam(RelaxableSpace):
     def build(self, configuration: Configuration) -> Framework:
         """Backbone, heads and loss of the configuration."""
         if configuration["head"] == "published":
-            heads = published_heads(self.options.framework, self.sizes)
-        else:
-            heads = searched_heads(self.sizes, {cell: configuration.chain(cell) for cell in self.sizes.cells})
-        return self._framework(*heads)
+            return self._framework(*self._published_heads())
+        cells = {cell: configuration.chain(cell) for cell in self.sizes.cells}
+        return self._framework(*searched_heads(self.sizes, cells))
 
     def supernet(self, relaxation: Relaxation, partial_channels: int = 1) -> NASiamSupernet:
         """Every candidate in every layer of both cells; see RelaxableSpace.supernet."""
@@ -149,6 +150,9 @@ class NASiam(RelaxableSpace):
     def draw(self, configuration: Configuration) -> str:
         """The heads as a chain of boxes, one row per head (SVG)."""
         return drawing.draw(configuration, self.options.framework, self.sizes)
+
+    def _published_heads(self) -> tuple[MakeHead, MakeHead]:
+        return published_heads(self.options.framework, self.sizes)
 
     def _backbone(self) -> tuple[nn.Module, int]:
         return build_backbone(self.options.backbone, self.options.in_channels, self.options.image_size)
@@ -204,4 +208,4 @@ PUBLISHED_GENOTYPES: Mapping[str, Mapping[str, Mapping[str, tuple[str, ...]]]] =
         "cifar10-resnet50": {"projector": ("hardswish", "hardswish", "avgpool", "relu", "relu", "relu")},
     },
 }
-"""As the paper's code lists them; a widening layer's operation is canonicalised to "identity"."""
+"""As the paper's code lists them; a configuration has their canonical form."""

@@ -36,6 +36,19 @@ def refused(capsys, *arguments):
         ({"space": {"name": "nowhere:Space"}}, "cannot import"),
         ({"device": "cuda"}, "device"),
         (
+            {"arms": [{"name": "t", "engine": "optuna", "sampler": "tpe", "trials": 2, "population": 8}]},
+            "population: applies only with sampler = evolution or nsga2",
+        ),
+        (
+            {"arms": [{"name": "d", "engine": "differentiable", "epochs": 2, "temperature": [5, 1]}]},
+            "temperature: applies only with relaxation = gumbel",
+        ),
+        ({"space": {"name": "toy_space:Space"}, "task": {"trouble": "csv"}}, "task of space toy: ValueError: row 3"),
+        (
+            {"space": {"name": "toy_space:Space"}, "task": {"trouble": "negative"}},
+            "task of space toy: -3 epochs; use 0",
+        ),
+        (
             {"space": {"name": "nasiam", "preset": "tiny"}, "task": {"epochs": 1, "dataset": {"name": "cifar10"}}},
             "cifar10 is not there",
         ),

@@ -135,6 +135,22 @@ def test_a_rebuilt_model_that_differs_by_one_bit_leaves_no_folder(study, files, 
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_an_example_input_in_any_layout_is_proved(study, files, tmp_path, monkeypatch):
+    images = torch.rand(4, 1, 28, 28)
+    for layout in (images.transpose(2, 3), images.to(memory_format=torch.channels_last), images[:, :, ::2].mT):
+        given = {}
+
+        def outputs(model, inputs, given=given):
+            given["inputs"] = inputs
+            return {}
+
+        monkeypatch.setattr("naslab.runs.proof.outputs", outputs)
+        with pytest.raises(ProofFailed, match="no tensor"):
+            prove(torch.nn.Identity(), tmp_path, layout)
+        assert given["inputs"].is_contiguous()
+        assert torch.equal(given["inputs"], layout)
+
+
 def test_a_folder_that_cannot_be_rebuilt_fails_the_proof(tmp_path):
     (tmp_path / "architecture.json").write_text("{}")
     with pytest.raises(ProofFailed, match="cannot be rebuilt in a new process"):

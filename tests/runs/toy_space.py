@@ -31,7 +31,10 @@ OPERATIONS = ("good", "fair", "poor")
 
 
 class ToyOptions(Options):
-    """`trouble` befalls the reference with seed `trouble_seed`; `returns` says what `evaluate` hands over."""
+    """`trouble` befalls the reference with seed `trouble_seed`, or, as `csv` and `negative`, the task itself.
+
+    `returns` says what `evaluate` hands over.
+    """
 
     epochs: int = Field(2, gt=0)
     seconds: float = 0.01
@@ -49,9 +52,14 @@ class ToyTask(Task):
     Options = ToyOptions
     metric = "score"
 
+    def __init__(self, space, options, device):
+        super().__init__(space, options, device)
+        if options.trouble == "csv":
+            raise ValueError("row 3\nhas no label")
+
     @property
     def max_epochs(self) -> int:
-        return int(self.options.epochs)
+        return -3 if self.options.trouble == "negative" else int(self.options.epochs)
 
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
         for epoch in range(self.max_epochs):

@@ -55,6 +55,23 @@ def test_recycled_altup_adds_six_scalars_a_layer():
 
 
 @pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"method": "dense", "layers": 1, "experts": 8}, {"method": "dense", "layers": 1, "experts": 0}),
+        ({"method": "dense_wide", "streams": 8, "width": 64}, {"method": "dense_wide", "streams": 4, "width": 128}),
+        ({"method": "dense_wide", "streams": 4, "width": 32}, {"method": "dense", "width": 128}),
+        (
+            {"method": "altup", "streams": 2, "coefficients": "static", "selection": "same", "layers": 1},
+            {"method": "altup", "streams": 2, "coefficients": "static", "selection": "alternating", "layers": 1},
+        ),
+    ],
+)
+def test_equal_functions_are_one_configuration(one, other):
+    space, sizes = find_space("altup", "tiny"), {"layers": 4, "width": 64, "experts": 0}
+    assert space.configuration({**sizes, **one}) == space.configuration({**sizes, **other})
+
+
+@pytest.mark.parametrize(
     ("preset", "options", "experts"),
     [
         ("tiny", {}, (4,)),

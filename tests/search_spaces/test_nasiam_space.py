@@ -91,6 +91,43 @@ def test_configurations_that_build_the_same_function_are_equal():
     assert len({c.digest for c in configurations}) == 1
 
 
+def test_an_identity_does_nothing_wherever_it_stands():
+    space = tiny()
+    spelled = [["relu", "identity", "silu"], ["identity", "relu", "silu"], ["relu", "silu", "identity"]]
+    rest = {"head": "cell", "predictor": ["relu", "identity", "elu", "relu"]}
+    points = {space.configuration({**rest, "projector": [*three, "elu", "elu", "avgpool"]}) for three in spelled}
+    assert len(points) == 1
+    assert points.pop().chain("projector") == ("relu", "silu", "elu", "elu", "avgpool", "identity")
+    assert space.configuration({**rest, "projector": ["relu"] * 6}).chain("predictor") == (
+        "relu", "elu", "identity", "identity",
+    )  # fmt: skip
+
+
+def test_the_published_heads_written_as_cells_are_the_reference():
+    cells = {
+        "projector": ["relu", "identity", "relu", "identity", "identity", "identity"],
+        "predictor": ["relu", "identity", "identity", "identity"],
+    }
+    space = tiny()
+    assert space.configuration({"head": "cell", **cells}) == space.reference
+    other = {**cells, "projector": ["relu", "silu", *["identity"] * 4]}
+    assert space.configuration({"head": "cell", **other}) != space.reference
+
+
+@pytest.mark.parametrize(
+    ("framework", "option"),
+    [
+        ("simsiam", "temperature"), ("simsiam", "momentum"), ("simsiam", "queue_size"),
+        ("simclr", "momentum"), ("simclr", "queue_size"),
+        ("mocov2", "hidden_width"),
+        ("byol", "temperature"), ("byol", "queue_size"),
+    ],
+)  # fmt: skip
+def test_an_option_of_another_framework_is_refused(framework, option):
+    with pytest.raises(InputError, match=rf"^space\.{option}: applies only with framework = "):
+        tiny(framework, **{option: 2 if option == "hidden_width" else 1})
+
+
 def test_yaml_form_reads_back():
     import yaml
 

@@ -12,7 +12,8 @@ SMALL = {"dataset": {"train": 600, "validation": 200, "test": 200}, "batch_size"
 
 
 def make(framework="simclr", **options):
-    space = find_space("nasiam", "tiny", {"framework": framework, "queue_size": 128})
+    queue = {"queue_size": 128} if framework == "mocov2" else {}
+    space = find_space("nasiam", "tiny", {"framework": framework, **queue})
     options = SelfSupervisedOptions.model_validate({**SMALL, **options})
     return SelfSupervised(space, options, torch.device("cpu"))
 
