@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from naslab.search_spaces.common.costs import attention, block, linear, stack
 from naslab.search_spaces.smaug.selector import joined_width
 from naslab.search_spaces.smaug.settings import Settings, Sizes
 
@@ -48,46 +49,31 @@ def forward_flops(sizes: Sizes, settings: Settings, batch: int) -> int:
 
 def frame_macs(sizes: Sizes, settings: Settings) -> tuple[int, int]:
     """Tokens that leave the encoder per frame, and the multiply-adds of its blocks."""
-    width, sparsity = sizes.width, settings.sparsity
-    tokens, total = settings.visible(sizes.patches) + 1, 0
-    for attended, passed in sparsity.schedule(tokens, sizes.depth):
-        total += attention_macs(attended, width) + 8 * passed * width**2
-        if passed < attended:
-            total += _reduction_macs(sizes, settings, attended, passed)
-        tokens = passed
-    return tokens, total
-
-
-def _reduction_macs(sizes: Sizes, settings: Settings, attended: int, passed: int) -> int:
-    sparsity = settings.sparsity
-    if sparsity.rule == "tome":
-        return (attended + 1) // 2 * (attended // 2) * (sizes.width // sizes.heads)
-    dropped = attended - 1 - sparsity.kept(attended)
-    return attended * sizes.width + (dropped * sizes.width if sparsity.fuse else 0)
-
-
-def attention_macs(tokens: int, width: int) -> int:
-    """Projections and the two products of a self-attention."""
-    return 4 * tokens * width**2 + 2 * tokens**2 * width
+    visible, reduction = settings.visible(sizes.patches), settings.reduction
+    macs = reduction.macs(visible, sizes.depth, 1, sizes.width, sizes.heads, 4 * sizes.width)
+    return reduction.schedule(visible, sizes.depth)[-1][1] + 1, macs
 
 
 def text_macs(sizes: Sizes) -> int:
     """One pass of the text encoder."""
-    words, width = sizes.text_tokens, sizes.text_width
-    return sizes.text_layers * (attention_macs(words, width) + 8 * words * width**2)
+    width = sizes.text_width
+    return stack([(sizes.text_tokens, sizes.text_tokens)] * sizes.text_layers, width, 4 * width)
 
 
 def fusion_macs(sizes: Sizes, visual_tokens: int) -> int:
     """One pass of the fusion layers over a text and `visual_tokens` tokens."""
     words, width = sizes.text_tokens, sizes.text_width
-    cross = 2 * words * width**2 + 2 * visual_tokens * width**2 + 2 * words * visual_tokens * width
-    seen = 0 if sizes.width == width else visual_tokens * sizes.width * width
-    return seen + sizes.fusion_layers * (attention_macs(words, width) + cross + 8 * words * width**2)
+    seen = 0 if sizes.width == width else linear(visual_tokens, sizes.width, width)
+    layer = block(words, width, 4 * width) + attention(words, width, visual_tokens)
+    return seen + sizes.fusion_layers * layer
 
 
 def decoder_macs(sizes: Sizes, settings: Settings, tokens: int) -> int:
     """The decoder over one frame, of which `tokens` tokens were encoded."""
     width, patches = sizes.decoder_width, sizes.patches
     masked = patches - settings.visible(patches)
-    blocks = settings.decoder_depth * (attention_macs(patches, width) + 8 * patches * width**2)
-    return tokens * sizes.width * width + blocks + masked * width * sizes.patch_values
+    return (
+        linear(tokens, sizes.width, width)
+        + stack([(patches, patches)] * settings.decoder_depth, width, 4 * width)
+        + linear(masked, width, sizes.patch_values)
+    )

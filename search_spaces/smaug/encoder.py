@@ -1,7 +1,7 @@
 """The image encoder: a vision transformer on the visible patches of each frame, with tokens dropped on the way.
 
-Masked autoencoder (He et al. 2021): masked patches never enter the encoder. Sparsification (EViT, Liang et al. 2022, or
-ToMe, Bolya et al. 2023) goes on among the visible ones, per frame, between attention and MLP of the chosen layers.
+Masked autoencoder (He et al. 2021): masked patches never enter the encoder. Token reduction (EViT, Liang et al. 2022,
+or ToMe, Bolya et al. 2023) goes on among the visible ones, per frame, between attention and MLP of the chosen layers.
 
 Names: F frames of all clips, L patches of a frame, K visible ones, N tokens that leave (class token first), D width.
 """
@@ -13,21 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from naslab.kernels import (
-    Matching,
-    TokenMask,
-    bipartite_match,
-    class_scores,
-    gather_visible,
-    merge_tokens,
-    restore_tokens,
-    select_tokens,
-    token_mask,
-    unmerge_tokens,
-)
-from naslab.search_spaces.smaug.settings import Sizes, Sparsity
+from naslab.kernels import Matching, TokenMask, gather_visible, restore_tokens, token_mask, unmerge_tokens
+from naslab.search_spaces.common.modules.tokens import MergingBlock, Reduction, SelectingBlock, SparseBlock
+from naslab.search_spaces.smaug.settings import Sizes
 
 
 class Encoded(NamedTuple):
@@ -45,9 +34,9 @@ class Encoded(NamedTuple):
 class FrameEncoder(nn.Module):
     """Patches of frames to tokens; every frame by itself."""
 
-    def __init__(self, sizes: Sizes, frames: int, sparsity: Sparsity) -> None:
+    def __init__(self, sizes: Sizes, frames: int, reduction: Reduction) -> None:
         super().__init__()
-        self.sparsity, self.patches = sparsity, sizes.patches
+        self.reduction, self.patches = reduction, sizes.patches
         self.vit: Any = VisionTransformer(
             img_size=sizes.image_size,
             patch_size=sizes.patch_size,
@@ -60,9 +49,11 @@ class FrameEncoder(nn.Module):
         )
         self.temporal_TD = nn.Parameter(waves(torch.arange(frames), sizes.width))
         _initialise(self.vit)
+        positions_1LD: Any = self.vit.pos_embed
         with torch.no_grad():
-            positions_1LD: Any = self.vit.pos_embed
             positions_1LD[0, 1:] = grid_waves(self.vit.patch_embed.grid_size, sizes.width)
+        for layer, block in enumerate(self.vit.blocks):
+            self.vit.blocks[layer] = _sparse(block, reduction if layer in reduction.layers else Reduction())
 
     def embed(self, frames_BTCHW: Tensor) -> Tensor:
         """Embedded patches (B, T, L, D) with the frame's time added."""
@@ -80,35 +71,33 @@ class FrameEncoder(nn.Module):
         else:
             x = gather_visible(patches_FLD, mask, positions[1:])
         x = torch.cat([(self.vit.cls_token + positions[:1]).expand(len(x), 1, -1), x], 1)
-        places, matchings = mask.visible_BK, []
-        size: Tensor | None = None
+        places, matchings, sizes = mask.visible_BK, [], None
         for layer, block in enumerate(self.vit.blocks):
-            attended, query, keys = _attend(block.attn, block.norm1(x), size)
-            x = x + block.drop_path1(block.ls1(attended))
-            if layer in self.sparsity.layers and self.sparsity.after(x.shape[1]) < x.shape[1]:
-                if self.sparsity.rule == "evit":
-                    x, places = self._drop(x, query, keys, places, layer, block.attn.scale)
-                else:
-                    size = x.new_ones(x.shape[:2]) if size is None else size
-                    removed = x.shape[1] - self.sparsity.after(x.shape[1])
-                    matchings.append(bipartite_match(keys.mean(1), removed, 1))
-                    x, size = merge_tokens(x, size, matchings[-1])
-            x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
-        if self.sparsity.rule == "evit" and self.sparsity.layers:
-            mask = _mask_at(places, self.patches + len(self.sparsity.layers))
+            x, sizes, dropped = block.step(x, sizes)
+            if isinstance(dropped, Matching):
+                matchings.append(dropped)
+            elif dropped is not None:
+                places = self._kept(places, dropped, layer)
+        if places is not mask.visible_BK:
+            mask = _mask_at(places, self.patches + len(self.reduction.layers))
         return Encoded(self.vit.norm(x), mask, tuple(matchings))
 
-    def _drop(
-        self, x: Tensor, query: Tensor, keys: Tensor, places: Tensor, layer: int, scale: float
-    ) -> tuple[Tensor, Tensor]:
-        """EViT's rule; the fused token of a layer gets a place of its own after the patches."""
-        scores = class_scores(query[:, :, 0], keys, scale)
-        tokens, chosen = select_tokens(x, scores.to(x.dtype), self.sparsity.kept(x.shape[1]), self.sparsity.fuse)
-        places = places.gather(1, chosen)
-        if self.sparsity.fuse:
-            place = self.patches + self.sparsity.layers.index(layer)
-            places = torch.cat([places, torch.full_like(places[:, :1], place)], 1)
-        return tokens, places
+    def _kept(self, places_FK: Tensor, chosen_FK: Tensor, layer: int) -> Tensor:
+        """Places after a selection; the fused token of a layer gets one of its own after the patches."""
+        kept = places_FK.gather(1, chosen_FK)
+        if not self.reduction.fuse:
+            return kept
+        place = self.patches + self.reduction.layers.index(layer)
+        return torch.cat([kept, torch.full_like(kept[:, :1], place)], 1)
+
+
+def _sparse(block: nn.Module, reduction: Reduction) -> SparseBlock:
+    match reduction.rule:
+        case "evit":
+            return SelectingBlock(block, reduction.keep_rate, reduction.fuse, prefix=1)
+        case "tome":
+            return MergingBlock(block, reduction.merges, prefix=1, proportional=True)
+    return SparseBlock(block)
 
 
 class FrameDecoder(nn.Module):
@@ -175,16 +164,6 @@ def _initialise(module: nn.Module) -> None:
                 nn.init.zeros_(part.bias)
         elif isinstance(part, nn.Conv2d):
             nn.init.xavier_uniform_(part.weight.view(len(part.weight), -1))
-
-
-def _attend(attention: Any, x: Tensor, size: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Self-attention with timm's weights; also its queries and keys. Merged tokens weigh as many as they stand for."""
-    batch, tokens, _ = x.shape
-    qkv = attention.qkv(x).reshape(batch, tokens, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4)
-    query, keys, values = qkv.unbind(0)
-    bias = None if size is None else size.log()[:, None, None].expand(-1, 1, tokens, -1)
-    attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias)
-    return attention.proj_drop(attention.proj(attended.transpose(1, 2).reshape(batch, tokens, -1))), query, keys
 
 
 def _everything(patches_FLD: Tensor) -> TokenMask:

@@ -52,7 +52,7 @@ class SMAUG(nn.Module):
     def __init__(self, sizes: Sizes, settings: Settings) -> None:
         super().__init__()
         self.sizes, self.settings = sizes, settings
-        self.encoder = FrameEncoder(sizes, settings.frames, settings.sparsity)
+        self.encoder = FrameEncoder(sizes, settings.frames, settings.reduction)
         self.text = TextModel(sizes, settings.models_words)
         self.project_video = nn.Linear(sizes.width, sizes.embedding_width)
         self.project_text = nn.Linear(sizes.text_width, sizes.embedding_width)

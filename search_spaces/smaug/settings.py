@@ -2,50 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from naslab.search_spaces.common.counts import visible_tokens
+from naslab.search_spaces.common.modules.tokens import Reduction
 from naslab.search_spaces.data.text import SpecialIds
 
-Rule = Literal["evit", "tome"]
 Selection = Literal["before", "after"]
 Estimator = Literal["straight_through", "perturbed"]
 TextMasking = Literal["separate", "joint"]
-
-
-@dataclass(frozen=True)
-class Sparsity:
-    """Spatial token sparsification inside the image encoder.
-
-    At each of `layers` (0-based), between attention and MLP, ceil(keep_rate * (n - 1)) of the n - 1 tokens beside
-    the class token stay: by EViT's rule those of highest class attention, the others discarded or `fuse`d into one
-    token; by ToMe's rule the most similar are merged.
-    """
-
-    keep_rate: float = 1.0
-    layers: tuple[int, ...] = ()
-    fuse: bool = True
-    rule: Rule = "evit"
-
-    def kept(self, tokens: int) -> int:
-        """How many of `tokens` tokens (class token included) stay beside the class token, the fused one apart."""
-        wanted = math.ceil(self.keep_rate * (tokens - 1) - 1e-9)
-        return max(wanted, (tokens - 1) - (tokens - 1) // 2) if self.rule == "tome" else max(wanted, 1)
-
-    def after(self, tokens: int) -> int:
-        """Tokens that leave a sparsified layer which `tokens` tokens entered, class and fused token included."""
-        kept = self.kept(tokens)
-        return 1 + kept + int(self.fuse and self.rule == "evit" and kept < tokens - 1)
-
-    def schedule(self, tokens: int, depth: int) -> list[tuple[int, int]]:
-        """Per layer, the tokens that its attention and its MLP see."""
-        stages = []
-        for layer in range(depth):
-            entered = tokens
-            tokens = self.after(tokens) if layer in self.layers else tokens
-            stages.append((entered, tokens))
-        return stages
 
 
 @dataclass(frozen=True)
@@ -92,7 +58,7 @@ class Settings:
     visual_masking_ratio: float
     text_masking_ratio: float
     text_masking: TextMasking
-    sparsity: Sparsity
+    reduction: Reduction
     frames: int
     frames_kept: int
     selection: Selection
@@ -125,5 +91,5 @@ class Settings:
         return self.frames_kept if self.selection == "before" else self.frames
 
     def visible(self, patches: int) -> int:
-        """Patches of a frame that masking leaves: int(L (1 - r)), as MAE counts."""
-        return int(patches * (1 - self.visual_masking_ratio) + 1e-9)
+        """Patches of a frame that masking leaves."""
+        return visible_tokens(patches, self.visual_masking_ratio)

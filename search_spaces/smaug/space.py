@@ -16,13 +16,14 @@ from torch import nn
 
 from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import Inputs
+from naslab.search_spaces.common.modules.tokens import Reduction
 from naslab.search_spaces.configuration import Configuration
 from naslab.search_spaces.data.text import SpecialIds
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Value
 from naslab.search_spaces.smaug import cost
 from naslab.search_spaces.smaug.model import SMAUG
-from naslab.search_spaces.smaug.settings import Settings, Sizes, Sparsity
+from naslab.search_spaces.smaug.settings import Settings, Sizes
 from naslab.search_spaces.smaug.text import pretrained_config
 from naslab.search_spaces.space import SearchSpace
 
@@ -242,9 +243,9 @@ class SMAUGSpace(SearchSpace):
             raise InputError(
                 f"visual_masking_ratio: {ratio:g} leaves none of the {self.sizes.patches} patches of a frame visible"
             )
-        if settings.sparsity.rule == "tome" and settings.sparsity.keep_rate < 0.5:
+        if settings.reduction.rule == "tome" and settings.reduction.keep_rate < 0.5:
             raise InputError(
-                f"keep_rate: {settings.sparsity.keep_rate:g} is not possible with ToMe, which merges at most half of "
+                f"keep_rate: {settings.reduction.keep_rate:g} is not possible with ToMe, which merges at most half of "
                 "the tokens at a layer; use 0.5 to 1"
             )
         if not any(_number(values[f"{name}_weight"]) for name in ("vtc", "vtm", "qa")):
@@ -256,9 +257,9 @@ class SMAUGSpace(SearchSpace):
             unused |= {"decoder_depth": 1}
         if ratio == 0:
             unused |= {"mvm_weight": 1.0}
-        if settings.sparsity.keep_rate == 1:
+        if settings.reduction.keep_rate == 1:
             unused |= {"sparsify_layers": "quarters", "rule": "evit", "fuse": True}
-        elif settings.sparsity.rule == "tome":
+        elif settings.reduction.rule == "tome":
             unused |= {"fuse": True}
         if not settings.selects:
             unused |= {"selection": "after", "estimator": "straight_through"}
@@ -275,7 +276,7 @@ class SMAUGSpace(SearchSpace):
             visual_masking_ratio=_number(values["visual_masking_ratio"]),
             text_masking_ratio=_number(values["text_masking_ratio"]),
             text_masking=cast(Any, values["text_masking"]),
-            sparsity=Sparsity(keep_rate, layers, bool(values["fuse"]), cast(Any, values["rule"])),
+            reduction=Reduction(cast(Any, values["rule"]), layers, keep_rate, bool(values["fuse"])),
             frames=_integer(values["frames"]),
             frames_kept=_integer(values["frames_kept"]),
             selection=cast(Any, values["selection"]),

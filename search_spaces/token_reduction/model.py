@@ -5,10 +5,8 @@ Names in shapes: B batch, C channels, H and W pixels, K classes.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 import safetensors.torch
 import timm
@@ -19,32 +17,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from naslab.efficiency.errors import InputError
-from naslab.search_spaces.common.modules.tokens import sparsify
+from naslab.search_spaces.common.modules.tokens import Reduction, sparsify
 
 HEADS = ("head.", "head_dist.")
 """Parts of a network that its number of classes decides."""
 
 
-@dataclass(frozen=True)
-class Reduction:
-    """How a classifier loses tokens; see `naslab.search_spaces.common.modules.tokens.sparsify`."""
-
-    rule: Literal["none", "evit", "tome"] = "none"
-    keep_rate: float = 1.0
-    layers: tuple[int, ...] = ()
-    fuse: bool = True
-    r: int = 0
-    proportional: bool = True
-
-    def apply(self, network: VisionTransformer) -> VisionTransformer:
-        """The network, its blocks replaced in place where the rule says so."""
-        match self.rule:
-            case "evit":
-                return sparsify(network, self.keep_rate, self.layers, self.fuse)
-            case "tome":
-                return sparsify(network, rule="tome", r=self.r, proportional=self.proportional)
-            case "none":
-                return network
+def reduced(network: VisionTransformer, reduction: Reduction) -> VisionTransformer:
+    """The network, its blocks replaced in place where the rule says so."""
+    match reduction.rule:
+        case "evit":
+            return sparsify(network, reduction.keep_rate, reduction.layers, reduction.fuse)
+        case "tome":
+            return sparsify(network, rule="tome", r=reduction.r, proportional=reduction.proportional)
+        case "none":
+            return network
 
 
 class Classifier(nn.Module):
@@ -57,7 +44,7 @@ class Classifier(nn.Module):
     def __init__(self, network: VisionTransformer, reduction: Reduction) -> None:
         super().__init__()
         self.reduction = reduction
-        self.network = reduction.apply(network)
+        self.network = reduced(network, reduction)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Logits (B, K) of images (B, C, H, W); with labels (B,) the mean cross entropy before them."""
@@ -128,33 +115,18 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 
 def forward_flops(network: VisionTransformer, reduction: Reduction, batch_size: int) -> int:
-    """Contraction FLOPs (a multiply-add is 2) of a forward; the dense `network` may lie on meta.
-
-    A block attends with the tokens that enter it and transforms those that stay. EViT's scores cost a row of the
-    attention, its fused token one sum; ToMe compares half of the tokens with the other half.
-    """
-    prefix, width = network.num_prefix_tokens, network.embed_dim
-    patches: int = network.patch_embed.num_patches
-    total: int = patches * network.patch_embed.proj.weight.numel()
-    tokens: int = patches + prefix
-    for layer, part in enumerate(network.blocks):
-        block: Any = part
-        total += tokens * _linear(block.attn) + 2 * tokens**2 * width
-        left = tokens - prefix
-        if reduction.rule == "evit" and layer in reduction.layers:
-            kept = math.ceil(reduction.keep_rate * left)
-            if kept < left:
-                total += (left + prefix) * width + ((left - kept) * width if reduction.fuse else 0)
-                tokens = prefix + kept + reduction.fuse
-        elif reduction.rule == "tome":
-            merged = min(reduction.r, left // 2)
-            if merged > 0:
-                total += (tokens + 1) // 2 * (tokens // 2) * (width // block.attn.num_heads)
-                tokens -= merged
-        total += tokens * _linear(block.mlp)
-    heads: list[Any] = [network.head, getattr(network, "head_dist", None)]
-    total += sum(_linear(head) for head in heads if head is not None)
-    return 2 * batch_size * int(total)
+    """Contraction FLOPs (a multiply-add is 2) of a forward; the dense `network` may lie on meta."""
+    width, embed, block = network.embed_dim, network.patch_embed, cast(Any, network.blocks[0])
+    hidden = _linear(block.mlp) // (2 * width)
+    heads = [head for head in (network.head, getattr(network, "head_dist", None)) if head is not None]
+    multiply_adds = (
+        embed.num_patches * embed.proj.weight.numel()
+        + reduction.macs(
+            embed.num_patches, len(network.blocks), network.num_prefix_tokens, width, block.attn.num_heads, hidden
+        )
+        + sum(_linear(head) for head in heads)
+    )
+    return 2 * batch_size * int(multiply_adds)
 
 
 def _linear(module: nn.Module) -> int:

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from naslab.efficiency.errors import InputError
-from naslab.search_spaces.common.modules.tokens import sparsify
+from naslab.search_spaces.common.modules.tokens import Reduction, sparsify
 from naslab.search_spaces.common.modules.vit import initialise
 from naslab.search_spaces.configuration import Configuration
 from naslab.search_spaces.options import Options
@@ -25,7 +25,6 @@ from naslab.search_spaces.parameters import Categorical, Float, Integer, Paramet
 from naslab.search_spaces.space import SearchSpace
 from naslab.search_spaces.token_reduction.model import (
     Classifier,
-    Reduction,
     forward_flops,
     load_weights,
     make_network,
@@ -183,10 +182,10 @@ class TokenReduction(SearchSpace):
         match values["rule"]:
             case "evit":
                 layers = layers_of(str(values["layers"]), self.depth)
-                return Reduction("evit", cast(float, values["keep_rate"]), layers, values["fuse"] is True)
+                return Reduction("evit", layers, cast(float, values["keep_rate"]), values["fuse"] is True)
             case "tome":
                 r, proportional = cast(int, values["merged_per_layer"]), values["proportional"] is True
-                return Reduction("tome", r=r, proportional=proportional)
+                return Reduction("tome", tuple(range(self.depth)), r=r, proportional=proportional)
             case _:
                 return Reduction()
 

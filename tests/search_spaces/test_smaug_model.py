@@ -9,9 +9,9 @@ from naslab.efficiency.flops import count_forward
 from naslab.kernels import token_mask
 from naslab.kernels.patch_loss import targets
 from naslab.search_spaces import find_space, seed_everything
+from naslab.search_spaces.common.modules.tokens import Reduction, SelectingBlock
 from naslab.search_spaces.smaug.cost import part_macs
 from naslab.search_spaces.smaug.encoder import FrameDecoder, FrameEncoder
-from naslab.search_spaces.smaug.settings import Sparsity
 from naslab.search_spaces.smaug.text import TextModel
 
 SMALL = {
@@ -92,7 +92,9 @@ def test_keep_rate_1_and_ratio_0_are_the_dense_model_exactly():
         plain = model.encoder.vit.forward_features(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         assert torch.allclose(model.watch(frames).tokens_BTND, plain, atol=1e-5)
         expected = model(**batch)
-        model.encoder.sparsity = Sparsity(1.0, (1, 2, 3))
+        blocks = model.encoder.vit.blocks
+        for layer in (1, 2, 3):
+            blocks[layer] = SelectingBlock(blocks[layer], 1.0, fuse=True, prefix=1)
         again = model(**batch | {"visual_noise": torch.rand_like(batch["visual_noise"])})
     assert "mvm" not in expected
     assert all(torch.equal(expected[name], again[name]) for name in expected)
@@ -154,7 +156,7 @@ def naive_evit(encoder, patches_LD, kept_places, rate, layers, fuse):
 @pytest.mark.parametrize("fuse", [True, False])
 def test_sparsification_is_evits_rule_and_the_decoder_knows_the_places(fuse):
     torch.manual_seed(0)
-    encoder = FrameEncoder(sizes(), 4, Sparsity(0.6, (1, 2, 3), fuse)).double().eval()
+    encoder = FrameEncoder(sizes(), 4, Reduction("evit", (1, 2, 3), 0.6, fuse)).double().eval()
     patches = torch.randn(2, 16, 24, dtype=torch.float64)
     mask = token_mask(torch.rand(2, 16), 10)
     encoded = encoder(patches, mask)
@@ -178,7 +180,7 @@ def test_sparsification_is_evits_rule_and_the_decoder_knows_the_places(fuse):
 
 def test_tome_gives_every_visible_patch_the_token_that_it_merged_into():
     torch.manual_seed(0)
-    encoder = FrameEncoder(sizes(), 4, Sparsity(0.7, (1, 2), rule="tome")).double().eval()
+    encoder = FrameEncoder(sizes(), 4, Reduction("tome", (1, 2), 0.7)).double().eval()
     mask = token_mask(torch.rand(2, 16), 10)
     encoded = encoder(torch.randn(2, 16, 24, dtype=torch.float64), mask)
     assert encoded.tokens_FND.shape[1] == 1 + 5

@@ -74,7 +74,7 @@ def naive_evit(model, x, rate, layers, fuse, prefix=1):
 
 
 def naive_tome(model, x, r, proportional):
-    """One sample at a time; tokens are lists of original members."""
+    """One sample at a time; tokens are lists of original members, each of which counts once in an average."""
     x = model.norm_pre(model._pos_embed(model.patch_embed(x)))
     sizes = torch.ones(x.shape[:2], dtype=x.dtype)
     for block in model.blocks:
@@ -83,10 +83,14 @@ def naive_tome(model, x, r, proportional):
         for one, size, metric in zip(x, sizes, keys.mean(1), strict=True):
             metric = metric / metric.norm(dim=1, keepdim=True)
             similar = metric[::2] @ metric[1::2].T
-            merges = min(r, (len(one) - 1) // 2)
-            edges = sorted((-similar[i].max().item(), i, similar[i].argmax().item()) for i in range(1, len(similar)))
+            prefix = model.num_prefix_tokens
+            merges = min(r, (len(one) - prefix) // 2)
+            rows = range(prefix, len(similar))
+            edges = sorted((-similar[i].max().item(), i, similar[i].argmax().item()) for i in rows)
             into = {i: j for _, i, j in edges[:merges]}
-            groups = [[2 * i] for i in range(len(similar)) if i not in into]
+            # As published, without a class token the unmerged stand by falling similarity.
+            order = range(len(similar)) if prefix else [i for _, i, _ in edges]
+            groups = [[2 * i] for i in order if i not in into]
             groups += [[2 * j + 1, *(2 * i for i in into if into[i] == j)] for j in range(similar.shape[1])]
             weights = torch.zeros(len(groups), len(one), dtype=x.dtype)
             for row, group in enumerate(groups):
@@ -94,7 +98,12 @@ def naive_tome(model, x, r, proportional):
             samples.append((weights @ one / weights.sum(1, keepdim=True), weights.sum(1)))
         x, sizes = (torch.stack(parts) for parts in zip(*samples, strict=True))
         x = x + block.ls2(block.mlp(block.norm2(x)))
-    return model.forward_head(model.norm(x))
+    x = model.norm(x)
+    if model.global_pool != "avg":
+        return model.forward_head(x)
+    first = 0 if model.pool_include_prefix else model.num_prefix_tokens
+    weights = sizes[:, first:, None]
+    return model.head(model.fc_norm((weights * x[:, first:]).sum(1) / weights.sum(1)))
 
 
 @pytest.mark.parametrize("fuse", [True, False])
@@ -124,6 +133,21 @@ def test_merging_is_its_naive_twin(r, proportional):
     expected = naive_tome(model, images(), r, proportional)
     sparse = sparsify(copy.deepcopy(model), rule="tome", r=r, proportional=proportional)
     torch.testing.assert_close(sparse(images()), expected)
+
+
+AVERAGED = [{}, {"fc_norm": False}, {"class_token": False}, {"pool_include_prefix": True, "fc_norm": False}]
+
+
+@pytest.mark.parametrize("options", AVERAGED, ids=str)
+def test_an_average_counts_a_merged_token_once_for_each_patch(options):
+    model = tiny(global_pool="avg", **options)
+    expected = naive_tome(model, images(), 4, True)
+    sparse = sparsify(copy.deepcopy(model), rule="tome", r=4)
+    torch.testing.assert_close(copy.deepcopy(sparse)(images()), expected)
+    sparse.set_grad_checkpointing()
+    torch.testing.assert_close(sparse.train()(images()), expected)
+    assert sparse.forward_features(images()).shape[1] < images()[0, 0].numel() // 16
+    assert list(sparse.state_dict()) == list(model.state_dict())
 
 
 def test_fused_kernels_give_the_same_model():
@@ -173,9 +197,17 @@ def test_a_training_step_is_covered():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [{"keep_rate": 0.6, "layers": (0, 1)}, {"rule": "tome", "r": 4}], ids=str)
-def test_it_copies_compiles_and_exports(arguments):
-    sparse = sparsify(tiny(depth=2).float(), **arguments)
+@pytest.mark.parametrize(
+    ("arguments", "pool"),
+    [
+        ({"keep_rate": 0.6, "layers": (0, 1)}, "token"),
+        ({"rule": "tome", "r": 4}, "token"),
+        ({"rule": "tome", "r": 4}, "avg"),
+    ],
+    ids=str,
+)
+def test_it_copies_compiles_and_exports(arguments, pool):
+    sparse = sparsify(tiny(depth=2, global_pool=pool).float(), **arguments)
     x = images().float()
     expected = sparse(x)
     assert torch.equal(copy.deepcopy(sparse)(x), expected)
@@ -239,6 +271,7 @@ def test_merge_schedules():
         ({}, {"rule": "tome", "r": 3, "keep_rate": 0.5}, "keep_rate: only"),
         ({}, {"rule": "best", "keep_rate": 0.7}, "rule: 'best'"),
         ({"class_token": False, "global_pool": "avg"}, {"keep_rate": 0.7, "layers": (1,)}, "no class token"),
+        ({"global_pool": "avgmax"}, {"rule": "tome", "r": 1}, "cannot be pooled by 'avgmax'"),
     ],
 )
 def test_bad_input_is_one_line(options, arguments, message):

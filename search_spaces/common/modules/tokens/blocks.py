@@ -8,27 +8,47 @@ Names: B batch, N tokens, H heads, D width.
 
 from __future__ import annotations
 
-import math
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from naslab.kernels import bipartite_match, class_scores, merge_tokens, select_tokens
+from naslab.kernels import Matching, bipartite_match, class_scores, merge_tokens, select_tokens
+from naslab.search_spaces.common.counts import kept_tokens
 
 State: TypeAlias = Tensor | tuple[Tensor, Tensor]
 """Tokens, or tokens and how many of the image's each stands for."""
 
 
+class Step(NamedTuple):
+    """What leaves a block: tokens (B, N, D), how many each stands for (B, N) once any merged, and what was dropped.
+
+    `dropped` is None where nothing was, the patches (B, K) that were kept, best first, or which were merged.
+    """
+
+    tokens_BND: Tensor
+    sizes_BN: Tensor | None = None
+    dropped: Tensor | Matching | None = None
+
+
 class SparseBlock(nn.Module):
-    """The parts of a timm pre-norm block, and its two halves."""
+    """The parts of a timm pre-norm block. By itself it drops nothing; subclasses do between `attend` and `transform`.
+
+    Args:
+        block: the timm block to take over.
+    """
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
         for name, part in block.named_children():
             self.add_module(name, part)
         self.training = block.training
+
+    def step(self, x_BND: Tensor, sizes_BN: Tensor | None = None) -> Step:
+        """One block; a key with a size counts as that many keys."""
+        return Step(self.transform(self.attend(x_BND, sizes_BN)[0]), sizes_BN)
 
     def attend(self, x_BND: Tensor, sizes_BN: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The tokens after the attention's residual, its queries and keys (B, H, N, D / H).
@@ -72,42 +92,52 @@ class SelectingBlock(SparseBlock):
         super().__init__(block)
         self.keep_rate, self.fuse, self.prefix = keep_rate, fuse, prefix
 
-    def forward(self, x_BND: Tensor) -> Tensor:
+    def step(self, x_BND: Tensor, sizes_BN: Tensor | None = None) -> Step:
         """(B, N, D) tokens to (B, prefix + kept (+ 1), D)."""
         x_BND, query, keys = self.attend(x_BND)
-        patches = x_BND.shape[1] - self.prefix
-        kept = math.ceil(self.keep_rate * patches)
+        patches, chosen = x_BND.shape[1] - self.prefix, None
+        kept = kept_tokens(patches, self.keep_rate)
         if kept < patches:
-            scale = query.shape[-1] ** -0.5
-            scores = class_scores(query[:, :, 0], keys, scale, skip=self.prefix)
-            x_BND = select_tokens(x_BND, scores, kept, self.fuse).tokens
-        return self.transform(x_BND)
+            scores = class_scores(query[:, :, 0], keys, query.shape[-1] ** -0.5, skip=self.prefix)
+            x_BND, chosen = select_tokens(x_BND, scores, kept, self.fuse)
+        return Step(self.transform(x_BND), None, chosen)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """See `step`."""
+        return self.step(x_BND).tokens_BND
 
 
 class MergingBlock(SparseBlock):
-    """Merges the r most similar pairs of tokens, compared by their keys' mean over heads (Bolya et al. 2023, ToMe).
+    """Merges the most similar pairs of tokens, compared by their keys' mean over heads (Bolya et al. 2023, ToMe).
 
     Args:
         block: the timm block to take over.
-        r: tokens to merge; never more than half of those that are not protected.
+        merges: tokens to merge, or how many of a number that are not protected; never more than half of these.
         prefix: leading tokens that never merge.
         proportional: attention counts a token as many times as the tokens it stands for.
         last: gives tokens alone, for what follows the blocks.
     """
 
-    def __init__(self, block: nn.Module, r: int, prefix: int, proportional: bool, last: bool) -> None:
+    def __init__(
+        self, block: nn.Module, merges: int | Callable[[int], int], prefix: int, proportional: bool, last: bool = False
+    ) -> None:
         super().__init__(block)
-        self.r, self.prefix, self.proportional, self.last = r, prefix, proportional, last
+        self.merges, self.prefix, self.proportional, self.last = merges, prefix, proportional, last
 
-    def forward(self, state: State) -> State:
-        """(B, N, D) tokens, with their sizes once any have merged, to (B, N - r, D) with sizes."""
-        x_BND, sizes_BN = state if isinstance(state, tuple) else (state, None)
+    def step(self, x_BND: Tensor, sizes_BN: Tensor | None = None) -> Step:
+        """(B, N, D) tokens, with their sizes once any have merged, to (B, N - merged, D) with sizes."""
         x_BND, _, keys = self.attend(x_BND, sizes_BN if self.proportional else None)
-        r = min(self.r, (x_BND.shape[1] - self.prefix) // 2)
+        free, matching = x_BND.shape[1] - self.prefix, None
+        r = min(self.merges if isinstance(self.merges, int) else self.merges(free), free // 2)
         if r > 0:
             if sizes_BN is None:
                 wide = torch.promote_types(x_BND.dtype, torch.float32)
                 sizes_BN = x_BND.new_ones(x_BND.shape[:2], dtype=wide)
-            x_BND, sizes_BN = merge_tokens(x_BND, sizes_BN, bipartite_match(keys.mean(1), r, self.prefix))
-        x_BND = self.transform(x_BND)
+            matching = bipartite_match(keys.mean(1), r, self.prefix)
+            x_BND, sizes_BN = merge_tokens(x_BND, sizes_BN, matching)
+        return Step(self.transform(x_BND), sizes_BN, matching)
+
+    def forward(self, state: State) -> State:
+        """See `step`."""
+        x_BND, sizes_BN, _ = self.step(*state) if isinstance(state, tuple) else self.step(state)
         return x_BND if self.last or sizes_BN is None else (x_BND, sizes_BN)

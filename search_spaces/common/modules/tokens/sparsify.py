@@ -10,6 +10,7 @@ from torch import nn
 
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces.common.modules.tokens.blocks import MergingBlock, SelectingBlock, SparseBlock
+from naslab.search_spaces.common.modules.tokens.pooling import weigh_pooling
 from naslab.search_spaces.common.modules.tokens.schedules import check_keep_rate
 
 Model = TypeVar("Model", bound=VisionTransformer)
@@ -55,9 +56,12 @@ def sparsify(
         case "tome":
             if keep_rate is not None:
                 raise InputError('keep_rate: only rule "evit" takes it; rule "tome" takes r')
-            merges, last = _checked_merges(r, len(blocks)), len(blocks) - 1
+            merges, averages = _checked_merges(r, len(blocks)), model.global_pool in ("avg", "avgmax")
+            if averages:
+                weigh_pooling(model)
             for layer, block in enumerate(blocks):
-                model.blocks[layer] = MergingBlock(block, merges[layer], prefix, proportional, layer == last)
+                last = layer == len(blocks) - 1 and not averages
+                model.blocks[layer] = MergingBlock(block, merges[layer], prefix, proportional, last)
         case _:
             raise InputError(f"rule: {rule!r} is unknown; use evit or tome")
     return model
