@@ -50,6 +50,10 @@ class SparseBlock(nn.Module):
         """One block; a key with a size counts as that many keys."""
         return Step(self.transform(self.attend(x_BND, sizes_BN)[0]), sizes_BN)
 
+    def forward(self, x_BND: Any) -> Any:
+        """Tokens (B, N, D) to tokens, as in timm's block."""
+        return self.step(x_BND).tokens_BND
+
     def attend(self, x_BND: Tensor, sizes_BN: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The tokens after the attention's residual, its queries and keys (B, H, N, D / H).
 
@@ -101,10 +105,6 @@ class SelectingBlock(SparseBlock):
             scores = class_scores(query[:, :, 0], keys, query.shape[-1] ** -0.5, skip=self.prefix)
             x_BND, chosen = select_tokens(x_BND, scores, kept, self.fuse)
         return Step(self.transform(x_BND), None, chosen)
-
-    def forward(self, x_BND: Tensor) -> Tensor:
-        """See `step`."""
-        return self.step(x_BND).tokens_BND
 
 
 class MergingBlock(SparseBlock):
