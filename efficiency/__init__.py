@@ -16,7 +16,8 @@ from naslab.efficiency.inputs import Inputs
 from naslab.efficiency.kernel_formulas import register_kernels
 from naslab.efficiency.latency import Comparison, Latency, compare_latency, measure_latency
 from naslab.efficiency.memory_forecast import MemoryForecast, forecast, forecast_peak_bytes, largest_batch
-from naslab.efficiency.profiling import EfficiencyProfile, Flops, profile
+from naslab.efficiency.profile_document import EfficiencyProfile, Flops
+from naslab.efficiency.profiling import profile
 from naslab.efficiency.provenance import Provenance, collect_provenance
 from naslab.efficiency.resident_memory import ResidentMemory, resident_memory
 from naslab.efficiency.roofline import Position, Roof, place

@@ -38,16 +38,6 @@ def _trilinear(call: Call) -> Work:
     return Work(2 * prod(max(sizes) for sizes in zip(*expanded, strict=True)))
 
 
-def _sparse_product(call: Call) -> Work:
-    """Each stored element of a sparse matrix meets one row of the dense one."""
-    names = [name for name in ("mat1", "sparse", "self") if name in call.arguments]
-    left = next((call.arguments[name] for name in names if call.arguments[name].is_sparse), None)
-    right = call.arguments.get("mat2", call.arguments.get("dense"))
-    if left is None or right is None or right.is_sparse:
-        return Work(2 * call.shape(names[0])[-1] * call.elements)
-    return Work(2 * left._nnz() * right.shape[-1])
-
-
 def _factor(numerator: int, denominator: int, *, matrix: str = "A", solves: str | None = None) -> Formula:
     """`numerator / denominator` n^3 FLOPs a matrix, and 2 n^2 for each right-hand side in the argument `solves`."""
 
@@ -101,8 +91,6 @@ ALGEBRA: dict[str, Formula] = {
     "_grouped_mm": _grouped_product,
     "_scaled_grouped_mm": _grouped_product,
     "_trilinear": _trilinear,
-    "_sparse_addmm": _sparse_product,
-    "_sparse_mm": _sparse_product,
     "_linalg_solve_ex": _factor(2, 3, solves="B"),
     "linalg_lu_factor_ex": _factor(2, 3),
     "_linalg_det": _factor(2, 3),
@@ -134,9 +122,13 @@ ALGEBRA: dict[str, Formula] = {
         per_element("grad_output"),
     ),
     **dict.fromkeys(
-        "median nanmedian mode view_as_real view_as_complex real imag conj _conj _conj_physical conj_physical "
-        "resolve_conj _linalg_check_errors _pack_padded_sequence _pack_padded_sequence_backward _to_sparse "
-        "_to_sparse_csr _to_dense _sparse_coo_tensor_with_dims_and_tensors _coalesce".split(),
+        (
+            "median nanmedian mode view_as_real view_as_complex real imag conj _conj _conj_physical conj_physical "
+            "resolve_conj _linalg_check_errors _pack_padded_sequence _pack_padded_sequence_backward _to_sparse "
+            "_to_sparse_csr _to_sparse_csc _to_sparse_bsr _to_sparse_bsc _to_dense _coalesce _coalesced sparse_mask "
+            "_sparse_coo_tensor_with_dims_and_tensors _sparse_coo_tensor_unsafe _sparse_compressed_tensor_unsafe "
+            "_sparse_csr_tensor_unsafe _indices _values"
+        ).split(),
         free,
     ),
 }

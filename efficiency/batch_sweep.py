@@ -9,6 +9,7 @@ from time import perf_counter, perf_counter_ns
 import torch
 from torch import nn
 
+from naslab.efficiency.clocks import Prepare, nothing
 from naslab.efficiency.device import synchronise
 from naslab.efficiency.inputs import Inputs, call_model, device_of
 from naslab.efficiency.latency import MIN_SAMPLES, WARM_UP_CALLS, Latency, summarise
@@ -41,6 +42,7 @@ def sweep_batch_sizes(
     sizes: Sequence[int] = (1, 2, 4, 8, 16, 32),
     *,
     max_seconds: float = 20.0,
+    before: Prepare = nothing,
 ) -> BatchSweep:
     """Time inference at each batch size, all sizes in turn, round by round, so that a drift meets them alike.
 
@@ -48,16 +50,18 @@ def sweep_batch_sizes(
         inputs_of: the batch of a given size, on the model's device.
         sizes: tried from small to large; the first that does not fit ends the sweep, and is recorded.
         max_seconds: for all sizes together, after at least 10 rounds.
+        before: runs ahead of each call and is not timed.
 
     Raises:
         MemoryError: not even the smallest batch fits.
     """
-    batches, failed = _fitting(model, inputs_of, sorted(sizes))
+    batches, failed = _fitting(model, inputs_of, sorted(sizes), before)
     samples: dict[int, list[float]] = {size: [] for size in batches}
     end = perf_counter() + max_seconds
     with torch.no_grad():
         while len(next(iter(samples.values()))) < MIN_SAMPLES or perf_counter() < end:
             for size, inputs in batches.items():
+                before()
                 samples[size].append(_milliseconds(model, inputs))
     rows = tuple(_row(size, taken) for size, taken in samples.items())
     best = max(row.throughput for row in rows)
@@ -65,7 +69,7 @@ def sweep_batch_sizes(
 
 
 def _fitting(
-    model: nn.Module, inputs_of: Callable[[int], Inputs], sizes: Sequence[int]
+    model: nn.Module, inputs_of: Callable[[int], Inputs], sizes: Sequence[int], before: Prepare
 ) -> tuple[dict[int, Inputs], int | None]:
     batches: dict[int, Inputs] = {}
     for size in sizes:
@@ -73,6 +77,7 @@ def _fitting(
             inputs = inputs_of(size)
             with torch.no_grad():
                 for _ in range(WARM_UP_CALLS):
+                    before()
                     call_model(model, inputs)
         except (torch.OutOfMemoryError, MemoryError) as error:
             if not batches:

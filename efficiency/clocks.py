@@ -23,6 +23,14 @@ CLOCKS = (END_TO_END, KERNEL, GRAPH)
 Sampler: TypeAlias = Callable[[], float]
 """Makes one call and returns its milliseconds."""
 
+Prepare: TypeAlias = Callable[[], object]
+"""What has to be done before a call and is not part of its time."""
+
+
+def nothing() -> None:
+    """There is nothing to do before a call."""
+
+
 FLUSHED_BYTES = 2**28
 """Written to push everything else out of the L2 cache, where the device does not say how large that is."""
 CAPTURE_WARM_UP = 3
@@ -34,8 +42,8 @@ class Clock(Protocol):
 
     name: str
 
-    def sampler(self, function: Callable[[], Any]) -> Sampler:
-        """A sampler of `function`, which has run at least once before.
+    def sampler(self, function: Callable[[], Any], before: Prepare = nothing) -> Sampler:
+        """A sampler of `function`, which has run at least once before; `before` runs ahead of each call, untimed.
 
         Raises:
             InputError: the function cannot be timed by this clock.
@@ -70,10 +78,11 @@ class EndToEnd:
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
-    def sampler(self, function: Callable[[], Any]) -> Sampler:
+    def sampler(self, function: Callable[[], Any], before: Prepare = nothing) -> Sampler:
         """Of any function."""
 
         def sample() -> float:
+            before()
             synchronise(self._device)
             began = perf_counter_ns()
             function()
@@ -100,8 +109,9 @@ class KernelClock:
         self._device, self._cuda = device, cuda
         self._flushed = self._buffer() if flush_l2 else None
 
-    def sampler(self, function: Callable[[], Any]) -> Sampler:
+    def sampler(self, function: Callable[[], Any], before: Prepare = nothing) -> Sampler:
         """Of a function that works on the device's current stream."""
+        before()
         self._cuda.synchronize(self._device)
         began = perf_counter_ns()
         function()
@@ -110,6 +120,7 @@ class KernelClock:
         cycles = round(self._cycles_per_ms() * min(2 * launching_ms, MOST_HELD_MS))
 
         def sample() -> float:
+            before()
             start, end = (self._cuda.Event(enable_timing=True) for _ in range(2))
             self._cuda.synchronize(self._device)
             self._cuda._sleep(cycles)
@@ -149,15 +160,16 @@ class GraphClock:
     def __init__(self, device: torch.device, *, cuda: Any = torch.cuda) -> None:
         self._device, self._cuda = device, cuda
 
-    def sampler(self, function: Callable[[], Any]) -> Sampler:
+    def sampler(self, function: Callable[[], Any], before: Prepare = nothing) -> Sampler:
         """Of a function whose work is the same at every call: fixed shapes, nothing read back by the host.
 
         Raises:
             InputError: it cannot be captured; the reason is named.
         """
-        graph = self._captured(function)
+        graph = self._captured(function, before)
 
         def sample() -> float:
+            before()
             start, end = (self._cuda.Event(enable_timing=True) for _ in range(2))
             self._cuda.synchronize(self._device)
             start.record()
@@ -168,14 +180,16 @@ class GraphClock:
 
         return sample
 
-    def _captured(self, function: Callable[[], Any]) -> Any:
+    def _captured(self, function: Callable[[], Any], before: Prepare) -> Any:
         graph, stream = self._cuda.CUDAGraph(), self._cuda.Stream(self._device)
         try:
             # Captures need memory and library handles that were first made outside, on a stream of their own.
             stream.wait_stream(self._cuda.current_stream(self._device))
             with self._cuda.stream(stream):
                 for _ in range(CAPTURE_WARM_UP):
+                    before()
                     function()
+                before()
             self._cuda.current_stream(self._device).wait_stream(stream)
             with self._cuda.graph(graph):
                 function()

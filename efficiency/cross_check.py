@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from naslab.efficiency import kinds
-from naslab.efficiency.flops import FlopCount
+from naslab.efficiency.flop_count import FlopCount
 from naslab.efficiency.inputs import Inputs, call_model, tensors_in
 from naslab.efficiency.unwrap import eager
 

@@ -11,7 +11,7 @@ from naslab.efficiency.profile_parts import read_rows
 if TYPE_CHECKING:
     import pandas as pd
 
-    from naslab.efficiency.profiling import EfficiencyProfile
+    from naslab.efficiency.profile_document import EfficiencyProfile
 
 LEVELS = ("profile", "kind", "module", "operation")
 

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from naslab.efficiency.errors import InputError
+
 Inputs: TypeAlias = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 
@@ -29,10 +31,18 @@ def tensors_in(inputs: Inputs) -> list[Tensor]:
     return [leaf for leaf in torch.utils._pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
 
 
-def batch_size(inputs: Inputs) -> int:
-    """Samples in a batch: the first dimension of the first tensor; 1 where there is none."""
+def batch_size(inputs: Inputs, dim: int = 0) -> int:
+    """Samples in a batch: the size of dimension `dim` of the first tensor; 1 where there is none.
+
+    Raises:
+        InputError: the first tensor has no such dimension.
+    """
     first = next((t for t in tensors_in(inputs) if t.ndim), None)
-    return 1 if first is None else first.shape[0]
+    if first is None:
+        return 1
+    if not -first.ndim <= dim < first.ndim:
+        raise InputError(f"batch dimension {dim}: the first input has {first.ndim} dimensions")
+    return first.size(dim)
 
 
 def with_batch_size(inputs: Inputs, size: int) -> Inputs:

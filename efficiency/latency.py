@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from naslab.efficiency.clocks import Clock, EndToEnd, Sampler
+from naslab.efficiency.clocks import Clock, EndToEnd, Prepare, Sampler, nothing
 from naslab.efficiency.device import synchronise
 
 CONFIDENCE = 0.95
@@ -64,25 +64,27 @@ def measure_latency(
     min_seconds: float = 0.5,
     max_seconds: float = 10.0,
     clock: Clock | None = None,
+    before: Prepare = nothing,
 ) -> Latency:
     """Time `function` after a warm-up, waiting for the device before and after each call.
 
     Args:
         device: where it runs; the CPU when left out.
         clock: what the times are read from; end to end when left out.
+        before: runs ahead of each call and is not timed, such as putting a model's state back.
         relative_width: enough is known when the interval of the median is narrower than this share of the median.
         min_seconds: sample at least as long.
         max_seconds: sample no longer (but at least 10 times), and say `noisy` if the interval is still wider.
     """
     device = device or torch.device("cpu")
-    _warm_up(function, device)
+    _warm_up(function, device, before)
     samples: list[float] = []
 
     def narrow() -> bool:
         low, high = median_interval(samples)
         return high - low <= relative_width * float(np.median(samples))
 
-    timed = (clock or EndToEnd(device)).sampler(function)
+    timed = (clock or EndToEnd(device)).sampler(function, before)
     _sample([(timed, samples)], narrow, min_seconds, max_seconds)
     return summarise(samples, relative_width)
 
@@ -141,10 +143,11 @@ def ratio_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float
     return float(low), float(high)
 
 
-def _warm_up(function: Callable[[], Any], device: torch.device) -> None:
+def _warm_up(function: Callable[[], Any], device: torch.device, before: Prepare = nothing) -> None:
     end = perf_counter() + WARM_UP_SECONDS
     calls = 0
     while calls < WARM_UP_CALLS or perf_counter() < end:
+        before()
         function()
         synchronise(device)
         calls += 1

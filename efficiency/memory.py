@@ -12,14 +12,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from naslab.efficiency.formulas import FORMULAS
+from naslab.efficiency.higher_order import is_higher_order, operation_name, run_watched
 from naslab.efficiency.inputs import Inputs, call_model, device_of, tensors_in, tensors_of
+from naslab.efficiency.tensors import is_plain, parts_of, tensors_within
 
 
 def parameter_bytes(model: nn.Module) -> int:
-    """Bytes of the model's parameters, shared ones once, and of what quantised layers keep in their place."""
-    return _storage_bytes(model.parameters()) + sum(t.numel() * t.element_size() for t in quantised_weights(model))
+    """Bytes of the model's parameters, shared ones once, and of what quantised layers keep in their place. Of a
+    parameter that is a part of a larger storage, its own.
+    """
+    parameters = {_place(p): p for p in model.parameters()}
+    return sum(t.numel() * t.element_size() for t in [*parameters.values(), *quantised_weights(model)])
+
+
+def _place(parameter: Tensor) -> object:
+    """Where a parameter's numbers are, so that two of the same are known for one."""
+    if not is_plain(parameter) or parameter.is_meta:
+        return id(parameter)
+    return parameter.data_ptr(), parameter.dtype, tuple(parameter.shape), parameter.stride()
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -82,6 +94,8 @@ class LiveBytes(TorchDispatchMode):
     count from the start.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
@@ -91,14 +105,19 @@ class LiveBytes(TorchDispatchMode):
             self._see(tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        outputs = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(outputs):
-            if isinstance(leaf, Tensor):
-                self._see(leaf)
+        if is_higher_order(func) and operation_name(func) not in FORMULAS:
+            outputs = run_watched(self, func, args, kwargs or {})
+        else:
+            outputs = func(*args, **(kwargs or {}))
+        for tensor in tensors_within(outputs):
+            self._see(tensor)
         return outputs
 
     def _see(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
+        for part in parts_of(tensor):
+            self._see_storage(part.untyped_storage())
+
+    def _see_storage(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
         if key not in self._sizes:
             weakref.finalize(storage, self._forget, key)
@@ -108,8 +127,3 @@ class LiveBytes(TorchDispatchMode):
 
     def _forget(self, key: int) -> None:
         self.now -= self._sizes.pop(key)
-
-
-def _storage_bytes(tensors: Iterable[Tensor]) -> int:
-    storages: dict[int, int] = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
-    return sum(storages.values())

@@ -93,6 +93,17 @@ def forecast(model: nn.Module, inputs: Inputs, limit_bytes: int, *, training: bo
     return MemoryForecast(peak(max(given, smallest)), largest, peak(largest), limit_bytes)
 
 
+def memory_needs(model: nn.Module, inputs: Inputs) -> dict[str, int | None]:
+    """Forecast bytes of this batch for "forward" and "training_step"; None where there is no forecast."""
+    needs: dict[str, int | None] = {}
+    for name, training in (("forward", False), ("training_step", True)):
+        try:
+            needs[name] = _peak(_on_meta(model), inputs, batch_size(inputs), training)
+        except Exception:  # noqa: BLE001 - a forecast is extra: what does not run on meta has none
+            needs[name] = None
+    return needs
+
+
 def memory_limit(text: str) -> int:
     """Bytes from "24GB" (10^9), "16GiB" (2^30), "800MB", or the memory of a device of the table ("h100").
 

@@ -20,7 +20,7 @@ from scipy.optimize import nnls
 
 from naslab.efficiency import kinds
 from naslab.efficiency.errors import InputError
-from naslab.efficiency.flops import FlopCount
+from naslab.efficiency.flop_count import FlopCount
 from naslab.efficiency.roofline import Roof
 
 SCHEMA = "naslab.step_times/1"

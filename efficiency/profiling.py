@@ -1,176 +1,48 @@
-"""The profile of a model: what it computes, how long it takes, what it holds, and where that was measured."""
+"""Profiling: every figure of a model, each by itself, on the model as it stands, which is put back after each."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import nn
 
 from naslab.efficiency import profile_parts as parts
-from naslab.efficiency.clocks import END_TO_END, Clock, clock_named
+from naslab.efficiency.clocks import END_TO_END, Clock, Prepare, clock_named, nothing
 from naslab.efficiency.cross_check import against_formula, against_fvcore
-from naslab.efficiency.errors import InputError
-from naslab.efficiency.flops import FlopCount, count_forward, count_training_step
-from naslab.efficiency.frames import frame
+from naslab.efficiency.errors import InputError, NaslabError
+from naslab.efficiency.figures import Figures
+from naslab.efficiency.flop_count import FlopCount
+from naslab.efficiency.flops import forward_count, training_count
 from naslab.efficiency.gpus import find_gpu
 from naslab.efficiency.inputs import Inputs, batch_size, call_model, device_of, map_tensors
 from naslab.efficiency.latency import Latency, measure_latency
 from naslab.efficiency.memory import parameter_bytes, parameter_count, peak_memory, quantised_weights
-from naslab.efficiency.provenance import Provenance, collect_provenance, dtype_name
+from naslab.efficiency.memory_forecast import memory_needs
+from naslab.efficiency.profile_document import HERE, Bytes, EfficiencyProfile, Flops
+from naslab.efficiency.provenance import collect_provenance, dtype_name
 from naslab.efficiency.resident_memory import Rebuild, resident_memory
+from naslab.efficiency.state import Checkpoint, preserved, state_keeper
 from naslab.efficiency.targets import predict
-from naslab.efficiency.unwrap import eager, is_compiled
+from naslab.efficiency.unwrap import as_module, eager, is_compiled
 
-if TYPE_CHECKING:
-    import pandas as pd
+__all__ = ["FIGURES", "EfficiencyProfile", "Flops", "profile"]
 
-SCHEMA = "naslab.profile/1"
-HERE = "samples_ms of this document"
-"""Where a profile's raw samples are until they are written to a file."""
-
-
-@dataclass(frozen=True)
-class Flops:
-    """FLOPs of the whole batch, a multiply-add is 2.
-
-    `forward`, `training_step` (forward and backward) and `effective_forward` count contractions: matrix products,
-    convolutions, attention, recurrent layers. The `_pointwise` fields count everything else. `effective_forward` leaves
-    out what a causal mask throws away. Training figures are None where the model has nothing to train.
-    """
-
-    forward: int
-    training_step: int | None
-    effective_forward: int
-    forward_pointwise: int
-    training_step_pointwise: int | None
-
-
-@dataclass(frozen=True)
-class Bytes:
-    """Bytes that all operations move, each reading its arguments and writing its results once."""
-
-    forward: int
-    training_step: int | None
-
-
-@dataclass(frozen=True)
-class EfficiencyProfile:
-    """What one model costs for one batch; `to_dict` is the public `profile` document.
-
-    `coverage` is the share of executed operations, by output elements, that had a formula, in the forward or the
-    training step, whichever is less; `uncovered` names the rest. `throughput` is samples per second at the median
-    latency; it, the latency and the peak memory are None on meta tensors, where nothing runs. `by_kind` and
-    `by_operation` hold FLOPs, effective FLOPs, pointwise FLOPs, bytes and calls of the forward, and FLOPs of the
-    backward; `by_module` FLOPs of forward and backward. `roofline` is None where the device has not been calibrated.
-    `clock` is what every time is read from, but for those in `clocks`, by clock. `memory` is the peak as the allocator
-    and the operating system see it. `training`, `energy`, `batch_sweep` and `memory_forecast` are there where asked
-    for. `predicted` is for figures of other devices, by device.
-    """
-
-    target: str
-    batch_size: int
-    dtype: str
-    parameters: int
-    parameter_bytes: int
-    flops: Flops
-    coverage: float
-    uncovered: tuple[str, ...]
-    latency_ms: Latency | None
-    throughput: float | None
-    peak_memory_bytes: int | None
-    provenance: Provenance
-    bytes_moved: Bytes
-    by_kind: Mapping[str, Mapping[str, int]]
-    by_module: Mapping[str, Mapping[str, int]]
-    roofline: Mapping[str, Any] | None = None
-    cross_checks: tuple[Mapping[str, Any], ...] = ()
-    training: Mapping[str, Any] | None = None
-    predicted: Mapping[str, Any] = field(default_factory=dict)
-    by_operation: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    clock: str = END_TO_END
-    clocks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    memory: Mapping[str, int | None] = field(default_factory=dict)
-    energy: Mapping[str, Any] | None = None
-    batch_sweep: Mapping[str, Any] | None = None
-    memory_forecast: Mapping[str, Any] | None = None
-
-    def frame(self, by: str = "kind") -> pd.DataFrame:
-        """This profile as a pandas frame, see `naslab.efficiency.frame`."""
-        return frame([self], by)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values with `schema`, as docs/schemas/profile.json describes them."""
-        latency = None if self.latency_ms is None else asdict(self.latency_ms)
-        samples = [] if latency is None else list(latency.pop("samples_ms"))
-        noisy = False if latency is None else latency.pop("noisy")
-        return {
-            "schema": SCHEMA,
-            "target": self.target,
-            "batch_size": self.batch_size,
-            "dtype": self.dtype,
-            "parameters": self.parameters,
-            "parameter_bytes": self.parameter_bytes,
-            "flops": asdict(self.flops),
-            "bytes_moved": asdict(self.bytes_moved),
-            "by_kind": {kind: dict(cost) for kind, cost in self.by_kind.items()},
-            "by_module": {name: dict(flops) for name, flops in self.by_module.items()},
-            "by_operation": {name: dict(cost) for name, cost in self.by_operation.items()},
-            "coverage": self.coverage,
-            "uncovered": list(self.uncovered),
-            "clock": self.clock,
-            "latency_ms": latency,
-            "noisy": noisy,
-            "samples_ms": samples,
-            "clocks": {name: dict(times) for name, times in self.clocks.items()},
-            "throughput": self.throughput,
-            "peak_memory_bytes": self.peak_memory_bytes,
-            "memory": dict(self.memory),
-            "roofline": _optional(self.roofline),
-            "cross_checks": [dict(check) for check in self.cross_checks],
-            "training": _optional(self.training),
-            "energy": _optional(self.energy),
-            "batch_sweep": _optional(self.batch_sweep),
-            "memory_forecast": _optional(self.memory_forecast),
-            "predicted": dict(self.predicted),
-            "provenance": self.provenance.to_dict(),
-        }
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> EfficiencyProfile:
-        """The inverse of `to_dict`.
-
-        Raises:
-            ValueError: another schema.
-        """
-        if document.get("schema") != SCHEMA:
-            raise ValueError(f"schema {document.get('schema')!r} is not {SCHEMA!r}")
-        values = {key: value for key, value in document.items() if key not in ("schema", "noisy", "samples_ms")}
-        samples, timed = tuple(document["samples_ms"]), document["latency_ms"]
-        latency = None if timed is None else Latency(samples, noisy=document["noisy"], **timed)
-        return cls(
-            **values
-            | {
-                "flops": Flops(**document["flops"]),
-                "uncovered": tuple(document["uncovered"]),
-                "latency_ms": latency,
-                "bytes_moved": Bytes(**document["bytes_moved"]),
-                "cross_checks": tuple(document["cross_checks"]),
-                "provenance": Provenance.from_dict(document["provenance"]),
-            }
-        )
+FIGURES = ("flops", "training_step", "latency", "memory")
+"""What is found without being asked for, and can be chosen with `only`."""
 
 
 def profile(
-    model: nn.Module,
+    model: Callable[..., Any],
     example_input: Inputs,
     *,
     target: str = "",
     dtype: torch.dtype | None = None,
+    only: Collection[str] = FIGURES,
+    batch_dim: int = 0,
     min_seconds: float = 0.5,
     max_seconds: float = 10.0,
     check: bool = False,
@@ -185,14 +57,18 @@ def profile(
 ) -> EfficiencyProfile:
     """Profile inference of `model` on `example_input`, and count its training step.
 
-    The model, its mode and torch's random state are afterwards as before. Time is measured first, by itself. A model
-    on meta tensors is counted only.
+    Model, inputs, gradients and random states are afterwards as before, see `naslab.efficiency.state`. A model whose
+    calls change its state (a cache that grows, a counter) is put back before each timed call. What fails is None, with
+    its reason in `missing`. A model on meta tensors is counted only.
 
     Args:
+        model: a module, or any function of tensors.
         example_input: a batch: one tensor, a tuple of positional or a mapping of keyword arguments; moved to the
             model's device.
         target: what the profile calls the model; its class when left out.
-        dtype: cast floating-point parameters, buffers and inputs (in a copy) to this first.
+        dtype: cast floating-point parameters, buffers and inputs to this for the profile.
+        only: of `FIGURES`, the ones that are wanted.
+        batch_dim: which dimension of the first input tensor holds the samples.
         min_seconds: time at least as long.
         max_seconds: time no longer; the profile says `noisy` if the median is then known to less than 5 %.
         check: count the forward with fvcore, too.
@@ -206,131 +82,196 @@ def profile(
         formula_flops: what a closed formula says of the forward's FLOPs; stands beside the count.
 
     Raises:
-        InputError: the module hides its operations, a device in `predict_for` is unknown, or something that has to run
-            was asked for on meta tensors or on a device that cannot do it.
+        InputError: the module hides its operations, holds something that cannot be put back, or does not run on the
+            input; a device in `predict_for`, a figure or a batch size does not exist; or something that has to run was
+            asked for on meta tensors or on a device that cannot do it.
     """
-    eager(model)  # refuse before anything is measured
-    device = device_of(model, example_input)
+    module = as_module(model)
+    plain = eager(module)  # refuse before anything is measured
+    device = device_of(plain, example_input)
     wanted = _clocks(clocks, device)
-    if device.type == "meta" and (energy_seconds or batch_sizes or rebuild is not None):
-        raise InputError("profile: energy, batch sweep and resident memory need a device that runs the model, not meta")
-    inputs = map_tensors(lambda t: t.to(device, dtype if t.is_floating_point() else None), example_input)
-    subject = model if dtype is None else copy.deepcopy(model).to(dtype)
-    latency, sweep, energy, peak, reserved = None, None, None, None, None
-    others: dict[str, Any] = {}
-    if device.type != "meta":
-        with _inference(subject), _same_random_state(device):
-            latency, others = _latencies(subject, inputs, device, wanted, min_seconds, max_seconds)
-            sweep = parts.sweep_part(subject, inputs, batch_sizes, max_seconds) if batch_sizes else None
-            energy = parts.energy_part(subject, inputs, device, energy_seconds) if energy_seconds else None
-            peak, reserved = peak_memory(eager(subject), inputs)
-    resident = None if rebuild is None else resident_memory(rebuild)
-    trained = parts.training_part(subject, inputs, max_seconds) if train else None
-    forward, training = count_forward(subject, inputs), count_training_step(subject, inputs)
-    counts = [forward] if training is None else [forward, training]
-    size, precision = batch_size(inputs), _dtype_name(subject)
-    return EfficiencyProfile(
-        target=target or type(eager(model)).__name__,
-        batch_size=size,
-        dtype=precision,
-        parameters=parameter_count(subject),
-        parameter_bytes=parameter_bytes(subject),
-        flops=_flops(forward, training),
-        coverage=min(c.coverage for c in counts),
-        uncovered=tuple(sorted({name for c in counts for name in c.uncovered})),
-        latency_ms=latency,
-        throughput=None if latency is None else 1e3 * size / latency.median,
-        peak_memory_bytes=peak,
-        provenance=collect_provenance(device, precision, "torch.compile" if is_compiled(model) else "eager", HERE),
-        bytes_moved=Bytes(forward.bytes_moved, None if training is None else training.bytes_moved),
-        by_kind=parts.by_kind(forward, training),
-        by_module=parts.by_module(forward, training),
-        by_operation=parts.by_operation(forward, training),
-        roofline=parts.roofline_part(forward, device, latency),
-        cross_checks=_cross_checks(subject, inputs, forward, check, formula_flops),
-        training=trained,
-        clocks=others,
-        memory={
-            "allocated_bytes": peak,
-            "reserved_bytes": reserved,
-            "resident_bytes": None if resident is None else resident.peak,
-            "resident_growth_bytes": None if resident is None else resident.growth,
-        },
-        energy=energy,
-        batch_sweep=sweep,
-        memory_forecast=None
-        if memory_limit_bytes is None
-        else parts.forecast_part(subject, inputs, memory_limit_bytes),
-        predicted={find_gpu(name).name: predict(name, precision, forward, training) for name in predict_for},
-    )
+    _refuse_impossible(device, only, batch_sizes, energy_seconds, rebuild)
+    others = {find_gpu(name).name: name for name in predict_for}
+    with preserved(model=plain, inputs=example_input):
+        inputs = map_tensors(lambda t: t.to(device, dtype if t.is_floating_point() else None), example_input)
+        subject = _Subject(module, plain if dtype is None else plain.to(dtype), inputs, device)
+        find, found = subject.figures.find, dict[str, Any]()
+        if device.type != "meta":
+            found |= subject.run(only, wanted, (min_seconds, max_seconds), batch_sizes, energy_seconds)
+        if rebuild is not None:
+            found["resident"] = find("resident_memory", lambda: resident_memory(rebuild))
+        if train:
+            found["training"] = find("training", lambda: parts.training_part(plain, inputs, max_seconds))
+        forward = find("flops", lambda: forward_count(plain, inputs)) if "flops" in only else None
+        training = find("training_step", lambda: training_count(plain, inputs)) if "training_step" in only else None
+        if memory_limit_bytes is not None:
+            found["memory_forecast"] = parts.forecast_part(plain, inputs, memory_limit_bytes)
+        found["predicted"] = {name: subject.predict(given, forward, training) for name, given in others.items()}
+        found["cross_checks"] = _cross_checks(plain, inputs, forward, check, formula_flops)
+        return subject.record(target, batch_size(inputs, batch_dim), found, forward, training)
+
+
+class _Subject:
+    """A model with its inputs as they are profiled, and the figures that were found of them."""
+
+    def __init__(self, module: nn.Module, plain: nn.Module, inputs: Inputs, device: torch.device) -> None:
+        self.module, self.plain, self.inputs, self.device = module, plain.eval(), inputs, device
+        self.dtype = _dtype_name(plain)
+        self._checkpoint = Checkpoint(model=plain, inputs=inputs)
+        self.figures = Figures(self._checkpoint)
+
+    def call(self) -> Any:
+        """One inference."""
+        with torch.no_grad():
+            return call_model(self.module, self.inputs)
+
+    @cached_property
+    def before(self) -> Prepare:
+        """What puts the state back ahead of a timed call."""
+        return state_keeper(self.call, self._checkpoint, model=self.plain, inputs=self.inputs)
+
+    def run(
+        self,
+        only: Collection[str],
+        clocks: Sequence[Clock],
+        seconds: tuple[float, float],
+        batch_sizes: Sequence[int],
+        energy_seconds: float,
+    ) -> dict[str, Any]:
+        """What is found by running the model: times, memory, energy."""
+        find, found = self.figures.find, dict[str, Any]()
+        if "latency" in only:
+            found["latency"] = find("latency", lambda: self._latencies(clocks, *seconds))
+        if batch_sizes:
+            found["batch_sweep"] = find("batch_sweep", lambda: self._sweep(batch_sizes, seconds[1]))
+        if energy_seconds:
+            found["energy"] = find("energy", lambda: self._energy(energy_seconds))
+        if "memory" in only:
+            found["memory"] = find("memory", self._peaks)
+        return found
+
+    def predict(self, device: str, forward: FlopCount | None, training: FlopCount | None) -> dict[str, Any]:
+        """Times on a device that is not here."""
+        return predict(device, self.dtype, forward, training, memory_needs(self.plain, self.inputs))
+
+    def record(
+        self,
+        target: str,
+        size: int,
+        found: Mapping[str, Any],
+        forward: FlopCount | None,
+        training: FlopCount | None,
+    ) -> EfficiencyProfile:
+        """The profile of what was found."""
+        latency, clocks = found.get("latency") or (None, {})
+        peak, reserved = found.get("memory") or (None, None)
+        resident = found.get("resident")
+        compiled = "torch.compile" if is_compiled(self.module) else "eager"
+        return EfficiencyProfile(
+            target=target or type(self.plain).__name__,
+            batch_size=size,
+            dtype=self.dtype,
+            parameters=parameter_count(self.plain),
+            parameter_bytes=parameter_bytes(self.plain),
+            flops=_flops(forward, training),
+            **parts.coverage_parts(forward, training),
+            latency_ms=latency,
+            throughput=None if latency is None else 1e3 * size / latency.median,
+            peak_memory_bytes=peak,
+            provenance=collect_provenance(self.device, self.dtype, compiled, HERE),
+            bytes_moved=Bytes(*(None if count is None else count.bytes_moved for count in (forward, training))),
+            by_kind=parts.by_kind(forward, training),
+            by_module=parts.by_module(forward, training, self.plain),
+            by_operation=parts.by_operation(forward, training),
+            roofline=parts.roofline_part(forward, self.device, latency),
+            achieved=parts.achieved_part(forward, self.device, self.dtype, latency),
+            cross_checks=found["cross_checks"],
+            training=found.get("training"),
+            clocks=clocks,
+            memory={
+                "allocated_bytes": peak,
+                "reserved_bytes": reserved,
+                "resident_bytes": None if resident is None else resident.peak,
+                "resident_growth_bytes": None if resident is None else resident.growth,
+            },
+            energy=found.get("energy"),
+            batch_sweep=found.get("batch_sweep"),
+            memory_forecast=found.get("memory_forecast"),
+            predicted=found["predicted"],
+            missing=self.figures.missing,
+        )
+
+    def _latencies(
+        self, clocks: Sequence[Clock], min_seconds: float, max_seconds: float
+    ) -> tuple[Latency, dict[str, Any]]:
+        """By the host's clock, and by the others."""
+        timed = partial(
+            measure_latency,
+            self.call,
+            self.device,
+            min_seconds=min_seconds,
+            max_seconds=max_seconds,
+            before=self.before,
+        )
+        others: dict[str, Any] = {}
+        for clock in clocks:
+            found = timed(clock=clock)
+            others[clock.name] = parts.latency_part(found) | {"samples_ms": list(found.samples_ms)}
+        return timed(), others
+
+    def _sweep(self, sizes: Sequence[int], max_seconds: float) -> dict[str, Any]:
+        return parts.sweep_part(self.module, self.inputs, sizes, max_seconds, self.before)
+
+    def _energy(self, seconds: float) -> dict[str, Any]:
+        if self.before is not nothing:
+            raise NaslabError("each call changes the model's state, and putting it back would be in the joules")
+        return parts.energy_part(self.plain, self.call, self.inputs, self.device, seconds)
+
+    def _peaks(self) -> tuple[int, int | None]:
+        with torch.no_grad():
+            return peak_memory(self.plain, self.inputs)
 
 
 def _cross_checks(
-    model: nn.Module, inputs: Inputs, forward: FlopCount, check: bool, formula_flops: int | None
+    model: nn.Module, inputs: Inputs, forward: FlopCount | None, check: bool, formula_flops: int | None
 ) -> tuple[Mapping[str, Any], ...]:
+    if forward is None:
+        return ()
     checks = [] if formula_flops is None else [against_formula(forward, formula_flops, "formula of the space")]
     if check:
         checks.append(against_fvcore(copy.deepcopy(model), inputs, forward))
     return tuple(one.to_dict() for one in checks)
 
 
-def _latencies(
-    model: nn.Module,
-    inputs: Inputs,
-    device: torch.device,
-    clocks: Sequence[Clock],
-    min_seconds: float,
-    max_seconds: float,
-) -> tuple[Latency, dict[str, Any]]:
-    """By the host's clock, and by the others."""
-
-    def measured(clock: Clock | None = None) -> Latency:
-        return measure_latency(
-            lambda: call_model(model, inputs), device, min_seconds=min_seconds, max_seconds=max_seconds, clock=clock
-        )
-
-    latency = measured()
-    others: dict[str, Any] = {}
-    for clock in clocks:
-        timed = measured(clock)
-        others[clock.name] = parts.latency_part(timed) | {"samples_ms": list(timed.samples_ms)}
-    return latency, others
-
-
 def _clocks(names: Sequence[str], device: torch.device) -> list[Clock]:
     return [clock_named(name, device) for name in dict.fromkeys(names) if name != END_TO_END]
 
 
-def _optional(part: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return None if part is None else dict(part)
+def _refuse_impossible(
+    device: torch.device,
+    only: Collection[str],
+    batch_sizes: Sequence[int],
+    energy_seconds: float,
+    rebuild: Rebuild | None,
+) -> None:
+    for name in only:
+        if name not in FIGURES:
+            raise InputError(f"profile: no figure is called {name!r}; only takes {', '.join(FIGURES)}")
+    for size in batch_sizes:
+        if size < 1:
+            raise InputError(f"profile: a batch of {size} cannot be timed; batch sizes begin at 1")
+    if device.type == "meta" and (energy_seconds or batch_sizes or rebuild is not None):
+        raise InputError("profile: energy, batch sweep and resident memory need a device that runs the model, not meta")
 
 
-def _flops(forward: FlopCount, training: FlopCount | None) -> Flops:
+def _flops(forward: FlopCount | None, training: FlopCount | None) -> Flops:
     return Flops(
-        forward=forward.total,
+        forward=None if forward is None else forward.total,
         training_step=None if training is None else training.total,
-        effective_forward=forward.work.effective,
-        forward_pointwise=forward.work.pointwise,
+        effective_forward=None if forward is None else forward.work.effective,
+        forward_pointwise=None if forward is None else forward.work.pointwise,
         training_step_pointwise=None if training is None else training.work.pointwise,
     )
-
-
-@contextmanager
-def _inference(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-@contextmanager
-def _same_random_state(device: torch.device) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
 
 
 def _dtype_name(model: nn.Module) -> str:

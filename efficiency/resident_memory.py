@@ -16,7 +16,7 @@ from torch import nn
 
 from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import Inputs, call_model
-from naslab.efficiency.training_step import training_step_function
+from naslab.efficiency.training_step import NoTrainingStep, training_step_function
 
 Rebuild: TypeAlias = Callable[[], tuple[nn.Module, Inputs]]
 """Makes a model and its inputs on the CPU; picklable, so that another process can call it."""
@@ -67,9 +67,10 @@ def _measure(rebuild: Rebuild, training: bool) -> ResidentMemory:
     before = _status("VmRSS")
     model, inputs = rebuild()
     if training:
-        step = training_step_function(model.train(), inputs, copied=False)
-        if step is None:
-            raise InputError("resident memory: the model has nothing to train")
+        try:
+            step = training_step_function(model, inputs)
+        except NoTrainingStep as error:
+            raise InputError(f"resident memory: the model has nothing to train: {error}") from None
         for _ in range(2):
             step()
     else:
@@ -80,9 +81,7 @@ def _measure(rebuild: Rebuild, training: bool) -> ResidentMemory:
 
 
 def _train_something_small() -> None:
-    step = training_step_function(nn.Sequential(nn.Conv2d(1, 1, 1), nn.Linear(1, 1)), torch.ones(1, 1, 1, 1))
-    assert step is not None
-    step()
+    training_step_function(nn.Sequential(nn.Conv2d(1, 1, 1), nn.Linear(1, 1)), torch.ones(1, 1, 1, 1))()
 
 
 def _status(name: str) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 from naslab.efficiency.ceilings import Ceilings
 from naslab.efficiency.errors import InputError
-from naslab.efficiency.flops import FlopCount, Operation
+from naslab.efficiency.flop_count import FlopCount, Operation
 from naslab.efficiency.gpus import DeviceSpec
 from naslab.efficiency.provenance import dtype_name
 

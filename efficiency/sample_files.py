@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from naslab.efficiency.errors import InputError
 
 if TYPE_CHECKING:
-    from naslab.efficiency.profiling import EfficiencyProfile
+    from naslab.efficiency.profile_document import EfficiencyProfile
 
 SCHEMA = "naslab.samples/1"
 COLUMNS = ("target", "batch_size", "dtype", "measured", "clock", "call", "milliseconds")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from naslab.efficiency.errors import InputError
-from naslab.efficiency.flops import FlopCount
+from naslab.efficiency.flop_count import FlopCount
 from naslab.efficiency.gpus import DeviceSpec, find_gpu, match_gpu
 from naslab.efficiency.prediction import Prediction, Predictor, StepTimes, features
 from naslab.efficiency.published_rates import BASIS, predict_training
@@ -18,7 +18,13 @@ TRAINED_IN = ("bfloat16", "float16")
 """The number formats of the published runs."""
 
 
-def predict(name: str, dtype: str, forward: FlopCount, training: FlopCount | None) -> dict[str, Any]:
+def predict(
+    name: str,
+    dtype: str,
+    forward: FlopCount | None,
+    training: FlopCount | None,
+    needs: Mapping[str, int | None] | None = None,
+) -> dict[str, Any]:
     """The `predicted` entry of a device: for forward and training step the least time under its roof and, where
     evidence allows, a predicted time with its interval; else the reason for refusing one.
 

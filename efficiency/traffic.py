@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
-from naslab.efficiency.formulas import TRAFFIC, Call
+from naslab.efficiency.formulas import TRAFFIC
+from naslab.efficiency.tensors import is_plain, parts_of, tensors_within
+from naslab.efficiency.work import Call
 
 UNTOUCHED = frozenset(
     "empty empty_strided empty_like new_empty new_empty_strided resize resize_as set lift_fresh _unsafe_view "
@@ -57,12 +57,12 @@ def bytes_moved(name: str, call: Call, in_place: bool) -> int:
 
 def tensor_bytes(tensor: Tensor) -> int:
     """Bytes of the distinct elements of a tensor: a dimension that is expanded (stride 0) is there once."""
-    if tensor.layout is not torch.strided or tensor.is_nested:
-        return tensor.numel() * tensor.element_size()
+    if not is_plain(tensor):
+        return sum(part.numel() * part.element_size() for part in parts_of(tensor))
     held = prod(size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or not size)
     return held * tensor.element_size()
 
 
 def _read(arguments: Iterable[Any]) -> int:
-    distinct = {id(leaf): leaf for leaf in tree_leaves(list(arguments)) if isinstance(leaf, Tensor)}
+    distinct = {id(tensor): tensor for tensor in tensors_within(list(arguments))}
     return sum(map(tensor_bytes, distinct.values()))

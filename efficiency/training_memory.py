@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from naslab.efficiency.inputs import Inputs, call_model, tensors_in, tensors_of
+from naslab.efficiency.inputs import Inputs, tensors_in, tensors_of
 from naslab.efficiency.memory import LiveBytes
-from naslab.efficiency.training_step import MakeOptimiser
+from naslab.efficiency.state import preserved
+from naslab.efficiency.training_step import MakeOptimiser, NoTrainingStep, in_training, training_loss
 from naslab.efficiency.unwrap import eager
 
 
@@ -40,24 +40,27 @@ def training_memory(
 ) -> MemorySplit | None:
     """The peak of the second training step (the first makes the optimiser's state), by exact accounting of storages.
 
-    Works on meta tensors, too. A deep copy is trained. None where no output has a gradient.
+    Works on meta tensors, too. Everything is afterwards as before. None where no output has a gradient.
     """
-    twin = copy.deepcopy(eager(model)).train()
-    trained = [p for p in twin.parameters() if p.requires_grad]
-    if not trained:
-        return None
-    made = optimiser(trained)
-    live = _LiveStep(twin, made, inputs)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), live:
+    plain = eager(model)
+    with preserved(model=plain, inputs=inputs):
+        try:
+            return training_peak(plain, inputs, optimiser)
+        except NoTrainingStep:
+            return None
+
+
+def training_peak(model: nn.Module, inputs: Inputs, optimiser: MakeOptimiser = torch.optim.AdamW) -> MemorySplit:
+    """`training_memory` of a model that its caller puts back.
+
+    Raises:
+        NoTrainingStep: there is none; the reason is named.
+    """
+    made = optimiser([p for p in in_training(model).parameters() if p.requires_grad])
+    live = _LiveStep(model, made, inputs)
+    with torch.enable_grad(), live:
         for _ in range(2):
-            outputs = tree_leaves(call_model(twin, inputs))
-            means = [t.mean() for t in outputs if isinstance(t, Tensor) and t.requires_grad]
-            if not means:
-                return None
-            loss = torch.stack(means).sum()
-            del outputs, means
-            loss.backward()
-            del loss
+            training_loss(model, inputs).backward()
             made.step()
             made.zero_grad()
     return live.split

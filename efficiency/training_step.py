@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from time import perf_counter, perf_counter_ns
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from naslab.efficiency.device import synchronise
+from naslab.efficiency.errors import NaslabError
 from naslab.efficiency.inputs import Inputs, call_model, device_of
 from naslab.efficiency.latency import MIN_SAMPLES, WARM_UP_CALLS, Latency, summarise
+from naslab.efficiency.state import preserved
+from naslab.efficiency.tensors import is_sparse, parts_of, tensors_within
+
+
+class NoTrainingStep(NaslabError):
+    """A model has no training step with this batch; the message says why."""
+
+
+def training_loss(model: nn.Module, inputs: Inputs, reduce: Callable[[Tensor], Tensor] = torch.mean) -> Tensor:
+    """One number to take gradients of: the sum over the output's tensors, wherever in it they are, of the mean (or the
+    sum) of each. Of a complex one real and imaginary parts count alike.
+
+    Raises:
+        NoTrainingStep: no output has a gradient, or batch normalisation refuses the batch.
+    """
+    try:
+        outputs = call_model(model, inputs)
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):
+            raise NoTrainingStep(f"training mode: {error}") from None
+        raise
+    parts = [reduce(_real(t)) for t in tensors_within(outputs) if t.requires_grad]
+    if not parts:
+        raise NoTrainingStep("no output has a gradient")
+    return torch.stack(parts).sum()
+
+
+def _real(tensor: Tensor) -> Tensor:
+    if tensor.is_nested or is_sparse(tensor):
+        tensor = parts_of(tensor)[-1]
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
 
 MakeOptimiser: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -43,71 +74,74 @@ def measure_training_step(
 ) -> TrainingStep | None:
     """Time forward in training mode, backward of the sum of all outputs' means, and the optimiser's step.
 
-    A deep copy is trained, so the model, its gradients and buffers stay as they are, and torch's random state is put
-    back. Every part is sampled at least 10 times, however short `max_seconds`.
+    Model, inputs and random states are afterwards as before. Every part is sampled at least 10 times, however short
+    `max_seconds`.
 
     Returns:
         None where no output has a gradient, or batch normalisation refuses a batch with one value per channel.
     """
-    if not any(p.requires_grad for p in model.parameters()):
-        return None
-    device = device_of(model, inputs)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
-        trained = _Trained(copy.deepcopy(model).train(), inputs, optimiser)
+    with preserved(model=model, inputs=inputs):
         try:
-            if trained.loss() is None:
-                return None
-        except ValueError as error:
-            if "more than 1 value per channel" in str(error):
-                return None
-            raise
-        return _measure(trained, device, max_seconds)
+            return training_times(model, inputs, optimiser=optimiser, max_seconds=max_seconds)
+        except NoTrainingStep:
+            return None
+
+
+def training_times(
+    model: nn.Module, inputs: Inputs, *, optimiser: MakeOptimiser = torch.optim.AdamW, max_seconds: float = 10.0
+) -> TrainingStep:
+    """`measure_training_step` of a model that its caller puts back.
+
+    Raises:
+        NoTrainingStep: there is none; the reason is named.
+    """
+    with torch.enable_grad():
+        trained = _Trained(model, inputs, optimiser)
+        return _measure(trained, device_of(model, inputs), max_seconds)
 
 
 def training_step_function(
-    model: nn.Module,
-    inputs: Inputs,
-    *,
-    optimiser: MakeOptimiser = torch.optim.AdamW,
-    copied: bool = True,
-) -> Callable[[], None] | None:
-    """One whole step as a function to be timed or measured otherwise; None where `measure_training_step` is None.
+    model: nn.Module, inputs: Inputs, *, optimiser: MakeOptimiser = torch.optim.AdamW
+) -> Callable[[], None]:
+    """One whole step as a function to be timed or measured otherwise. The model trains: its caller puts it back.
 
-    Args:
-        copied: train a deep copy, so that the model stays as it is.
+    Raises:
+        NoTrainingStep: there is none; the reason is named.
     """
-    if not any(p.requires_grad for p in model.parameters()):
-        return None
-    trained = _Trained((copy.deepcopy(model) if copied else model).train(), inputs, optimiser)
+    trained = _Trained(model, inputs, optimiser)
 
     def step() -> None:
         with torch.enable_grad():
-            loss = trained.loss()
-            assert loss is not None
-            loss.backward()
+            trained.loss().backward()
             trained.update()
 
-    try:
-        with torch.enable_grad():
-            trains = trained.loss() is not None
-    except ValueError as error:
-        if "more than 1 value per channel" in str(error):
-            return None
-        raise
-    return step if trains else None
+    return step
+
+
+def in_training(model: nn.Module) -> nn.Module:
+    """The model in training mode, its gradients forgotten.
+
+    Raises:
+        NoTrainingStep: no parameter wants a gradient.
+    """
+    for parameter in model.parameters():
+        parameter.grad = None
+    if not any(p.requires_grad for p in model.parameters()):
+        raise NoTrainingStep("no parameter wants a gradient")
+    return model.train()
 
 
 class _Trained:
     """A model under training on one batch, step by step."""
 
     def __init__(self, model: nn.Module, inputs: Inputs, make: MakeOptimiser) -> None:
-        self.model, self.inputs = model, inputs
+        self.model, self.inputs = in_training(model), inputs
         self.optimiser = make(p for p in model.parameters() if p.requires_grad)
+        with torch.enable_grad():
+            self.loss()  # refuse before anything is measured
 
-    def loss(self) -> Tensor | None:
-        outputs: Any = call_model(self.model, self.inputs)
-        means = [t.mean() for t in tree_leaves(outputs) if isinstance(t, Tensor) and t.requires_grad]
-        return torch.stack(means).sum() if means else None
+    def loss(self) -> Tensor:
+        return training_loss(self.model, self.inputs)
 
     def update(self) -> None:
         self.optimiser.step()
@@ -133,7 +167,6 @@ def _split(trained: _Trained, device: torch.device) -> list[int]:
     marks = [_idle(device)]
     loss = trained.loss()
     marks.append(_idle(device))
-    assert loss is not None
     loss.backward()
     marks.append(_idle(device))
     trained.update()
@@ -143,7 +176,6 @@ def _split(trained: _Trained, device: torch.device) -> list[int]:
 def _whole(trained: _Trained, device: torch.device) -> int:
     began = _idle(device)
     loss = trained.loss()
-    assert loss is not None
     loss.backward()
     trained.update()
     return _idle(device) - began

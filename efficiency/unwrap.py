@@ -2,10 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 
 from naslab.efficiency.errors import InputError
+
+
+def as_module(model: Callable[..., Any]) -> nn.Module:
+    """A module as it is; any other function as one that calls it.
+
+    Raises:
+        InputError: it cannot be called.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    if not callable(model):
+        raise InputError(f"model: a {type(model).__name__} cannot be called; give a module or a function of tensors")
+    return Function(model)
+
+
+class Function(nn.Module):
+    """A function as a module. Modules that it belongs to or closes over are its children."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+        owner = getattr(function, "__self__", None)
+        cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+        for index, held in enumerate(part for part in (owner, *cells) if isinstance(part, nn.Module)):
+            self.add_module(str(index), held)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The function's value."""
+        return self.function(*args, **kwargs)
 
 
 def eager(model: nn.Module) -> nn.Module:

@@ -89,7 +89,7 @@ def profile(
         found = resolve_trial(target, trial, batch_size=batch_size, storage=storage)
         model, example, label, formula = placed(found, batch_size, dtype, place)
     measured = efficiency.profile(
-        torch.compile(model) if compiled and place != "meta" else model,  # type: ignore[arg-type]
+        torch.compile(model) if compiled and place != "meta" else model,
         example,
         target=label,
         min_seconds=min(0.5, max_seconds),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -58,16 +59,23 @@ def _print_tree(measured: EfficiencyProfile, depth: int) -> None:
 
 def _rows(measured: EfficiencyProfile) -> dict[str, str]:
     flops = measured.flops
+    least = "at least " if measured.uncovered else ""
+
+    def known(number: int | None) -> str:
+        return "-" if number is None else least + flops_text(number)
+
     rows = {
         "parameters": f"{measured.parameters:,}",
-        "FLOPs, forward": flops_text(flops.forward),
-        "FLOPs, training step": flops_text(flops.training_step),
-        "FLOPs, effective forward": flops_text(flops.effective_forward),
-        "pointwise FLOPs, forward": flops_text(flops.forward_pointwise),
-        "operations with a formula": f"{measured.coverage:.1%}",
+        "FLOPs, forward": known(flops.forward),
+        "FLOPs, training step": known(flops.training_step),
+        "FLOPs, effective forward": known(flops.effective_forward),
+        "pointwise FLOPs, forward": known(flops.forward_pointwise),
     }
+    if measured.coverage is not None:
+        rows["operations with a formula"] = _coverage(measured)
     if measured.uncovered:
         rows["without a formula"] = ", ".join(measured.uncovered)
+    rows |= {f"no {name.replace('_', ' ')}": reason for name, reason in measured.missing.items()}
     for check in measured.cross_checks:
         rows[f"forward by {check['source']}"] = _check(check)
     if measured.latency_ms is not None:
@@ -91,6 +99,16 @@ def _rows(measured: EfficiencyProfile) -> dict[str, str]:
     for entry in measured.predicted.values():
         rows |= _predicted_rows(entry)
     return rows | {"device": measured.provenance.device}
+
+
+def _coverage(measured: EfficiencyProfile) -> str:
+    """Rounded down, so that 100 % is said only where nothing is unknown."""
+    shares = ", ".join(f"{_floor(share)} of {name}" for name, share in measured.coverage_by.items())
+    return _floor(measured.coverage or 0.0) if not measured.uncovered else shares
+
+
+def _floor(share: float) -> str:
+    return f"{math.floor(1000 * share) / 10:.1f}%"
 
 
 def _memory_rows(memory: Mapping[str, int | None]) -> dict[str, str]:

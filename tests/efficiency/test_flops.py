@@ -167,7 +167,11 @@ def test_interpolation_and_sampling_are_pointwise():
 def test_unknown_operations_lower_the_coverage_and_are_named():
     counted = count(lambda: torch.linalg.svd(torch.ones(4, 4)))
     assert counted.uncovered == ("_linalg_svd",)
-    assert counted.coverage == pytest.approx(16 / (16 + 36))
+    assert counted.coverage_by["operations"] == 1 / 2
+    assert counted.coverage_by["elements"] == pytest.approx(16 / (16 + 36))
+    # Ones are written; the decomposition reads them and writes two matrices and a vector.
+    assert counted.coverage_by["bytes"] == pytest.approx(16 / (16 + 16 + 36))
+    assert counted.coverage == min(counted.coverage_by.values())
 
 
 def test_custom_operation_with_a_formula_of_its_own():

@@ -13,7 +13,7 @@ from naslab.efficiency.memory import LiveBytes
 from naslab.efficiency.memory_forecast import forecast, forecast_peak_bytes, largest_batch
 from naslab.efficiency.resident_memory import resident_peak_bytes
 from naslab.efficiency.training_memory import training_memory
-from naslab.efficiency.training_step import measure_training_step, training_step_function
+from naslab.efficiency.training_step import NoTrainingStep, measure_training_step, training_step_function
 
 
 def network():
@@ -111,14 +111,15 @@ def test_a_forecast_copies_no_weights():
     assert [p.data_ptr() for p in model.parameters()] == before
 
 
-def test_a_whole_step_as_a_function_trains_a_copy():
+def test_a_whole_step_as_a_function_trains_and_refuses_with_a_reason():
     model, inputs = network(), torch.randn(8, 64)
     before = copy.deepcopy(model.state_dict())
-    step = training_step_function(model, inputs)
-    step()
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert training_step_function(nn.ReLU(), inputs) is None
-    assert training_step_function(network(), inputs[:1]) is None
+    training_step_function(model, inputs)()
+    assert not all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with pytest.raises(NoTrainingStep, match="no parameter wants a gradient"):
+        training_step_function(nn.ReLU(), inputs)
+    with pytest.raises(NoTrainingStep, match="more than 1 value per channel"):
+        training_step_function(network(), inputs[:1])
 
 
 def test_what_does_not_run_on_meta_is_said():

@@ -1,0 +1,198 @@
+"""The mode that watches operations at torch's dispatcher and notes the work of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from naslab.efficiency.flop_count import FlopCount, Operation, Phase
+from naslab.efficiency.formulas import FORMULAS
+from naslab.efficiency.higher_order import is_higher_order, operation_name, run_watched
+from naslab.efficiency.kinds import EINSUM, kind_of
+from naslab.efficiency.tensors import is_plain, tensors_within
+from naslab.efficiency.traffic import bytes_moved
+from naslab.efficiency.weights import WeightTensors
+from naslab.efficiency.work import Call, Work
+
+COMPLEX_CONVOLUTION = "complex convolution"
+
+
+class _Origin(NamedTuple):
+    """Where an operation comes from: its modules, the region of Python it is part of, and how often it counts."""
+
+    modules: tuple[str, ...] = ()
+    region: str | None = None
+    times: int = 1
+
+
+class Counter(TorchDispatchMode):
+    """Notes each operation that runs while it is on, by phase, module and region."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, model: nn.Module | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.phase: Phase = "forward"
+        self._stack: list[tuple[nn.Module | None, tuple[str, ...]]] = [(None, ())]
+        self._origins: dict[int, _Origin] = {}
+        self._region: str | None = None
+        self._parts = 0
+        self._weights = WeightTensors(model)
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._operations: list[Operation] = []
+
+    def enter(self, module: nn.Module, name: str | None) -> None:
+        """What follows runs for this module."""
+        outer = self._stack[-1][1]
+        self._stack.append((module, outer if name is None or name in outer else (*outer, name)))
+
+    def leave(self, outputs: Any) -> None:
+        """The module entered last is done."""
+        _, names = self._stack.pop()
+        result = next(iter(tensors_within(outputs)), None) if names and names[-1] not in self._shapes else None
+        if result is not None and is_plain(result):
+            self._shapes[names[-1]] = tuple(result.shape)
+
+    def inside(self, module: nn.Module) -> bool:
+        """Whether this module is the one entered last."""
+        return self._stack[-1][0] is module
+
+    @contextmanager
+    def region(self, name: str) -> Iterator[None]:
+        """The operations inside are what torch makes of one call of its Python functions."""
+        outer, self._region, self._parts = self._region, name, 0
+        try:
+            yield
+        finally:
+            self._region = outer
+
+    def result(self) -> FlopCount:
+        """Everything noted so far."""
+        return FlopCount(tuple(self._operations), dict(self._shapes))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if any(not _is_basic(kind) for kind in types):
+            return NotImplemented  # a subclass takes itself apart, and its parts are seen
+        name = operation_name(func)
+        if is_higher_order(func) and name not in FORMULAS:
+            return self._with_bodies(name, func, args, kwargs)
+        if name not in FORMULAS and hasattr(func, "decompose"):
+            with self:  # composite operations reach a mode whole under inference_mode: take them apart
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        phase, origin = self._locate(name)
+        outputs = func(*args, **kwargs)
+        if name.startswith("profiler::"):
+            return outputs
+        call = Call(_bind(func, args, kwargs), tuple(tensors_within(outputs)))
+        self._weights.follow(args, kwargs, call.outputs)
+        if not _is_view(func):
+            self._record(name, phase, origin, call, _is_mutable(func))
+        return outputs
+
+    def _with_bodies(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+        """Its bodies are counted as they run. Where nothing of them can run, as on meta, it is named."""
+        before = len(self._operations)
+        outputs = run_watched(self, func, args, kwargs)
+        if len(self._operations) == before:
+            phase, origin = self._locate(name)
+            self._record(name, phase, origin, Call({"arguments": args}, tuple(tensors_within(outputs))), False)
+        return outputs
+
+    def _locate(self, name: str) -> tuple[Phase, _Origin]:
+        """Phase and origin.
+
+        Autograd numbers its nodes as the forward makes them, just before the operation itself runs; the node whose
+        gradient is being taken so leads back to the forward's operation.
+        """
+        modules = self._stack[-1][1]
+        node = torch._C._current_autograd_node()
+        if node is None:
+            origin = _Origin(modules, self._region, self._times(name))
+            self._origins.setdefault(torch.autograd._get_sequence_nr() - 1, origin)
+            return self.phase, origin
+        if modules:  # checkpointing runs a module's forward again
+            return "backward", _Origin(modules, self._region, self._times(name))
+        return "backward", self._origins.get(node._sequence_nr(), _Origin())
+
+    def _times(self, name: str) -> int:
+        """torch makes three real convolutions of a complex one, which is four real products; the third counts twice."""
+        if self._region != COMPLEX_CONVOLUTION or "convolution" not in name:
+            return 1
+        self._parts += 1
+        return 2 if self._parts == 3 else 1
+
+    def _record(self, name: str, phase: Phase, origin: _Origin, call: Call, mutable: bool) -> None:
+        formula = FORMULAS.get(name)
+        work = Work() if formula is None else formula(call)
+        if work.contraction and call.outputs[0].is_complex():  # a complex multiply-add is four real ones
+            work = replace(work, contraction=4 * work.contraction, masked=4 * work.masked)
+        if work.contraction and origin.times > 1:
+            work = replace(work, contraction=origin.times * work.contraction)
+        if work.contraction and phase == "forward" and not work.masked:
+            work = replace(work, masked=round(work.contraction * self._weights.zero_share(call)))
+        covered = formula is not None or _is_without_floats(name, call)
+        self._operations.append(
+            Operation(
+                name=name,
+                kind=EINSUM if origin.region == EINSUM and work.contraction else kind_of(name, call, covered),
+                phase=phase,
+                modules=origin.modules,
+                dtype=next((t.dtype for t in call.outputs if t.is_floating_point()), torch.get_default_dtype()),
+                work=work,
+                bytes_moved=bytes_moved(name, call, mutable),
+                elements=max(sum(t.numel() for t in call.outputs), 1),
+                covered=covered,
+                most=0 if covered else _largest_product(call),
+            )
+        )
+
+
+def _is_basic(kind: type) -> bool:
+    return kind in (Tensor, nn.Parameter, nn.Buffer) or kind.__module__.startswith("torch._subclasses")
+
+
+def _is_without_floats(name: str, call: Call) -> bool:
+    """Whether one of torch's own operations has no floating-point number to compute with."""
+    tensors = [*tensors_within(call.arguments), *call.outputs]
+    return "::" not in name and not any(t.is_floating_point() or t.is_complex() or t.is_quantized for t in tensors)
+
+
+def _largest_product(call: Call) -> int:
+    """FLOPs of the largest dense product that the tensors of a call could be the operands and the result of."""
+    elements: int = sum(
+        t.numel() for t in {id(t): t for t in (*tensors_within(call.arguments), *call.outputs)}.values()
+    )
+    return round(2 * math.sqrt(elements / 3) ** 3)
+
+
+def _bind(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a call by the names of the operation's schema, defaults filled in."""
+    if not hasattr(func, "_schema"):
+        names = ("query", "key", "value", "score_mod", "block_mask")
+        return dict(zip(names, args, strict=False)) | dict(kwargs)
+    arguments = func._schema.arguments
+    bound = {argument.name: argument.default_value for argument in arguments if argument.has_default_value()}
+    bound.update(zip((argument.name for argument in arguments), args, strict=False))
+    return bound | dict(kwargs)
+
+
+def _is_mutable(func: Any) -> bool:
+    return bool(hasattr(func, "_schema") and func._schema.is_mutable)
+
+
+def _is_view(func: Any) -> bool:
+    """Whether the result aliases an argument without writing to it."""
+    if not hasattr(func, "_schema"):
+        return False
+    aliases = [result.alias_info for result in func._schema.returns]
+    return any(alias is not None and not alias.is_write for alias in aliases)
