@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from naslab.efficiency.errors import InputError
 from naslab.efficiency.profile_parts import read_rows
@@ -11,12 +11,18 @@ from naslab.efficiency.profile_parts import read_rows
 if TYPE_CHECKING:
     import pandas as pd
 
-    from naslab.efficiency.profile_document import EfficiencyProfile
+
+class Profiled(Protocol):
+    """What has a profile's document."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document."""
+
 
 LEVELS = ("profile", "kind", "module", "operation")
 
 
-def frame(profiles: Iterable[EfficiencyProfile], by: str = "kind") -> pd.DataFrame:
+def frame(profiles: Iterable[Profiled], by: str = "kind") -> pd.DataFrame:
     """A frame of profiles.
 
     Every row begins with target, batch size, number format and device, and ends with the rest of the provenance.
@@ -35,19 +41,16 @@ def frame(profiles: Iterable[EfficiencyProfile], by: str = "kind") -> pd.DataFra
     return pd.DataFrame([row for profile in profiles for row in rows(profile, by)])
 
 
-def rows(profile: EfficiencyProfile, by: str) -> Iterable[dict[str, Any]]:
+def rows(profile: Profiled, by: str) -> Iterable[dict[str, Any]]:
     """The rows of one profile, as `frame` has them."""
-    facts = {
-        "target": profile.target,
-        "batch_size": profile.batch_size,
-        "dtype": profile.dtype,
-        "device": profile.provenance.device,
-    }
-    where = provenance_columns(profile.provenance.to_dict())
+    document = profile.to_dict()
+    facts = {name: document[name] for name in ("target", "batch_size", "dtype")}
+    facts["device"] = document["provenance"]["device"]
+    where = provenance_columns(document["provenance"])
     if by == "profile":
-        yield facts | _figures(profile) | where
+        yield facts | _figures(document) | where
         return
-    named: Mapping[str, Mapping[str, Any]] = getattr(profile, f"by_{by}")
+    named: Mapping[str, Mapping[str, Any]] = document[f"by_{by}"]
     for name, row in read_rows(named):
         renamed = {"flops" if key == "forward" else key: value for key, value in row.items()}
         yield facts | {by: name} | renamed | where
@@ -59,19 +62,18 @@ def provenance_columns(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return flat | {f"gpu_{key}": value for key, value in provenance.get("gpu", {}).items()}
 
 
-def _figures(profile: EfficiencyProfile) -> dict[str, Any]:
-    timed = profile.latency_ms
-    flops = {f"{name}_flops": value for name, value in vars(profile.flops).items()}
+def _figures(document: Mapping[str, Any]) -> dict[str, Any]:
+    timed, roofline = document["latency_ms"], document["roofline"]
     return {
-        "parameters": profile.parameters,
-        **flops,
-        "bytes_moved": profile.bytes_moved.forward,
-        "coverage": profile.coverage,
-        "clock": profile.clock,
-        **{f"latency_{name}_ms": None if timed is None else getattr(timed, name) for name in _SPREAD},
-        "throughput": profile.throughput,
-        "peak_memory_bytes": profile.peak_memory_bytes,
-        "explained_by_roofline": None if profile.roofline is None else profile.roofline["explained"],
+        "parameters": document["parameters"],
+        **{f"{name}_flops": value for name, value in document["flops"].items()},
+        "bytes_moved": document["bytes_moved"]["forward"],
+        "coverage": document["coverage"],
+        "clock": document["clock"],
+        **{f"latency_{name}_ms": None if timed is None else timed[name] for name in _SPREAD},
+        "throughput": document["throughput"],
+        "peak_memory_bytes": document["peak_memory_bytes"],
+        "explained_by_roofline": None if roofline is None else roofline["explained"],
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from naslab.efficiency.clocks import END_TO_END
+from naslab.efficiency.frames import frame
 from naslab.efficiency.latency import Latency
 from naslab.efficiency.provenance import Provenance
 
@@ -90,8 +91,6 @@ class EfficiencyProfile:
 
     def frame(self, by: str = "kind") -> pd.DataFrame:
         """This profile as a pandas frame, see `naslab.efficiency.frame`."""
-        from naslab.efficiency.frames import frame  # frames are made of profiles
-
         return frame([self], by)
 
     def to_dict(self) -> dict[str, Any]:

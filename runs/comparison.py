@@ -13,7 +13,7 @@ from naslab.efficiency.latency import Comparison, Latency
 from naslab.efficiency.memory import parameter_count, peak_memory_bytes
 from naslab.efficiency.provenance import dtype_name
 from naslab.efficiency.training_memory import training_memory
-from naslab.efficiency.training_step import training_step_function
+from naslab.efficiency.training_step import NoTrainingStep, training_step_function
 from naslab.errors import InputError
 from naslab.runs.commands.model_options import Precision
 from naslab.runs.commands.ready_models import DTYPES, ready
@@ -64,10 +64,10 @@ def _inference(model: Target) -> Callable[[], Any]:
 
 
 def _step(model: Target) -> Callable[[], Any]:
-    step = training_step_function(model.model, model.example_input)
-    if step is None:
-        raise InputError(f"--train: {model.label} has nothing to train with this batch")
-    return step
+    try:
+        return training_step_function(model.model, model.example_input)
+    except NoTrainingStep as error:
+        raise InputError(f"--train: {model.label} has nothing to train with this batch: {error}") from None
 
 
 def _costs(model: Target, train: bool) -> dict[str, Any]:

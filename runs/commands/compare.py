@@ -10,18 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-<<<<<<< HEAD
 from naslab.errors import InputError
-=======
-from naslab import efficiency
-from naslab.efficiency.errors import InputError
-from naslab.efficiency.inputs import call_model
-from naslab.efficiency.latency import Comparison, Latency
-from naslab.efficiency.memory import parameter_count, peak_memory_bytes
-from naslab.efficiency.provenance import dtype_name
-from naslab.efficiency.training_memory import training_memory
-from naslab.efficiency.training_step import NoTrainingStep, training_step_function
->>>>>>> f26051e (Profiling puts the caller's model back, each figure stands alone, sparse products and control flow are counted)
 from naslab.runs.commands.model_options import (
     BatchSize,
     Csv,
@@ -66,51 +55,6 @@ def compare(
         _print_table(document, measured)
 
 
-<<<<<<< HEAD
-=======
-def _inference(model: Target) -> Callable[[], Any]:
-    return lambda: call_model(model.model, model.example_input)
-
-
-def _step(model: Target) -> Callable[[], Any]:
-    try:
-        return training_step_function(model.model, model.example_input)
-    except NoTrainingStep as error:
-        raise InputError(f"--train: {model.label} has nothing to train with this batch: {error}") from None
-
-
-def _costs(model: Target, train: bool) -> dict[str, Any]:
-    """What is counted: after the times, on copies."""
-    network, inputs = model.model, model.example_input
-    forward, step = efficiency.count_forward(network, inputs), efficiency.count_training_step(network, inputs)
-    if train:
-        held = training_memory(network, inputs)
-        peak = None if held is None else held.peak
-    else:
-        with torch.no_grad():
-            peak = peak_memory_bytes(network, inputs)
-    counts = [forward] if step is None else [forward, step]
-    return {
-        "parameters": parameter_count(network),
-        "flops": {
-            "forward": forward.total,
-            "training_step": None if step is None else step.total,
-            "effective_forward": forward.work.effective,
-        },
-        "coverage": min(count.coverage for count in counts),
-        "peak_memory_bytes": peak,
-    }
-
-
-def _latency_document(latency: Latency) -> dict[str, Any]:
-    names = ("median", "p10", "q1", "q3", "p90", "low", "high")
-    return {
-        "latency_ms": {name: getattr(latency, name) for name in names},
-        "samples_ms": list(latency.samples_ms),
-    }
-
-
->>>>>>> f26051e (Profiling puts the caller's model back, each figure stands alone, sparse products and control flow are counted)
 def _figures(document: dict[str, Any], side: str) -> dict[str, Any]:
     found = document[side]
     return {
