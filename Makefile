@@ -5,10 +5,11 @@ BIN := .venv/bin
 STUDY := studies/quickstart.yaml
 SLOTS ?= 2
 WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$cores -lt 2 ] && echo 0 || echo 2)
+PYTEST = env $(VARIANT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ORDER)
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint pytest format docs bench clean
+.PHONY: help quickstart test lint pytest variants format docs bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F': ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -28,7 +29,32 @@ lint: .venv/.installed-test  ## all checks that run nothing
 	$(BIN)/lint-imports
 
 pytest: .venv/.installed-test  ## the tests alone
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(PYTEST)
+
+# The suite as other machines see it. `make variants` runs all of them: some hours on two cores.
+pytest-default: VARIANT := ATEN_CPU_CAPABILITY=default
+pytest-avx2: VARIANT := ATEN_CPU_CAPABILITY=avx2
+pytest-narrow: VARIANT := COLUMNS=40 NO_COLOR=1
+pytest-wide: VARIANT := COLUMNS=200 NO_COLOR=1
+pytest-shuffled: ORDER := --random-order
+# No folder can be made under /dev/null, not even by root.
+pytest-homeless: VARIANT := -u XDG_CACHE_HOME -u XDG_CONFIG_HOME HOME=/dev/null
+$(addprefix pytest-,default avx2 narrow wide shuffled homeless): .venv/.installed-test
+	$(PYTEST)
+
+pytest-loaded: .venv/.installed-test
+	for i in 1 2; do (while :; do :; done) & busy="$$busy $$!"; done; $(PYTEST); code=$$?; kill $$busy; exit $$code
+
+pytest-lowest: .venv/.installed-test  # the lowest versions that pyproject.toml allows
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python -m venv --clear .venv-lowest
+	$(BIN)/python -m uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[test]'
+	$(MAKE) pytest-again BIN=.venv-lowest/bin
+
+pytest-again:
+	$(PYTEST)
+
+variants: $(addprefix pytest-,default avx2 narrow wide shuffled homeless loaded lowest)  ## the suite as other machines see it (hours)
 
 format: .venv/.installed-test  ## let ruff put the code in order
 	$(BIN)/ruff format .

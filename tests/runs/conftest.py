@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from naslab.runs.output import err, out
 from naslab.runs.plan import next_job
 from naslab.runs.worker import run_job
 
@@ -15,6 +16,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
 
+WIDE = 200
 TOY = {
     "schema": "naslab.study/1",
     "name": "toy",
@@ -27,6 +29,18 @@ TOY = {
     ],
     "random_architectures": 2,
 }
+
+
+@pytest.fixture(autouse=True)
+def wide_console(monkeypatch):
+    """What a table says is tested where nothing wraps; that it stays readable elsewhere has tests of its own."""
+    monkeypatch.setenv("COLUMNS", str(WIDE))
+    widths = [(console, console.width) for console in (out, err)]
+    for console, _ in widths:
+        console.width = WIDE
+    yield
+    for console, width in widths:
+        console.width = width
 
 
 @pytest.fixture

@@ -30,4 +30,6 @@ def training_curve(way, framework):
 
 @pytest.mark.parametrize("framework", ["simsiam", "simclr", "mocov2", "byol"])
 def test_the_kernels_switched_off_train_alike(framework):
-    assert training_curve("fused", framework) == pytest.approx(training_curve("reference", framework), rel=2e-3)
+    # A cosine of nearly 0 is known to its range of 1, not to a share of itself.
+    expected = pytest.approx(training_curve("reference", framework), rel=2e-3, abs=2e-3)
+    assert training_curve("fused", framework) == expected
