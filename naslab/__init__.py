@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from naslab.efficiency import compare_latency as compare
     from naslab.efficiency import profile
+    from naslab.runs.api import export, rank, run
     from naslab.runs.architecture import rebuild
-    from naslab.runs.driver import run_study as run
-    from naslab.runs.export import export
-    from naslab.runs.ranking import rank
+    from naslab.runs.function_study import Float, Integer, search
     from naslab.runs.study import Study
     from naslab.search_spaces import find_space
     from naslab.search_spaces.altup.stack import AltUpStack
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AltUpStack",
+    "Float",
+    "Integer",
     "Study",
     "compare",
     "export",
@@ -31,19 +32,23 @@ __all__ = [
     "rank",
     "rebuild",
     "run",
+    "search",
     "sparsify",
 ]
 
 _ORIGIN = {
     "AltUpStack": "naslab.search_spaces.altup.stack",
+    "Float": "naslab.runs.function_study",
+    "Integer": "naslab.runs.function_study",
     "Study": "naslab.runs.study",
     "compare": "naslab.efficiency:compare_latency",
-    "export": "naslab.runs.export",
+    "export": "naslab.runs.api",
     "find_space": "naslab.search_spaces",
     "profile": "naslab.efficiency",
-    "rank": "naslab.runs.ranking",
+    "rank": "naslab.runs.api",
     "rebuild": "naslab.runs.architecture",
-    "run": "naslab.runs.driver:run_study",
+    "run": "naslab.runs.api",
+    "search": "naslab.runs.function_study",
     "sparsify": "naslab.search_spaces.common.modules.tokens",
 }
 """The module of each public name, with its name there where that differs."""

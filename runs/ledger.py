@@ -7,12 +7,13 @@ parameters are the configuration's, so that optuna-dashboard shows them; what ha
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import optuna
 import pandas as pd
-from optuna.exceptions import DuplicatedStudyError
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
@@ -89,7 +90,8 @@ class Ledger:
         """Say what the values of both Optuna studies are called."""
         num_values = len(self._storage.get_study_directions(self._study_id))
         names = optuna_record.metric_names(self.study, metric, num_values)
-        with storage_errors(self.url):
+        with storage_errors(self.url), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
             optuna.load_study(study_name=self.study.name, storage=self._storage).set_metric_names(names)
             optuna.load_study(study_name=self.study.name + ASIDE, storage=self._storage).set_metric_names([metric])
 

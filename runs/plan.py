@@ -68,7 +68,8 @@ def expected_jobs(study: Study, controls: Sequence[Control]) -> Counter[str]:
     swept = {point for points in study.grids.values() for point in points} - {study.search_space.reference}
     ranked = len(swept) + study.finalists * sum(not isinstance(arm, Grid) for arm in study.arms)
     count["final"] = ranked * len(study.seeds)
-    count["profile"] = 1 + ranked
+    if study.search_space.builds_models:
+        count["profile"] = 1 + ranked
     return count
 
 
@@ -261,6 +262,8 @@ def _final_jobs(view: _View) -> Iterator[Job]:
 
 
 def _profile_jobs(view: _View) -> Iterator[Job]:
+    if not view.study.search_space.builds_models:
+        return
     ranked: dict[Configuration, Any] = {}
     for trial in view.trials:
         if trial.job.role in ("reference", "final") and trial.state == "complete":

@@ -15,6 +15,7 @@ from naslab.errors import InputError
 from naslab.nas.pareto import first_front, fronts
 from naslab.nas.statistics import difference_interval
 from naslab.runs.beside import Neighbour, check_comparable
+from naslab.runs.ranking_table import ranking_html, ranking_text
 from naslab.runs.rows import RANKED, Baseline, Frame, Refused, Row, baseline, refused_of, rows_of, validation_curve
 from naslab.runs.spend import ArmSpend, CostUnit, arm_spend, cost_unit, one_device, phase_hours
 from naslab.runs.study import Objective, Study
@@ -60,6 +61,13 @@ class Ranking:
     def own_rows(self) -> tuple[Row, ...]:
         """The rows of the study itself, without those of studies beside it."""
         return tuple(row for row in self.rows if row.study == self.study)
+
+    def __str__(self) -> str:
+        """A table of the rows."""
+        return ranking_text(self.to_dict())
+
+    def _repr_html_(self) -> str:
+        return ranking_html(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """The document of `naslab rank --json`."""

@@ -30,6 +30,8 @@ class SearchSpace(ABC):
     Options: ClassVar[type[Options]]
     Task: type[Any]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    builds_models: ClassVar[bool] = True
+    """Whether `build` gives networks that can be profiled and exported."""
 
     def __init__(self, options: Any) -> None:
         self.options = options

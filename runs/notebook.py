@@ -1,0 +1,91 @@
+"""A function that was typed into a notebook, written down as a module that workers can import.
+
+The module holds the function, whatever of the notebook it refers to (imports, functions, classes, plain values), and
+nothing else; so a study can be resumed, and read, long after the notebook is closed.
+"""
+
+from __future__ import annotations
+
+import ast
+import dis
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from types import CodeType, ModuleType
+from typing import Any
+
+from naslab.errors import InputError
+
+
+def module_text(function: Callable[..., Any]) -> str:
+    """The text of a module that defines `function` and what it refers to.
+
+    Raises:
+        InputError: its source is not known, or it refers to a value that cannot be written down.
+    """
+    lines: dict[str, str] = {}
+    _define(function.__name__, function, function.__globals__, lines)
+    return "\n\n".join(lines.values()) + "\n"
+
+
+def _define(name: str, value: Any, scope: dict[str, Any], lines: dict[str, str]) -> None:
+    """Add the line that gives `name` its value, after those that it needs."""
+    if name in lines:
+        return
+    if isinstance(value, ModuleType):
+        lines[name] = f"import {value.__name__} as {name}"
+    elif inspect.isfunction(value) or inspect.isclass(value):
+        if value.__module__ != "__main__":
+            lines[name] = f"from {value.__module__} import {value.__qualname__} as {name}"
+            return
+        source = source_of(value)
+        lines[name] = ""  # its place, so that a recursive function ends here
+        for needed in _names(source):
+            if needed in scope and needed != name:
+                _define(needed, scope[needed], scope, lines)
+        del lines[name]
+        lines[name] = source
+    else:
+        lines[name] = f"{name} = {_literal(name, value)}"
+
+
+def source_of(value: Any) -> str:
+    """The text of a function or class.
+
+    Raises:
+        InputError: Python does not know it, as of what was typed at a bare prompt.
+    """
+    try:
+        return textwrap.dedent(inspect.getsource(value)).rstrip()
+    except (OSError, TypeError):
+        raise InputError(
+            f"{value.__name__}: workers cannot find it, its source is not known; put it in a file and import it"
+        ) from None
+
+
+def _names(source: str) -> Iterator[str]:
+    """Every global that the text refers to, in its order."""
+    yield from _in_code(compile(source, "<notebook>", "exec", dont_inherit=True))
+
+
+def _in_code(code: CodeType) -> Iterator[str]:
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and not step.argval.startswith("__"):
+            yield step.argval
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _in_code(constant)
+
+
+def _literal(name: str, value: Any) -> str:
+    text = repr(value)
+    try:
+        same = ast.literal_eval(text) == value
+    except (ValueError, SyntaxError):
+        same = False
+    if not isinstance(same, bool) or not same:
+        raise InputError(
+            f"{name}: the function refers to it, and a {type(value).__name__} of the notebook is not known to workers; "
+            "make it inside the function, or put both in a file and import them"
+        )
+    return text
