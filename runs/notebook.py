@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dis
 import inspect
+import linecache
 import textwrap
 from collections.abc import Callable, Iterator
 from types import CodeType, ModuleType
@@ -56,11 +57,21 @@ def source_of(value: Any) -> str:
         InputError: Python does not know it, as of what was typed at a bare prompt.
     """
     try:
-        return textwrap.dedent(inspect.getsource(value)).rstrip()
-    except (OSError, TypeError):
+        return _class_source(value) if inspect.isclass(value) else textwrap.dedent(inspect.getsource(value)).rstrip()
+    except (OSError, TypeError, StopIteration):
         raise InputError(
             f"{value.__name__}: workers cannot find it, its source is not known; put it in a file and import it"
         ) from None
+
+
+def _class_source(kind: type) -> str:
+    """`inspect` asks a class's module for its file, and a notebook has none; its methods know their cell."""
+    method = next(member for member in vars(kind).values() if inspect.isfunction(member))
+    lines = linecache.getlines(method.__code__.co_filename)
+    bodies = ast.parse("".join(lines)).body
+    node = next(node for node in reversed(bodies) if isinstance(node, ast.ClassDef) and node.name == kind.__name__)
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    return "".join(lines[first - 1 : node.end_lineno]).rstrip()
 
 
 def _names(source: str) -> Iterator[str]:
