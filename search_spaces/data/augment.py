@@ -16,9 +16,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from naslab.search_spaces.data.images import WholeImages
 from naslab.search_spaces.options import Options
 
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)
+CROP_TRIES = 10
 
 
 class AugmentationOptions(Options):
@@ -57,10 +59,10 @@ class Augmentation:
         self.options = options
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor | WholeImages, generator: torch.Generator) -> Tensor:
         """One random view of each image; the generator, on the images' device, decides everything."""
-        draw = _Draw(images, generator)
-        view = crop_and_flip(images.float() / 255, self.options, draw)
+        draw = _Draw(len(images), generator)
+        view = crop_and_flip(images, self.options, draw)
         return self._standardise(colour(view, self.options, draw))
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -73,73 +75,105 @@ class Augmentation:
 
 
 class _Draw:
-    """Random numbers, one per image, shape (B, 1, 1, 1), or (B, 1, 1, 1, 1) for clips."""
+    """Random numbers (batch,) on the generator's device."""
 
-    def __init__(self, images: Tensor, generator: torch.Generator) -> None:
-        self.shape = (len(images), *[1] * (images.ndim - 1))
-        self.device, self.generator = images.device, generator
+    def __init__(self, batch: int, generator: torch.Generator) -> None:
+        self.batch, self.generator = batch, generator
 
-    def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
-        number = torch.rand(self.shape, device=self.device, generator=self.generator)
-        return low + (high - low) * number
+    def uniform(self, low: float = 0.0, high: float = 1.0, times: int | None = None) -> Tensor:
+        """One number an image, (batch,), or `times` of them, (times, batch)."""
+        shape = (self.batch,) if times is None else (times, self.batch)
+        return low + (high - low) * torch.rand(shape, device=self.generator.device, generator=self.generator)
 
     def chance(self, probability: float) -> Tensor:
         return self.uniform() < probability
 
 
-def crop_and_flip(images: Tensor, options: AugmentationOptions, draw: _Draw) -> Tensor:
-    """Random resized crop (area and log aspect ratio uniform, inside the image) and horizontal flip."""
-    area = draw.uniform(*options.crop_scale).flatten()
-    log_ratio = draw.uniform(math.log(options.crop_ratio[0]), math.log(options.crop_ratio[1])).flatten()
-    width = (area * log_ratio.exp()).sqrt().clamp(max=1.0)
-    height = (area / log_ratio.exp()).sqrt().clamp(max=1.0)
-    x = draw.uniform(-1, 1).flatten() * (1 - width)
-    y = draw.uniform(-1, 1).flatten() * (1 - height)
-    sign = 1 - 2 * draw.chance(options.flip).flatten().float()
-    return sample_boxes(images, width, height, x, y, sign)
+def crop_and_flip(images: Tensor | WholeImages, options: AugmentationOptions, draw: _Draw) -> Tensor:
+    """Random resized crop and horizontal flip, values in [0, 1]."""
+    if isinstance(images, WholeImages):
+        boxes_B4 = crop_boxes(images.sizes_B2.to(draw.generator.device), options, draw)
+        cropped = images.cut(boxes_B4).float() / 255
+    else:
+        sizes_B2 = torch.tensor(images.shape[-2:], device=images.device).expand(len(images), 2)
+        cropped = sample_boxes(images.float() / 255, crop_boxes(sizes_B2, options, draw))
+    return torch.where(beside(draw.chance(options.flip), cropped), cropped.flip(-1), cropped)
 
 
-def sample_boxes(images: Tensor, width: Tensor, height: Tensor, x: Tensor, y: Tensor, sign: Tensor) -> Tensor:
-    """Resample one box of each image to the full size, bilinearly.
+def crop_boxes(sizes_B2: Tensor, options: AugmentationOptions, draw: _Draw) -> Tensor:
+    """A box of each image, (top, left, height, width) in whole pixels, int64 (B, 4): torchvision's RandomResizedCrop.
+
+    Area and log aspect ratio (width over height) are uniform; of ten tries the first that fits is taken. Where none
+    does, it is the largest box of an allowed ratio in the middle.
 
     Args:
-        width, height: of the box as a share of the image's, (B,).
-        x, y: its centre, in [-1, 1] over the image, (B,).
-        sign: -1 mirrors the box, (B,).
+        sizes_B2: height and width of each image.
     """
-    zero = torch.zeros_like(width)
-    rows = [torch.stack([sign * width, zero, x], 1), torch.stack([zero, height, y], 1)]
+    height, width = sizes_B2.float().unbind(1)
+    low, high = options.crop_ratio
+    area = draw.uniform(*options.crop_scale, times=CROP_TRIES) * height * width
+    ratio = draw.uniform(math.log(low), math.log(high), times=CROP_TRIES).exp()
+    tried = torch.stack([(area / ratio).sqrt().round(), (area * ratio).sqrt().round()], 2)
+    fits = ((tried > 0) & (tried <= sizes_B2)).all(2)
+    first = fits.int().argmax(0)
+    box_B2 = tried[first, torch.arange(len(first), device=first.device)].long()
+    middle = torch.stack([(width / low).round().minimum(height), (height * high).round().minimum(width)], 1).long()
+    box_B2 = torch.where(fits.any(0)[:, None], box_B2, middle)
+    room_B2 = sizes_B2 - box_B2
+    place = torch.stack([draw.uniform(), draw.uniform()], 1)
+    corner_B2 = (place * (room_B2 + 1)).long().minimum(room_B2)
+    corner_B2 = torch.where(fits.any(0)[:, None], corner_B2, room_B2 // 2)
+    return torch.cat([corner_B2, box_B2], 1)
+
+
+def sample_boxes(images: Tensor, boxes_B4: Tensor) -> Tensor:
+    """Resample one box (top, left, height, width), in pixels, of each image or clip to the full size, bilinearly."""
+    size = torch.tensor(images.shape[-2:], device=images.device)
+    share_B2 = boxes_B4[:, 2:] / size
+    centre_B2 = (2 * boxes_B4[:, :2] + boxes_B4[:, 2:]) / size - 1
+    zero = torch.zeros_like(share_B2[:, 0])
+    rows = [
+        torch.stack([share_B2[:, 1], zero, centre_B2[:, 1]], 1),
+        torch.stack([zero, share_B2[:, 0], centre_B2[:, 0]], 1),
+    ]
     planes = images.flatten(1, -3)  # frames of a clip are resampled as if they were channels of one image
     grid = F.affine_grid(torch.stack(rows, 1), list(planes.shape), align_corners=False)
     sampled = F.grid_sample(planes, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return sampled.view(images.shape)
 
 
+def beside(values_B: Tensor, images: Tensor) -> Tensor:
+    """One value an image, shaped to go with the images or clips."""
+    return values_B.view(-1, *[1] * (images.ndim - 1))
+
+
 def colour(images: Tensor, options: AugmentationOptions, draw: _Draw) -> Tensor:
     """Jitter, grey, blur and solarisation, each on a random part of the batch; values stay in [0, 1]."""
-    images = torch.where(draw.chance(options.jitter_probability), _jitter(images, options, draw), images)
+    images = torch.where(
+        beside(draw.chance(options.jitter_probability), images), _jitter(images, options, draw), images
+    )
     if images.shape[-3] == 3 and options.grey_probability:
-        images = torch.where(draw.chance(options.grey_probability), grey(images), images)
+        images = torch.where(beside(draw.chance(options.grey_probability), images), grey(images), images)
     if options.blur_probability:
-        blurred = blur(images, draw.uniform(*options.blur_sigma).flatten())
-        images = torch.where(draw.chance(options.blur_probability), blurred, images)
+        blurred = blur(images, draw.uniform(*options.blur_sigma))
+        images = torch.where(beside(draw.chance(options.blur_probability), images), blurred, images)
     if options.solarise_probability:
         solarised = torch.where(images >= 0.5, 1 - images, images)
-        images = torch.where(draw.chance(options.solarise_probability), solarised, images)
+        images = torch.where(beside(draw.chance(options.solarise_probability), images), solarised, images)
     return images
 
 
 def _jitter(images: Tensor, options: AugmentationOptions, draw: _Draw) -> Tensor:
     if options.brightness:
-        images = brightness(images, draw.uniform(1 - options.brightness, 1 + options.brightness))
+        images = brightness(images, beside(draw.uniform(1 - options.brightness, 1 + options.brightness), images))
     if options.contrast:
-        images = contrast(images, draw.uniform(1 - options.contrast, 1 + options.contrast))
+        images = contrast(images, beside(draw.uniform(1 - options.contrast, 1 + options.contrast), images))
     if images.shape[-3] != 3:
         return images
     if options.saturation:
-        images = saturation(images, draw.uniform(1 - options.saturation, 1 + options.saturation))
+        images = saturation(images, beside(draw.uniform(1 - options.saturation, 1 + options.saturation), images))
     if options.hue:
-        images = hue(images, draw.uniform(-options.hue, options.hue))
+        images = hue(images, beside(draw.uniform(-options.hue, options.hue), images))
     return images
 
 

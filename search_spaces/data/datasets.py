@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -14,6 +14,7 @@ from naslab.efficiency.errors import InputError
 from naslab.search_spaces.data import files
 from naslab.search_spaces.data.images import ImageSet
 from naslab.search_spaces.options import Options
+from naslab.search_spaces.parameters import When
 from naslab.search_spaces.splits import Splits
 
 STATISTICS_SAMPLE = 2000
@@ -24,15 +25,17 @@ class DatasetOptions(Options):
     """Which images. `validation` is held out of the training images; a search looks at it instead of the test set."""
 
     name: Literal["embedded", "fashion_mnist", "cifar10", "cifar100", "stl10", "folder"] = "embedded"
-    root: Path | None = None
+    root: Annotated[Path | None, When("name", ("fashion_mnist", "cifar10", "cifar100", "stl10", "folder"))] = None
+    """Where the files are; None: docs/image-data.md says where each data set is looked for."""
     train: int | None = Field(None, gt=0)
     """How many training images, as balanced over the classes as they come; None: all that validation leaves."""
     validation: int = Field(1000, gt=0)
+    """How many are held out of the training images, or used at most of those set apart in a folder."""
     test: int | None = Field(None, gt=0)
-    image_size: int = Field(224, ge=8)
-    """Side of decoded images; for `folder` only."""
-    unlabeled: bool = False
-    """STL-10 only: train on the unlabelled images too."""
+    image_size: Annotated[int, When("name", ("folder",))] = Field(224, ge=8)
+    """Side of decoded images."""
+    unlabeled: Annotated[bool, When("name", ("stl10",))] = False
+    """Train on the unlabelled images too."""
     seed: int = Field(0, ge=0)
     """Decides which images are chosen, and their order."""
 
@@ -56,37 +59,49 @@ class ImageData(Splits[ImageSet]):
 
 
 def load_dataset(options: DatasetOptions) -> ImageData:
-    """Read and split the data set.
+    """Read and split the data set. Files that cannot be read are left out, with a warning.
 
     Raises:
         InputError: missing or damaged files, or more images asked for than there are.
     """
-    train, test, classes = _read(options)
+    read = _read(options)
     generator = torch.Generator().manual_seed(options.seed)
-    labelled = int((train.labels >= 0).sum())
-    _check_sizes(options, len(train), labelled, len(test))
-    order = balanced_order(train.labels, generator)
-    validation = order[: options.validation]
-    rest = order[options.validation :][: options.train]
+    held_out = options.validation if read.validation is None else 0
+    order = _usable(read.train, generator, held_out + options.train if options.train else None)
+    _check_sizes(options, read, order, held_out)
+    rest = order[held_out:][: options.train]
     rest = rest[torch.randperm(len(rest), generator=generator)]
-    test_order = balanced_order(test.labels, generator)[: options.test]
-    chosen = train.take(rest)
+    tested = _usable(read.test, generator, options.test)
+    if options.test is not None and options.test > len(tested):
+        raise InputError(f"task.dataset.test: {options.name} has {len(tested)} test images, not {options.test}")
+    chosen = read.train.take(rest)
     mean, std = channel_statistics(chosen, STATISTICS_SAMPLE)
     sample = chosen.fetch(torch.tensor([0]))
     return ImageData(
         name=options.name,
-        classes=classes,
+        classes=read.classes,
         channels=sample.shape[1],
         image_size=sample.shape[2],
         train=chosen,
-        validation=train.take(validation),
-        test=test.take(test_order),
+        validation=_validation(options, read, order, generator),
+        test=read.test.take(tested),
         mean=mean,
         std=std,
     )
 
 
-def _read(options: DatasetOptions) -> files.Splits:
+def _usable(images: ImageSet, generator: torch.Generator, limit: int | None) -> Tensor:
+    return images.usable(balanced_order(images.labels, generator), limit)
+
+
+def _validation(options: DatasetOptions, read: files.Read, order: Tensor, generator: torch.Generator) -> ImageSet:
+    """Images set apart for validation, up to as many as asked for, else the first of the training images' order."""
+    if read.validation is None:
+        return read.train.take(order[: options.validation])
+    return read.validation.take(_usable(read.validation, generator, options.validation))
+
+
+def _read(options: DatasetOptions) -> files.Read:
     match options.name:
         case "embedded":
             return files.read_embedded()
@@ -100,15 +115,13 @@ def _read(options: DatasetOptions) -> files.Splits:
             return files.image_folder(options.root, options.image_size, options.seed)
 
 
-def _check_sizes(options: DatasetOptions, train: int, labelled: int, test: int) -> None:
-    wanted = options.validation + (options.train or 1)
-    if wanted > train or options.validation > labelled:
+def _check_sizes(options: DatasetOptions, read: files.Read, order: Tensor, held_out: int) -> None:
+    labelled = int((read.train.labels[order] >= 0).sum())
+    if held_out + (options.train or 1) > len(order) or held_out > labelled:
         raise InputError(
-            f"task.dataset: {options.name} has {train} training images; {options.validation} for validation and "
+            f"task.dataset: {options.name} has {len(order)} training images; {held_out} for validation and "
             f"{options.train or 'some'} for training are more than that"
         )
-    if options.test is not None and options.test > test:
-        raise InputError(f"task.dataset.test: {options.name} has {test} test images, not {options.test}")
 
 
 def check_fit(data: ImageData, in_channels: int, image_size: int, batch_size: int) -> None:

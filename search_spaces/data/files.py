@@ -7,7 +7,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,25 @@ import torch
 from torch import Tensor
 
 from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data.folders import Labelled, class_folders
 from naslab.search_spaces.data.images import FileImages, ImageSet, MemoryImages
+from naslab.search_spaces.data.pixels import IMAGE_SUFFIXES
 
 EMBEDDED_FILE = Path(__file__).parent / "embedded" / "fashion_mnist_12k.npz"
 FASHION_MNIST_ROOT = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
-Splits = tuple[ImageSet, ImageSet, tuple[str, ...]]
-"""Training images, test images, class names."""
-Labelled = tuple[Sequence[Path], Tensor]
-"""Files and the class of each, int64."""
+
+@dataclass(frozen=True)
+class Read:
+    """What a data set's files hold; `validation` is None where no images are set apart for it."""
+
+    train: ImageSet
+    test: ImageSet
+    classes: tuple[str, ...]
+    validation: ImageSet | None = None
 
 
 def default_root() -> Path:
@@ -36,7 +42,7 @@ def default_root() -> Path:
     return Path(os.environ.get("NASLAB_DATA", Path.home() / ".cache" / "naslab" / "data"))
 
 
-def read_embedded() -> Splits:
+def read_embedded() -> Read:
     """The subset of Fashion-MNIST that ships with the project."""
     try:
         with np.load(EMBEDDED_FILE) as arrays:
@@ -44,7 +50,8 @@ def read_embedded() -> Splits:
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{EMBEDDED_FILE}: the embedded data is damaged ({error}); install naslab again") from None
     train = MemoryImages(parts["train_images"].unsqueeze(1), parts["train_labels"].long())
-    return train, MemoryImages(parts["test_images"].unsqueeze(1), parts["test_labels"].long()), FASHION_MNIST_CLASSES
+    test = MemoryImages(parts["test_images"].unsqueeze(1), parts["test_labels"].long())
+    return Read(train, test, FASHION_MNIST_CLASSES)
 
 
 def read_fashion_mnist(root: Path, split: str) -> tuple[Tensor, Tensor]:
@@ -79,18 +86,18 @@ def _read_idx(path: Path, dimensions: int) -> Tensor:
     return torch.from_numpy(array.copy())
 
 
-def fashion_mnist(root: Path | None) -> Splits:
+def fashion_mnist(root: Path | None) -> Read:
     """The whole of Fashion-MNIST: 60,000 and 10,000 images."""
     folder = root or FASHION_MNIST_ROOT
     (train, train_labels), (test, test_labels) = (read_fashion_mnist(folder, split) for split in ("train", "test"))
-    return (
+    return Read(
         MemoryImages(train.unsqueeze(1), train_labels),
         MemoryImages(test.unsqueeze(1), test_labels),
         FASHION_MNIST_CLASSES,
     )
 
 
-def cifar(name: str, root: Path | None) -> Splits:
+def cifar(name: str, root: Path | None) -> Read:
     """CIFAR-10 or CIFAR-100 in the original python version, read by torchvision, which checks the files' sums."""
     folder = root or default_root()
     kind = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}[name]
@@ -99,10 +106,10 @@ def cifar(name: str, root: Path | None) -> Splits:
     def images(data: Any) -> MemoryImages:
         return MemoryImages(torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets))
 
-    return images(train), images(test), tuple(train.classes)
+    return Read(images(train), images(test), tuple(train.classes))
 
 
-def stl10(root: Path | None, unlabeled: bool) -> Splits:
+def stl10(root: Path | None, unlabeled: bool) -> Read:
     """STL-10; with `unlabeled` its 100,000 images without label (label -1) join the training images."""
     folder = root or default_root()
     splits = ["train+unlabeled" if unlabeled else "train", "test"]
@@ -111,7 +118,7 @@ def stl10(root: Path | None, unlabeled: bool) -> Splits:
     def images(data: Any) -> MemoryImages:
         return MemoryImages(torch.from_numpy(np.ascontiguousarray(data.data)), torch.from_numpy(data.labels).long())
 
-    return images(train), images(test), tuple(train.classes)
+    return Read(images(train), images(test), tuple(train.classes))
 
 
 def _torchvision(kind: str, name: str, root: Path, **arguments: Any) -> Any:
@@ -126,59 +133,12 @@ def _torchvision(kind: str, name: str, root: Path, **arguments: Any) -> Any:
         ) from None
 
 
-def image_folder(root: Path | None, side: int, seed: int) -> Splits:
-    """Class folders of images, decoded when fetched."""
-    train, test, classes = class_folders(root, "images", IMAGE_SUFFIXES, seed)
-    return FileImages(*train, side), FileImages(*test, side), classes
+def image_folder(root: Path | None, side: int, seed: int) -> Read:
+    """Class folders of images, decoded when fetched; see `class_folders`."""
+    found = class_folders(root, "images", IMAGE_SUFFIXES, seed)
 
+    def images(split: str, part: Labelled) -> FileImages:
+        return FileImages(part.paths, part.labels, side, where=f"folder, {split} ({root})")
 
-def class_folders(
-    root: Path | None, kind: str, suffixes: Collection[str], seed: int
-) -> tuple[Labelled, Labelled, tuple[str, ...]]:
-    """Files for training and test, and the classes, of ImageNet-style folders.
-
-    These are root/train/CLASS/... and root/val (or test); with root/CLASS alone, a fifth is test.
-
-    Args:
-        kind: what the files are, for errors.
-        suffixes: of such files, in lower case.
-
-    Raises:
-        InputError: a missing folder, fewer than two classes, or a class without files.
-    """
-    if root is None:
-        raise InputError("task.dataset.root: missing; a folder data set needs the folder's path")
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder; task.dataset.root names the folder that holds train/ and val/")
-    held_out = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
-    if (root / "train").is_dir() and held_out is not None:
-        classes = _class_names(root / "train")
-        train, test = (_files(folder, classes, kind, suffixes) for folder in (root / "train", held_out))
-        return train, test, classes
-    classes = _class_names(root)
-    paths, labels = _files(root, classes, kind, suffixes)
-    order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(seed))
-    cut = len(paths) // 5
-    train, test = (([paths[i] for i in part.tolist()], labels[part]) for part in (order[cut:], order[:cut]))
-    return train, test, classes
-
-
-def _class_names(folder: Path) -> tuple[str, ...]:
-    names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
-    if len(names) < 2:
-        raise InputError(
-            f"{folder}: holds {len(names)} class folders; a folder data set needs one per class, two or more"
-        )
-    return names
-
-
-def _files(folder: Path, classes: tuple[str, ...], kind: str, suffixes: Collection[str]) -> Labelled:
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = sorted(p for p in (folder / name).glob("**/*") if p.suffix.lower() in suffixes)
-        if not found:
-            raise InputError(f"{folder / name}: no {kind}; each class of the training folder needs some in every split")
-        paths += found
-        labels += [label] * len(found)
-    return paths, torch.tensor(labels)
+    validation = None if found.validation is None else images("validation", found.validation)
+    return Read(images("train", found.train), images("test", found.test), found.classes, validation)

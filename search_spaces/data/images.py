@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data.pixels import UnreadableImage, read_rgb, trouble_with_image
+from naslab.search_spaces.data.sifting import sift
+
+RESAMPLING = Image.Resampling.BICUBIC
+T = TypeVar("T")
 
 
 class ImageSet(ABC):
@@ -34,6 +40,14 @@ class ImageSet(ABC):
     def fetch(self, indices: Tensor) -> Tensor:
         """The chosen images, uint8 (B, C, H, W), or clips (B, T, C, H, W)."""
 
+    def whole(self, indices: Tensor) -> Tensor | WholeImages:
+        """The chosen images as a random crop wants them: as large as they are."""
+        return self.fetch(indices)
+
+    def usable(self, order: Tensor, limit: int | None) -> Tensor:
+        """The first `limit` numbers in `order` whose images can be read; None: all of them."""
+        return order[:limit]
+
     @abstractmethod
     def take(self, indices: Tensor) -> ImageSet:
         """The subset of the chosen images, in that order."""
@@ -45,6 +59,12 @@ class ImageSet(ABC):
     def head(self, number: int) -> ImageSet:
         """The first `number` images."""
         return self.take(torch.arange(min(number, len(self))))
+
+    def labelled(self, number: int | None = None) -> ImageSet:
+        """The first `number` images that have a label; None: all of them."""
+        if number is None and bool((self.labels >= 0).all()):
+            return self
+        return self.take((self.labels >= 0).nonzero().flatten()[:number])
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +100,8 @@ class FileImages(ImageSet):
     labels: Tensor
     side: int
     threads: int = 8
+    where: str = ""
+    """Which images these are, for warnings."""
 
     def fetch(self, indices: Tensor) -> Tensor:
         """See ImageSet.fetch.
@@ -87,25 +109,68 @@ class FileImages(ImageSet):
         Raises:
             InputError: a file that cannot be decoded, by name.
         """
-        chosen = [self.paths[i] for i in indices.tolist()]
-        with ThreadPoolExecutor(self.threads) as pool:
-            return torch.stack(list(pool.map(self._decode, chosen)))
+        return torch.stack(self._each(lambda path: centre_square(self._read(path), self.side), indices))
 
-    def _decode(self, path: Path) -> Tensor:
+    def whole(self, indices: Tensor) -> WholeImages:
+        """See ImageSet.whole."""
+        return WholeImages(self._each(self._read, indices), self.side)
+
+    def usable(self, order: Tensor, limit: int | None) -> Tensor:
+        """See ImageSet.usable; a warning names those left out."""
+
+        def look(number: int) -> tuple[str, str]:
+            return str(self.paths[number]), trouble_with_image(self.paths[number])
+
+        found, _ = sift(order.tolist(), look, self.where, "images", limit)
+        return torch.tensor(found)
+
+    def _each(self, function: Callable[[Path], T], indices: Tensor) -> list[T]:
+        with ThreadPoolExecutor(self.threads) as pool:
+            return list(pool.map(function, [self.paths[i] for i in indices.tolist()]))
+
+    def _read(self, path: Path) -> Image.Image:
         try:
-            with Image.open(path) as image:
-                rgb = image.convert("RGB")
-        except (OSError, UnidentifiedImageError) as error:
+            return read_rgb(path)
+        except UnreadableImage as error:
             raise InputError(f"{path}: not a readable image ({error}); mend or remove the file") from None
-        return centre_square(rgb, self.side)
 
     def take(self, indices: Tensor) -> FileImages:
         """See ImageSet.take."""
-        return FileImages([self.paths[i] for i in indices.tolist()], self.labels[indices], self.side, self.threads)
+        return replace(self, paths=[self.paths[i] for i in indices.tolist()], labels=self.labels[indices])
 
     def to(self, device: torch.device) -> FileImages:
         """Nothing is held in memory."""
         return self
+
+
+@dataclass(frozen=True, eq=False)
+class WholeImages:
+    """Images of any size, of which boxes are cut and resized to `side`: RGB, on the CPU."""
+
+    images: Sequence[Image.Image]
+    side: int
+    device: torch.device | None = None
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+    def to(self, device: torch.device) -> WholeImages:
+        """The same with boxes that go to `device`."""
+        return replace(self, device=device)
+
+    @property
+    def sizes_B2(self) -> Tensor:
+        """Height and width of each, int64."""
+        return torch.tensor([(image.height, image.width) for image in self.images])
+
+    def cut(self, boxes_B4: Tensor) -> Tensor:
+        """The boxes (top, left, height, width), one an image, in pixels: uint8 (B, 3, side, side)."""
+        cut = [
+            image.crop((left, top, left + width, top + height)).resize((self.side, self.side), RESAMPLING)
+            for image, (top, left, height, width) in zip(self.images, boxes_B4.tolist(), strict=True)
+        ]
+        return torch.stack([_tensor(image) for image in cut]).to(self.device)
 
 
 def centre_square(rgb: Image.Image, side: int) -> Tensor:
@@ -113,5 +178,8 @@ def centre_square(rgb: Image.Image, side: int) -> Tensor:
     scale = side / min(rgb.size)
     width, height = (max(side, round(length * scale)) for length in rgb.size)
     left, top = (width - side) // 2, (height - side) // 2
-    square = rgb.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
-    return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)
+    return _tensor(rgb.resize((width, height), RESAMPLING).crop((left, top, left + side, top + side)))
+
+
+def _tensor(rgb: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(rgb).copy()).permute(2, 0, 1)

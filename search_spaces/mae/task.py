@@ -135,7 +135,7 @@ class MaskedPretraining(Task):
         generator = torch.Generator(self.device).manual_seed(derive_seed(seed, "order", epoch))
         order = torch.randperm(len(self.data.train), generator=generator, device=self.device)
         for indices in order.split(self.options.batch_size)[: self.num_batches]:
-            images = self.augmentation(self.train_images.fetch(indices).to(self.device), generator)
+            images = self.augmentation(self.train_images.whole(indices).to(self.device), generator)
             yield images, torch.rand(len(indices), tokens, generator=generator, device=self.device)
 
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
@@ -181,7 +181,7 @@ class MaskedPretraining(Task):
 
     def _scores(self, features: Any, split: Split, full: bool, wanted: tuple[str, ...]) -> dict[str, float]:
         options = self.options
-        bank = self.data.train if full else self.data.train.head(options.rung_bank)
+        bank = self.data.train.labelled(None if full else options.rung_bank)
         queries = self.data.of(split)
         bank_x, x = (encode(features, images, self.augmentation, self.device) for images in (bank, queries))
         bank_y, y = bank.labels.to(self.device), queries.labels.to(self.device)

@@ -105,7 +105,7 @@ class SelfSupervised(GradientTask):
         generator = torch.Generator(self.device).manual_seed(derive_seed(seed, "order", epoch, first))
         order = torch.randperm(last - first, generator=generator, device=self.device) + first
         for indices in order.split(self.options.batch_size)[: self.num_batches(share)]:
-            images = self.train_images.fetch(indices)
+            images = self.train_images.whole(indices).to(self.device)
             yield Views(self.augmentation(images, generator), self.augmentation(images, generator))
 
     def _bounds(self, share: tuple[float, float]) -> tuple[int, int]:
@@ -151,7 +151,7 @@ class SelfSupervised(GradientTask):
         """
         featured = cast(Featured, model)
         model.to(self.device).eval()
-        bank = self.data.train if full else self.data.train.head(self.options.rung_bank)
+        bank = self.data.train.labelled(None if full else self.options.rung_bank)
         queries = self.data.of(split)
         with torch.no_grad():
             bank_x = self._map(featured.features, bank)
@@ -193,8 +193,9 @@ class SelfSupervised(GradientTask):
         def flat(images_BCHW: Tensor) -> Tensor:
             return images_BCHW.flatten(1)
 
-        bank_x, query_x = self._map(flat, self.data.train), self._map(flat, queries)
-        return self._scores(bank_x, self.data.train.labels, query_x, queries.labels, full=split == "test")
+        bank = self.data.train.labelled()
+        bank_x, query_x = self._map(flat, bank), self._map(flat, queries)
+        return self._scores(bank_x, bank.labels, query_x, queries.labels, full=split == "test")
 
     def _untrained(self, seed: int, split: Split) -> dict[str, float]:
         seed_everything(seed)

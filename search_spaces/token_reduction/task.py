@@ -84,7 +84,7 @@ class Classification(Task):
         generator = torch.Generator(self.device).manual_seed(derive_seed(seed, "order", epoch))
         order = torch.randperm(len(self.train_images), generator=generator, device=self.device)
         for indices in order.split(self.options.batch_size)[: self.num_batches]:
-            images = self.augmentation(self.train_images.fetch(indices).to(self.device), generator)
+            images = self.augmentation(self.train_images.whole(indices).to(self.device), generator)
             yield images, self.train_images.labels[indices.to(self.train_images.labels.device)].to(self.device)
 
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:

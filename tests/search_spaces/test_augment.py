@@ -1,9 +1,21 @@
 import pytest
 import torch
+from scipy.stats import ks_2samp
+from torchvision import transforms
 from torchvision.transforms.v2 import functional as tv
 
 from naslab.search_spaces.data import Augmentation, AugmentationOptions
-from naslab.search_spaces.data.augment import blur, brightness, contrast, grey, hue, sample_boxes, saturation
+from naslab.search_spaces.data.augment import (
+    _Draw,
+    blur,
+    brightness,
+    contrast,
+    crop_boxes,
+    grey,
+    hue,
+    sample_boxes,
+    saturation,
+)
 
 IMAGES = torch.rand(5, 3, 17, 17, generator=torch.Generator().manual_seed(0))
 
@@ -47,18 +59,48 @@ def test_blur_agrees_with_torchvision():
         assert torch.allclose(ours, tv.gaussian_blur(IMAGES, [3, 3], [sigma, sigma]), atol=1e-5)
 
 
-def test_the_whole_box_is_the_image_and_a_mirrored_one_its_flip():
-    one, zero = torch.ones(5), torch.zeros(5)
-    assert torch.allclose(sample_boxes(IMAGES, one, one, zero, zero, one), IMAGES, atol=1e-5)
-    assert torch.allclose(sample_boxes(IMAGES, one, one, zero, zero, -one), IMAGES.flip(3), atol=1e-5)
+def test_the_whole_box_is_the_image():
+    assert torch.allclose(sample_boxes(IMAGES, torch.tensor([[0, 0, 17, 17]] * 5)), IMAGES, atol=1e-5)
 
 
 def test_a_box_is_the_crop_resized():
-    images = torch.rand(2, 1, 16, 16)
-    half, centre = torch.full((2,), 0.5), torch.full((2,), -0.5)
-    ours = sample_boxes(images, half, half, centre, centre, torch.ones(2))
-    theirs = torch.nn.functional.interpolate(images[:, :, :8, :8], size=(16, 16), mode="bilinear")
-    assert torch.allclose(ours[:, :, 1:-1, 1:-1], theirs[:, :, 1:-1, 1:-1], atol=1e-5)
+    images = torch.rand(2, 1, 16, 12, generator=torch.Generator().manual_seed(0))
+    ours = sample_boxes(images, torch.tensor([[3, 2, 8, 6], [1, 0, 4, 12]]))
+    for image, (top, left, height, width) in zip(range(2), ((3, 2, 8, 6), (1, 0, 4, 12)), strict=True):
+        crop = images[image : image + 1, :, top : top + height, left : left + width]
+        theirs = torch.nn.functional.interpolate(crop, size=(16, 12), mode="bilinear")[0]
+        # At the edges the box sees its neighbours, a crop does not.
+        y, x = -(-8 // height), -(-12 // width)
+        assert torch.allclose(ours[image, :, y:-y, x:-x], theirs[:, y:-y, x:-x], atol=1e-5)
+
+
+def test_half_of_the_views_are_mirrored():
+    options = AugmentationOptions(crop_scale=(1, 1), crop_ratio=(1, 1), jitter_probability=0, grey_probability=0)
+    images = (IMAGES * 255).to(torch.uint8)[:1].expand(2000, -1, -1, -1)
+    views = Augmentation(options, (0.0,) * 3, (1.0,) * 3)(images, torch.Generator().manual_seed(0))
+    plain = images[0].float() / 255
+    mirrored = torch.tensor([torch.allclose(view, plain.flip(2), atol=1e-4) for view in views])
+    assert all(torch.allclose(view, plain, atol=1e-4) for view in views[~mirrored])
+    assert abs(int(mirrored.sum()) - 1000) < 4 * (2000 / 4) ** 0.5
+
+
+@pytest.mark.parametrize("size", [(32, 32), (40, 25), (9, 60), (60, 9), (4, 5)])
+@pytest.mark.parametrize(("scale", "ratio"), [((0.2, 1.0), (3 / 4, 4 / 3)), ((0.08, 1.0), (0.5, 1.0))])
+def test_crops_have_the_distribution_of_torchvision(size, scale, ratio):
+    """Height, width, place and area of both by Kolmogorov and Smirnov: both draw whole pixels, ten times at most."""
+    number = 4000
+    options = AugmentationOptions(crop_scale=scale, crop_ratio=ratio)
+    draw = _Draw(number, torch.Generator().manual_seed(0))
+    ours = crop_boxes(torch.tensor(size).expand(number, 2), options, draw)
+    torch.manual_seed(1)
+    image = torch.empty(1, *size)
+    theirs = torch.tensor([transforms.RandomResizedCrop.get_params(image, scale, ratio) for _ in range(number)])
+    assert (ours[:, :2] >= 0).all()
+    assert (ours[:, :2] + ours[:, 2:] <= torch.tensor(size)).all()
+    columns = {"top": 0, "left": 1, "height": 2, "width": 3}
+    for name, column in columns.items():
+        assert ks_2samp(ours[:, column], theirs[:, column]).pvalue > 1e-5, name
+    assert ks_2samp(ours[:, 2] * ours[:, 3], theirs[:, 2] * theirs[:, 3]).pvalue > 1e-5
 
 
 @pytest.mark.parametrize("framework", ["simsiam", "simclr", "mocov2", "byol"])

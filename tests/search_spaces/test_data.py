@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from torchvision import datasets
 
 from naslab.efficiency.errors import InputError
@@ -14,6 +15,7 @@ from naslab.search_spaces.data import DatasetOptions, few_labels, files, load_da
 from naslab.search_spaces.data.datasets import balanced_order
 from naslab.search_spaces.data.embedded.make import first_of_each_class
 from naslab.search_spaces.data.files import EMBEDDED_FILE, FASHION_MNIST_ROOT, read_embedded, read_fashion_mnist
+from naslab.search_spaces.options import explain
 
 
 def load(**options):
@@ -21,16 +23,17 @@ def load(**options):
 
 
 def test_embedded_data_is_what_its_rule_says():
-    train, test, classes = read_embedded()
+    embedded = read_embedded()
+    train, test = embedded.train, embedded.test
     assert (train.images.shape, test.images.shape) == ((10_000, 1, 28, 28), (2_000, 1, 28, 28))
     assert set(Counter(train.labels.tolist()).values()) == {1000}
     assert set(Counter(test.labels.tolist()).values()) == {200}
-    assert len(classes) == 10
+    assert len(embedded.classes) == 10
 
 
 @pytest.mark.skipif(not FASHION_MNIST_ROOT.exists(), reason="needs Debian's package dataset-fashion-mnist")
 def test_embedded_data_is_part_of_the_full_set():
-    train, _, _ = read_embedded()
+    train = read_embedded().train
     images, labels = read_fashion_mnist(FASHION_MNIST_ROOT, "train")
     assert len(images) == 60_000
     assert torch.equal(train.images[:, 0], images[first_of_each_class(labels, 1000)])
@@ -146,6 +149,10 @@ def test_stl10_files_in_their_real_format(tmp_path, monkeypatch):
     assert len(data.train) == 35
     assert (data.train.labels < 0).sum() == 15
     assert (data.validation.labels >= 0).all()
+    bank = data.train.labelled(12)
+    assert len(bank) == 12
+    assert (bank.labels >= 0).all()
+    assert len(data.train.labelled()) == 20
 
 
 def image_tree(root, splits=("train", "val"), number=6):
@@ -182,9 +189,25 @@ def test_broken_image_folders_are_named(tmp_path):
     image_tree(tmp_path)
     for path in (tmp_path / "train" / "cat").iterdir():
         path.write_bytes(b"not an image")
-    train, _, _ = files.image_folder(tmp_path, 16, 0)
+    train = files.image_folder(tmp_path, 16, 0).train
     with pytest.raises(InputError, match=r"train/cat/\d.png: not a readable image"):
         train.fetch(torch.arange(len(train)))
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        ({"root": "there"}, "root: applies only with name ="),
+        ({"image_size": 64}, "image_size: applies only with name = folder"),
+        ({"unlabeled": True}, "unlabeled: applies only with name = stl10"),
+        ({"name": "cifar10", "image_size": 64}, "image_size: applies only with name = folder"),
+        ({"name": "folder", "unlabeled": True}, "unlabeled: applies only with name = stl10"),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(options, where):
+    with pytest.raises(ValidationError) as caught:
+        DatasetOptions.model_validate(options)
+    assert where in explain(caught.value)
 
 
 def test_a_damaged_embedded_file_is_said(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import torch
 from videos import encode
 
 from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data import sifting
 from naslab.search_spaces.data.augment import AugmentationOptions
 from naslab.search_spaces.data.video import ClipAugmentation, ClipOptions, load_clips
 from naslab.search_spaces.data.video import recorded as recording
@@ -128,7 +129,7 @@ def test_unreadable_videos_are_left_out_counted_and_named(folder):
 
 def test_no_more_files_are_probed_than_are_wanted(folder, monkeypatch):
     probed = []
-    monkeypatch.setattr(recording, "BLOCK", 4)
+    monkeypatch.setattr(sifting, "BLOCK", 4)
     monkeypatch.setattr(recording, "probe", lambda path, decoder: probed.append(path))
     data = from_folder(folder, train=5, validation=2, test=2)
     assert [len(getattr(data, split)) for split in SPLITS] == [5, 2, 2]
@@ -157,3 +158,15 @@ def test_what_is_wrong_with_a_folder_is_one_line(folder, tmp_path):
         video.unlink()
     with pytest.raises(InputError, match="train/dark: no videos; each class of the training folder needs some"):
         from_folder(folder)
+
+
+@pytest.mark.parametrize("names", [("training", "testing"), ("TRAIN", "Valid"), ("train", "validation", "test")])
+def test_split_folders_have_any_of_their_names(tmp_path, names):
+    for split in names:
+        for label, name in enumerate(("dark", "light")):
+            for n in range(3):
+                encode(tmp_path / split / name / f"{n}.mkv", frames=4, level=lambda t, v=label: 20 + 150 * v + t)
+    data = from_folder(tmp_path)
+    assert data.classes == ("dark", "light")
+    sizes = (5, 1, 6) if len(names) == 2 else (6, 6, 6)
+    assert (len(data.train), len(data.validation), len(data.test)) == sizes

@@ -2,6 +2,7 @@ import sys
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces.data.text import (
@@ -13,6 +14,7 @@ from naslab.search_spaces.data.text import (
     read_corpus,
     train_byte_pairs,
 )
+from naslab.search_spaces.options import explain
 
 SENTENCES = "".join(f"Line {i} says that {i * i} is the square of {i}, naïvely.\n" for i in range(400))
 
@@ -118,7 +120,6 @@ def test_snownlps_texts_if_it_is_there(tmp_path, monkeypatch):
         (None, {}, "text.txt: cannot be read: No such file"),
         (b"ab", {}, "too few to split; the validation part is empty"),
         (b"word " * 100, {"validation": 0.5, "test": 0.5}, "leave nothing to train on"),
-        (b"word " * 100, {"corpus": "python_topics"}, "data.files: applies only with corpus = files"),
         (b"word " * 100, {"files": ()}, "data.files: missing"),
     ],
 )
@@ -129,6 +130,12 @@ def test_what_is_wrong_with_a_text_is_said_in_one_line(tmp_path, content, given,
     with pytest.raises(InputError, match=message) as caught:
         load_text(TextOptions(**{"corpus": "files", "files": (str(path),), **given}), 400)
     assert "\n" not in str(caught.value)
+
+
+def test_files_are_of_the_corpus_of_files_alone():
+    with pytest.raises(ValidationError) as caught:
+        TextOptions(corpus="python_topics", files=("a.txt",))
+    assert explain(caught.value, "task.data") == "task.data.files: applies only with corpus = files"
 
 
 def test_a_vocabulary_without_room_for_every_byte_is_refused(file):

@@ -14,6 +14,7 @@ import torch
 from videos import CODECS, encode
 
 from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data import sifting
 from naslab.search_spaces.data.video import Question, VideoTextOptions, load_video_text
 from naslab.search_spaces.data.video import decode as decoding
 from naslab.search_spaces.data.video import recorded as recording
@@ -287,6 +288,41 @@ def test_didemo_joins_the_descriptions_of_a_video(tmp_path):
     assert data.test.paths[0].name == "14@N02_3_7.mp4"
 
 
+@pytest.mark.parametrize(
+    ("named", "lies_as"),
+    [
+        ("a.mov", "a.mts"), ("a.mov", "a.m2ts"), ("a.avi", "a.3g2"), ("a.m2ts", "a.mp4"), ("a.3g2", "a.3g2"),
+        ("a.MTS", "a.mp4"), ("a.mov", "a.MTS"), ("a.", "a.mp4"), ("a.", "a..mp4"), ("a", "a."), ("a.mp4", "a"),
+        ("a.mov", "a..mp4"), ("a.avi", "a.avi.mp4"), ("12@N02_1.2_8.mov", "12@N02_1.2_8.vob"), ("a.wmv", "b/c/a.ts"),
+    ],
+)  # fmt: skip
+def test_a_video_is_found_in_any_container(tmp_path, named, lies_as):
+    path = tmp_path / "videos" / lies_as
+    path.parent.mkdir(parents=True)
+    path.write_bytes(encode(tmp_path / "made.mkv").read_bytes())
+    hidden = path.parent / f"._{path.name}"
+    hidden.write_bytes(b"resource fork")
+    (path.parent / f"{Path(named).stem}.json").write_text("{}")
+    found = recording._Files(tmp_path / "videos").find(named)
+    assert found == path
+    assert decode(found, 4, 16, "pyav")[1] == 4
+
+
+def test_another_video_is_not_found_instead(tmp_path):
+    for name in ("a.json", "ab.mp4", "b_a.mp4", "a.jpg"):
+        (tmp_path / name).write_bytes(b"-")
+    assert recording._Files(tmp_path).find("a.mov") is None
+
+
+@pytest.mark.parametrize("names", [("training", "testing"), ("Train", "Test"), ("train", "valid", "test")])
+def test_captioned_videos_lie_in_split_folders_of_any_name(tmp_path, names):
+    for split, name in enumerate(names):
+        folder(tmp_path / name, [f"{split}{n}.mkv" for n in range(3)])
+    data = load(tmp_path)
+    assert sorted(path.parent.name for path in data.test.paths) == [names[-1]] * 3
+    assert len(data.train) + len(data.validation) == 3 * (len(names) - 1)
+
+
 TGIF = {
     "action": "gif_name\tquestion\ta1\ta2\ta3\ta4\ta5\tanswer\tvid_id\tkey\n"
     "{gif}\tWhat does the cat do 3 times ?\tjump\tlick\tsleep\tturn\trun\t1\tACTION4\t26\n",
@@ -331,7 +367,7 @@ def write(root: Path, files: dict[str, str]) -> None:
         ("folder", {"captions.csv": "file,text\na.mp4,b\n"}, "no column 'caption' among file, text"),
         ("folder", {"captions.csv": "file,caption\n"}, "no row under the header"),
         ("folder", {"captions.csv": "file,caption\na.mp4,one\nb.mp4, \n"}, r"caption 2 \(b\.mp4\) is empty"),
-        ("folder", {"captions.csv": "file,caption,split\na.mp4,one,dev\n"}, "split 'dev' is unknown"),
+        ("folder", {"captions.csv": "file,caption,split\na.mp4,one,extra\n"}, "split 'extra' is unknown"),
         (
             "folder",
             {"captions.csv": "file,caption\na.mp4,a dog, running\n"},
@@ -386,7 +422,7 @@ def test_no_more_files_are_probed_than_are_wanted(tmp_path, monkeypatch):
     monkeypatch.setattr(recording, "probe", lambda path, decoder: probed.append(path))
     data = load(tmp_path, train=10, validation=5, test=5)
     assert (len(data.train), len(data.validation), len(data.test)) == (10, 5, 5)
-    assert len(probed) == recording.BLOCK
+    assert len(probed) == sifting.BLOCK
 
 
 def test_frames_beyond_the_stored_ones_are_one_line(tmp_path):

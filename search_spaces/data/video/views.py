@@ -9,6 +9,7 @@ from torch import Tensor
 
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces.data.augment import Augmentation, AugmentationOptions
+from naslab.search_spaces.data.images import WholeImages
 
 
 class ClipAugmentation(Augmentation):
@@ -37,8 +38,9 @@ class ClipAugmentation(Augmentation):
                 f"frames, more than the {stored} that are stored of a clip; raise task.dataset.frames or lower another"
             )
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor | WholeImages, generator: torch.Generator) -> Tensor:
         """See Augmentation."""
+        assert isinstance(images, Tensor)
         first = torch.randint(self.latest + 1, (len(images), 1), device=images.device, generator=generator)
         return super().__call__(self._window(images, first), generator)
 

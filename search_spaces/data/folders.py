@@ -1,0 +1,156 @@
+"""Folders of images or videos, one a class, in the folders of their splits; what is not read is counted and said."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.splits import split_called
+
+NAMED = 5
+"""How many of the files or folders left out a warning names."""
+TEST_SHARE = 5
+"""Where no part is set apart for the test, one of so many files is."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Files and the class of each, int64."""
+
+    paths: Sequence[Path]
+    labels: Tensor
+
+    def take(self, indices: Tensor) -> Labelled:
+        """The chosen files, in that order."""
+        return Labelled([self.paths[i] for i in indices.tolist()], self.labels[indices])
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """What class folders hold; `validation` is None where no folder is set apart for it."""
+
+    classes: tuple[str, ...]
+    train: Labelled
+    validation: Labelled | None
+    test: Labelled
+
+
+def class_folders(root: Path | None, kind: str, suffixes: Collection[str], seed: int) -> ClassFolders:
+    """Files of root/SPLIT/CLASS/..., or of root/CLASS/..., where a fifth, chosen by `seed`, is the test part.
+
+    Splits may have any of the names in `SPLIT_NAMES`. If only one is there beside the training part, it is the test
+    part. Hidden files and folders are skipped; other files, and classes that training does not know, are ignored with
+    a warning.
+
+    Args:
+        kind: what the files are, for errors.
+        suffixes: of such files, in lower case.
+
+    Raises:
+        InputError: a missing folder, fewer than two classes, a class without files, or one that holds folders alone.
+    """
+    if root is None:
+        raise InputError("task.dataset.root: missing; a folder data set needs the folder's path")
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; task.dataset.root names the folder that holds train/ and val/")
+    splits = split_folders(root)
+    others = [folder for folder in _subfolders(root) if folder not in splits.values()]
+    if "train" in splits and len(splits) > 1:
+        _say_ignored(root, "folders that are no split", [folder.name for folder in others])
+        return _splits(splits, kind, suffixes)
+    if splits and not others:
+        names = " and ".join(f"{folder.name}/" for folder in splits.values())
+        raise InputError(f"{root}: holds {names} alone; splits are train/ with val/ or test/, else one folder a class")
+    classes = _class_names(root)
+    whole = _files(root, classes, kind, suffixes)
+    order = torch.randperm(len(whole.paths), generator=torch.Generator().manual_seed(seed))
+    cut = len(order) // TEST_SHARE
+    return ClassFolders(classes, whole.take(order[cut:]), None, whole.take(order[:cut]))
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """The folders that are called as splits are, by the split.
+
+    Raises:
+        InputError: two folders for one split.
+    """
+    found: dict[str, Path] = {}
+    for folder in _subfolders(root):
+        if (split := split_called(folder.name)) is None:
+            continue
+        if split in found:
+            raise InputError(f"{root}: both {found[split].name}/ and {folder.name}/ are called {split}; keep one")
+        found[split] = folder
+    return found
+
+
+def hidden(name: str) -> bool:
+    """Whether a file or folder is there for the file system's sake (.DS_Store, ._photo.png, __MACOSX)."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """All folders below and including `folder`, with the names of their files, hidden ones left out."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not hidden(name))
+        yield Path(place), [name for name in files if not hidden(name)]
+
+
+def _splits(splits: Mapping[str, Path], kind: str, suffixes: Collection[str]) -> ClassFolders:
+    classes = _class_names(splits["train"])
+    parts = {split: _files(folder, classes, kind, suffixes) for split, folder in splits.items()}
+    for folder in splits.values():
+        unknown = [path.name for path in _subfolders(folder) if path.name not in classes]
+        _say_ignored(folder, f"class folders that {splits['train'].name}/ does not have", unknown)
+    if len(parts) == 3:
+        return ClassFolders(classes, parts["train"], parts["validation"], parts["test"])
+    test = parts.get("test") or parts["validation"]
+    return ClassFolders(classes, parts["train"], None, test)
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    names = tuple(path.name for path in _subfolders(folder))
+    if len(names) < 2:
+        raise InputError(
+            f"{folder}: holds {len(names)} class folders; a folder data set needs one per class, two or more"
+        )
+    return names
+
+
+def _files(folder: Path, classes: tuple[str, ...], kind: str, suffixes: Collection[str]) -> Labelled:
+    paths: list[Path] = []
+    labels: list[int] = []
+    ignored: list[str] = []
+    for label, name in enumerate(classes):
+        places = list(walk(folder / name)) if (folder / name).is_dir() else []
+        if len(places) > 1 and not places[0][1]:
+            raise InputError(
+                f"{folder / name}: holds folders alone; the {kind} of a class lie in its own folder, and split folders "
+                "are called train, val and test"
+            )
+        files = [place / file for place, names in places for file in names]
+        found = sorted(path for path in files if path.suffix.lower() in suffixes)
+        if not found:
+            raise InputError(f"{folder / name}: no {kind}; each class of the training folder needs some in every split")
+        ignored += sorted(f"{name}/{path.name}" for path in files if path.suffix.lower() not in suffixes)
+        paths += found
+        labels += [label] * len(found)
+    _say_ignored(folder, f"files that are no {kind}", ignored)
+    return Labelled(paths, torch.tensor(labels))
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not hidden(path.name))
+
+
+def _say_ignored(folder: Path, what: str, names: Sequence[str]) -> None:
+    if names:
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        warnings.warn(f"{folder}: {len(names)} {what} ignored: {', '.join(names[:NAMED])}{more}", stacklevel=5)
