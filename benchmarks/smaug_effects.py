@@ -29,7 +29,7 @@ from naslab.runs.ledger import Ledger
 from naslab.runs.ranking import rank
 from naslab.search_spaces import find_space
 from naslab.search_spaces.configuration import Configuration
-from naslab.search_spaces.smaug.space import SMAUGSpace
+from naslab.search_spaces.smaug.space import SMAUG
 
 RESULT = Path(__file__).resolve().parent / "results" / "smaug_effects.json"
 STUDIES = {"study": "studies/smaug_sparsity.yaml", "long": "benchmarks/smaug_long.yaml"}
@@ -59,18 +59,18 @@ SCORES = ("mean_recall", "recall_at_1", "qa_top1", "choice_top1", "retrieval_qa"
 PARTS = ("counts", "steps", *STUDIES)
 
 
-def space(preset: str, **options: Any) -> SMAUGSpace:
+def space(preset: str, **options: Any) -> SMAUG:
     found = find_space("smaug", preset, options)
-    assert isinstance(found, SMAUGSpace)
+    assert isinstance(found, SMAUG)
     return found
 
 
-def changed(of: SMAUGSpace, **values: Any) -> Configuration:
+def changed(of: SMAUG, **values: Any) -> Configuration:
     """The reference with other values."""
     return of.configuration({**of.reference.as_dict(), **values})
 
 
-def dense(of: SMAUGSpace, **values: Any) -> Configuration:
+def dense(of: SMAUG, **values: Any) -> Configuration:
     """The same model without visual masking and sparsification; its text is masked as the reference's."""
     frames = values.get("frames", of.reference["frames"])
     values = {"visual_masking_ratio": 0.0, "keep_rate": 1.0, "frames": frames, "frames_kept": frames}
@@ -91,7 +91,7 @@ def counts() -> list[dict[str, Any]]:
     return rows
 
 
-def counted(of: SMAUGSpace, configuration: Configuration) -> int:
+def counted(of: SMAUG, configuration: Configuration) -> int:
     """FLOPs of the pre-training forward of one sample."""
     with torch.device("meta"):
         return count_forward(of.build(configuration), of.example_input(1)).total

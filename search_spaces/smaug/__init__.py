@@ -1,10 +1,10 @@
 """SMAUG: sparse masked autoencoder for video-language pre-training."""
 
-from naslab.search_spaces.smaug.space import SMAUGSpace
+from naslab.search_spaces.smaug.space import SMAUG
 from naslab.search_spaces.smaug.task import VideoLanguage
 
 
-class Space(SMAUGSpace):
+class Space(SMAUG):
     """The space and the task that trains what it builds."""
 
     Task = VideoLanguage

@@ -2,78 +2,77 @@
 
 from __future__ import annotations
 
+from transformers import BertConfig
+
 from naslab.search_spaces.common.costs import attention, block, linear, stack
+from naslab.search_spaces.smaug.design import Design
+from naslab.search_spaces.smaug.options import SMAUGOptions
 from naslab.search_spaces.smaug.selector import joined_width
-from naslab.search_spaces.smaug.settings import Settings, Sizes
 
 
-def part_macs(sizes: Sizes, settings: Settings) -> dict[str, int]:
+def part_macs(sizes: SMAUGOptions, bert: BertConfig, design: Design) -> dict[str, int]:
     """Multiply-adds of one sample by part of the pre-training forward in evaluation mode, the similarity apart."""
-    tokens, frame = frame_macs(sizes, settings)
-    kept = settings.frames_kept if settings.selects else settings.frames
-    fusion = fusion_macs(sizes, kept * tokens)
-    text, joint = text_macs(sizes), settings.text_masking == "joint"
+    tokens, frame = frame_macs(sizes, design)
+    words, text_width = sizes.text_tokens, bert.hidden_size
+    kept = design.frames_kept if design.selects else design.frames
+    text = stack([(words, words)] * (bert.num_hidden_layers - sizes.fusion_layers), text_width, bert.intermediate_size)
+    fusion, joint = fusion_macs(sizes, bert, kept * tokens), design.text_masking == "joint"
     parts = {
-        "vision": settings.frames * sizes.patches * sizes.patch_values * sizes.width + settings.encoded_frames * frame,
+        "vision": design.frames * linear(sizes.patches, sizes.patch_values, sizes.width)
+        + design.encoded_frames * frame,
         "text": text,
-        "projections": (sizes.width + sizes.text_width) * sizes.embedding_width,
-        "vtm": 3 * (fusion + 2 * sizes.text_width),
+        "projections": (sizes.width + text_width) * sizes.embedding_width,
+        "vtm": 3 * (fusion + 2 * text_width),
         "mlm": 0,
         "mvm": 0,
         "selector": 0,
     }
-    if settings.models_words:
-        head = sizes.text_tokens * sizes.text_width * (sizes.text_width + sizes.vocabulary)
+    if design.models_words:
+        head = linear(words, text_width, text_width + bert.vocab_size)
         parts["mlm"] = head + (0 if joint else text + fusion)
-    if settings.models_pixels:
-        parts["mvm"] = settings.encoded_frames * decoder_macs(sizes, settings, tokens)
-    if settings.selects:
-        hidden = joined_width(sizes.text_width)
-        told = settings.frames * 2 * sizes.width * hidden + sizes.text_width * hidden
-        pairs = told + settings.frames * hidden
+    if design.models_pixels:
+        parts["mvm"] = design.encoded_frames * decoder_macs(sizes, design, tokens)
+    if design.selects:
+        hidden = joined_width(text_width)
+        told = linear(design.frames, 2 * sizes.width, hidden) + text_width * hidden
+        pairs = told + design.frames * hidden
         parts["selector"] = pairs
-        if settings.selection == "after":
+        if design.selection == "after":
             # The pairs that are matched, the masked text's, and clips and texts once for the choice of all by all.
-            parts["selector"] = (3 + int(settings.models_words and not joint)) * pairs + told
-            parts["projections"] += (settings.frames - 1) * sizes.width * sizes.embedding_width
+            parts["selector"] = (3 + int(design.models_words and not joint)) * pairs + told
+            parts["projections"] += (design.frames - 1) * sizes.width * sizes.embedding_width
     return parts
 
 
-def forward_flops(sizes: Sizes, settings: Settings, batch: int) -> int:
+def forward_flops(sizes: SMAUGOptions, bert: BertConfig, design: Design, batch: int) -> int:
     """FLOPs of the pre-training forward of a batch."""
     similarity = sizes.embedding_width
-    if settings.selects and settings.selection == "after":
-        similarity += settings.frames * (sizes.embedding_width + joined_width(sizes.text_width))
-    return 2 * (batch * sum(part_macs(sizes, settings).values()) + batch * batch * similarity)
+    if design.selects and design.selection == "after":
+        similarity += design.frames * (sizes.embedding_width + joined_width(bert.hidden_size))
+    return 2 * (batch * sum(part_macs(sizes, bert, design).values()) + batch * batch * similarity)
 
 
-def frame_macs(sizes: Sizes, settings: Settings) -> tuple[int, int]:
+def frame_macs(sizes: SMAUGOptions, design: Design) -> tuple[int, int]:
     """Tokens that leave the encoder per frame, and the multiply-adds of its blocks."""
-    visible, reduction = settings.visible(sizes.patches), settings.reduction
+    visible, reduction = design.visible(sizes.patches), design.reduction(sizes.depth)
     macs = reduction.macs(visible, sizes.depth, 1, sizes.width, sizes.heads, 4 * sizes.width)
     return reduction.schedule(visible, sizes.depth)[-1][1] + 1, macs
 
 
-def text_macs(sizes: Sizes) -> int:
-    """One pass of the text encoder."""
-    width = sizes.text_width
-    return stack([(sizes.text_tokens, sizes.text_tokens)] * sizes.text_layers, width, 4 * width)
-
-
-def fusion_macs(sizes: Sizes, visual_tokens: int) -> int:
+def fusion_macs(sizes: SMAUGOptions, bert: BertConfig, visual_tokens: int) -> int:
     """One pass of the fusion layers over a text and `visual_tokens` tokens."""
-    words, width = sizes.text_tokens, sizes.text_width
+    words, width = sizes.text_tokens, bert.hidden_size
     seen = 0 if sizes.width == width else linear(visual_tokens, sizes.width, width)
-    layer = block(words, width, 4 * width) + attention(words, width, visual_tokens)
+    layer = block(words, width, bert.intermediate_size) + attention(words, width, visual_tokens)
     return seen + sizes.fusion_layers * layer
 
 
-def decoder_macs(sizes: Sizes, settings: Settings, tokens: int) -> int:
+def decoder_macs(sizes: SMAUGOptions, design: Design, tokens: int) -> int:
     """The decoder over one frame, of which `tokens` tokens were encoded."""
     width, patches = sizes.decoder_width, sizes.patches
-    masked = patches - settings.visible(patches)
+    masked = patches - design.visible(patches)
     return (
         linear(tokens, sizes.width, width)
-        + stack([(patches, patches)] * settings.decoder_depth, width, 4 * width)
+        + stack([(patches, patches)] * design.decoder_depth, width, 4 * width)
         + linear(masked, width, sizes.patch_values)
     )

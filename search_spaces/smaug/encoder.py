@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from naslab.kernels import Matching, TokenMask, gather_visible, restore_tokens, token_mask, unmerge_tokens
 from naslab.search_spaces.common.modules.tokens import MergingBlock, Reduction, SelectingBlock, SparseBlock
-from naslab.search_spaces.smaug.settings import Sizes
+from naslab.search_spaces.smaug.options import SMAUGOptions
 
 
 class Encoded(NamedTuple):
@@ -34,13 +34,13 @@ class Encoded(NamedTuple):
 class FrameEncoder(nn.Module):
     """Patches of frames to tokens; every frame by itself."""
 
-    def __init__(self, sizes: Sizes, frames: int, reduction: Reduction) -> None:
+    def __init__(self, sizes: SMAUGOptions, frames: int, reduction: Reduction) -> None:
         super().__init__()
         self.reduction, self.patches = reduction, sizes.patches
         self.vit: Any = VisionTransformer(
             img_size=sizes.image_size,
             patch_size=sizes.patch_size,
-            in_chans=sizes.channels,
+            in_chans=sizes.in_channels,
             num_classes=0,
             embed_dim=sizes.width,
             depth=sizes.depth,
@@ -103,7 +103,7 @@ def _sparse(block: nn.Module, reduction: Reduction) -> SparseBlock:
 class FrameDecoder(nn.Module):
     """A light decoder from the tokens that are left to the pixels of the masked patches."""
 
-    def __init__(self, sizes: Sizes, depth: int) -> None:
+    def __init__(self, sizes: SMAUGOptions, depth: int) -> None:
         super().__init__()
         width = sizes.decoder_width
         self.patches = sizes.patches
@@ -114,7 +114,7 @@ class FrameDecoder(nn.Module):
         decoder = VisionTransformer(
             img_size=sizes.image_size,
             patch_size=sizes.patch_size,
-            in_chans=sizes.channels,
+            in_chans=sizes.in_channels,
             num_classes=0,
             embed_dim=width,
             depth=depth,

@@ -14,20 +14,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import BertConfig
 
 from naslab.kernels import patch_loss, token_mask
+from naslab.search_spaces.common.modules.bert import DividedBert
+from naslab.search_spaces.common.objectives.contrastive import contrastive_loss, same_text
+from naslab.search_spaces.common.objectives.masked_words import labelled_loss, mask_words
+from naslab.search_spaces.common.objectives.matching import hard_negatives, matching_loss
+from naslab.search_spaces.smaug.design import Design
 from naslab.search_spaces.smaug.encoder import Encoded, FrameDecoder, FrameEncoder, frame_features
-from naslab.search_spaces.smaug.losses import (
-    contrastive_loss,
-    hard_negatives,
-    labelled_loss,
-    mask_words,
-    matching_loss,
-    same_text,
-)
+from naslab.search_spaces.smaug.options import SMAUGOptions
 from naslab.search_spaces.smaug.selector import Chosen, FrameSelector
-from naslab.search_spaces.smaug.settings import Settings, Sizes
-from naslab.search_spaces.smaug.text import TextModel
 
 TEMPERATURE, COLDEST, WARMEST = 0.07, 0.001, 0.5
 
@@ -46,35 +43,30 @@ class Video(NamedTuple):
         return Video(self.tokens_BTND[clips], None if self.features_BTF is None else self.features_BTF[clips])
 
 
-class SMAUG(nn.Module):
+class VideoLanguageModel(nn.Module):
     """Video and language encoders, fusion, frame selector and decoder of one configuration."""
 
-    def __init__(self, sizes: Sizes, settings: Settings) -> None:
+    def __init__(self, sizes: SMAUGOptions, bert: BertConfig, design: Design) -> None:
         super().__init__()
-        self.sizes, self.settings = sizes, settings
-        self.encoder = FrameEncoder(sizes, settings.frames, settings.reduction)
-        self.text = TextModel(sizes, settings.models_words)
-        self.project_video = nn.Linear(sizes.width, sizes.embedding_width)
-        self.project_text = nn.Linear(sizes.text_width, sizes.embedding_width)
+        self.sizes, self.design, self.vocabulary = sizes, design, bert.vocab_size
+        width, text_width, joint = sizes.width, bert.hidden_size, sizes.embedding_width
+        self.encoder = FrameEncoder(sizes, design.frames, design.reduction(sizes.depth))
+        self.text = DividedBert(bert, sizes.fusion_layers, width, design.models_words, sizes.text_model)
+        self.project_video, self.project_text = nn.Linear(width, joint), nn.Linear(text_width, joint)
         self.temperature = nn.Parameter(torch.tensor(TEMPERATURE))
-        self.fits = nn.Linear(sizes.text_width, 2)
+        self.fits = nn.Linear(text_width, 2)
         self.selector: FrameSelector | None = None
         self.decoder: FrameDecoder | None = None
         self.answer: nn.Module | None = None
-        if settings.selects:
-            self.selector = FrameSelector(
-                2 * sizes.width,
-                sizes.text_width,
-                settings.frames_kept,
-                settings.estimator,
-                sizes.samples,
-                sizes.sigma,
+        if design.selects:
+            noise = (sizes.selector_samples, sizes.selector_sigma)
+            self.selector = FrameSelector(2 * width, text_width, design.frames_kept, design.estimator, *noise)
+        if design.models_pixels:
+            self.decoder = FrameDecoder(sizes, design.decoder_depth)
+        if sizes.answers and design.qa_weight:
+            self.answer = nn.Sequential(
+                nn.Linear(text_width, text_width), nn.GELU(), nn.Linear(text_width, sizes.answers)
             )
-        if settings.models_pixels:
-            self.decoder = FrameDecoder(sizes, settings.decoder_depth)
-        if sizes.answers and settings.qa_weight:
-            width = sizes.text_width
-            self.answer = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, sizes.answers))
 
     def forward(
         self,
@@ -97,13 +89,13 @@ class SMAUG(nn.Module):
             negative_noise: (B, 2), see `hard_negatives`.
             question_ids: (B, W) one question for each clip, with `answers` (B,), -100 where there is none.
         """
-        settings, sizes = self.settings, self.sizes
+        design, sizes = self.design, self.sizes
         frames, visual_noise = self._own_frames(frames), self._own_frames(visual_noise)
         parts: dict[str, Tensor] = {}
         hidden = None
-        if settings.models_words:
-            hidden = mask_words(text_ids, text_noise, settings.text_masking_ratio, sizes.special, sizes.vocabulary)
-        joint = hidden is not None and settings.text_masking == "joint"
+        if design.models_words:
+            hidden = mask_words(text_ids, text_noise, design.text_masking_ratio, sizes.special_ids, self.vocabulary)
+        joint = hidden is not None and design.text_masking == "joint"
         read_ids = hidden.ids_BL if hidden is not None and joint else text_ids
         text = self.text.encode(read_ids)
         video, pixels = self._watch(frames, visual_noise, text[:, 0])
@@ -120,11 +112,11 @@ class SMAUG(nn.Module):
             parts["mlm"] = labelled_loss(self.text.words(fused), hidden.labels_BL)
         if question_ids is not None and answers is not None and self.answer is not None:
             parts["qa"] = labelled_loss(self._answer(question_ids, video), answers)
-        weighted = [getattr(settings, f"{name}_weight") * part for name, part in parts.items()]
+        weighted = [getattr(design, f"{name}_weight") * part for name, part in parts.items()]
         return {"loss": torch.stack(weighted).sum(), **{name: part.detach() for name, part in parts.items()}}
 
     def _own_frames(self, values_BT: Tensor) -> Tensor:
-        given, wanted = values_BT.shape[1], self.settings.frames
+        given, wanted = values_BT.shape[1], self.design.frames
         if given < wanted:
             raise ValueError(f"frames: {given} given, this model takes {wanted}")
         middles = [(2 * i + 1) * given // (2 * wanted) for i in range(wanted)]
@@ -133,17 +125,17 @@ class SMAUG(nn.Module):
     def _watch(self, frames: Tensor, noise: Tensor, text_BD: Tensor) -> tuple[Video, Tensor | None]:
         """Encode the visible patches in training, of all frames or those that the text keeps; rebuild the masked."""
         patches, features = self.encoder.embed(frames), None
-        if self.selector is not None and self.settings.selection == "before":
+        if self.selector is not None and self.design.selection == "before":
             chosen = self.selector(frame_features(patches), text_BD)
             patches, frames = chosen.take(patches), chosen.take(frames).detach()
             noise = noise.gather(1, chosen.frames_BK[..., None].expand(-1, -1, noise.shape[2]))
         batch, times = frames.shape[:2]
         mask = None
-        if self.settings.visual_masking_ratio > 0:
-            mask = token_mask(noise.flatten(0, 1), self.settings.visible(self.sizes.patches))
+        if self.design.visual_masking_ratio > 0:
+            mask = token_mask(noise.flatten(0, 1), self.design.visible(self.sizes.patches))
         encoded = self.encoder(patches.flatten(0, 1), mask)
         tokens = encoded.tokens_FND.unflatten(0, (batch, times))
-        if self.selector is not None and self.settings.selection == "after":
+        if self.selector is not None and self.design.selection == "after":
             features = frame_features(tokens[:, :, 1:])
         pixels = None
         if self.decoder is not None and mask is not None:
@@ -191,7 +183,7 @@ class SMAUG(nn.Module):
         patches = self.encoder.embed(frames)
         encoded = self.encoder(patches.flatten(0, 1), None)
         tokens = encoded.tokens_FND.unflatten(0, frames.shape[:2])
-        before = self.settings.selection == "before"
+        before = self.design.selection == "before"
         features = frame_features(patches if before else tokens[:, :, 1:]) if self.selector is not None else None
         return Video(tokens, features)
 

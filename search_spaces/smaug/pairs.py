@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from naslab.search_spaces.data.text import TextTokenizer
+from naslab.search_spaces.data.text import IGNORED, TextTokenizer
 from naslab.search_spaces.data.video import Question, VideoText, VideoTextData
-from naslab.search_spaces.smaug.losses import IGNORED
-from naslab.search_spaces.smaug.settings import Sizes
+from naslab.search_spaces.smaug.options import SMAUGOptions
 
 CAPTION_CHOICE = "choice"
 """Kind of a question whose options are whole captions; of others, question and option are read together."""
@@ -56,6 +56,12 @@ class Pairs:
         self._questions_of = _by_clip(self.open.clips_Q[answerable], len(video), answerable)
         self.choices = [_choice(q, tokenizer) for q in video.questions if q.options]
 
+    def blinded(self) -> Pairs:
+        """The same with black frames."""
+        twin = copy.copy(self)
+        twin.blind = True
+        return twin
+
     def frames(self, clips: Tensor, frames: int, generator: torch.Generator | None = None) -> Tensor:
         """Normalised frames (B, T, C, H, W)."""
         shown = self.video.fetch(clips, frames, generator).float() / 255
@@ -63,7 +69,7 @@ class Pairs:
         return torch.zeros_like(shown) if self.blind else shown
 
     def batch(
-        self, clips: Tensor, frames: int, sizes: Sizes, generator: torch.Generator | None, questions: bool
+        self, clips: Tensor, frames: int, sizes: SMAUGOptions, generator: torch.Generator | None, questions: bool
     ) -> dict[str, Tensor]:
         """What a model's training forward takes; without generator the first caption and question of each clip."""
         drawn = torch.rand(len(clips), 2, generator=generator) if generator else torch.zeros(len(clips), 2)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from naslab.search_spaces.smaug.settings import Estimator
+from naslab.search_spaces.smaug.design import Estimator
 
 
 class Chosen(NamedTuple):

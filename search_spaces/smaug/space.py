@@ -8,108 +8,36 @@ dropped and selected is what varies. The paper's own ratios are not public: the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, model_validator
-from torch import nn
 
 from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import Inputs
-from naslab.search_spaces.common.modules.tokens import Reduction
-from naslab.search_spaces.configuration import Configuration
-from naslab.search_spaces.data.text import SpecialIds
-from naslab.search_spaces.options import Options
+from naslab.search_spaces.configuration import Configuration, into
 from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Value
 from naslab.search_spaces.smaug import cost
-from naslab.search_spaces.smaug.model import SMAUG
-from naslab.search_spaces.smaug.settings import Settings, Sizes
-from naslab.search_spaces.smaug.text import pretrained_config
+from naslab.search_spaces.smaug.design import LAYERS, Design
+from naslab.search_spaces.smaug.model import VideoLanguageModel
+from naslab.search_spaces.smaug.options import SMAUGOptions
 from naslab.search_spaces.space import SearchSpace
 
-LAYERS = ("quarters", "half", "first_quarter")
 
-
-class SpecialOptions(Options):
-    """Numbers of the special tokens; the defaults are those of the tokenizer that the task trains."""
-
-    pad: int = Field(0, ge=0)
-    cls: int = Field(1, ge=0)
-    sep: int = Field(2, ge=0)
-    mask: int = Field(3, ge=0)
-    unk: int = Field(4, ge=0)
-
-
-class SMAUGOptions(Options):
-    """What a study fixes."""
-
-    image_size: int = Field(224, ge=8)
-    patch_size: int = Field(16, ge=1)
-    channels: int = Field(3, ge=1)
-    clip_frames: int = Field(4, ge=1)
-    """Frames that a clip of the data has; `frames` of a configuration cannot be more."""
-    reference_frames: int | None = Field(None, ge=1)
-    """Frames of the reference; None: 4, or as many as a clip has."""
-    reference_decoder_depth: int = Field(1, ge=1, le=8)
-    width: int = Field(768, ge=8)
-    depth: int = Field(12, ge=1)
-    heads: int = Field(12, ge=1)
-    text_width: int | None = Field(None, ge=8)
-    """None: the image encoder's width."""
-    text_layers: int = Field(9, ge=1)
-    fusion_layers: int = Field(3, ge=1)
-    text_heads: int | None = Field(None, ge=1)
-    vocabulary: int = Field(30522, ge=10)
-    text_tokens: int = Field(32, ge=4)
-    """Length of texts, special tokens included; longer ones are cut."""
-    special: SpecialOptions = SpecialOptions()
-    embedding_width: int = Field(256, ge=2)
-    decoder_width: int = Field(512, ge=8)
-    decoder_heads: int = Field(16, ge=1)
-    answers: int = Field(64, ge=0)
-    """Answers that the question head can tell apart, at least as many as the data has; 0: no head."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    selector_samples: int = Field(500, ge=1)
-    selector_sigma: float = Field(0.1, gt=0)
-    text_model: str | None = None
-    """A pre-trained BERT by name or path; its sizes replace those of the text."""
-
-    @model_validator(mode="after")
-    def _sizes_fit(self) -> SMAUGOptions:
-        if self.image_size % self.patch_size:
-            raise ValueError(f"patch_size {self.patch_size} does not divide image_size {self.image_size}")
-        text_width = self.text_width or self.width
-        pairs = {
-            "heads": (self.width, self.heads),
-            "text_heads": (text_width, self.text_heads or self.heads),
-            "decoder_heads": (self.decoder_width, self.decoder_heads),
-        }
-        for name, (width, heads) in pairs.items():
-            if width % heads:
-                raise ValueError(f"{name} {heads} does not divide a width of {width}")
-        special = self.special.model_dump()
-        if len(set(special.values())) < len(special) or max(special.values()) + 1 >= self.vocabulary:
-            raise ValueError(
-                f"special tokens {special} must differ and leave words in a vocabulary of {self.vocabulary}"
-            )
-        return self
-
-
-class SMAUGSpace(SearchSpace):
-    """Masking ratios, sparsification and frame selection of SMAUG."""
+class SMAUG(SearchSpace):
+    """Masking ratios, token reduction and frame selection of SMAUG."""
 
     name = "smaug"
     Options = SMAUGOptions
     options: SMAUGOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tiny": {
-            "image_size": 32, "patch_size": 4, "channels": 1, "clip_frames": 8, "reference_frames": 4,
+            "image_size": 32, "patch_size": 4, "in_channels": 1, "clip_frames": 8, "reference_frames": 4,
             "width": 64, "depth": 4, "heads": 2, "text_layers": 1, "fusion_layers": 1, "vocabulary": 256,
             "text_tokens": 24, "embedding_width": 32, "decoder_width": 32, "decoder_heads": 2,
             "selector_samples": 100,
         },
         "small": {
-            "image_size": 64, "patch_size": 8, "channels": 1, "clip_frames": 8, "reference_frames": 4,
+            "image_size": 64, "patch_size": 8, "in_channels": 1, "clip_frames": 8, "reference_frames": 4,
             "width": 256, "depth": 8, "heads": 4, "text_layers": 4, "fusion_layers": 2, "vocabulary": 256,
             "text_tokens": 24, "embedding_width": 128, "decoder_width": 128, "decoder_heads": 4,
         },
@@ -120,40 +48,7 @@ class SMAUGSpace(SearchSpace):
 
     def __init__(self, options: SMAUGOptions) -> None:
         super().__init__(options)
-        text_width, text_layers = options.text_width or options.width, options.text_layers
-        text_heads, vocabulary = options.text_heads or options.heads, options.vocabulary
-        if options.text_model is not None:
-            bert = pretrained_config(options.text_model)
-            text_width, text_heads, vocabulary = bert.hidden_size, bert.num_attention_heads, bert.vocab_size
-            text_layers = bert.num_hidden_layers - options.fusion_layers
-            if text_layers < 1:
-                raise InputError(
-                    f"space.fusion_layers: {options.fusion_layers} leave no text layer of the "
-                    f"{bert.num_hidden_layers} of {options.text_model}"
-                )
-        self.sizes = Sizes(
-            image_size=options.image_size,
-            patch_size=options.patch_size,
-            channels=options.channels,
-            width=options.width,
-            depth=options.depth,
-            heads=options.heads,
-            text_width=text_width,
-            text_layers=text_layers,
-            fusion_layers=options.fusion_layers,
-            text_heads=text_heads,
-            vocabulary=vocabulary,
-            text_tokens=options.text_tokens,
-            embedding_width=options.embedding_width,
-            decoder_width=options.decoder_width,
-            decoder_heads=options.decoder_heads,
-            answers=options.answers,
-            special=SpecialIds(**options.special.model_dump()),
-            dropout=options.dropout,
-            samples=options.selector_samples,
-            sigma=options.selector_sigma,
-            text_model=options.text_model,
-        )
+        self.bert = options.bert()
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -169,7 +64,7 @@ class SMAUGSpace(SearchSpace):
                 reason="separate: a second, masked pass for MLM (ALBEF); joint: every loss reads the masked text",
             ),
             Float("keep_rate", 0.3, 1.0, reason="EViT keeps .5 to .9, SViTT .7; below .3 three layers leave 3 %"),
-            Categorical("sparsify_layers", LAYERS, reason="quarters: layers 3, 6 and 9 of 12 as EViT and SViTT"),
+            Categorical("sparsify_layers", tuple(LAYERS), reason="quarters: layers 3, 6 and 9 of 12 as EViT and SViTT"),
             Categorical("rule", ("evit", "tome"), reason="by class attention (EViT), or merging the similar (ToMe)"),
             Categorical("fuse", (True, False), reason="EViT fuses dropped tokens into one, SViTT discards them"),
             Integer("frames", 1, most, reason="1 is Singularity's, 4 its temporal stage's; at most a clip's"),
@@ -234,92 +129,54 @@ class SMAUGSpace(SearchSpace):
         Raises:
             InputError: no patch is left visible, more frames kept than there are, or no loss at all.
         """
-        frames, kept = _integer(values["frames"]), _integer(values["frames_kept"])
-        if kept > frames:
-            raise InputError(f"frames_kept: {kept} is more than the {frames} frames; use 1 to {frames}")
-        settings = self._settings(values)
-        ratio = settings.visual_masking_ratio
-        if settings.visible(self.sizes.patches) < 1:
+        design, patches = into(values, Design), self.options.patches
+        if design.frames_kept > design.frames:
             raise InputError(
-                f"visual_masking_ratio: {ratio:g} leaves none of the {self.sizes.patches} patches of a frame visible"
+                f"frames_kept: {design.frames_kept} is more than the {design.frames} frames; use 1 to {design.frames}"
             )
-        if settings.reduction.rule == "tome" and settings.reduction.keep_rate < 0.5:
+        if design.visible(patches) < 1:
             raise InputError(
-                f"keep_rate: {settings.reduction.keep_rate:g} is not possible with ToMe, which merges at most half of "
-                "the tokens at a layer; use 0.5 to 1"
+                f"visual_masking_ratio: {design.visual_masking_ratio:g} leaves none of the {patches} patches of a "
+                "frame visible"
             )
-        if not any(_number(values[f"{name}_weight"]) for name in ("vtc", "vtm", "qa")):
+        if design.rule == "tome" and design.keep_rate < 0.5:
+            raise InputError(
+                f"keep_rate: {design.keep_rate:g} is not possible with ToMe, which merges at most half of the tokens "
+                "at a layer; use 0.5 to 1"
+            )
+        if not any((design.vtc_weight, design.vtm_weight, design.qa_weight)):
             raise InputError("vtc_weight, vtm_weight, qa_weight: all 0, so nothing joins video and text; raise one")
         unused: dict[str, Value] = {}
-        if not settings.models_words:
+        if not design.models_words:
             unused |= {"text_masking_ratio": 0.0, "text_masking": "separate", "mlm_weight": 1.0}
-        if not settings.models_pixels:
+        if not design.models_pixels:
             unused |= {"decoder_depth": 1}
-        if ratio == 0:
+        if design.visual_masking_ratio == 0:
             unused |= {"mvm_weight": 1.0}
-        if settings.reduction.keep_rate == 1:
+        if design.keep_rate == 1:
             unused |= {"sparsify_layers": "quarters", "rule": "evit", "fuse": True}
-        elif settings.reduction.rule == "tome":
+        elif design.rule == "tome":
             unused |= {"fuse": True}
-        if not settings.selects:
+        if not design.selects:
             unused |= {"selection": "after", "estimator": "straight_through"}
         return values | unused
 
-    def settings(self, configuration: Configuration) -> Settings:
-        """The configuration as typed values."""
-        return self._settings(dict(configuration))
-
-    def _settings(self, values: Mapping[str, Value]) -> Settings:
-        keep_rate = _number(values["keep_rate"])
-        layers = _layers(str(values["sparsify_layers"]), self.options.depth) if keep_rate < 1 else ()
-        return Settings(
-            visual_masking_ratio=_number(values["visual_masking_ratio"]),
-            text_masking_ratio=_number(values["text_masking_ratio"]),
-            text_masking=cast(Any, values["text_masking"]),
-            reduction=Reduction(cast(Any, values["rule"]), layers, keep_rate, bool(values["fuse"])),
-            frames=_integer(values["frames"]),
-            frames_kept=_integer(values["frames_kept"]),
-            selection=cast(Any, values["selection"]),
-            estimator=cast(Any, values["estimator"]),
-            vtc_weight=_number(values["vtc_weight"]),
-            vtm_weight=_number(values["vtm_weight"]),
-            mlm_weight=_number(values["mlm_weight"]),
-            mvm_weight=_number(values["mvm_weight"]),
-            qa_weight=_number(values["qa_weight"]),
-            decoder_depth=_integer(values["decoder_depth"]),
-        )
-
-    def build(self, configuration: Configuration) -> nn.Module:
+    def build(self, configuration: Configuration) -> VideoLanguageModel:
         """Encoders, fusion and losses of the configuration."""
-        return SMAUG(self.sizes, self.settings(configuration))
+        return VideoLanguageModel(self.options, self.bert, configuration.into(Design))
 
     def example_input(self, batch_size: int) -> Inputs:
         """A pre-training batch with all frames of a clip, of which each model takes its own; see SearchSpace."""
         options, frames = self.options, self.options.clip_frames
-        first = self.sizes.special.first_word
-        words = torch.randint(first, self.sizes.vocabulary, (batch_size, options.text_tokens))
+        words = torch.randint(options.special_ids.first_word, self.bert.vocab_size, (batch_size, options.text_tokens))
         return {
-            "frames": torch.randn(batch_size, frames, options.channels, options.image_size, options.image_size),
+            "frames": torch.randn(batch_size, frames, options.in_channels, options.image_size, options.image_size),
             "text_ids": words,
-            "visual_noise": torch.rand(batch_size, frames, self.sizes.patches),
+            "visual_noise": torch.rand(batch_size, frames, options.patches),
             "text_noise": torch.rand(batch_size, options.text_tokens, 3),
             "negative_noise": torch.rand(batch_size, 2),
         }
 
     def forward_flops(self, configuration: Configuration, batch_size: int) -> int:
         """See `naslab.search_spaces.smaug.cost`; questions, which are trained along, are no part of it."""
-        return cost.forward_flops(self.sizes, self.settings(configuration), batch_size)
-
-
-def _layers(name: str, depth: int) -> tuple[int, ...]:
-    """0-based layers at a quarter, half and three quarters of the depth; never the first."""
-    shares = {"quarters": (1, 2, 3), "half": (2,), "first_quarter": (1,)}[name]
-    return tuple(sorted({max(1, share * depth // 4) for share in shares} & set(range(depth))))
-
-
-def _number(value: Value) -> float:
-    return float(cast(float, value))
-
-
-def _integer(value: Value) -> int:
-    return int(cast(int, value))
+        return cost.forward_flops(self.options, self.bert, configuration.into(Design), batch_size)

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import Inputs
+from naslab.search_spaces.common.controls import trained, untrained
 from naslab.search_spaces.common.scores import chance_scores, retrieval_scores
 from naslab.search_spaces.common.training import train_in_rungs
 from naslab.search_spaces.data.text import named_tokenizer, train_wordpiece
 from naslab.search_spaces.data.video import VideoTextOptions, load_video_text
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.seeds import derive_seed, seed_everything
-from naslab.search_spaces.smaug.answering import choice_accuracy, open_accuracy
-from naslab.search_spaces.smaug.matching import text_to_video
-from naslab.search_spaces.smaug.model import SMAUG
+from naslab.search_spaces.smaug.model import VideoLanguageModel
 from naslab.search_spaces.smaug.pairs import Pairs
-from naslab.search_spaces.smaug.space import SMAUGSpace
+from naslab.search_spaces.smaug.scoring import choice_accuracy, open_accuracy, text_to_video
+from naslab.search_spaces.smaug.space import SMAUG
 from naslab.search_spaces.task import Control, Rung, Split, Task
 
 Metric = Literal["retrieval_qa", "mean_recall", "recall_at_1", "recall_at_5", "recall_at_10", "qa_top1", "choice_top1"]
@@ -41,7 +41,7 @@ class VideoLanguageOptions(Options):
     weight_decay: float = Field(0.02, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises; then it falls by half a cosine."""
-    clip_gradient: float = Field(1.0, gt=0)
+    clip_norm: float = Field(1.0, gt=0)
     """Largest norm of the gradient."""
     metric: Metric = "retrieval_qa"
     rung_epochs: int = Field(1, gt=0)
@@ -56,29 +56,38 @@ class VideoLanguage(Task):
     """Trains a SMAUG model on pairs of clips and captions, with one open-ended question a clip."""
 
     Options = VideoLanguageOptions
-    space: SMAUGSpace
+    space: SMAUG
     options: VideoLanguageOptions
 
-    def __init__(self, space: SMAUGSpace, options: VideoLanguageOptions, device: torch.device) -> None:
+    def __init__(self, space: SMAUG, options: VideoLanguageOptions, device: torch.device) -> None:
         super().__init__(space, options, device)
         self.metric = options.metric
         self.data = load_video_text(options.dataset)
         self._check_fit()
-        sizes = space.sizes
+        text = (space.bert.vocab_size, space.options.special_ids, space.options.text_tokens)
         if options.tokenizer is None:
-            tokenizer = train_wordpiece(self.data.words, sizes.vocabulary, sizes.special, sizes.text_tokens)
+            tokenizer = train_wordpiece(self.data.words, *text)
         else:
-            tokenizer = named_tokenizer(options.tokenizer, sizes.vocabulary, sizes.special, sizes.text_tokens)
+            tokenizer = named_tokenizer(options.tokenizer, *text)
         self.pairs = {name: Pairs(self.data.of(name), self.data, tokenizer) for name in ("train", "validation", "test")}
-        self._control_models: dict[tuple[str, int], SMAUG] = {}
+        blind, one = (
+            "the reference model, trained and scored on black frames",
+            "the reference model with one frame a clip",
+        )
+        self._controls = (
+            Control("chance", "every pair alike, the most frequent answer, any option", self._chance, seeded=False),
+            untrained(self),
+            trained("text_only", blind, partial(self._reference, blind=True), partial(self._scores, blind=True)),
+            trained("one_frame", one, partial(self._reference, frames=1, frames_kept=1), self._scores),
+        )
 
     def _check_fit(self) -> None:
         data, sizes, options = self.data, self.space.options, self.options
-        if (data.channels, data.image_size) != (sizes.channels, sizes.image_size):
+        if (data.channels, data.image_size) != (sizes.in_channels, sizes.image_size):
             raise InputError(
                 f"task.dataset: {data.name} has frames of {data.channels}x{data.image_size}x{data.image_size}, the "
-                f"space takes {sizes.channels}x{sizes.image_size}x{sizes.image_size}; set space.options.channels and "
-                "image_size"
+                f"space takes {sizes.in_channels}x{sizes.image_size}x{sizes.image_size}; set "
+                "space.options.in_channels and image_size"
             )
         if data.train.frames < sizes.clip_frames:
             raise InputError(
@@ -102,18 +111,17 @@ class VideoLanguage(Task):
 
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
         """AdamW with warm-up and half a cosine; rungs carry every part of the loss. See Task.train."""
-        return self._train(cast(SMAUG, model), self.pairs["train"], seed, checkpoint)
+        return self._train(cast(VideoLanguageModel, model), self.pairs["train"], seed, checkpoint)
 
-    def _train(self, model: SMAUG, pairs: Pairs, seed: int, checkpoint: Path | None) -> Iterator[Rung]:
+    def _train(self, model: VideoLanguageModel, pairs: Pairs, seed: int, checkpoint: Path | None) -> Iterator[Rung]:
         model.to(self.device)
         optimiser = self._optimiser(model)
         means: dict[str, Tensor] = {}
         losses = partial(self._losses, model, optimiser, pairs, means, seed)
-        clip_norm = self.options.clip_gradient
-        for rung in train_in_rungs(model, optimiser, losses, self.options, seed, checkpoint, clip_norm):
+        for rung in train_in_rungs(model, optimiser, losses, self.options, seed, checkpoint, self.options.clip_norm):
             yield Rung(rung.epoch, {name: mean.item() for name, mean in means.items()})
 
-    def _optimiser(self, model: SMAUG) -> torch.optim.Optimizer:
+    def _optimiser(self, model: VideoLanguageModel) -> torch.optim.Optimizer:
         """Weight decay on matrices alone."""
         trained = [p for p in model.parameters() if p.requires_grad]
         groups = [
@@ -124,7 +132,7 @@ class VideoLanguage(Task):
 
     def _losses(
         self,
-        model: SMAUG,
+        model: VideoLanguageModel,
         optimiser: torch.optim.Optimizer,
         pairs: Pairs,
         means: dict[str, Tensor],
@@ -132,13 +140,13 @@ class VideoLanguage(Task):
         epoch: int,
     ) -> Iterator[Tensor]:
         """The losses of an epoch; `means` takes the mean of each of their parts."""
-        options, frames = self.options, model.settings.frames
+        options, frames = self.options, model.design.frames
         generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
         order = torch.randperm(len(pairs.video), generator=generator)
         steps = len(order) // options.batch_size
         means.clear()
         for step, clips in enumerate(order.split(options.batch_size)[:steps]):
-            batch = pairs.batch(clips, frames, self.space.sizes, generator, model.answer is not None)
+            batch = pairs.batch(clips, frames, self.space.options, generator, model.answer is not None)
             rate = options.learning_rate * self._share((epoch * steps + step) / (options.epochs * steps))
             for group in optimiser.param_groups:
                 group["lr"] = rate
@@ -161,12 +169,14 @@ class VideoLanguage(Task):
         the mean of the six recalls; `qa_top1` is open-ended, `choice_top1` the best matching option; `retrieval_qa`
         is the mean of `mean_recall` and `qa_top1`.
         """
-        return self._evaluate(cast(SMAUG, model), self.pairs[split], split, full)
+        return self._scores(cast(VideoLanguageModel, model), split, full)
 
     @torch.no_grad()
-    def _evaluate(self, model: SMAUG, pairs: Pairs, split: Split, full: bool) -> dict[str, float]:
+    def _scores(
+        self, model: VideoLanguageModel, split: Split, full: bool = True, blind: bool = False
+    ) -> dict[str, float]:
         model.to(self.device).eval()
-        options = self.options
+        options, pairs = self.options, self._shown(split, blind)
         batch, metric = options.evaluation_batch, options.metric
         scores: dict[str, float] = {}
         if full or metric not in ("qa_top1", "choice_top1"):
@@ -178,6 +188,9 @@ class VideoLanguage(Task):
             scores["choice_top1"] = 100 * choice_accuracy(model, pairs, batch)
         return self._joined(scores)
 
+    def _shown(self, part: str, blind: bool) -> Pairs:
+        return self.pairs[part].blinded() if blind else self.pairs[part]
+
     def _joined(self, scores: dict[str, float]) -> dict[str, float]:
         if self.metric in ("qa_top1", "retrieval_qa") and self.data.answers:
             scores.setdefault("qa_top1", 0.0)  # a configuration without a head answers nothing
@@ -187,12 +200,7 @@ class VideoLanguage(Task):
 
     def controls(self) -> tuple[Control, ...]:
         """What guessing, the text alone, a single frame and an untrained model score."""
-        return (
-            Control("chance", "every pair alike, the most frequent answer, any option", self._chance, seeded=False),
-            Control("untrained", "the reference model as initialised", self._untrained),
-            Control("text_only", "the reference model, trained and scored on black frames", self._text_only),
-            Control("one_frame", "the reference model with one frame a clip", self._one_frame),
-        )
+        return self._controls
 
     def _chance(self, seed: int, split: Split) -> dict[str, float]:
         pairs, trained = self.pairs[split], self.pairs["train"].open.answers_Q
@@ -204,34 +212,13 @@ class VideoLanguage(Task):
             scores["choice_top1"] = 100 * sum(1 / len(c.ids_OW) for c in pairs.choices) / len(pairs.choices)
         return self._joined(scores)
 
-    def _untrained(self, seed: int, split: Split) -> dict[str, float]:
+    def _reference(self, seed: int, blind: bool = False, **changed: int) -> VideoLanguageModel:
+        """The reference with other values, trained."""
         seed_everything(seed)
-        return self.evaluate(self.space.build(self.space.reference), split)
-
-    def _text_only(self, seed: int, split: Split) -> dict[str, float]:
-        return self._controlled("text_only", seed, split, {}, blind=True)
-
-    def _one_frame(self, seed: int, split: Split) -> dict[str, float]:
-        return self._controlled("one_frame", seed, split, {"frames": 1, "frames_kept": 1}, blind=False)
-
-    def _controlled(
-        self, name: str, seed: int, split: Split, changed: Mapping[str, int], blind: bool
-    ) -> dict[str, float]:
-        """Score a variant of the reference, trained once for both splits."""
-        try:
-            for pairs in self.pairs.values():
-                pairs.blind = blind
-            if (name, seed) not in self._control_models:
-                seed_everything(seed)
-                configuration = self.space.configuration({**self.space.reference.as_dict(), **changed})
-                model = cast(SMAUG, self.space.build(configuration))
-                for _ in self._train(model, self.pairs["train"], seed, None):
-                    pass
-                self._control_models = {(name, seed): model}
-            return self.evaluate(self._control_models[name, seed], split)
-        finally:
-            for pairs in self.pairs.values():
-                pairs.blind = False
+        model = self.space.build(self.space.configuration({**self.space.reference.as_dict(), **changed}))
+        for _ in self._train(model, self._shown("train", blind), seed, None):
+            pass
+        return model
 
     @property
     def benchmark(self) -> Mapping[str, Any]:
@@ -244,5 +231,5 @@ class VideoLanguage(Task):
         clips = torch.arange(batch_size) % len(pairs.video)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            batch = pairs.batch(clips, self.space.options.clip_frames, self.space.sizes, None, questions=False)
+            batch = pairs.batch(clips, self.space.options.clip_frames, self.space.options, None, questions=False)
         return {name: tensor.to(self.device) for name, tensor in batch.items()}

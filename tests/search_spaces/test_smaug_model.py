@@ -9,10 +9,11 @@ from naslab.efficiency.flops import count_forward
 from naslab.kernels import token_mask
 from naslab.kernels.patch_loss import targets
 from naslab.search_spaces import find_space, seed_everything
+from naslab.search_spaces.common.modules.bert import DividedBert
 from naslab.search_spaces.common.modules.tokens import Reduction, SelectingBlock
 from naslab.search_spaces.smaug.cost import part_macs
+from naslab.search_spaces.smaug.design import Design
 from naslab.search_spaces.smaug.encoder import FrameDecoder, FrameEncoder
-from naslab.search_spaces.smaug.text import TextModel
 
 SMALL = {
     "image_size": 16, "patch_size": 4, "clip_frames": 4, "width": 24, "depth": 4, "heads": 2, "vocabulary": 40,
@@ -64,7 +65,7 @@ def test_every_variant_trains_and_repeats_itself_in_evaluation(changed):
     model.eval()
     first, second = model(**batch), model(**batch)
     assert all(torch.equal(first[name], second[name]) for name in first)
-    weights = chosen.settings(chosen.reference)
+    weights = chosen.reference.into(Design)
     total = sum(getattr(weights, f"{n}_weight") * v for n, v in first.items() if n != "loss")
     assert changed.get("mvm_weight") == 0 or torch.allclose(first["loss"], total)
 
@@ -104,7 +105,7 @@ def test_masked_patches_never_reach_the_encoder_and_alone_carry_the_pixel_loss()
     chosen, configuration, model = build({"frames_kept": 4})
     model.eval()
     batch = inputs(chosen)
-    visible = chosen.settings(configuration).visible(16)
+    visible = configuration.into(Design).visible(16)
     assert visible == 5
     mask = token_mask(batch["visual_noise"].flatten(0, 1), visible)
     hidden_BTL = torch.zeros(3 * 4, 16).scatter(1, mask.masked_BM, 1.0).view(3, 4, 1, 4, 4)
@@ -121,7 +122,7 @@ def test_masked_patches_never_reach_the_encoder_and_alone_carry_the_pixel_loss()
 
 
 def sizes():
-    return space().sizes
+    return space().options
 
 
 def naive_evit(encoder, patches_LD, kept_places, rate, layers, fuse):
@@ -224,7 +225,7 @@ frames, masking ratio, keep rate and frames kept: derived from the published siz
 
 def macs(chosen, **changed):
     values = {**chosen.reference.as_dict(), **changed}
-    return sum(part_macs(chosen.sizes, chosen.settings(chosen.configuration(values))).values())
+    return sum(part_macs(chosen.options, chosen.bert, chosen.configuration(values).into(Design)).values())
 
 
 @pytest.mark.parametrize("row", TABLE.strip().splitlines())
@@ -253,9 +254,10 @@ def test_the_text_encoder_is_bert_and_loads_one(tmp_path):
         vocab_size=60, hidden_size=24, num_hidden_layers=3, num_attention_heads=2, intermediate_size=96
     )  # fmt: skip
     BertForMaskedLM(config).save_pretrained(tmp_path)
-    chosen = space(text_model=str(tmp_path), fusion_layers=1)
-    assert (chosen.sizes.text_layers, chosen.sizes.vocabulary, chosen.sizes.text_heads) == (2, 60, 2)
-    text = TextModel(chosen.sizes, words_head=True).eval()
+    small = {name: value for name, value in SMALL.items() if name != "vocabulary"}
+    chosen = find_space("smaug", "tiny", {**small, "text_model": str(tmp_path), "fusion_layers": 1})
+    assert (chosen.bert.num_hidden_layers, chosen.bert.vocab_size, chosen.bert.num_attention_heads) == (3, 60, 2)
+    text = DividedBert(chosen.bert, 1, 24, words_head=True, pretrained=str(tmp_path)).eval()
     theirs = BertModel.from_pretrained(tmp_path, num_hidden_layers=2, add_pooling_layer=False).eval()
     ids = torch.tensor([[1, 7, 9, 2, 0, 0], [1, 8, 2, 0, 0, 0]])
     with torch.no_grad():
@@ -306,12 +308,18 @@ def test_a_ratio_that_leaves_no_patch_is_refused():
         ({"patch_size": 5}, "patch_size 5 does not divide image_size 16"),
         ({"heads": 5}, "heads 5 does not divide a width of 24"),
         ({"special": {"pad": 1}}, "special tokens .* must differ"),
-        ({"text_model": "/no/such/folder"}, "space.text_model: cannot load"),
+        ({"text_model": "bert", "text_layers": 2}, "space.text_layers: applies only with text_model = None"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(options, message):
     with pytest.raises(InputError, match=message) as caught:
         space(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_text_model_that_cannot_be_loaded_is_one_line():
+    with pytest.raises(InputError, match=r"space\.text_model: cannot load '/no/such/folder'") as caught:
+        find_space("smaug", "tiny", {"text_model": "/no/such/folder"})
     assert "\n" not in str(caught.value)
 
 

@@ -5,10 +5,8 @@ import torch
 
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces import TrainingDiverged, find_space, seed_everything
-from naslab.search_spaces.common.scores import chance_scores, retrieval_scores
 from naslab.search_spaces.data.text import SpecialIds, named_tokenizer, train_wordpiece
-from naslab.search_spaces.smaug.answering import choice_accuracy, open_accuracy
-from naslab.search_spaces.smaug.matching import text_to_video
+from naslab.search_spaces.smaug.scoring import choice_accuracy, open_accuracy, text_to_video
 from naslab.search_spaces.smaug.task import VideoLanguage, VideoLanguageOptions
 
 SPACE = {
@@ -51,55 +49,11 @@ def test_a_resumed_training_ends_bit_for_bit_like_an_unbroken_one(task, changed,
     assert set(rungs[0].facts) == {"loss", "vtc", "vtm", "mlm", "mvm", "qa"}
 
 
-def naive_ranks(similarity, clips):
-    """Expected recalls and ranks by going through the places that a tie leaves open."""
-    scores = {}
-    texts, videos = similarity.shape
-    for name, k in (("recall_at_1", 1), ("recall_at_5", 5), ("recall_at_10", 10)):
-        forward = []
-        for q in range(texts):
-            better = sum(similarity[q, v] > similarity[q, clips[q]] for v in range(videos))
-            tied = sum(similarity[q, v] == similarity[q, clips[q]] for v in range(videos))
-            forward.append(sum(better + place < k for place in range(int(tied))) / int(tied))
-        back = []
-        for v in range(videos):
-            own = [q for q in range(texts) if clips[q] == v]
-            if not own:
-                continue
-            best = max(similarity[q, v] for q in own)
-            better = sum(similarity[q, v] > best for q in range(texts) if q not in own)
-            tied = 1 + sum(similarity[q, v] == best for q in range(texts) if q not in own)
-            back.append(sum(better + place < k for place in range(int(tied))) / int(tied))
-        scores[name] = 100 * sum(forward) / len(forward)
-        scores[f"video_to_text_{name}"] = 100 * sum(back) / len(back)
-    return scores
-
-
-@pytest.mark.parametrize("levels", [3, 1000])
-def test_recalls_are_those_of_a_naive_loop(levels):
-    generator = torch.Generator().manual_seed(levels)
-    similarity = torch.randint(levels, (13, 9), generator=generator).float()
-    clips = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 1, 2, 7])
-    found = retrieval_scores(similarity, clips)
-    for name, value in naive_ranks(similarity, clips).items():
-        assert found[name] == pytest.approx(value), name
-
-
-def test_a_perfect_and_an_indifferent_model():
-    clips = torch.arange(20)
-    perfect = retrieval_scores(torch.eye(20), clips)
-    assert {perfect[n] for n in perfect if "recall" in n} == {100.0}
-    assert perfect["median_rank"] == perfect["video_to_text_median_rank"] == 1
-    chance = chance_scores(clips, 20)
-    assert [chance[f"recall_at_{k}"] for k in (1, 5, 10)] == pytest.approx([5, 25, 50])
-    assert chance["median_rank"] == 10.5
-
-
 def pairwise(model, pairs):
     """Every text with every video, one at a time, frames chosen for that text."""
     found = torch.zeros(len(pairs.captions_CW), len(pairs.video))
     for v in range(len(pairs.video)):
-        video = model.watch(pairs.frames(torch.tensor([v]), model.settings.frames))
+        video = model.watch(pairs.frames(torch.tensor([v]), model.design.frames))
         for q, ids in enumerate(pairs.captions_CW):
             text = model.text.encode(ids[None])[:, 0]
             seen = model.select(video, text)[:, :, 0].mean(1)
@@ -125,14 +79,14 @@ def test_reranking_orders_the_best_by_the_matching_head(task):
             assert set(ranked[q].topk(4).indices.tolist()) == set(best.tolist())
             rest = torch.ones(32, dtype=torch.bool).scatter(0, best, False)
             assert torch.equal(ranked[q][rest], plain[q][rest])
-            video = model.watch(pairs.frames(best, model.settings.frames))
+            video = model.watch(pairs.frames(best, model.design.frames))
             fit = model.fit(pairs.captions_CW[q].expand(4, -1), video)
             assert torch.allclose(ranked[q][best], 2 + fit.sigmoid(), atol=1e-5)
 
 
 def test_answers_and_choices_are_those_of_a_naive_loop(task):
     model, pairs = built(task).eval(), task.pairs["test"]
-    frames = model.settings.frames
+    frames = model.design.frames
     with torch.no_grad():
         right = []
         for ids, clip, answer in zip(pairs.open.ids_QW, pairs.open.clips_Q, pairs.open.answers_Q, strict=True):
@@ -150,7 +104,7 @@ def test_answers_and_choices_are_those_of_a_naive_loop(task):
 def test_batches_pair_clips_with_their_own_texts(task):
     pairs = task.pairs["train"]
     clips = torch.tensor([5, 0, 63])
-    batch = pairs.batch(clips, 4, task.space.sizes, torch.Generator().manual_seed(0), questions=True)
+    batch = pairs.batch(clips, 4, task.space.options, torch.Generator().manual_seed(0), questions=True)
     for row, clip in enumerate(clips.tolist()):
         own = pairs.captions_CW[pairs.caption_clips == clip]
         assert (own == batch["text_ids"][row]).all(1).any()
@@ -200,7 +154,7 @@ def test_divergence_is_said(task):
 @pytest.mark.parametrize(
     ("space", "options", "message"),
     [
-        ({"channels": 3}, {}, "has frames of 1x16x16, the space takes 3x16x16"),
+        ({"in_channels": 3}, {}, "has frames of 1x16x16, the space takes 3x16x16"),
         ({"clip_frames": 5}, {}, "clip_frames: 5 is more than the 4 frames of a clip"),
         ({"answers": 3}, {}, "answers: 3 is less than the"),
         ({"answers": 0}, {}, "retrieval_qa needs open-ended questions"),

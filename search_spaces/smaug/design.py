@@ -1,64 +1,30 @@
-"""What a configuration and a study's options fix of a SMAUG model, as plain typed values."""
+"""What a configuration decides of a SMAUG model: what is masked, dropped and selected, and what each loss weighs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from naslab.search_spaces.common.counts import visible_tokens
 from naslab.search_spaces.common.modules.tokens import Reduction
-from naslab.search_spaces.data.text import SpecialIds
 
 Selection = Literal["before", "after"]
 Estimator = Literal["straight_through", "perturbed"]
-TextMasking = Literal["separate", "joint"]
+LAYERS = {"quarters": (1, 2, 3), "half": (2,), "first_quarter": (1,)}
+"""Where frames lose tokens: after how many quarters of the depth."""
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Widths and depths of the parts, and what they take."""
-
-    image_size: int
-    patch_size: int
-    channels: int
-    width: int
-    depth: int
-    heads: int
-    text_width: int
-    text_layers: int
-    fusion_layers: int
-    text_heads: int
-    vocabulary: int
-    text_tokens: int
-    embedding_width: int
-    decoder_width: int
-    decoder_heads: int
-    answers: int
-    special: SpecialIds = field(default_factory=SpecialIds)
-    dropout: float = 0.0
-    samples: int = 500
-    sigma: float = 0.1
-    text_model: str | None = None
-
-    @property
-    def patches(self) -> int:
-        """Patches of a frame, L."""
-        return (self.image_size // self.patch_size) ** 2
-
-    @property
-    def patch_values(self) -> int:
-        """Values of a patch, P."""
-        return self.patch_size**2 * self.channels
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a configuration decides."""
+class Design:
+    """The parameters of the space, and what follows from them."""
 
     visual_masking_ratio: float
     text_masking_ratio: float
-    text_masking: TextMasking
-    reduction: Reduction
+    text_masking: Literal["separate", "joint"]
+    keep_rate: float
+    sparsify_layers: Literal["quarters", "half", "first_quarter"]
+    rule: Literal["evit", "tome"]
+    fuse: bool
     frames: int
     frames_kept: int
     selection: Selection
@@ -93,3 +59,10 @@ class Settings:
     def visible(self, patches: int) -> int:
         """Patches of a frame that masking leaves."""
         return visible_tokens(patches, self.visual_masking_ratio)
+
+    def reduction(self, depth: int) -> Reduction:
+        """How an image encoder of `depth` blocks loses tokens; never in the first."""
+        places = {max(1, quarters * depth // 4) for quarters in LAYERS[self.sparsify_layers]} & set(range(depth))
+        if self.keep_rate == 1 or not places:
+            return Reduction()
+        return Reduction(self.rule, tuple(sorted(places)), self.keep_rate, self.fuse)

@@ -1,0 +1,121 @@
+"""What a study fixes of a SMAUG model: the sizes of its parts and of what they take."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+from transformers import BertConfig
+
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.common.modules.bert import bert_config, pretrained_config
+from naslab.search_spaces.data.text import SpecialIds
+from naslab.search_spaces.options import Options
+from naslab.search_spaces.parameters import When
+
+OWN_TEXT = When("text_model", (None,))
+
+
+class SpecialOptions(Options):
+    """Numbers of the special tokens; the defaults are those of the tokenizer that the task trains."""
+
+    pad: int = Field(0, ge=0)
+    cls: int = Field(1, ge=0)
+    sep: int = Field(2, ge=0)
+    mask: int = Field(3, ge=0)
+    unk: int = Field(4, ge=0)
+
+
+class SMAUGOptions(Options):
+    """What a study fixes."""
+
+    image_size: int = Field(224, ge=8)
+    patch_size: int = Field(16, ge=1)
+    in_channels: int = Field(3, ge=1)
+    clip_frames: int = Field(4, ge=1)
+    """Frames that a clip of the data has; `frames` of a configuration cannot be more."""
+    reference_frames: int | None = Field(None, ge=1)
+    """Frames of the reference; None: 4, or as many as a clip has."""
+    reference_decoder_depth: int = Field(1, ge=1, le=8)
+    width: int = Field(768, ge=8)
+    depth: int = Field(12, ge=1)
+    heads: int = Field(12, ge=1)
+    text_width: Annotated[int | None, OWN_TEXT] = Field(None, ge=8)
+    """None: the image encoder's width."""
+    text_layers: Annotated[int, OWN_TEXT] = Field(9, ge=1)
+    fusion_layers: int = Field(3, ge=1)
+    text_heads: Annotated[int | None, OWN_TEXT] = Field(None, ge=1)
+    vocabulary: Annotated[int, OWN_TEXT] = Field(30522, ge=10)
+    text_tokens: int = Field(32, ge=4)
+    """Length of texts, special tokens included; longer ones are cut."""
+    special: SpecialOptions = SpecialOptions()
+    embedding_width: int = Field(256, ge=2)
+    decoder_width: int = Field(512, ge=8)
+    decoder_heads: int = Field(16, ge=1)
+    answers: int = Field(64, ge=0)
+    """Answers that the question head can tell apart, at least as many as the data has; 0: no head."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    selector_samples: int = Field(500, ge=1)
+    selector_sigma: float = Field(0.1, gt=0)
+    text_model: str | None = None
+    """A pre-trained BERT by name or path, which brings the sizes of the text."""
+
+    @property
+    def patches(self) -> int:
+        """Patches of a frame, L."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def patch_values(self) -> int:
+        """Values of a patch, P."""
+        return self.patch_size**2 * self.in_channels
+
+    @property
+    def special_ids(self) -> SpecialIds:
+        """The special tokens as the tokenizers take them."""
+        return SpecialIds(**self.special.model_dump())
+
+    def bert(self) -> BertConfig:
+        """The text encoder and the fusion layers in one.
+
+        Raises:
+            InputError: `text_model` cannot be loaded, or has too few layers.
+        """
+        if self.text_model is None:
+            return bert_config(
+                vocabulary=self.vocabulary,
+                width=self.text_width or self.width,
+                layers=self.text_layers + self.fusion_layers,
+                heads=self.text_heads or self.heads,
+                tokens=self.text_tokens,
+                pad=self.special.pad,
+                dropout=self.dropout,
+            )
+        config = pretrained_config(self.text_model)
+        config.pad_token_id = self.special.pad
+        if config.num_hidden_layers <= self.fusion_layers:
+            raise InputError(
+                f"space.fusion_layers: {self.fusion_layers} leave no text layer of the {config.num_hidden_layers} of "
+                f"{self.text_model}"
+            )
+        return config
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> SMAUGOptions:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"patch_size {self.patch_size} does not divide image_size {self.image_size}")
+        text_width = self.text_width or self.width
+        pairs = {
+            "heads": (self.width, self.heads),
+            "text_heads": (text_width, self.text_heads or self.heads),
+            "decoder_heads": (self.decoder_width, self.decoder_heads),
+        }
+        for name, (width, heads) in pairs.items():
+            if width % heads:
+                raise ValueError(f"{name} {heads} does not divide a width of {width}")
+        special = self.special.model_dump()
+        if len(set(special.values())) < len(special) or max(special.values()) + 1 >= self.vocabulary:
+            raise ValueError(
+                f"special tokens {special} must differ and leave words in a vocabulary of {self.vocabulary}"
+            )
+        return self

@@ -1,0 +1,86 @@
+"""What a trained model says of a split: which texts and videos are alike, its answers, and the options that fit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from naslab.search_spaces.smaug.model import Video, VideoLanguageModel
+from naslab.search_spaces.smaug.pairs import Pairs
+
+TEXTS_AT_ONCE = 32
+
+
+def text_to_video(model: VideoLanguageModel, pairs: Pairs, batch: int, rerank: int = 0) -> Tensor:
+    """Similarity (Q, V) of every caption and every clip, on the CPU.
+
+    Args:
+        rerank: this many best clips of each caption are ordered anew by the matching head; they stay before the rest.
+    """
+    device = _device(model)
+    unique_UW, which_Q = pairs.captions_CW.unique(dim=0, return_inverse=True)
+    text_UD = torch.cat([model.text.encode(ids.to(device))[:, 0] for ids in unique_UW.split(batch)])
+    classes, features = [], []
+    for clips in torch.arange(len(pairs.video)).split(batch):
+        video = model.watch(pairs.frames(clips, model.design.frames).to(device))
+        classes.append(video.tokens_BTND[:, :, 0])
+        features.append(video.features_BTF)
+    joined = None if features[0] is None else torch.cat([f for f in features if f is not None])
+    similarity_UV = torch.cat(
+        [model.similarities(part, torch.cat(classes), joined).cpu() for part in text_UD.split(TEXTS_AT_ONCE)]
+    )
+    if rerank:
+        similarity_UV = _reranked(model, pairs, unique_UW, similarity_UV, min(rerank, len(pairs.video)), batch)
+    return similarity_UV[which_Q]
+
+
+def _reranked(
+    model: VideoLanguageModel, pairs: Pairs, ids_UW: Tensor, similarity_UV: Tensor, best: int, batch: int
+) -> Tensor:
+    """Log-odds of fitting for the best clips of each text, lifted over all other similarities (which are cosines)."""
+    clips_UR = similarity_UV.topk(best, 1).indices
+    texts_N, clips_N = torch.arange(len(ids_UW)).repeat_interleave(best), clips_UR.flatten()
+    # Clip by clip, so that each clip is encoded once for all the texts that want it.
+    order = clips_N.argsort(stable=True)
+    fits = _fits(model, pairs, ids_UW[texts_N[order]], clips_N[order], batch).sigmoid()
+    found = torch.empty(len(order)).scatter(0, order, fits)
+    return similarity_UV.scatter(1, clips_UR, 2 + found.view_as(clips_UR))
+
+
+def open_accuracy(model: VideoLanguageModel, pairs: Pairs, answers: int, batch: int) -> float:
+    """Share of open-ended questions whose answer is the likeliest of the first `answers`; unknown answers are wrong."""
+    asked, right = pairs.open, 0
+    for questions in torch.arange(len(asked.clips_Q)).split(batch):
+        ids = asked.ids_QW[questions]
+        logits = model.answers(ids.to(_device(model)), _watched(model, pairs, asked.clips_Q[questions]))
+        right += int((logits[:, :answers].argmax(1).cpu() == asked.answers_Q[questions]).sum())
+    return right / len(asked.clips_Q)
+
+
+def choice_accuracy(model: VideoLanguageModel, pairs: Pairs, batch: int) -> float:
+    """Share of multiple-choice questions whose right option fits best; options that fit alike share the point."""
+    sizes = [len(choice.ids_OW) for choice in pairs.choices]
+    ids_NW = torch.cat([choice.ids_OW for choice in pairs.choices])
+    clips_N = torch.tensor([choice.clip for choice in pairs.choices]).repeat_interleave(torch.tensor(sizes))
+    points = 0.0
+    for choice, fit in zip(pairs.choices, _fits(model, pairs, ids_NW, clips_N, batch).split(sizes), strict=True):
+        best = fit == fit.max()
+        points += float(best[choice.right]) / int(best.sum())
+    return points / len(pairs.choices)
+
+
+def _fits(model: VideoLanguageModel, pairs: Pairs, ids_NW: Tensor, clips_N: Tensor, batch: int) -> Tensor:
+    """Log-odds (N,) that each text fits its clip, on the CPU."""
+    parts = zip(ids_NW.split(batch), clips_N.split(batch), strict=True)
+    return torch.cat([model.fit(ids.to(_device(model)), _watched(model, pairs, clips)).cpu() for ids, clips in parts])
+
+
+def _watched(model: VideoLanguageModel, pairs: Pairs, clips_N: Tensor) -> Video:
+    """The clips, each encoded once, repeated as asked."""
+    clips, place = clips_N.unique(return_inverse=True)
+    device = _device(model)
+    return model.watch(pairs.frames(clips, model.design.frames).to(device)).of(place.to(device))
+
+
+def _device(model: VideoLanguageModel) -> torch.device:
+    return next(model.parameters()).device
