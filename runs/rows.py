@@ -102,15 +102,24 @@ class Refused:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A control or the random baseline: its metric over the trials named."""
+    """A control or the random baseline: its metric over the trials named.
+
+    `trained`: something was trained to get it; None where the trials, of an older version, do not say.
+    """
 
     name: str
     metric: Interval
     trials: tuple[int, ...]
+    trained: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {"name": self.name, "metric": interval_dict(self.metric), "trials": list(self.trials)}
+        return {
+            "name": self.name,
+            "metric": interval_dict(self.metric),
+            "trained": self.trained,
+            "trials": list(self.trials),
+        }
 
 
 @dataclass(frozen=True)
@@ -157,7 +166,9 @@ def baseline(name: str, trials: Sequence[Trial], metric: str) -> Baseline | None
     """The baseline of that name; None without trials."""
     if not trials:
         return None
-    return Baseline(name, mean_interval([t.scores[metric] for t in trials]), tuple(t.number for t in trials))
+    trained = trials[0].job.role == "random" or trials[0].result.get("trained")
+    numbers = tuple(t.number for t in trials)
+    return Baseline(name, mean_interval([t.scores[metric] for t in trials]), numbers, trained)
 
 
 def validation_curve(group: Sequence[Trial], metric: str) -> list[tuple[float, list[float]]]:

@@ -120,6 +120,7 @@ class _Work:
         control = next(c for c in task.controls() if c.name == self.job.label)
         with self.trail.phase("evaluate"):
             given = [control.measure(self.job.seed, split) for split in ("validation", "test")]
+        self.result["trained"] = control.trained
         validation, test = (read_scores(scores, task.metric, f"control {control.name}") for scores in given)
         self.scores = _both(test, validation)
 
@@ -137,7 +138,9 @@ class _Work:
                 if rung.epoch < task.max_epochs and (self.folder / STOP).exists():
                     self.state = "pruned"
                     break
-        validation = self.rungs[-1].scores if self.rungs else self._evaluate(task, model, "validation", full=False)
+        if not self.rungs:  # a task that trains nothing, or a checkpoint at the end of the training
+            self._rung(task.max_epochs, self._evaluate(task, model, "validation", full=False))
+        validation = self.rungs[-1].scores
         test = {} if self.job.role == "proposal" else self._evaluate(task, model, "test", full=True)
         self.scores = _both(test, validation)
         if self.job.role in ("reference", "final"):

@@ -77,8 +77,8 @@ class SearchSpace(ABC):
         """
         return values
 
-    def configuration(self, values: Mapping[str, object]) -> Configuration:
-        """Validate and canonicalise `values` into a Configuration.
+    def validated(self, values: Mapping[str, object]) -> dict[str, Value]:
+        """`values` in their canonical types and the space's order, before `canonicalise` maps equal functions.
 
         Raises:
             InputError: unknown, missing, inactive or impossible value, with the place and what is allowed.
@@ -99,8 +99,15 @@ class SearchSpace(ABC):
             if parameter.name not in given:
                 raise InputError(f"{parameter.name}: missing; use {parameter.allowed}")
             chosen[parameter.name] = parameter.check(given[parameter.name])
-        chosen = self.canonicalise(chosen)
-        return Configuration(self.name, tuple(chosen.items()))
+        return chosen
+
+    def configuration(self, values: Mapping[str, object]) -> Configuration:
+        """Validate and canonicalise `values` into a Configuration.
+
+        Raises:
+            InputError: see `validated` and `canonicalise`.
+        """
+        return Configuration(self.name, tuple(self.canonicalise(self.validated(values)).items()))
 
     def random(self, rng: np.random.Generator) -> Configuration:
         """A configuration drawn uniformly from what an engine may propose."""

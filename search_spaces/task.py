@@ -65,11 +65,14 @@ class Task(ABC):
     @property
     @abstractmethod
     def max_epochs(self) -> int:
-        """The full budget in epochs: the epoch of the last rung."""
+        """The full budget in epochs: the epoch of the last rung; 0 where nothing is trained epoch by epoch."""
 
     @abstractmethod
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
         """Train `model` in place for the budget in the options, yielding after each rung.
+
+        A task without epochs yields nothing: its model is scored as it stands when `train` returns, so that an index,
+        say, is built here and charged as training.
 
         Args:
             model: as built by the space, on any device; moved to the task's.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from naslab.nas.statistics import Interval, difference_interval
 from naslab.runs.output import significant_digits
 from naslab.runs.ranking import Ranking
-from naslab.runs.rows import Row
+from naslab.runs.rows import Baseline, Row
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,20 @@ def _better(best: Row, reference: Row, ranking: Ranking) -> str:
 
 def _against_controls(best: Row, ranking: Ranking) -> tuple[str, ...]:
     as_good = [control for control in ranking.controls if control.metric.mean >= best.metric.mean]
-    return tuple(
-        f"The control {control.name.replace('_', ' ')} scores {control.metric.mean:.2f} without training, "
-        f"{best.name} {best.metric.mean:.2f}: training has gained nothing."
-        for control in as_good
+    return tuple(_as_good(control, best) for control in as_good)
+
+
+def _as_good(control: Baseline, best: Row) -> str:
+    name, score = control.name.replace("_", " "), f"{control.metric.mean:.2f}"
+    if control.trained is False:
+        return (
+            f"The control {name} scores {score} without training, {best.name} {best.metric.mean:.2f}: training has "
+            "gained nothing."
+        )
+    how = ", which is trained too," if control.trained else ""
+    return (
+        f"The control {name}{how} scores {score}, {best.name} {best.metric.mean:.2f}: what the control leaves out has "
+        "gained nothing."
     )
 
 

@@ -10,6 +10,7 @@ from naslab.runs.ledger import Ledger
 from naslab.runs.plan import last_score, next_job
 from naslab.runs.progress import Progress
 from naslab.runs.ranking import rank
+from naslab.runs.report import build_report
 from naslab.runs.spend import arm_spend
 from naslab.runs.status import status
 from naslab.runs.study import load_study
@@ -161,6 +162,22 @@ def test_a_trial_that_always_dies_is_given_up(toy_file):
     path = toy_file(task={"epochs": 2, "trouble": "die"}, arms=[], seeds=[1])
     killed = [t for t in run(path, slots=1).trials() if t.state == "killed"]
     assert len(killed) == 5
+
+
+def test_a_task_without_epochs_is_searched_charged_ranked_and_reported(toy_file, inline):
+    arms = [{"name": "tpe", "engine": "optuna", "sampler": "tpe", "trials": 3, "pruner": "hyperband"}]
+    path = toy_file(space={"name": "toy_space:Index"}, task={"seconds": 0.05}, arms=arms)
+    ledger = run(path)
+    trials = ledger.trials()
+    assert {t.state for t in trials} == {"complete"}
+    trained = [t for t in trials if t.job.role in ("reference", "random", "proposal", "final")]
+    assert all([rung.epoch for rung in t.rungs] == [0] for t in trained)
+    assert all(t.seconds["train"] > 0 and t.seconds["evaluate"] > 0 for t in trained)
+    ranking = rank(ledger.study, trials)
+    assert ranking.reference.hours_to_floor is not None, "the only score is the floor's"
+    assert {control.name: control.trained for control in ranking.controls} == {"nothing": False, "chance": False}
+    assert build_report(ledger.study, trials).answer.sentence
+    assert [t.number for t in run(path).trials()] == [t.number for t in trials]
 
 
 def test_what_only_the_user_can_mend_stops_the_study_and_loses_nothing(toy_file, inline):

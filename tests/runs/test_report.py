@@ -210,10 +210,19 @@ def test_answer_says_when_random_does_as_well():
     assert "not shown to be better than random architectures" in result.caveats[0]
 
 
-def test_answer_says_when_a_control_does_as_well():
-    control = [trial(50, "control", 90.0, label="raw_pixels")]
+@pytest.mark.parametrize(
+    ("recorded", "words"),
+    [
+        ({"trained": False}, "The control raw pixels scores 90.00 without training, darts "),
+        ({"trained": True}, "The control raw pixels, which is trained too, scores 90.00, darts "),
+        ({}, "The control raw pixels scores 90.00, darts "),
+    ],
+)
+def test_answer_says_when_a_control_does_as_well(recorded, words):
+    control = [trial(50, "control", 90.0, label="raw_pixels", result=recorded)]
     result = said(REFERENCE, finals("darts", BY_DARTS, (82.0, 82.2, 82.4), 10), control)
-    assert result.caveats[0].startswith("The control raw pixels scores 90.00 without training, darts ")
+    assert result.caveats[0].startswith(words)
+    assert ("training has gained nothing" in result.caveats[0]) == (recorded == {"trained": False})
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,20 @@ class ToyTask(Task):
         return torch.ones(batch_size, 4)
 
 
+class IndexTask(ToyTask):
+    """Trains nothing: `train` looks at the data once and yields no rung."""
+
+    @property
+    def max_epochs(self) -> int:
+        return 0
+
+    def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
+        time.sleep(self.options.seconds)
+        model.trained = torch.tensor(1.0)
+        model.noise = torch.tensor(derive_seed(seed) % 100 / 100)
+        return iter(())
+
+
 class Toy(nn.Module):
     """A linear layer, so that there are weights to save, and the score it stands for."""
 
@@ -171,3 +185,9 @@ class Sized(Space):
         cell = configuration.chain("cell")
         worth = {"good": 10.0, "fair": 5.0, "poor": 0.0}
         return SizedToy(sum(worth[operation] for operation in cell), 1 + cell.count("good"))
+
+
+class Index(Space):
+    """The toy space with a task that trains nothing."""
+
+    Task = IndexTask

@@ -1,0 +1,45 @@
+"""Every shipped space, and the worked example, keeps every rule of the contract."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from naslab.search_spaces import space_names
+from naslab.testing import RULES, subject
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FEW = {"train": 200, "validation": 60, "test": 60}
+IMAGES = {"dataset": FEW, "batch_size": 50, "epochs": 2}
+CLIPS = {"dataset": {"train": 24, "validation": 12, "test": 12}, "batch_size": 8, "epochs": 2}
+SPACES = {
+    "digits_mlp:Space": {"dataset": FEW, "epochs": 2},
+    "nasiam:tiny": IMAGES,
+    "mae:tiny": IMAGES,
+    "token_reduction:tiny": IMAGES,
+    "altup:tiny": {"epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "rung_windows": 8},
+    "smaug:tiny": CLIPS,
+}
+OPEN = {
+    (name, "different_configurations_differ")  # shares that are rounded to the same count of tokens
+    for name in ("mae:tiny", "token_reduction:tiny", "smaug:tiny")
+}
+"""What is broken still. This set only gets smaller."""
+
+
+@cache
+def made(name):
+    return subject(name, SPACES[name])
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("name", SPACES)
+def test_the_contract(name, rule, monkeypatch, request):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    if (name, rule.__name__) in OPEN:
+        request.applymarker(pytest.mark.xfail(reason="equal functions under two names"))
+    rule(made(name))
+
+
+def test_every_shipped_space_is_held_to_the_contract():
+    assert set(space_names()) <= {name.partition(":")[0] for name in SPACES}
