@@ -1,10 +1,13 @@
-"""Text: corpora in three parts, tokenizers, and windows of tokens."""
+"""Text: corpora in three parts, labelled sentences, parallel pairs, tokenizers, word boundaries, windows of tokens."""
 
 from naslab.search_spaces.data.text.byte_pairs import BEGIN, BYTES, END, FIRST_SENTINEL, PAD, encode, train_byte_pairs
 from naslab.search_spaces.data.text.corpus import TextOptions, distinct_paragraphs, read_corpus
 from naslab.search_spaces.data.text.load import TextData, TextPart, load_text
+from naslab.search_spaces.data.text.parallel import Pairs, ParallelOptions, ParallelText, load_parallel
+from naslab.search_spaces.data.text.sentences import LabelledText, SentenceOptions, Sentences, few_shot, load_sentences
 from naslab.search_spaces.data.text.windows import EVALUATION_BATCH, IGNORED, Batch, CausalBatches, window_starts
 from naslab.search_spaces.data.text.wordpiece import SpecialIds, TextTokenizer, named_tokenizer, train_wordpiece
+from naslab.search_spaces.data.text.words import Segmenter, SegmenterName, segmenter, word_numbers
 
 __all__ = [
     "BEGIN",
@@ -16,6 +19,14 @@ __all__ = [
     "PAD",
     "Batch",
     "CausalBatches",
+    "LabelledText",
+    "Pairs",
+    "ParallelOptions",
+    "ParallelText",
+    "Segmenter",
+    "SegmenterName",
+    "SentenceOptions",
+    "Sentences",
     "SpecialIds",
     "TextData",
     "TextOptions",
@@ -23,10 +34,15 @@ __all__ = [
     "TextTokenizer",
     "distinct_paragraphs",
     "encode",
+    "few_shot",
+    "load_parallel",
+    "load_sentences",
     "load_text",
     "named_tokenizer",
     "read_corpus",
+    "segmenter",
     "train_byte_pairs",
     "train_wordpiece",
     "window_starts",
+    "word_numbers",
 ]

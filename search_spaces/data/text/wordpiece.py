@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data.text.words import Segmenter, word_numbers
 
 
 @dataclass(frozen=True)
@@ -29,19 +30,40 @@ class SpecialIds:
         return max(self.pad, self.cls, self.sep, self.mask, self.unk) + 1
 
 
+@dataclass(frozen=True)
+class Code:
+    """The tokens of a text, without special ones; the first character of each and the one after its last."""
+
+    ids: Sequence[int]
+    spans: Sequence[tuple[int, int]]
+
+
 class TextTokenizer:
     """Lower-cased texts as [CLS] words [SEP], cut and padded to one length."""
 
-    def __init__(self, numbers: Callable[[Sequence[str]], list[list[int]]], special: SpecialIds, length: int) -> None:
-        self._numbers, self.special, self.length = numbers, special, length
+    def __init__(self, codes: Callable[[Sequence[str]], list[Code]], special: SpecialIds, length: int) -> None:
+        self._codes, self.special, self.length = codes, special, length
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Token numbers (N, length), int64."""
-        ids_NW = torch.full((len(texts), self.length), self.special.pad, dtype=torch.long)
-        for row, numbers in enumerate(self._numbers(list(texts)) if texts else []):
-            whole = [self.special.cls, *numbers[: self.length - 2], self.special.sep]
-            ids_NW[row, : len(whole)] = torch.tensor(whole)
-        return ids_NW
+        return self._framed(
+            [code.ids for code in self._of(texts)], self.special.cls, self.special.sep, self.special.pad
+        )
+
+    def words(self, texts: Sequence[str], segment: Segmenter) -> Tensor:
+        """The word, from 0, of each token that the call gives, (N, length), int64; of special tokens -1."""
+        codes = zip(texts, self._of(texts), strict=True)
+        return self._framed([word_numbers(text, segment(text), code.spans) for text, code in codes], -1, -1, -1)
+
+    def _of(self, texts: Sequence[str]) -> list[Code]:
+        return self._codes(list(texts)) if texts else []
+
+    def _framed(self, rows: Sequence[Sequence[int]], begin: int, end: int, pad: int) -> Tensor:
+        framed_NW = torch.full((len(rows), self.length), pad, dtype=torch.long)
+        for row, numbers in enumerate(rows):
+            whole = [begin, *numbers[: self.length - 2], end]
+            framed_NW[row, : len(whole)] = torch.tensor(whole)
+        return framed_NW
 
 
 def train_wordpiece(words: Sequence[str], vocabulary: int, special: SpecialIds, length: int) -> TextTokenizer:
@@ -72,10 +94,11 @@ def train_wordpiece(words: Sequence[str], vocabulary: int, special: SpecialIds, 
         )
     tokenizer = _pipeline(models.WordPiece(learned, unk_token="[UNK]"))
 
-    def numbers(texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+    def codes(texts: Sequence[str]) -> list[Code]:
+        encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [Code(encoding.ids, encoding.offsets) for encoding in encodings]
 
-    return TextTokenizer(numbers, special, length)
+    return TextTokenizer(codes, special, length)
 
 
 def _pipeline(model: Any) -> Any:
@@ -106,8 +129,8 @@ def named_tokenizer(name: str, vocabulary: int, special: SpecialIds, length: int
     if len(tokenizer) > vocabulary:
         raise InputError(f"task.tokenizer: {name} has {len(tokenizer)} tokens; set space.options.vocabulary to that")
 
-    def numbers(texts: Sequence[str]) -> list[list[int]]:
-        rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        return rows
+    def codes(texts: Sequence[str]) -> list[Code]:
+        found = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+        return [Code(ids, spans) for ids, spans in zip(found["input_ids"], found["offset_mapping"], strict=True)]
 
-    return TextTokenizer(numbers, special, length)
+    return TextTokenizer(codes, special, length)

@@ -10,8 +10,8 @@ from typing import Any
 
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces.data.folders import split_folders
+from naslab.search_spaces.data.read import read_json, read_lines, read_pickled_captions, read_table
 from naslab.search_spaces.data.video.options import VideoTextOptions
-from naslab.search_spaces.data.video.read import read_json, read_lines, read_pickled_captions, read_table
 from naslab.search_spaces.data.video.sets import Question
 from naslab.search_spaces.splits import split_called
 

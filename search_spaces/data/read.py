@@ -89,6 +89,8 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; docs/video-data.md says how each data set must lie on disk") from None
+        raise InputError(
+            f"{path}: no such file; the pages on data in docs/ say how each data set must lie on disk"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None

