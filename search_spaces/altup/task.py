@@ -17,14 +17,20 @@ from naslab.efficiency.inputs import Inputs
 from naslab.search_spaces.altup import text_baselines
 from naslab.search_spaces.altup.batches import SpanBatches
 from naslab.search_spaces.altup.model import EncoderDecoder, LanguageModel
-from naslab.search_spaces.altup.recipe import make_optimiser, schedule, set_learning_rate
 from naslab.search_spaces.altup.space import AltUp
+from naslab.search_spaces.common.controls import untrained
 from naslab.search_spaces.common.training import train_in_rungs
+from naslab.search_spaces.common.training.optimisers import adamw
+from naslab.search_spaces.common.training.schedule import set_learning_rate
 from naslab.search_spaces.data.text import IGNORED, Batch, CausalBatches, TextOptions, load_text
 from naslab.search_spaces.options import Options
-from naslab.search_spaces.seeds import seed_everything
 from naslab.search_spaces.task import Control, Rung, Split, Task
 
+BETAS = (0.9, 0.95)
+FLOOR = 0.1
+"""Share of the learning rate at which the cosine ends."""
+MIXING = 10
+"""A matrix with a side up to this many mixes streams; it starts at the identity or at zero and does not decay."""
 RAW_BITS = 8.0
 """Bits of a byte that is stored as it is: what a model's bits per byte are saved from."""
 Objective = Literal["causal", "span_corruption"]
@@ -102,8 +108,9 @@ class LanguageModelling(Task):
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
         """Train for the budget; see Task.train. Facts of a rung: mean `loss` in nats, `steps`, `tokens` seen."""
         model.to(self.device)
-        optimiser = make_optimiser(model, self.options.learning_rate, self.options.weight_decay)
-        losses, clip_norm = partial(self._losses, model, optimiser, seed), self.options.clip_norm
+        options, clip_norm = self.options, self.options.clip_norm
+        optimiser = adamw(model.named_parameters(), options.learning_rate, options.weight_decay, BETAS, multiplies)
+        losses = partial(self._losses, model, optimiser, seed)
         for rung in train_in_rungs(model, optimiser, losses, self.options, seed, checkpoint, clip_norm):
             steps = rung.epoch * self.steps_per_epoch
             yield Rung(rung.epoch, {**rung.facts, "steps": steps, "tokens": steps * self.batching.tokens})
@@ -111,8 +118,7 @@ class LanguageModelling(Task):
     def _losses(self, model: nn.Module, optimiser: torch.optim.Optimizer, seed: int, epoch: int) -> Iterator[Tensor]:
         steps = self.steps_per_epoch
         for step in range(epoch * steps, (epoch + 1) * steps):
-            factor = schedule(step, self.options.epochs * steps, self.options.warmup)
-            set_learning_rate(optimiser, self.options.learning_rate * factor)
+            set_learning_rate(optimiser, step / (self.options.epochs * steps), self.options.warmup, FLOOR)
             batch = self.batching.batch(self.data.train.tokens, seed, step, self.batches_per_pass)
             yield model(**self._sent(batch))
 
@@ -154,26 +160,22 @@ class LanguageModelling(Task):
 
     def controls(self) -> tuple[Control, ...]:
         """What text gives away without a network, and the reference as initialised."""
-        untrained = Control("untrained", "the reference model as initialised", self._untrained)
         if self.objective == "span_corruption":
             return (
                 Control("most_frequent", "always the most frequent token", self._most_frequent, seeded=False),
-                untrained,
+                untrained(self),
             )
         return (
-            Control("unigram", "each token by its frequency", self._unigram, seeded=False),
-            Control("trigram", "each token after the two before it, Witten-Bell", self._trigram, seeded=False),
+            Control("unigram", "each token by its frequency", partial(self._ngram, 1), seeded=False),
+            Control(
+                "trigram", "each token after the two before it, Witten-Bell", partial(self._ngram, 3), seeded=False
+            ),
             Control("lzma", "LZMA after the training part", self._lzma, seeded=False),
-            untrained,
+            untrained(self),
         )
 
-    def _unigram(self, seed: int, split: Split) -> dict[str, float]:
-        part, order = self.data.of(split), 1
-        total = text_baselines.ngram_bits(self.data.train.tokens, part.tokens, self.space.options.vocabulary, order)
-        return text_baselines.bits(total, part.num_bytes, RAW_BITS)
-
-    def _trigram(self, seed: int, split: Split) -> dict[str, float]:
-        part, order = self.data.of(split), 3
+    def _ngram(self, order: int, seed: int, split: Split) -> dict[str, float]:
+        part = self.data.of(split)
         total = text_baselines.ngram_bits(self.data.train.tokens, part.tokens, self.space.options.vocabulary, order)
         return text_baselines.bits(total, part.num_bytes, RAW_BITS)
 
@@ -190,10 +192,6 @@ class LanguageModelling(Task):
             right += int(((targets == frequent) & text).sum())
             hidden += int(text.sum())
         return {"span_accuracy": 100 * right / hidden}
-
-    def _untrained(self, seed: int, split: Split) -> dict[str, float]:
-        seed_everything(seed)
-        return self.evaluate(self.space.build(self.space.reference), split, full=split == "test")
 
     @property
     def benchmark(self) -> Mapping[str, Any]:
@@ -216,3 +214,8 @@ class LanguageModelling(Task):
         """Windows of the validation part."""
         whole = next(self.batching.evaluation(self.data.validation.tokens, 1))
         return {name: tensor[:1].expand(batch_size, -1).contiguous().to(self.device) for name, tensor in whole.items()}
+
+
+def multiplies(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter multiplies tokens and so decays: no norm, no embedding, nothing that mixes streams."""
+    return parameter.ndim >= 2 and min(parameter.shape[-2:]) > MIXING and not name.startswith("embedding.")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import nn
+
+from naslab.search_spaces.common.training.optimisers import scaled_rate
+from naslab.search_spaces.common.training.schedule import learning_rate_share
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def make_optimiser(
     recipe: Recipe, model: nn.Module, parameters: list[nn.Parameter], batch_size: int
 ) -> torch.optim.Optimizer:
     """The recipe's optimiser in two groups; a group whose rate is scheduled carries `base_lr` and `cosine`."""
-    rate = recipe.learning_rate * (batch_size / 256 if recipe.scaled else 1.0)
+    rate = scaled_rate(recipe.learning_rate, batch_size) if recipe.scaled else recipe.learning_rate
     predictor = {id(p) for name, p in model.named_parameters() if "predictor" in name.split(".")}
     groups = [
         {
@@ -63,6 +65,6 @@ def make_optimiser(
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, progress: float) -> None:
     """Half-cosine from the base rate to 0 for the scheduled groups."""
+    share = learning_rate_share(progress, warmup=0.0)
     for group in optimiser.param_groups:
-        fraction = (1 + math.cos(math.pi * progress)) / 2 if group["cosine"] else 1.0
-        group["lr"] = group["base_lr"] * fraction
+        group["lr"] = group["base_lr"] * (share if group["cosine"] else 1.0)

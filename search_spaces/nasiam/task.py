@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from naslab.efficiency.errors import InputError
+from naslab.search_spaces.common.controls import Features, raw_pixels, untrained
 from naslab.search_spaces.common.scores import (
     BOTH,
     EVALUATION_BATCH,
@@ -34,7 +35,7 @@ from naslab.search_spaces.nasiam import recipes
 from naslab.search_spaces.nasiam.frameworks import Framework, Views
 from naslab.search_spaces.nasiam.space import NASiam
 from naslab.search_spaces.options import Options
-from naslab.search_spaces.seeds import derive_seed, seed_everything
+from naslab.search_spaces.seeds import derive_seed
 from naslab.search_spaces.task import Control, GradientTask, Rung, Split
 
 
@@ -152,27 +153,20 @@ class SelfSupervised(GradientTask):
         featured = cast(Featured, model)
         model.to(self.device).eval()
         bank = self.data.train.labelled(None if full else self.options.rung_bank)
-        queries = self.data.of(split)
-        with torch.no_grad():
-            bank_x = self._map(featured.features, bank)
-            query_x = self._map(featured.features, queries)
-            projections = self._map(featured.project, queries.head(EVALUATION_BATCH))
-        scores = self._scores(bank_x, bank.labels, query_x, queries.labels, full)
-        return {
-            **scores,
-            "feature_std": feature_std(projections),
-            "effective_rank": effective_rank(projections),
-        }
+        scores = self._scores(featured.features, bank, split, full)
+        projections = self._encoded(featured.project, self.data.of(split).head(EVALUATION_BATCH))
+        return {**scores, "feature_std": feature_std(projections), "effective_rank": effective_rank(projections)}
 
-    def _map(self, function: Any, images: ImageSet) -> Tensor:
+    @torch.no_grad()
+    def _encoded(self, function: Features, images: ImageSet) -> Tensor:
         return encode(function, images, self.augmentation, self.device)
 
-    def _scores(self, bank_x: Tensor, bank_y: Tensor, x: Tensor, y: Tensor, full: bool) -> dict[str, float]:
-        options = self.options
-        bank_y, y = bank_y.to(self.device), y.to(self.device)
+    def _scores(self, features: Features, bank: ImageSet, split: Split, full: bool) -> dict[str, float]:
+        options, queries = self.options, self.data.of(split)
+        bank_y, y = bank.labels.to(self.device), queries.labels.to(self.device)
         return score_features(
-            (bank_x, bank_y),
-            (x, y),
+            (self._encoded(features, bank), bank_y),
+            (self._encoded(features, queries), y),
             len(self.data.classes),
             BOTH if full else (options.metric,),
             knn_k=options.knn_k,
@@ -182,24 +176,14 @@ class SelfSupervised(GradientTask):
 
     def controls(self) -> tuple[Control, ...]:
         """Raw pixels, and the backbone as initialised: what is left to gain over both is what training gave."""
+
+        def pixel_scores(pixels: Features, split: Split) -> dict[str, float]:
+            return self._scores(pixels, self.data.train.labelled(), split, full=split == "test")
+
         return (
-            Control("raw_pixels", "the metric on the images themselves", self._raw_pixels, seeded=False),
-            Control("untrained", "the metric on the untrained backbone's features", self._untrained),
+            raw_pixels(pixel_scores, "the metric on the images themselves"),
+            untrained(self, "the metric on the untrained backbone's features"),
         )
-
-    def _raw_pixels(self, seed: int, split: Split) -> dict[str, float]:
-        queries = self.data.of(split)
-
-        def flat(images_BCHW: Tensor) -> Tensor:
-            return images_BCHW.flatten(1)
-
-        bank = self.data.train.labelled()
-        bank_x, query_x = self._map(flat, bank), self._map(flat, queries)
-        return self._scores(bank_x, bank.labels, query_x, queries.labels, full=split == "test")
-
-    def _untrained(self, seed: int, split: Split) -> dict[str, float]:
-        seed_everything(seed)
-        return self.evaluate(self.space.build(self.space.reference), split, full=split == "test")
 
     @property
     def benchmark(self) -> Mapping[str, Any]:
