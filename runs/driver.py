@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import queue
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,105 +17,141 @@ from typing import Any
 import torch
 
 from naslab.efficiency.device import device_name, resolve_device
-from naslab.errors import InputError
 from naslab.nas.arms import Sampled
 from naslab.nas.pruning import hyperband_bracket, should_prune
 from naslab.runs.events import Follower
 from naslab.runs.executors import LocalExecutor, WorkerDied
+from naslab.runs.lease import Lease
 from naslab.runs.ledger import Ledger
-from naslab.runs.plan import next_job, proposal_index
+from naslab.runs.limits import FailureStreak, budget_is_spent, deaths_without_progress, forgivable, overdue
+from naslab.runs.log import log_path
+from naslab.runs.plan import Plan, next_job, proposal_index
 from naslab.runs.progress import Progress
-from naslab.runs.trial import Job, Outcome, RungRecord, Trial
+from naslab.runs.threads import threads_per_slot
+from naslab.runs.trial import Cause, Job, State, Trial
 from naslab.runs.worker import STOP, run_job
 
 POLL_SECONDS = 0.2
 """How often running trials' trails are read; results arrive by themselves, at once."""
-SESSION_SECONDS = 2.0
 
 
-def run_study(ledger: Ledger, slots: int, progress: Progress) -> list[Trial]:
-    """Run what the study still needs and return all its trials.
+def run_study(ledger: Ledger, slots: int, progress: Progress, retry_failed: bool = False) -> list[Trial]:
+    """Run what the study still needs, or what its budget allows, and return all its trials.
 
-    Interrupted, it records the running trials as killed, with their seconds, and raises KeyboardInterrupt; the same
-    call goes on from there.
+    Interrupted, by Ctrl-C or SIGTERM, it records the running trials as interrupted, with their seconds, and raises
+    KeyboardInterrupt; the same call goes on from there.
+
+    Args:
+        ledger: of `Ledger.start`.
+        slots: trials that run at once.
+        progress: is told of every end.
+        retry_failed: try again what failed, or ran out of time, in an earlier run.
 
     Raises:
         InputError: data, storage or disk that only the user can mend, or another driver on this study.
+        NaslabError: so many equal failures in a row that the rest would fail, too; another driver took over.
     """
-    with _only_driver(ledger.files):
-        return _Driver(ledger, slots, progress).run()
+    with _termination_interrupts(), ledger.hold(slots) as lease:
+        return _Driver(ledger, lease, slots, progress, retry_failed).run()
 
 
 class _Running:
     """One trial in a worker."""
 
-    def __init__(self, trial_id: int, job: Job, folder: Path, future: Future[Any]) -> None:
-        self.trial_id, self.job, self.folder, self.future = trial_id, job, folder, future
+    def __init__(self, trial_id: int, job: Job, folder: Path) -> None:
+        self.trial_id, self.job, self.folder = trial_id, job, folder
         self.follower = Follower(folder)
+        self.is_overdue = False
 
 
 class _Driver:
-    def __init__(self, ledger: Ledger, slots: int, progress: Progress) -> None:
-        self.ledger, self.slots, self.progress = ledger, slots, progress
-        self.study = ledger.study
+    def __init__(self, ledger: Ledger, lease: Lease, slots: int, progress: Progress, retry_failed: bool) -> None:
+        self.ledger, self.lease, self.slots, self.progress = ledger, lease, slots, progress
+        self.study, self.files = ledger.study, ledger.files
         self.device = resolve_device(self.study.device)
         self.task = self.study.make_task(torch.device("cpu"))
         self.controls = self.task.controls()
         self.document = self.study.document()
-        self.threads = max(1, (os.cpu_count() or 1) // slots)
+        self.threads = threads_per_slot(slots)
         self.running: dict[Future[Any], _Running] = {}
         self.done: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
-        self.sessions = ledger.sessions()
+        self.streak = FailureStreak(self.study.name, self.study.limits.failures_in_a_row)
+        self.forgiven = forgivable(ledger.trials()) if retry_failed else frozenset()
+        self.followed = 0.0
 
     def run(self) -> list[Trial]:
-        for trial_id, trial in self.ledger.running():
-            self._kill(trial_id, trial.job, "its driver died")
-        if next_job(self.study, self.controls, self.task.metric, self.ledger.trials()).state == "done":
+        self._adopt()
+        if not self._has_work():
             return self.ledger.trials()
         self.ledger.name_metric(self.task.metric)
-        self.sessions.append({"started": time.time(), "seen": time.time(), "slots": float(self.slots)})
         executor = LocalExecutor(self.slots, self.device)
         try:
             with self.progress.watching(self.study, self.controls, self.slots):
                 self._loop(executor)
         except BaseException:
             executor.shutdown(cancel_futures=True)
-            for entry in self.running.values():
-                self._kill(entry.trial_id, entry.job, "interrupted")
-            self._seen(force=True)
+            self._leave()
             raise
         executor.shutdown()
-        self._seen(force=True)
         return self.ledger.trials()
 
+    def _adopt(self) -> None:
+        """Settle what a driver that died left running: an end that was told is recorded, the rest is interrupted."""
+        for trial_id, trial, outcome in self.ledger.running():
+            follower = Follower(self.files / "trials" / trial.job.key)
+            follower.read()
+            if follower.began is not None and follower.last_seen is not None:
+                self.lease.cover(follower.began, follower.last_seen)
+            if outcome is not None:
+                self._record(trial_id, trial.job, outcome["state"], outcome)
+            else:
+                self._end(trial_id, trial.job, follower, "its driver died", "driver")
+
+    def _leave(self) -> None:
+        """Settle what runs, whose workers are gone; a lease that was lost forbids it, and another driver does it."""
+        self.lease.check()
+        for entry in self.running.values():
+            self._end(entry.trial_id, entry.job, entry.follower, "interrupted", "driver")
+
+    def _has_work(self) -> bool:
+        return self._plan(self.ledger.trials()).state != "done" and not self._is_spent()
+
+    def _plan(self, trials: Sequence[Trial]) -> Plan:
+        return next_job(self.study, self.controls, self.task.metric, trials, self.forgiven)
+
+    def _is_spent(self) -> bool:
+        running = [entry.follower for entry in self.running.values()]
+        return budget_is_spent(self.study.limits, self.ledger.trials(), running)
+
     def _loop(self, executor: LocalExecutor) -> None:
-        # Reading all trials costs as much as a step of a small model; only this driver changes them.
-        trials = self.ledger.trials()
         while True:
+            trials = self.ledger.trials()
             self.progress.update(trials, [(e.job, e.follower) for e in self.running.values()])
-            while len(self.running) < self.slots:
-                plan = next_job(self.study, self.controls, self.task.metric, trials)
+            spent = self._is_spent()
+            while len(self.running) < self.slots and not spent:
+                plan = self._plan(self.ledger.trials())
                 if plan.state == "done":
                     return
                 if plan.job is None:
                     break
                 self._start(executor, plan.job)
-                trials = self.ledger.trials()
-            try:
+            if not self.running:
+                return
+            with suppress(queue.Empty):
                 self._finish(self.done.get(timeout=POLL_SECONDS))
-                trials = self.ledger.trials()
-            except queue.Empty:
-                self._follow()
-            self._seen()
+            if time.monotonic() - self.followed >= POLL_SECONDS:
+                self._follow(executor)
 
     def _start(self, executor: LocalExecutor, job: Job) -> None:
-        folder = self.ledger.files / "trials" / job.key
-        (folder / STOP).unlink(missing_ok=True)
-        trial_id = self.ledger.begin(job)
-        # A trail left by an earlier attempt at this job must not be taken for this one's.
-        (folder / "events.jsonl").unlink(missing_ok=True)
-        future = executor.submit(run_job, self.document, job, folder, threads=self.threads)
-        self.running[future] = _Running(trial_id, job, folder, future)
+        folder = self.files / "trials" / job.key
+        # Whatever an earlier attempt left goes before this one is on record: it must not be taken for this one's.
+        for name in (STOP, "events.jsonl"):
+            (folder / name).unlink(missing_ok=True)
+        trial_id, number = self.ledger.begin(job)
+        entry = _Running(trial_id, job, folder)
+        log = log_path(self.files, number)
+        future = executor.submit(run_job, self.document, job, folder, log, threads=self.threads)
+        self.running[future] = entry
         future.add_done_callback(self.done.put)
 
     def _finish(self, future: Future[Any]) -> None:
@@ -124,42 +160,70 @@ class _Driver:
         try:
             outcome, rungs = future.result()
         except WorkerDied as death:
-            self._kill(entry.trial_id, entry.job, str(death))
+            trial = self._died(entry, death)
         else:
-            self._record(entry, outcome, rungs)
-            if outcome.state == "pruned" or (
-                entry.job.role not in ("reference", "final") and outcome.state != "failed"
-            ):
-                shutil.rmtree(entry.folder, ignore_errors=True)
+            facts = {**asdict(outcome), "rungs": [asdict(rung) for rung in rungs]}
+            trial = self._record(entry.trial_id, entry.job, outcome.state, facts)
         del self.running[future]
+        self.streak.note(trial)
 
-    def _record(self, entry: _Running, outcome: Outcome, rungs: list[RungRecord]) -> None:
-        metric = self.task.metric
-        value = outcome.scores.get(metric, outcome.scores.get(f"validation_{metric}"))
-        facts = {k: v for k, v in asdict(outcome).items() if k != "state"}
-        facts["rungs"] = [asdict(rung) for rung in rungs]
-        self.ledger.finish(entry.trial_id, outcome.state, facts)
-        self.progress.finished(entry.job, outcome.state, value, sum(outcome.seconds.values()), outcome.error)
+    def _died(self, entry: _Running, death: WorkerDied) -> Trial:
+        """Record a trial whose worker is gone: out of time, killed from outside, or by its own doing."""
+        if entry.is_overdue:
+            limit = f"it held its slot for longer than limits.trial_hours: {self.study.limits.trial_hours:g}"
+            return self._end(entry.trial_id, entry.job, entry.follower, limit, None, "timed_out")
+        attempts = [t for t in self.ledger.trials() if t.job.key == entry.job.key and t.state != "running"]
+        deaths = deaths_without_progress(attempts, entry.follower.rungs)
+        if deaths < self.study.limits.attempts:
+            return self._end(entry.trial_id, entry.job, entry.follower, str(death), "worker")
+        why = f"{death}, {deaths} times in a row without progress; given up"
+        return self._end(entry.trial_id, entry.job, entry.follower, why, "worker", "failed")
 
-    def _kill(self, trial_id: int, job: Job, why: str) -> None:
-        """Record a trial whose process is gone, charged up to its last sign of life."""
-        follower = Follower(self.ledger.files / "trials" / job.key)
+    def _end(
+        self,
+        trial_id: int,
+        job: Job,
+        follower: Follower,
+        why: str,
+        cause: Cause | None,
+        state: State = "interrupted",
+    ) -> Trial:
+        """Record a trial whose process is gone: the end that it told, or `state`, charged to its last sign of life."""
         seconds = follower.seconds()
-        facts = {
+        facts = follower.outcome or {
+            "state": state,
             "seconds": seconds,
             "core_seconds": follower.core_seconds(),
             "threads": self.threads,
             "device": device_name(self.device),
-            "rungs": [asdict(rung) for rung in follower.rungs],
             "error": why,
+            "cause": cause,
+            "fault": None if state == "interrupted" else state,
         }
-        self.ledger.finish(trial_id, "killed", facts)
-        self.progress.finished(job, "killed", None, sum(seconds.values()), why)
+        facts = {**facts, "rungs": [asdict(rung) for rung in follower.rungs]}
+        return self._record(trial_id, job, facts["state"], facts)
 
-    def _follow(self) -> None:
-        for entry in self.running.values():
-            if self._record_rungs(entry) and self._falls_behind(entry):
-                (entry.folder / STOP).touch()
+    def _record(self, trial_id: int, job: Job, state: State, facts: Mapping[str, Any]) -> Trial:
+        trial = self.ledger.finish(trial_id, state, facts)
+        metric = self.task.metric
+        value = trial.scores.get(metric, trial.scores.get(f"validation_{metric}"))
+        self.progress.finished(job, state, value, trial.device_seconds, trial.error)
+        if state == "pruned" or (state == "complete" and job.role not in ("reference", "final")):
+            shutil.rmtree(self.files / "trials" / job.key, ignore_errors=True)
+        return trial
+
+    def _follow(self, executor: LocalExecutor) -> None:
+        self.followed = time.monotonic()
+        spent = self._is_spent()
+        for future, entry in self.running.items():
+            news = self._record_rungs(entry)
+            if overdue(self.study.limits, entry.follower):
+                entry.is_overdue = True
+                executor.kill(future)
+            elif spent:
+                (entry.folder / STOP).write_text("budget")
+            elif news and self._falls_behind(entry):
+                (entry.folder / STOP).write_text("prune")
 
     def _record_rungs(self, entry: _Running) -> bool:
         new = entry.follower.read()
@@ -188,24 +252,19 @@ class _Driver:
         others = [scores(t.rungs) for t in finished if bracket(t.job) == own]
         return should_prune(arm.pruner, scores(entry.follower.rungs), others, own)
 
-    def _seen(self, force: bool = False) -> None:
-        now = time.time()
-        if force or now - self.sessions[-1]["seen"] > SESSION_SECONDS:
-            self.sessions[-1]["seen"] = now
-            self.ledger.record_sessions(self.sessions)
-
 
 @contextmanager
-def _only_driver(folder: Path) -> Iterator[None]:
-    """A lock that death releases: two drivers of one study would charge and repeat each other's trials."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"{folder}: another `naslab run` works on this study; wait for it or stop it") from None
+def _termination_interrupts() -> Iterator[None]:
+    """SIGTERM, with which schedulers announce a pre-emption, ends the study as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
         yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

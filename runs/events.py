@@ -7,6 +7,8 @@ trial that was killed are known. The ledger takes over what it says; nothing is 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -36,12 +38,13 @@ class Trail:
         """By the CPU clock of this process and its children."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._path.write_text("")
+            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
         except OSError as error:
             raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
         self._write({"began": time.time()})
-        self._alive = threading.Event()
-        threading.Thread(target=self._show_life, daemon=True).start()
+        self._closed = threading.Event()
+        self._life = threading.Thread(target=self._show_life, daemon=True)
+        self._life.start()
 
     @contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:
@@ -67,10 +70,21 @@ class Trail:
         _add(cores, self._phase, cpu_seconds() - self._cpu_since)
         return seconds, cores
 
-    def close(self) -> None:
-        """Stop; `seconds` and `core_seconds` are whole."""
+    def __enter__(self) -> Trail:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        self._life.join()
+        os.close(self._file)
+
+    def settle(self) -> None:
+        """Charge no more: `seconds` and `core_seconds` are whole."""
         self._switch(self._phase)
-        self._alive.set()
+
+    def end(self, outcome: dict[str, Any]) -> None:
+        """Report what came of the trial, so that it is known even if nobody is there any more to be told."""
+        self._write({"outcome": outcome})
 
     def _switch(self, phase: Phase) -> None:
         now, cpu = time.perf_counter(), cpu_seconds()
@@ -81,17 +95,27 @@ class Trail:
 
     def _write(self, event: dict[str, Any]) -> None:
         try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(event) + "\n")
+            os.write(self._file, (json.dumps(event) + "\n").encode())
         except OSError as error:
             raise InputError(f"{self._path}: cannot be written: {error.strerror}") from None
 
     def _show_life(self) -> None:
-        while not self._alive.wait(SIGN_OF_LIFE_SECONDS):
+        while not self._closed.wait(SIGN_OF_LIFE_SECONDS):
+            if self._is_taken_away():
+                os.kill(os.getpid(), signal.SIGKILL)
             try:
                 self._write({"alive": time.perf_counter() - self._began, "cpu": cpu_seconds() - self._cpu_began})
             except InputError:
                 return
+
+    def _is_taken_away(self) -> bool:
+        """Whether another driver has begun this job anew: two workers on one checkpoint would spoil it."""
+        try:
+            return not os.path.samestat(os.stat(self._path), os.fstat(self._file))
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
 
 
 def _add(totals: dict[Phase, float], phase: Phase, spent: float) -> None:
@@ -106,7 +130,9 @@ class Follower:
         self._offset = 0
         self.rungs: list[RungRecord] = []
         self.phase: Phase = "other"
-        self._began: float | None = None
+        self.outcome: dict[str, Any] | None = None
+        self.began: float | None = None
+        """Unix seconds by the worker's clock; None before its first event."""
         self._phases: list[tuple[Phase, float, float]] = [("other", 0.0, 0.0)]
         """Each phase with the seconds and core seconds at which it began."""
         self._latest = (0.0, 0.0)
@@ -121,23 +147,30 @@ class Follower:
             return []
         whole, _, _ = text.rpartition("\n")
         self._offset += len(whole.encode()) + bool(whole)
-        new = [self._take(json.loads(line)) for line in whole.splitlines() if line]
+        new = [self._take(event) for event in map(_parsed, whole.splitlines())]
         rungs = [rung for rung in new if rung is not None]
         self.rungs += rungs
         return rungs
 
     def _take(self, event: dict[str, Any]) -> RungRecord | None:
         if "began" in event:
-            self._began = event["began"]
+            self.began = event["began"]
         elif "phase" in event:
             self.phase = event["phase"]
             self._phases.append((event["phase"], event["at"], event.get("cpu", 0.0)))
             self._latest = (event["at"], event.get("cpu", 0.0))
         elif "alive" in event:
             self._latest = max(self._latest, (event["alive"], event["cpu"]))
+        elif "outcome" in event:
+            self.outcome = event["outcome"]
         elif "rung" in event:
             return RungRecord(**event["rung"])
         return None
+
+    @property
+    def last_seen(self) -> float | None:
+        """Unix seconds of the last sign of life, by the worker's clock."""
+        return None if self.began is None else self.began + self._latest[0]
 
     def seconds(self) -> dict[Phase, float]:
         """Seconds by phase up to the last sign of life."""
@@ -154,3 +187,12 @@ class Follower:
         for (phase, *start), stop in zip(self._phases, ends, strict=True):
             _add(spent, phase, stop[clock] - start[clock])
         return {phase: seconds for phase, seconds in spent.items() if seconds > 0}
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    """An event; one that a full disk cut short says nothing."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}

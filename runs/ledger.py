@@ -8,42 +8,44 @@ parameters are the configuration's, so that optuna-dashboard shows them; what ha
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from naslab.errors import InputError
 from naslab.runs import optuna_record
+from naslab.runs.growth import check_readable, check_same, recorded_configuration, widen_distributions
+from naslab.runs.lease import Lease, sessions_of
 from naslab.runs.optuna_record import ASIDE
-from naslab.runs.storage import connect, runs_folder, storage_errors, storage_url
+from naslab.runs.storage import SQLITE, connect, runs_folder, shown, storage_errors, storage_url
 from naslab.runs.study import Study, parse_study
 from naslab.runs.trial import Job, RungRecord, State, Trial
 from naslab.search_spaces import SearchSpace
 
 SCHEMA = "naslab.ledger/1"
-GROWABLE = frozenset(
-    {"description", "seeds", "arms", "finalists", "random_architectures", "ranking", "beside", "device"}
-)
-"""What may change between two runs of a study: more of something, or how results are read."""
 
 
 class Ledger:
     """One study's records. Open it with `Ledger.open` to read, `Ledger.start` to run."""
 
-    def __init__(self, storage: BaseStorage, url: str, study_id: int, aside_id: int | None, study: Study) -> None:
+    def __init__(self, storage: BaseStorage, url: str, study: Study) -> None:
         self._storage = storage
-        self._study_id, self._aside_id = study_id, aside_id
         self.url = url
         self.study = study
         self.space: SearchSpace = study.search_space
-        self.files = runs_folder(url) / study.name
-        self._begun: int | None = None
+        self._ids: tuple[int, int] | None = None
+        self._read: dict[int, Trial] = {}
+        """Trials that have ended, by Optuna's id: they change no more."""
+        self._held: dict[int, Trial] | None = None
+        """Every trial by Optuna's id while this process alone writes them."""
 
     @classmethod
     def open(cls, storage: str | None, name: str) -> Ledger:
@@ -54,91 +56,101 @@ class Ledger:
         """
         url = storage_url(storage)
         backend = connect(url, create=False)
-        with storage_errors(url):
-            studies = {study.study_name: study._study_id for study in backend.get_all_studies()}
-        if name not in studies:
-            known = ", ".join(sorted(known for known in studies if not known.endswith(ASIDE))) or "none"
-            raise InputError(f"{url}: no study named {name!r}; it has {known}")
-        study = _recorded_study(backend, url, studies[name], name)
-        return cls(backend, url, studies[name], studies.get(name + ASIDE), study)
+        found = _studies(backend, url)
+        if name not in found:
+            known = ", ".join(sorted(known for known in found if not known.endswith(ASIDE))) or "none"
+            raise InputError(f"{shown(url)}: no study named {name!r}; it has {known}")
+        return cls(backend, url, _recorded_study(backend, url, found[name], name))
 
     @classmethod
     def start(cls, storage: str | None, study: Study) -> Ledger:
-        """The ledger of `study`, made if it is new, taken up where it stands if not.
+        """The ledger of `study`, which is new, or goes on where it stands; nothing is written before `hold`.
 
         Raises:
             InputError: the storage cannot be used, or holds another study of that name.
         """
         _ = study.grids  # refuses points that the space does not have, before anything is written
         url = storage_url(storage)
-        backend = connect(url, create=True)
-        with storage_errors(url):
+        ledger = cls(connect(url, create=True), url, study)
+        ledger._check_recorded()
+        return ledger
+
+    @contextmanager
+    def hold(self, slots: int) -> Iterator[Lease]:
+        """Be the study's only driver while inside; the study is made, or its file's new wording recorded.
+
+        Raises:
+            InputError: another driver holds it, or the study changed in what may not change.
+        """
+        with storage_errors(self.url), Lease(self._storage, self.study.name, slots) as lease:
+            self._record_study(lease)
+            self._held = dict(zip(*self._all_with_ids(), strict=True))
             try:
-                study_id = backend.create_new_study(optuna_record.directions(study), study.name)
-            except DuplicatedStudyError:
-                study_id = backend.get_study_id_from_name(study.name)
-                _check_same(_recorded_study(backend, url, study_id, study.name), study)
-            attribute = {"schema": SCHEMA, "study": study.document(), "digest": study.digest}
-            backend.set_study_user_attr(study_id, "naslab", attribute)
-            try:
-                aside_id = backend.create_new_study([StudyDirection.MAXIMIZE], study.name + ASIDE)
-            except DuplicatedStudyError:
-                aside_id = backend.get_study_id_from_name(study.name + ASIDE)
-        return cls(backend, url, study_id, aside_id, study)
+                yield lease
+            finally:
+                self._held = None
+
+    @property
+    def files(self) -> Path:
+        """The study's own folder: where its storage says, or else where it would be made."""
+        found = _studies(self._storage, self.url).get(self.study.name)
+        recorded = None if found is None else self._storage.get_study_user_attrs(found).get("naslab", {}).get("files")
+        return runs_folder(self.url) / self.study.name if recorded is None else Path(recorded)
 
     def name_metric(self, metric: str) -> None:
         """Say what the values of both Optuna studies are called."""
-        num_values = len(self._storage.get_study_directions(self._study_id))
+        num_values = len(self._storage.get_study_directions(self._homes()[0]))
         names = optuna_record.metric_names(self.study, metric, num_values)
         with storage_errors(self.url), warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             optuna.load_study(study_name=self.study.name, storage=self._storage).set_metric_names(names)
             optuna.load_study(study_name=self.study.name + ASIDE, storage=self._storage).set_metric_names([metric])
 
-    def begin(self, job: Job) -> int:
-        """Record that an attempt at `job` runs; its Optuna trial id."""
-        if self._begun is None:
-            self._begun = len(self._all())
-        home = self._study_id if optuna_record.is_searched(self.study, job) else self._aside_id
-        assert home is not None
+    def begin(self, job: Job) -> tuple[int, int]:
+        """Record that an attempt at `job` runs; its Optuna trial id and its number."""
+        held = self._writable()
+        number = len(held)
+        home = self._homes()[0 if optuna_record.is_searched(self.study, job) else 1]
         with storage_errors(self.url):
-            trial_id = self._storage.create_new_trial(home, optuna_record.template(self.study, job, self._begun))
-        self._begun += 1
-        return trial_id
+            trial_id = self._storage.create_new_trial(home, optuna_record.template(self.study, job, number))
+        held[trial_id] = Trial(number, job, "running")
+        return trial_id, number
 
     def rung(self, trial_id: int, epoch: int, score: float) -> None:
         """Record a running trial's metric at a rung."""
         with storage_errors(self.url):
             self._storage.set_trial_intermediate_value(trial_id, epoch, score)
 
-    def finish(self, trial_id: int, state: State, outcome: Mapping[str, Any]) -> None:
+    def finish(self, trial_id: int, state: State, outcome: Mapping[str, Any]) -> Trial:
         """Record how an attempt ended. The outcome is written before the state that makes it final."""
+        held = self._writable()
+        running, told = held[trial_id], {**outcome, "state": state}
+        trial = _ended(running.number, running.job, told)
         with storage_errors(self.url):
-            frozen = self._storage.get_trial(trial_id)
-            self._storage.set_trial_user_attr(trial_id, "outcome", {**outcome, "state": state})
-            trial = self._ended(frozen, {**outcome, "state": state})
-            num_values = len(self._storage.get_study_directions(self._study_id))
+            self._storage.set_trial_user_attr(trial_id, "outcome", told)
+            num_values = len(self._storage.get_study_directions(self._homes()[0]))
             self._storage.set_trial_state_values(trial_id, *optuna_record.end(self.study, trial, num_values))
+        held[trial_id] = trial
+        return trial
 
-    def running(self) -> list[tuple[int, Trial]]:
-        """Attempts without an end, with their Optuna ids: a living driver's, or those that a dead one left."""
-        return [(frozen._trial_id, self._trial(frozen)) for frozen in self._all() if not frozen.state.is_finished()]
+    def running(self) -> list[tuple[int, Trial, Mapping[str, Any] | None]]:
+        """Attempts without an end, with their Optuna ids; and the outcome of those whose driver died just after it."""
+        return [
+            (frozen._trial_id, self._trial(frozen), frozen.user_attrs.get("outcome"))
+            for frozen in self._all()
+            if not frozen.state.is_finished()
+        ]
 
     def trials(self) -> list[Trial]:
         """Every attempt, in the order in which they began."""
-        return [self._trial(frozen) for frozen in self._all()]
+        return list(self._held.values()) if self._held is not None else self._all_with_ids()[1]
 
     def sessions(self) -> list[dict[str, float]]:
         """Drivers that ran this study: `started`, `seen` (last sign of life), both in Unix seconds, and `slots`."""
         with storage_errors(self.url):
-            attributes = self._storage.get_study_user_attrs(self._study_id)
-        sessions: list[dict[str, float]] = attributes.get("sessions", [])
-        return sessions
-
-    def record_sessions(self, sessions: list[dict[str, float]]) -> None:
-        """Write the drivers' sessions."""
-        with storage_errors(self.url):
-            self._storage.set_study_user_attr(self._study_id, "sessions", sessions)
+            found = _studies(self._storage, self.url).get(self.study.name)
+            early = [] if found is None else self._storage.get_study_user_attrs(found).get("sessions", [])
+            return [*early, *sessions_of(self._storage, self.study.name)]
 
     def frame(self) -> pd.DataFrame:
         """One row per attempt: number, role, arm, state, seed, seconds by phase, scores, parameters."""
@@ -162,83 +174,115 @@ class Ledger:
             rows.append(row)
         return pd.DataFrame(rows)
 
+    def _homes(self) -> tuple[int, int]:
+        """Ids of the two Optuna studies: of what was searched, and of everything else."""
+        if self._ids is None:
+            found = _studies(self._storage, self.url)
+            self._ids = found[self.study.name], found.get(self.study.name + ASIDE, -1)
+        return self._ids
+
     def _all(self) -> list[FrozenTrial]:
         with storage_errors(self.url):
-            homes = [home for home in (self._study_id, self._aside_id) if home is not None]
-            found = [trial for home in homes for trial in self._storage.get_all_trials(home, deepcopy=False)]
-        return sorted(found, key=optuna_record.number_of)
+            found = _studies(self._storage, self.url)
+            homes = [found[name] for name in (self.study.name, self.study.name + ASIDE) if name in found]
+            trials = [trial for home in homes for trial in self._storage.get_all_trials(home, deepcopy=False)]
+        return sorted(trials, key=optuna_record.number_of)
+
+    def _all_with_ids(self) -> tuple[list[int], list[Trial]]:
+        everything = self._all()
+        return [frozen._trial_id for frozen in everything], [self._trial(frozen) for frozen in everything]
 
     def _trial(self, frozen: FrozenTrial) -> Trial:
-        outcome = frozen.user_attrs.get("outcome")
+        known = self._read.get(frozen._trial_id)
+        if known is not None:
+            return known
+        number, job, outcome = optuna_record.number_of(frozen), self._job(frozen), frozen.user_attrs.get("outcome")
         if outcome is None or not frozen.state.is_finished():
-            return Trial(optuna_record.number_of(frozen), self._job(frozen), "running")
-        return self._ended(frozen, outcome)
+            return Trial(number, job, "running")
+        return self._read.setdefault(frozen._trial_id, _ended(number, job, outcome))
 
     def _job(self, frozen: FrozenTrial) -> Job:
-        facts = frozen.user_attrs["job"]
-        configuration = facts["configuration"]
+        facts = {name: value for name, value in frozen.user_attrs["job"].items() if name != "informed_by"}
+        values = facts.pop("configuration")
         return Job(
             **{
                 **facts,
-                "informed_by": tuple(facts["informed_by"]),
-                "configuration": None if configuration is None else self.space.configuration(configuration),
+                "pending": tuple(facts.get("pending", ())),
+                "configuration": None if values is None else recorded_configuration(self.space.name, values),
             }
         )
 
-    def _ended(self, frozen: FrozenTrial, outcome: Mapping[str, Any]) -> Trial:
-        return Trial(
-            number=optuna_record.number_of(frozen),
-            job=self._job(frozen),
-            state=outcome["state"],
-            rungs=tuple(RungRecord(**rung) for rung in outcome.get("rungs", ())),
-            seconds=outcome.get("seconds", {}),
-            device=outcome.get("device", ""),
-            scores=outcome.get("scores", {}),
-            result=outcome.get("result", {}),
-            error=outcome.get("error"),
-            carried_seconds=outcome.get("carried_seconds", {}),
-            core_seconds=outcome.get("core_seconds", {}),
-            carried_core_seconds=outcome.get("carried_core_seconds", {}),
-            threads=outcome.get("threads"),
-        )
+    def _writable(self) -> dict[int, Trial]:
+        if self._held is None:
+            raise RuntimeError("only the driver that holds the study writes to it: use Ledger.hold")
+        return self._held
+
+    def _check_recorded(self) -> bool:
+        """Whether the study is in the storage; refuses one that is another."""
+        found = _studies(self._storage, self.url)
+        if self.study.name not in found:
+            return False
+        if not _half_made(self._storage, found[self.study.name], self.study.name):
+            check_same(_recorded_study(self._storage, self.url, found[self.study.name], self.study.name), self.study)
+            check_readable(self.study, self._all())
+        return True
+
+    def _record_study(self, lease: Lease) -> None:
+        exists = self._check_recorded()
+        names = {self.study.name: optuna_record.directions(self.study), self.study.name + ASIDE: [MAXIMIZE]}
+        known = _studies(self._storage, self.url)
+        for name, directions in names.items():
+            if name not in known:
+                self._storage.create_new_study(directions, name)
+        attribute = {"schema": SCHEMA, "study": self.study.document(), "digest": self.study.digest}
+        if not self.url.startswith(SQLITE):
+            attribute["files"] = str(self.files.resolve())
+        self._storage.set_study_user_attr(self._homes()[0], "naslab", attribute)
+        if exists:
+            widen_distributions(self._storage, self.study, self._all())
+
+
+MAXIMIZE = StudyDirection.MAXIMIZE
+
+
+def _studies(storage: BaseStorage, url: str) -> dict[str, int]:
+    with storage_errors(url):
+        return {study.study_name: study._study_id for study in storage.get_all_studies()}
+
+
+def _ended(number: int, job: Job, outcome: Mapping[str, Any]) -> Trial:
+    return Trial(
+        number=number,
+        job=job,
+        state="interrupted" if outcome["state"] == "killed" else outcome["state"],  # the word of earlier versions
+        rungs=tuple(RungRecord(**rung) for rung in outcome.get("rungs", ())),
+        **{name: outcome[name] for name in _OUTCOME if name in outcome},
+    )
+
+
+_OUTCOME = (
+    *("seconds", "device", "scores", "result", "error", "fault", "cause"),
+    *("carried_seconds", "core_seconds", "carried_core_seconds", "threads"),
+)
+
+
+def _half_made(storage: BaseStorage, study_id: int, name: str) -> bool:
+    """Whether a driver of ours died between making the Optuna study and saying whose it is."""
+    return storage.get_study_user_attrs(study_id).get("naslab") is None and bool(sessions_of(storage, name))
 
 
 def _recorded_study(storage: BaseStorage, url: str, study_id: int, name: str) -> Study:
     with storage_errors(url):
         attribute = storage.get_study_user_attrs(study_id).get("naslab")
     if attribute is None and name.endswith(ASIDE):
-        raise InputError(f"{url}: {name!r} is a part of study {name.removesuffix(ASIDE)!r}; name that")
+        raise InputError(f"{shown(url)}: {name!r} is a part of study {name.removesuffix(ASIDE)!r}; name that")
     if attribute is None:
-        raise InputError(f"{url}: study {name!r} was not made by naslab; choose another name or --storage")
+        raise InputError(f"{shown(url)}: study {name!r} was not made by naslab; choose another name or --storage")
     if attribute.get("schema") != SCHEMA:
-        raise InputError(f"{url}: study {name!r} has schema {attribute.get('schema')!r}; this version reads {SCHEMA!r}")
-    return parse_study(attribute["study"], f"{url}, study {name!r}", recorded=True)
-
-
-def _check_same(recorded: Study, asked: Study) -> None:
-    old, new = recorded.document(), asked.document()
-    changed = sorted(key for key in old if old[key] != new.get(key) and key not in GROWABLE)
-    if changed:
         raise InputError(
-            f"study {asked.name!r} exists with other settings ({', '.join(changed)} changed); give the study another "
-            f"name, or put these back; {', '.join(sorted(GROWABLE))} may change"
+            f"{shown(url)}: study {name!r} has schema {attribute.get('schema')!r}; this version reads {SCHEMA!r}"
         )
-    arms = {arm["name"]: arm for arm in new["arms"]}
-    for arm in old["arms"]:
-        now = arms.get(arm["name"])
-        budget = ("trials", "device_hours", "searches")
-        if now is None or any(not _grown(key, arm[key], now.get(key)) for key in arm if key not in budget):
-            raise InputError(
-                f"study {asked.name!r}: arm {arm['name']!r} has results and may not change or go; only its "
-                f"{', '.join(budget)} and the values of a grid may grow; give the changed arm another name"
-            )
-
-
-def _grown(key: str, old: Any, new: Any) -> bool:
-    """Whether an arm's setting is as it was, or a grid that has more values of the same parameters."""
-    if key != "vary" or not isinstance(new, dict):
-        return bool(old == new)
-    return old.keys() == new.keys() and all(value in new[name] for name in old for value in old[name])
+    return parse_study(attribute["study"], f"{shown(url)}, study {name!r}", recorded=True)
 
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -28,7 +28,8 @@ STATES: dict[State, TrialState] = {
     "complete": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
     "failed": TrialState.FAIL,
-    "killed": TrialState.FAIL,
+    "timed_out": TrialState.FAIL,
+    "interrupted": TrialState.FAIL,
 }
 ASIDE = ": baselines and finals"
 """What follows a study's name in the name of the Optuna study that holds what was not searched; no study's own name

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,11 +19,11 @@ from naslab.nas.sampling import Told, propose, random_configuration
 from naslab.runs.constraints import checks_of
 from naslab.runs.spend import SECONDS_PER_HOUR
 from naslab.runs.study import Study
-from naslab.runs.trial import Job, Trial
+from naslab.runs.trial import GIVEN_UP, Job, Trial
 from naslab.search_spaces import Configuration, Control, derive_seed
 
-ATTEMPTS = 5
-"""How often a job whose process dies is tried before it is given up."""
+REDRAWS = 20
+"""How often a random architecture that was drawn before is drawn anew."""
 REPLACEMENTS = 10
 """Random architectures that a constraint kept from being trained are replaced by up to this many times as many."""
 
@@ -36,16 +36,24 @@ class Plan:
     state: Literal["ready", "waiting", "done"]
 
 
-def next_job(study: Study, controls: Sequence[Control], metric: str, trials: Sequence[Trial]) -> Plan:
+def next_job(
+    study: Study,
+    controls: Sequence[Control],
+    metric: str,
+    trials: Sequence[Trial],
+    forgiven: frozenset[int] = frozenset(),
+) -> Plan:
     """The job to start now.
 
     Args:
         controls: of the study's task.
         metric: the name of the score that ranks.
         trials: every attempt so far, running ones included.
+        forgiven: numbers of attempts that failed and whose jobs are to be tried again.
     """
-    view = _View(study, metric, trials)
-    for stage in (_fixed_jobs(study, controls, view.replacements), _arm_jobs(view), _final_jobs(view)):
+    view = _View(study, metric, trials, forgiven)
+    fixed = _fixed_jobs(study, controls, view.replacements, view.of_arm(None, "random"))
+    for stage in (fixed, _arm_jobs(view), _final_jobs(view)):
         for job in stage:
             if view.is_open(job.key):
                 return Plan(job, "ready")
@@ -76,32 +84,41 @@ def expected_jobs(study: Study, controls: Sequence[Control]) -> Counter[str]:
 class _View:
     """The trials by key, and which keys are closed."""
 
-    def __init__(self, study: Study, metric: str, trials: Sequence[Trial]) -> None:
+    def __init__(self, study: Study, metric: str, trials: Sequence[Trial], forgiven: frozenset[int]) -> None:
         self.study, self.metric, self.trials = study, metric, trials
         self.busy = any(t.state == "running" for t in trials)
-        self._closed = {t.job.key for t in trials if t.state != "killed"}
-        deaths = Counter(t.job.key for t in trials if t.state == "killed")
-        self._closed |= {key for key, number in deaths.items() if number >= ATTEMPTS}
+        self._closed = {t.job.key for t in trials if t.state != "interrupted" and t.number not in forgiven}
+        self.forgiven = forgiven
         self.broken = breaking(study, trials)
         pruned = sum(t.job.role == "random" and t.state == "pruned" for t in trials)
         self.replacements = min(pruned, REPLACEMENTS * study.random_architectures)
+        self._of_arm: dict[tuple[str | None, str], list[Trial]] = {}
+        for trial in trials:
+            self._of_arm.setdefault((trial.job.arm, trial.job.role), []).append(trial)
+
+    def is_again(self, trial: Trial) -> bool:
+        """Whether the job of this attempt, its last, is to be tried again."""
+        return trial.state == "interrupted" or trial.number in self.forgiven
 
     def is_open(self, key: str) -> bool:
         """Whether `key` still needs an attempt."""
         return key not in self._closed
 
-    def of_arm(self, name: str, role: str) -> list[Trial]:
-        """An arm's attempts of one role."""
-        return [t for t in self.trials if t.job.arm == name and t.job.role == role]
+    def of_arm(self, name: str | None, role: str) -> list[Trial]:
+        """An arm's attempts of one role; without a name, those of the study itself."""
+        return self._of_arm.get((name, role), [])
 
 
 def breaking(study: Study, trials: Iterable[Trial]) -> frozenset[Configuration]:
     """Configurations that break a constraint of the study, by any of their trials; the reference is never one."""
-    found = {t.job.configuration for t in trials if any(check.broken for check in checks_of(t.result))}
+    checked = (t for t in trials if t.result.get("constraints"))
+    found = {t.job.configuration for t in checked if any(check.broken for check in checks_of(t.result))}
     return frozenset(c for c in found if c is not None and c != study.search_space.reference)
 
 
-def _fixed_jobs(study: Study, controls: Sequence[Control], replacements: int = 0) -> Iterator[Job]:
+def _fixed_jobs(
+    study: Study, controls: Sequence[Control], replacements: int = 0, drawn: Sequence[Trial] = ()
+) -> Iterator[Job]:
     space = study.search_space
     for control in controls:
         for seed in study.seeds if control.seeded else study.seeds[:1]:
@@ -109,10 +126,35 @@ def _fixed_jobs(study: Study, controls: Sequence[Control], replacements: int = 0
     for seed in study.seeds:
         key = f"reference/{space.reference.digest}/seed{seed}"
         yield Job(key, "reference", "reference", seed, space.reference)
-    for i in range(study.random_architectures + replacements if study.arms else 0):
-        configuration = random_configuration(space, derive_seed(study.seed, "random", i))
+    if study.arms:
+        yield from _random_jobs(study, study.random_architectures + replacements, drawn)
+
+
+def _random_jobs(study: Study, number: int, drawn: Sequence[Trial]) -> Iterator[Job]:
+    """Different architectures, each with one of the seeds; one that was drawn before keeps its own for good."""
+    known = {t.job.label: t.job for t in drawn}
+    seen = {job.configuration for job in known.values()}
+    for i in range(number):
+        label = f"random {i}"
+        if label in known:
+            yield known[label]
+            continue
+        configuration = _new_architecture(study, i, seen)
+        if configuration is None:
+            return
+        seen.add(configuration)
         seed = study.seeds[i % len(study.seeds)]
-        yield Job(f"random/{i}-{configuration.digest}/seed{seed}", "random", f"random {i}", seed, configuration)
+        yield Job(f"random/{i}-{configuration.digest}/seed{seed}", "random", label, seed, configuration)
+
+
+def _new_architecture(study: Study, index: int, seen: Collection[Configuration | None]) -> Configuration | None:
+    """The random architecture of this index; None where the space seems to have no other."""
+    for draw in range(REDRAWS):
+        parts = ("random", index, draw) if draw else ("random", index)
+        configuration = random_configuration(study.search_space, derive_seed(study.seed, *parts))
+        if configuration not in seen:
+            return configuration
+    return None
 
 
 def _arm_jobs(view: _View) -> Iterator[Job]:
@@ -137,20 +179,23 @@ def _search_jobs(view: _View, arm: Differentiable) -> Iterator[Job]:
 
 
 def _proposals(view: _View, arm: Sampled) -> Iterator[Job]:
-    """First proposals whose process died, as they were; then a new one while the budget lasts."""
+    """First proposals that are to be tried again, as they were; then a new one while the budget lasts."""
     attempts = view.of_arm(arm.name, "proposal")
     made: dict[str, Trial] = {}
     for trial in attempts:
         made[trial.job.key] = trial
-    yield from (trial.job for trial in made.values() if trial.state == "killed")
+    yield from (trial.job for trial in made.values() if view.is_again(trial))
     if _spent(arm, attempts, len(made)):
         return
-    told = [t for t in made.values() if t.state != "running"]
-    history = [tell(view.study, t, view.metric) for t in told]
-    pending = [_configuration(t.job) for t in made.values() if t.state == "running"]
+    history = [tell(view.study, t, view.metric) for t in made.values() if t.state != "running"]
+    running = [t for t in made.values() if t.state == "running"]
     index = len(made)
     configuration = propose(
-        arm, view.study.search_space, history, pending, derive_seed(view.study.seed, arm.name, index)
+        arm,
+        view.study.search_space,
+        history,
+        [_configuration(t.job) for t in running],
+        derive_seed(view.study.seed, arm.name, index),
     )
     yield Job(
         key=f"proposal/{arm.name}/{index}",
@@ -159,7 +204,7 @@ def _proposals(view: _View, arm: Sampled) -> Iterator[Job]:
         seed=derive_seed(view.study.seed, arm.name, "train", index),
         configuration=configuration,
         arm=arm.name,
-        informed_by=tuple(t.number for t in told),
+        pending=tuple(t.number for t in running),
     )
 
 
@@ -196,7 +241,7 @@ def _traded(study: Study, trial: Trial) -> float | None:
 
 def last_score(trial: Trial, metric: str) -> float | None:
     """What a search may know of a trial: its validation score, or the last rung's; None if it has none."""
-    if trial.state == "failed":
+    if trial.state in GIVEN_UP:
         return None
     scores = [rung.scores[metric] for rung in trial.rungs if metric in rung.scores]
     score = trial.scores.get(f"validation_{metric}", scores[-1] if scores else None)
@@ -275,7 +320,7 @@ def _profile_jobs(view: _View) -> Iterator[Job]:
 
 def found_by(study: Study, metric: str, trials: Sequence[Trial]) -> dict[str, list[str]]:
     """Arms whose finalist or point each configuration is, by digest: two arms may have the same one."""
-    view = _View(study, metric, trials)
+    view = _View(study, metric, trials, frozenset())
     found: dict[str, list[str]] = {}
     for arm in study.arms:
         for configuration in finalists(view, arm):

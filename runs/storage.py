@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from naslab.errors import InputError
 
 DEFAULT_STORAGE = "naslab-runs/naslab.db"
 SQLITE = "sqlite:///"
+LOCK_SECONDS = 60.0
 
 
 def storage_url(text: str | None) -> str:
@@ -24,8 +26,14 @@ def storage_url(text: str | None) -> str:
     return text if "://" in text else f"{SQLITE}{text}"
 
 
+def shown(url: str) -> str:
+    """The URL as it may be printed: without a password."""
+    hidden = re.sub(r"(?<=://)([^/@?#]*?):[^/?#]*@", r"\1:***@", url)
+    return re.sub(r"(?i)((?:password|passwd|pwd|secret|token)=)[^&]*", r"\1***", hidden)
+
+
 def runs_folder(url: str) -> Path:
-    """Where the studies' own files lie: beside an SQLite file, else in ./naslab-runs."""
+    """Where the files of a new study lie: beside an SQLite file, else in ./naslab-runs."""
     return Path(url.removeprefix(SQLITE)).parent if url.startswith(SQLITE) else Path("naslab-runs")
 
 
@@ -39,9 +47,11 @@ def connect(url: str, create: bool) -> BaseStorage:
         _check_sqlite(Path(url.removeprefix(SQLITE)), create)
     with storage_errors(url):
         try:
-            return optuna.storages.get_storage(url)
+            # SQLite lets one connection write at a time; the others wait for their turn.
+            options = {"connect_args": {"timeout": LOCK_SECONDS}} if url.startswith(SQLITE) else {}
+            return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=options))
         except (ImportError, sqlalchemy.exc.ArgumentError, ValueError) as error:
-            raise InputError(f"{url}: not a storage that can be opened: {_first_line(error)}") from None
+            raise InputError(f"{shown(url)}: not a storage that can be opened: {_first_line(error, url)}") from None
 
 
 def _check_sqlite(path: Path, create: bool) -> None:
@@ -75,10 +85,14 @@ def storage_errors(url: str) -> Iterator[None]:
         yield
     except StorageInternalError as error:
         cause = error.__cause__ or error
-        raise InputError(f"{url}: the storage cannot be written: {_first_line(cause)}; nothing is lost") from None
+        raise InputError(
+            f"{shown(url)}: the storage cannot be written: {_first_line(cause, url)}; nothing is lost"
+        ) from None
     except sqlalchemy.exc.SQLAlchemyError as error:
-        raise InputError(f"{url}: the storage cannot be used: {_first_line(error)}") from None
+        raise InputError(f"{shown(url)}: the storage cannot be used: {_first_line(error, url)}") from None
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _first_line(error: BaseException, url: str) -> str:
+    """What a database's driver says; some repeat the URL."""
+    text = str(error).strip().replace(url, shown(url))
+    return shown(text.splitlines()[0]) if text else type(error).__name__

@@ -60,6 +60,19 @@ class Objective(Options):
         return costs.get(self.against)
 
 
+class Limits(Options):
+    """When to stop: a trial, a study that only fails, or all of it."""
+
+    trial_hours: float | None = Field(None, gt=0)
+    """The longest that one run may hold a slot; it then ends as `timed_out`."""
+    failures_in_a_row: int = Field(10, ge=1)
+    """So many trials that fail one after the other, in the same way, stop the study."""
+    attempts: int = Field(5, ge=1)
+    """So many deaths of its worker in a row, without a further rung, and a trial is given up."""
+    gpu_hours: float | None = Field(None, gt=0)
+    """Device hours of the whole study over all its slots and runs; then every trial stops at its next rung."""
+
+
 class Study(Options):
     """A whole study file. `space` and `task` options are validated by the space that they name."""
 
@@ -82,6 +95,8 @@ class Study(Options):
     """What a configuration may cost at most, checked before it is trained."""
     objective: Objective = Objective()
     ranking: Ranking = Ranking()
+    limits: Limits = Limits()
+    """When a trial, or the study, is to be stopped."""
     beside: tuple[Name, ...] = ()
     """Other studies in the same storage whose results stand in this one's ranking."""
 
@@ -140,8 +155,8 @@ class Study(Options):
 
     @property
     def digest(self) -> str:
-        """Content hash of everything that decides the results; the description does not."""
-        document = {k: v for k, v in self.document().items() if k != "description"}
+        """Content hash of everything that decides the results; description and limits do not."""
+        document = {k: v for k, v in self.document().items() if k not in ("description", "limits")}
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
 
 

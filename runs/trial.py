@@ -20,8 +20,22 @@ final      the best of an arm, retrained once per seed, scored on the test split
 profile    FLOPs, latency and memory of a ranked configuration, measured while nothing else runs
 """
 
-State = Literal["running", "complete", "pruned", "failed", "killed"]
-"""`failed`: the trial itself raised; it is not tried again. `killed`: its process died; it is tried again."""
+State = Literal["running", "complete", "pruned", "failed", "timed_out", "interrupted"]
+"""How a trial stands.
+
+complete     it did all of its work
+pruned       the study had seen enough of it, or it breaks a constraint
+failed       its own fault, with its reason: it raised, or its worker died again and again without progress
+timed_out    it held its slot for longer than the study allows
+interrupted  not its fault: its driver died or was told to stop, its worker is gone, the budget is spent; it is tried
+             again, from its checkpoint
+"""
+
+GIVEN_UP: frozenset[State] = frozenset({"failed", "timed_out"})
+"""Ends after which a job is not tried again unless it is asked for (`naslab run --retry-failed`)."""
+
+Cause = Literal["driver", "worker", "budget"]
+"""What interrupted a trial: the end of its driver, the death of its worker, or the study's budget."""
 
 Phase = Literal["search", "train", "evaluate", "profile", "compile", "other"]
 
@@ -39,8 +53,9 @@ class Job:
     seed: int
     configuration: Configuration | None = None
     arm: str | None = None
-    informed_by: tuple[int, ...] = ()
-    """Numbers of the trials that the engine had been told when it proposed this one (for replay)."""
+    pending: tuple[int, ...] = ()
+    """Numbers of the arm's trials that still ran when the engine proposed this one; it had been told of all other
+    trials of the arm that had begun before (for replay)."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +75,21 @@ class RungRecord:
 class Outcome:
     """What a worker hands back. `seconds` are device seconds by phase of this attempt alone.
 
-    `carried_seconds` are those of earlier, killed attempts whose checkpoint this one went on from: they are
+    `carried_seconds` are those of earlier, interrupted attempts whose checkpoint this one went on from: they are
     charged there, and belong to the cost of the run. `core_seconds` are by the CPU clock of the worker and its
     children, by phase as well, and `threads` those that torch was given.
     """
 
-    state: Literal["complete", "pruned", "failed"]
+    state: Literal["complete", "pruned", "failed", "interrupted"]
     seconds: Mapping[Phase, float]
     device: str
     scores: Mapping[str, float] = field(default_factory=dict)
     result: Mapping[str, Any] = field(default_factory=dict)
     """JSON-able extras by role: a search's genotype and trajectory, a profile, provenance."""
     error: str | None = None
+    fault: str | None = None
+    """Kind and place of an exception: what two failures that are the same have in common."""
+    cause: Cause | None = None
     carried_seconds: Mapping[Phase, float] = field(default_factory=dict)
     core_seconds: Mapping[Phase, float] = field(default_factory=dict)
     carried_core_seconds: Mapping[Phase, float] = field(default_factory=dict)
@@ -91,10 +109,17 @@ class Trial:
     scores: Mapping[str, float] = field(default_factory=dict)
     result: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
+    fault: str | None = None
+    cause: Cause | None = None
     carried_seconds: Mapping[Phase, float] = field(default_factory=dict)
     core_seconds: Mapping[Phase, float] = field(default_factory=dict)
     carried_core_seconds: Mapping[Phase, float] = field(default_factory=dict)
     threads: int | None = None
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch of its last rung; 0 before the first."""
+        return max((rung.epoch for rung in self.rungs), default=0)
 
     @property
     def device_seconds(self) -> float:

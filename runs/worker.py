@@ -22,25 +22,27 @@ from naslab.nas.arms import Differentiable
 from naslab.nas.differentiable import search
 from naslab.runs.constraints import PROFILE_BATCH, Cost, find_costs
 from naslab.runs.events import Trail
+from naslab.runs.log import captured
 from naslab.runs.scores import read_rung, read_scores
 from naslab.runs.study import Study, parse_study
-from naslab.runs.trial import Job, Outcome, Phase, RungRecord
+from naslab.runs.trial import Cause, Job, Outcome, Phase, RungRecord
 from naslab.search_spaces import GradientTask, RelaxableSpace, Rung, Split, Task, seed_everything
 
-WEIGHTS, CHECKPOINT, COST, STOP, ERROR = "model.safetensors", "checkpoint", "cost.json", "stop", "error.txt"
+WEIGHTS, CHECKPOINT, COST, STOP = "model.safetensors", "checkpoint", "cost.json", "stop"
 
-_warm: dict[tuple[str, str], tuple[Study, Task]] = {}
-"""Study and task, with its data in memory, by study digest and device: what makes a worker warm."""
+_warm: list[tuple[dict[str, Any], str, Study, Task]] = []
+"""The last study document and device, with the study and its task, data in memory: what makes a worker warm."""
 
 
 def run_job(
-    document: dict[str, Any], job: Job, folder: Path, device: str, threads: int
+    document: dict[str, Any], job: Job, folder: Path, log: Path, device: str, threads: int
 ) -> tuple[Outcome, list[RungRecord]]:
     """Do `job` and return what came of it with its rungs.
 
     Args:
         document: the study as plain values.
         folder: the job's own; an earlier attempt's checkpoint in it is taken up.
+        log: takes what the task prints, and the traceback of a failure.
         device: the slot's, such as cpu or cuda:1.
         threads: CPU threads for torch.
 
@@ -48,42 +50,32 @@ def run_job(
         InputError: something only the user can mend, such as a full disk; the trial has not failed.
     """
     torch.set_num_threads(threads)
-    trail = Trail(folder)
-    work = _Work(job, folder, trail, _carried(folder))
-    name = device
-    try:
-        study, task = _study_and_task(document, resolve_device(device), trail)
-        name = device_name(task.device)
-        work.run(study, task)
-        state, error = work.state, work.note
-    except InputError:
-        raise
-    except Exception as problem:  # noqa: BLE001 - whatever a task raises is the trial's failure, recorded in full
-        _write(folder / ERROR, traceback.format_exc())
-        state, error = "failed", _in_one_line(problem)
-    trail.close()
-    outcome = Outcome(
-        state=state,
-        seconds=trail.seconds,
-        device=name,
-        scores=work.scores,
-        result=work.result,
-        error=error,
-        carried_seconds=work.carried.seconds,
-        core_seconds=trail.core_seconds,
-        carried_core_seconds=work.carried.core_seconds,
-        threads=threads,
-    )
+    with Trail(folder) as trail, captured(log):
+        work = _Work(job, folder, trail, _carried(folder))
+        try:
+            study, task = _study_and_task(document, device)
+            work.device = device_name(task.device)
+            work.run(study, task)
+        except InputError:
+            raise
+        except Exception as problem:  # noqa: BLE001 - whatever a task raises is the trial's failure, recorded in full
+            traceback.print_exc()
+            work.state, work.note, work.fault = "failed", _in_one_line(problem), _place(problem)
+        trail.settle()
+        outcome = work.outcome(threads)
+        # Only when the end is on disk may the checkpoint go: whoever dies now has lost nothing.
+        trail.end(asdict(outcome))
+        if outcome.state in ("complete", "pruned"):
+            work.forget_checkpoint()
     return outcome, work.rungs
 
 
-def _study_and_task(document: dict[str, Any], device: torch.device, trail: Trail) -> tuple[Study, Task]:
-    study = parse_study(document, "the study")
-    key = (study.digest, str(device))
-    if key not in _warm:
+def _study_and_task(document: dict[str, Any], device: str) -> tuple[Study, Task]:
+    if not _warm or _warm[0][:2] != (document, device):
         _warm.clear()
-        _warm[key] = (study, study.make_task(device))
-    return _warm[key]
+        study = parse_study(document, "the study")
+        _warm.append((document, device, study, study.make_task(resolve_device(device))))
+    return _warm[0][2:]
 
 
 @dataclass(frozen=True)
@@ -103,8 +95,11 @@ class _Work:
         self.scores: dict[str, float] = {}
         self.result: dict[str, Any] = {}
         self.rungs: list[RungRecord] = []
+        self.device = ""
         self.note: str | None = None
-        """What a reader of the ledger should know: which constraint is broken."""
+        """What a reader of the ledger should know: which constraint is broken, or what failed."""
+        self.fault: str | None = None
+        self.cause: Cause | None = None
 
     def run(self, study: Study, task: Task) -> None:
         """Dispatch on the job's role."""
@@ -115,6 +110,23 @@ class _Work:
             "profile": self._profile,
         }
         steps.get(self.job.role, self._train)(study, task)
+
+    def outcome(self, threads: int) -> Outcome:
+        """What came of it, all seconds charged."""
+        return Outcome(
+            state=self.state,
+            seconds=self.trail.seconds,
+            device=self.device,
+            scores=self.scores,
+            result=self.result,
+            error=self.note,
+            fault=self.fault,
+            cause=self.cause,
+            carried_seconds=self.carried.seconds,
+            core_seconds=self.trail.core_seconds,
+            carried_core_seconds=self.carried.core_seconds,
+            threads=threads,
+        )
 
     def _control(self, study: Study, task: Task) -> None:
         control = next(c for c in task.controls() if c.name == self.job.label)
@@ -135,7 +147,10 @@ class _Work:
                 self._note_cost()
                 scores = self._evaluate(task, model, "validation", full=False)
                 self._rung(rung.epoch, {**rung.facts, **scores})
-                if rung.epoch < task.max_epochs and (self.folder / STOP).exists():
+                if rung.epoch < task.max_epochs and (why := _asked_to_stop(self.folder)) is not None:
+                    if why == "budget":
+                        self._stop_for_the_budget()
+                        return
                     self.state = "pruned"
                     break
         if not self.rungs:  # a task that trains nothing, or a checkpoint at the end of the training
@@ -145,7 +160,9 @@ class _Work:
         self.scores = _both(test, validation)
         if self.job.role in ("reference", "final"):
             save_weights(model, self.folder / WEIGHTS)
-        self._forget_checkpoint()
+
+    def _stop_for_the_budget(self) -> None:
+        self.state, self.cause, self.note = "interrupted", "budget", "the study's budget is spent"
 
     def _evaluate(self, task: Task, model: nn.Module, split: Split, full: bool) -> dict[str, float]:
         with self.trail.phase("evaluate"):
@@ -195,9 +212,11 @@ class _Work:
                     self.result.update(stop.value.to_dict())
                     break
                 rung = read_rung(Rung(epoch.epoch, {"loss": epoch.train_loss, **epoch.scores}))
-                self._rung(rung.epoch, dict(read_scores(rung.facts, task.metric)))
+                self._rung(rung.epoch, read_scores(rung.facts, task.metric))
+                if epoch.epoch < arm.epochs and _asked_to_stop(self.folder) == "budget":
+                    self._stop_for_the_budget()
+                    return
         self.result["supernet_scores"] = read_scores(self.result["supernet_scores"], task.metric)
-        self._forget_checkpoint()
 
     def _profile(self, study: Study, task: Task) -> None:
         with self.trail.phase("profile"):
@@ -218,7 +237,8 @@ class _Work:
         so_far = _Spent(_sum(self.carried.seconds, seconds), _sum(self.carried.core_seconds, cores))
         _write(self.folder / COST, json.dumps(asdict(so_far)))
 
-    def _forget_checkpoint(self) -> None:
+    def forget_checkpoint(self) -> None:
+        """Nothing will go on from it."""
         shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
         (self.folder / COST).unlink(missing_ok=True)
 
@@ -242,6 +262,21 @@ def save_weights(model: nn.Module, path: Path) -> None:
 def _in_one_line(problem: Exception) -> str:
     text = " ".join(str(problem).split())[:500]
     return text if isinstance(problem, NaslabError) else f"{type(problem).__name__}: {text}"
+
+
+def _place(problem: Exception) -> str:
+    """Kind of the exception and the line that raised it."""
+    frames = traceback.extract_tb(problem.__traceback__)
+    where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return type(problem).__name__ + where
+
+
+def _asked_to_stop(folder: Path) -> str | None:
+    """Why the driver wants the trial to end at this rung: `prune` or `budget`; None where it does not."""
+    try:
+        return (folder / STOP).read_text(encoding="utf-8")
+    except OSError:
+        return None
 
 
 def _both(test: Mapping[str, float], validation: Mapping[str, float]) -> dict[str, float]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
 
 import yaml
@@ -91,7 +91,7 @@ class Configuration(Mapping[str, Value]):
         """Plain values with lists for chains, ready for JSON or YAML."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in self.items_}
 
-    @property
+    @cached_property
     def canonical(self) -> str:
         """The one text form: JSON, sorted keys, no spaces."""
         return json.dumps({"space": self.space, **self.as_dict()}, sort_keys=True, separators=(",", ":"))

@@ -32,6 +32,7 @@ def run(
     from naslab.runs.ledger import Ledger
     from naslab.runs.progress import Progress
     from naslab.runs.status import status as study_status
+    from naslab.runs.storage import shown
     from naslab.runs.study import load_study
 
     study = load_study(study_file, set_)
@@ -43,7 +44,7 @@ def run(
     run_study(ledger, slots, Progress(err))
     if as_json:
         print_json(
-            {**study_status(ledger), "schema": "naslab.run/1", "storage": ledger.url, "files": str(ledger.files)}
+            {**study_status(ledger), "schema": "naslab.run/1", "storage": shown(ledger.url), "files": str(ledger.files)}
         )
     else:
         _print_status(study_status(ledger))
@@ -71,7 +72,7 @@ def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
 
     from naslab.runs.dry_run import breaks
     from naslab.runs.plan import expected_jobs
-    from naslab.runs.storage import storage_url
+    from naslab.runs.storage import shown, storage_url
 
     task = study.make_task(torch.device("cpu"))
     jobs = dict(expected_jobs(study, task.controls()))
@@ -79,7 +80,7 @@ def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
         "schema": "naslab.run/1",
         "study": study.name,
         "dry_run": True,
-        "storage": storage_url(storage),
+        "storage": shown(storage_url(storage)),
         "jobs": jobs,
         "epochs": task.max_epochs,
         "breaks": breaks(study, task),

@@ -1,7 +1,8 @@
 """Warm worker processes on this machine, each holding one device slot.
 
 One thread per slot hands calls to its process and waits for the answer or the process's death; a dead process fails
-its own call with WorkerDied and is replaced. Workers end with the driver, even when that is killed.
+its own call with WorkerDied and is replaced. A worker may have children (data loaders, a torchrun job): it leads a
+process group, which ends with it. Workers end with the driver, even when that is killed (guard.py).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 
 from naslab.runs.executors.base import WorkerDied
+from naslab.runs.executors.guard import Guard, end_group
 
 Call = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
@@ -34,7 +36,8 @@ class LocalExecutor(Executor):
     def __init__(self, slots: int, device: torch.device) -> None:
         self._calls: queue.Queue[Call | None] = queue.Queue()
         self._closing = threading.Event()
-        self._slots = [_Slot(_slot_device(device, i)) for i in range(slots)]
+        self._guard = Guard()
+        self._slots = [_Slot(_slot_device(device, i), self._guard) for i in range(slots)]
         self._threads = [threading.Thread(target=self._serve, args=(slot,), daemon=True) for slot in self._slots]
         for thread in self._threads:
             thread.start()
@@ -46,6 +49,12 @@ class LocalExecutor(Executor):
         future: Future[Any] = Future()
         self._calls.put((future, fn, args, kwargs))
         return future
+
+    def kill(self, future: Future[Any]) -> None:
+        """End the worker that runs `future`, which then fails with WorkerDied; nothing where none does."""
+        for slot in self._slots:
+            if slot.future is future:
+                slot.kill()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the workers: after their present calls, or with `cancel_futures` at once."""
@@ -62,34 +71,51 @@ class LocalExecutor(Executor):
         if wait:
             for thread in self._threads:
                 thread.join()
+            self._guard.close()
 
     def _serve(self, slot: _Slot) -> None:
         while (call := self._calls.get()) is not None:
             future, fn, args, kwargs = call
             if not future.set_running_or_notify_cancel():
                 continue
+            slot.future = future
             try:
-                future.set_result(slot.call(fn, args, {**kwargs, "device": slot.device}))
-            except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the future
+                answer, error = slot.call(fn, args, {**kwargs, "device": slot.device}), None
+            except BaseException as problem:  # noqa: BLE001 - handed to whoever waits for the future
+                answer, error = None, problem
+            slot.future = None
+            if not slot.alive:
+                slot.bury()
+                if not self._closing.is_set():
+                    slot.start()
+            if error is None:
+                future.set_result(answer)
+            else:
                 future.set_exception(error)
-            if not slot.alive and not self._closing.is_set():
-                slot.start()
         slot.kill()
+        slot.bury()
 
 
 class _Slot:
     """One worker process and the pipe to it."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, guard: Guard) -> None:
         self.device = device
+        self.future: Future[Any] | None = None
+        """What it works on."""
+        self._guard = guard
         self.start()
 
     def start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs,), daemon=True)
+        process = context.Process(target=_work, args=(theirs,))
         process.start()
-        self._process = process  # only now: another thread may kill what stands here
+        assert process.pid is not None
+        self._process, self._group = process, process.pid  # only now: another thread may kill what stands here
+        # The process itself, as its sentinel is a pipe that forked children keep open when it is gone.
+        self._end = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else process.sentinel
+        self._guard.watch(self._group)
         theirs.close()
 
     @property
@@ -97,12 +123,23 @@ class _Slot:
         return self._process.is_alive()
 
     def kill(self) -> None:
+        # Alone first, as it may not lead its group yet.
         self._process.kill()
+        end_group(self._group)
+
+    def bury(self) -> None:
+        """Wait for its end, and end whatever it started."""
+        self._process.join()
+        end_group(self._group)
+        self._guard.forget(self._group)
+        if self._end != self._process.sentinel:
+            os.close(self._end)
 
     def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             self._pipe.send((fn, args, kwargs))
-            wait([self._pipe, self._process.sentinel])
+            if self._end in wait([self._pipe, self._end]):
+                end_group(self._group)  # a child that is left would keep the pipe open
             succeeded, answer = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join()
@@ -120,10 +157,8 @@ def _slot_device(device: torch.device, slot: int) -> str:
 
 def _work(pipe: Connection) -> None:
     """Main of a worker: answer calls until the pipe closes. Ctrl-C is the driver's business."""
+    os.setsid()  # before anything is started: children belong to its group and to no terminal
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     while True:
         try:
             fn, args, kwargs = pipe.recv()
@@ -134,8 +169,3 @@ def _work(pipe: Connection) -> None:
         except Exception as error:  # noqa: BLE001 - the caller's future carries it
             answer = (False, error)
         pipe.send(answer)
-
-
-def _end_with(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)

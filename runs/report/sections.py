@@ -273,7 +273,7 @@ def spend(found: Findings) -> Section:
     rows.append([tag("strong", "all"), tag("strong", total), "", f"{len(found.trials)} trials"])
     columns = ["Arm", f"#{found.hours}", "#of these, search", "Trials"]
     figure = figures.spend(found.trials, found.hours)
-    text = "Failed, pruned and killed trials are charged like all others."
+    text = "Failed, pruned and interrupted trials are charged like all others."
     return Section(id, title, join([plot(figure, "device hours by arm and phase"), table(columns, rows), note(text)]))
 
 

@@ -5,12 +5,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
+from rich.console import Console
 
 from naslab.runs.output import err, out
-from naslab.runs.plan import next_job
-from naslab.runs.worker import run_job
+from naslab.runs.driver import run_study
+from naslab.runs.progress import Progress
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -58,17 +58,9 @@ def toy_file(tmp_path, monkeypatch):
 
 def run_here(ledger):
     """Run what a study needs in this process, one trial after the other: what a driver with one slot records."""
-    study = ledger.study
-    task = study.make_task(torch.device("cpu"))
-    ledger.name_metric(task.metric)
-    while (job := next_job(study, task.controls(), task.metric, ledger.trials()).job) is not None:
-        trial_id = ledger.begin(job)
-        outcome, rungs = run_job(study.document(), job, ledger.files / "trials" / job.key, "cpu", 1)
-        for rung in rungs:
-            if task.metric in rung.scores:
-                ledger.rung(trial_id, rung.epoch, rung.scores[task.metric])
-        facts = {k: v for k, v in asdict(outcome).items() if k != "state"}
-        ledger.finish(trial_id, outcome.state, {**facts, "rungs": [asdict(rung) for rung in rungs]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("naslab.runs.driver.LocalExecutor", InlineExecutor)
+        run_study(ledger, 1, Progress(Console(stderr=True), quiet=True))
     return ledger
 
 

@@ -82,7 +82,7 @@ def make_trials() -> list[Trial]:
         trial(3, "search", 0.0, arm="darts", seconds=720.0, result=search_result()),
     ]
     for i, (score, state) in enumerate(
-        ((74, "complete"), (76, "complete"), (0, "failed"), (0, "killed"), (0, "pruned"))
+        ((74, "complete"), (76, "complete"), (0, "failed"), (0, "interrupted"), (0, "pruned"))
     ):
         given: dict[str, Any] = {"error": "the training loss is nan in epoch 2"} if state == "failed" else {}
         rungs = (60.0, 68.0, 71.0, float(score)) if state == "complete" else (58.0, 55.0)

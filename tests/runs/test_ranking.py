@@ -202,7 +202,7 @@ def test_document_meets_its_schema():
         "arm": "tpe",
         "device_hours": pytest.approx((5 * 180 + 3 * 341) / 3600),
         "search_hours": pytest.approx(0.25),
-        "trials": {"complete": 5, "failed": 1, "killed": 1, "pruned": 1},
+        "trials": {"complete": 5, "failed": 1, "interrupted": 1, "pruned": 1},
     }
     charged = sum(t.device_seconds for t in make_trials()) / 3600
     assert sum(arm["device_hours"] for arm in document["arms"]) == pytest.approx(charged)

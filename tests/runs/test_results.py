@@ -25,17 +25,18 @@ for command in (results.rank, results.report, results.export):
 
 
 def record(ledger: Ledger, trial: Trial) -> None:
-    number = ledger.begin(trial.job)
+    trial_id, _ = ledger.begin(trial.job)
     facts = {key: value for key, value in asdict(trial).items() if key not in ("number", "job", "state")}
-    ledger.finish(number, trial.state, facts)
+    ledger.finish(trial_id, trial.state, facts)
 
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory) -> str:
     path = str(tmp_path_factory.mktemp("results") / "lab.db")
     ledger = Ledger.start(path, make_study())
-    for trial in make_trials():
-        record(ledger, trial)
+    with ledger.hold(1):
+        for trial in make_trials():
+            record(ledger, trial)
     return path
 
 

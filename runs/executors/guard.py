@@ -1,0 +1,66 @@
+"""The guard: a small process that ends a driver's workers, and all that these started, when the driver is gone.
+
+A driver that is killed can end nobody, and a worker that is stopped or busy in native code cannot end itself. The guard
+reads the numbers of the workers' process groups from a pipe; the pipe closes when the driver dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+_PROGRAM = """
+import os, signal, sys
+groups = set()
+for line in sys.stdin:
+    (groups.add if line[0] == '+' else groups.discard)(int(line[1:]))
+for group in groups:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except OSError:
+        pass
+"""
+
+
+class Guard:
+    """Ends the process groups that it was told of when this process is gone or `close` is called."""
+
+    def __init__(self) -> None:
+        # In a session of its own, so that Ctrl-C in the terminal does not reach it before the driver has ended.
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _PROGRAM], stdin=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self._lock = threading.Lock()
+
+    def watch(self, group: int) -> None:
+        """Take care of a process group."""
+        self._say(f"+{group}")
+
+    def forget(self, group: int) -> None:
+        """The group has ended; its number may get another owner."""
+        self._say(f"-{group}")
+
+    def close(self) -> None:
+        """End whatever is left of the groups."""
+        with self._lock:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+        self._process.wait()
+
+    def _say(self, line: str) -> None:
+        with self._lock:
+            assert self._process.stdin is not None
+            if not self._process.stdin.closed:
+                self._process.stdin.write(line + "\n")
+                self._process.stdin.flush()
+
+
+def end_group(group: int) -> None:
+    """Kill every process of a group that is left."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return

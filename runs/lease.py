@@ -1,0 +1,229 @@
+"""The lease: one driver a study, whatever folder or machine it runs from. It lies in the study's own database.
+
+Each driver has a row of `naslab_sessions`, numbered by a token that only grows. It holds the lease while its row is the
+last one and has not ended. A row ends when its driver lets go, or when another driver takes over because the process is
+gone (seen at once on the same machine) or has shown no sign of life for STALE_SECONDS. A driver that was stopped so
+long and wakes up cannot write: every commit asks whether the row still stands (a fencing token).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from optuna.storages import BaseStorage
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    Integer,
+    MetaData,
+    Row,
+    String,
+    Table,
+    Text,
+    and_,
+    event,
+    extract,
+    func,
+    inspect,
+    select,
+    update,
+)
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.schema import CreateTable
+
+from naslab.errors import InputError, NaslabError
+
+HEARTBEAT_SECONDS = 2.0
+STALE_SECONDS = 20.0
+"""Without a sign of life for so long, a driver on another machine, or a stopped one, is taken for dead."""
+
+SESSIONS = Table(
+    "naslab_sessions",
+    MetaData(),
+    Column("study", String(512), primary_key=True),
+    Column("token", Integer, primary_key=True, autoincrement=False),
+    Column("holder", Text, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("started", Float, nullable=False),
+    Column("seen", Float, nullable=False),
+    Column("ended", Boolean, nullable=False),
+)
+
+
+class LeaseLost(NaslabError):
+    """Another driver took the study over; this one must not write any more."""
+
+
+class Lease:
+    """The right to write a study's records, while inside `with`.
+
+    Raises (on entry):
+        InputError: a living driver holds it.
+    """
+
+    def __init__(self, storage: BaseStorage, study: str, slots: int) -> None:
+        self._engine = engine_of(storage)
+        self._study, self._slots = study, slots
+        self.token = 0
+        self._released = threading.Event()
+
+    def __enter__(self) -> Lease:
+        if not inspect(self._engine).has_table(SESSIONS.name):
+            with self._engine.begin() as connection:
+                connection.execute(CreateTable(SESSIONS, if_not_exists=True))
+        try:
+            with self._engine.begin() as connection:
+                self._take(connection)
+        except IntegrityError:
+            raise _busy(self._study, "another `naslab run`") from None
+        event.listen(self._engine, "commit", self._fence)
+        self._heart = threading.Thread(target=self._beat, daemon=True)
+        self._heart.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._released.set()
+        self._heart.join()
+        event.remove(self._engine, "commit", self._fence)
+        try:
+            self._show_life(ended=True)
+        except (LeaseLost, SQLAlchemyError):
+            if error is None:
+                raise
+
+    def check(self) -> None:
+        """Raise LeaseLost if another driver has taken over."""
+        with self._engine.connect() as connection:
+            self._fence(connection)
+
+    def cover(self, began: float, last: float) -> None:
+        """Let the session that ran a trial from `began` to `last` last as long: its driver died before it said so."""
+        sessions = SESSIONS.c
+        ran = and_(sessions.study == self._study, sessions.token < self.token, sessions.started <= began)
+        with self._engine.begin() as connection:
+            token = connection.scalar(select(func.max(sessions.token)).where(ran))
+            late = and_(sessions.study == self._study, sessions.token == token, sessions.seen < last)
+            connection.execute(update(SESSIONS).where(late).values(seen=last))
+
+    def _take(self, connection: Connection) -> None:
+        now, sessions = _now(connection), SESSIONS.c
+        last = connection.execute(
+            select(SESSIONS).where(sessions.study == self._study).order_by(sessions.token.desc()).limit(1)
+        ).first()
+        if last is not None and not last.ended:
+            if now - last.seen <= STALE_SECONDS and not _is_gone(json.loads(last.holder)):
+                raise _busy(self._study, _words(last, now))
+            # Only if it still is as it was read: a heartbeat or a third driver may have come in between.
+            same = and_(self._row(last.token), sessions.seen == last.seen, ~sessions.ended)
+            if connection.execute(update(SESSIONS).where(same).values(ended=True)).rowcount != 1:
+                raise _busy(self._study, "another `naslab run`")
+        self.token = 1 if last is None else last.token + 1
+        row = {"study": self._study, "token": self.token, "holder": json.dumps(_this_process()), "slots": self._slots}
+        connection.execute(SESSIONS.insert().values(**row, started=now, seen=now, ended=False))
+
+    def _row(self, token: int) -> Any:
+        return and_(SESSIONS.c.study == self._study, SESSIONS.c.token == token)
+
+    def _fence(self, connection: Connection) -> None:
+        asked = select(SESSIONS.c.ended).where(self._row(self.token)).with_for_update(read=True)
+        if connection.scalar(asked) is not False:
+            raise LeaseLost(
+                f"{self._study}: another driver took this study over after this one had shown no sign of life; "
+                "it goes on there, and this one stops"
+            )
+
+    def _beat(self) -> None:
+        while not self._released.wait(HEARTBEAT_SECONDS):
+            try:
+                self._show_life()
+            except LeaseLost:
+                return  # the driver's next write says so
+            except SQLAlchemyError:
+                continue  # a busy or absent server; the next beat may come through
+
+    def _show_life(self, ended: bool = False) -> None:
+        with self._engine.begin() as connection:
+            standing = and_(self._row(self.token), ~SESSIONS.c.ended)
+            values = {"seen": _now(connection), "ended": ended}
+            if connection.execute(update(SESSIONS).where(standing).values(**values)).rowcount != 1:
+                raise LeaseLost(f"{self._study}: another driver took this study over")
+
+
+def sessions_of(storage: BaseStorage, study: str) -> list[dict[str, float]]:
+    """The drivers that ran `study`: `started` and `seen` (last sign of life) in Unix seconds, and `slots`."""
+    engine = engine_of(storage)
+    if not inspect(engine).has_table(SESSIONS.name):
+        return []
+    columns = (SESSIONS.c.started, SESSIONS.c.seen, SESSIONS.c.slots)
+    with engine.connect() as connection:
+        rows = connection.execute(select(*columns).where(SESSIONS.c.study == study).order_by(SESSIONS.c.token))
+        return [dict(row._mapping) for row in rows]
+
+
+def engine_of(storage: BaseStorage) -> Engine:
+    """The database connection of an Optuna storage, which caches before it."""
+    backend: Any = getattr(storage, "_backend", storage)
+    engine: Engine = backend.engine
+    return engine
+
+
+def _busy(study: str, who: str) -> InputError:
+    return InputError(f"study {study!r}: {who} works on this study; wait for it or stop it")
+
+
+def _words(row: Row[Any], now: float) -> str:
+    holder = json.loads(row.holder)
+    return (
+        f"another `naslab run` (process {holder['pid']} on {holder['host']}, seen {max(now - row.seen, 0):.0f} s ago)"
+    )
+
+
+def _now(connection: Connection) -> float:
+    """Unix seconds by the clock that all drivers of this database share."""
+    match connection.dialect.name:
+        case "postgresql":
+            return float(connection.scalar(select(extract("epoch", func.clock_timestamp()))))  # type: ignore[arg-type]
+        case "mysql" | "mariadb":
+            return float(connection.scalar(select(func.unix_timestamp(func.now(6)))))  # type: ignore[arg-type]
+    return time.time()
+
+
+def _this_process() -> dict[str, Any]:
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "machine": _machine(), "pid": pid, "born": _born(pid)}
+
+
+def _machine() -> str | None:
+    """What tells machines and containers apart; None where it cannot be known."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
+
+
+def _is_gone(holder: dict[str, Any]) -> bool:
+    """Whether the holder ran on this machine and its process is no more; a process number may have a new owner."""
+    here = _machine()
+    return here is not None and holder["machine"] == here and _born(holder["pid"]) != holder["born"]
+
+
+def _born(pid: int) -> str | None:
+    """When a living process began, in the kernel's own count; None for one that is dead or waits to be buried."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]

@@ -1,0 +1,87 @@
+"""Limits: what ends a trial that hangs, a study that only fails, and a study whose budget is spent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+from naslab.errors import NaslabError
+from naslab.runs.events import Follower
+from naslab.runs.spend import SECONDS_PER_HOUR
+from naslab.runs.study import Limits
+from naslab.runs.trial import GIVEN_UP, RungRecord, Trial
+
+
+class FailureStreak:
+    """Counts trials that end in the same failure, one after the other, in this run of the study."""
+
+    def __init__(self, study: str, limit: int) -> None:
+        self._study, self._limit = study, limit
+        self._fault: str | None = None
+        self._count = 0
+
+    def note(self, trial: Trial) -> None:
+        """Take in how a trial ended.
+
+        Raises:
+            NaslabError: it is the last of as many equal failures as are allowed.
+        """
+        if trial.state in ("complete", "pruned"):
+            self._fault, self._count = None, 0
+        elif trial.state in GIVEN_UP:
+            fault = trial.fault or trial.error
+            self._count = self._count + 1 if fault == self._fault else 1
+            self._fault = fault
+            if self._count >= self._limit:
+                raise NaslabError(
+                    f"{self._study}: stopped after {self._count} equal failures in a row (limits.failures_in_a_row); "
+                    f"the last: trial {trial.number}: {trial.error}; mend it and run with --retry-failed"
+                )
+
+
+def given_up(trials: Sequence[Trial]) -> list[Trial]:
+    """The last attempts of the jobs that are not tried again, though nothing came of them."""
+    last = {trial.job.key: trial for trial in sorted(trials, key=lambda t: t.number)}
+    return [trial for trial in last.values() if trial.state in GIVEN_UP]
+
+
+def forgivable(trials: Sequence[Trial]) -> frozenset[int]:
+    """Numbers of every attempt that failed at a job that is given up: without them it is open again."""
+    keys = {trial.job.key for trial in given_up(trials)}
+    return frozenset(t.number for t in trials if t.job.key in keys and t.state in GIVEN_UP)
+
+
+def deaths_without_progress(attempts: Iterable[Trial], rungs: Sequence[RungRecord]) -> int:
+    """How often in a row a job's worker has died without coming further than before, this time included.
+
+    Args:
+        attempts: the job's earlier ones, in order. What a driver's end or the budget interrupted is no death.
+        rungs: of the attempt that just died.
+    """
+    furthest = deaths = 0
+    for trial in attempts:
+        if trial.state in GIVEN_UP:
+            furthest = deaths = 0
+        elif trial.last_epoch > furthest:
+            furthest, deaths = trial.last_epoch, 0
+        deaths += trial.cause == "worker" and trial.state == "interrupted"
+    progress = max((rung.epoch for rung in rungs), default=0) > furthest
+    return 1 if progress else deaths + 1
+
+
+def overdue(limits: Limits, follower: Follower) -> bool:
+    """Whether a trial has held its slot for longer than allowed, alive or not."""
+    if limits.trial_hours is None or follower.began is None:
+        return False
+    return time.time() - follower.began > limits.trial_hours * SECONDS_PER_HOUR
+
+
+def spent_hours(trials: Iterable[Trial], running: Iterable[Follower] = ()) -> float:
+    """Device hours of a study so far, running trials included."""
+    seconds = sum(t.device_seconds for t in trials) + sum(sum(f.seconds().values()) for f in running)
+    return seconds / SECONDS_PER_HOUR
+
+
+def budget_is_spent(limits: Limits, trials: Iterable[Trial], running: Iterable[Follower] = ()) -> bool:
+    """Whether the study's budget allows no further rung."""
+    return limits.gpu_hours is not None and spent_hours(trials, running) >= limits.gpu_hours
