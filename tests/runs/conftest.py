@@ -1,15 +1,14 @@
 import os
 import sys
 from concurrent.futures import Executor, Future
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import yaml
 from rich.console import Console
 
-from naslab.runs.output import err, out
 from naslab.runs.driver import run_study
+from naslab.runs.output import err, out
 from naslab.runs.progress import Progress
 
 HERE = Path(__file__).parent
