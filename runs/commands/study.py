@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from naslab.runs.output import err, out, print_json
+from naslab.runs.shipped import find_study_file
 
 if TYPE_CHECKING:
     from naslab.runs.study import Study
@@ -18,7 +19,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document an
 
 
 def run(
-    study_file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study to start or go on with.")],
+    study_file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file, or a study that ships, such as quickstart.")],
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a value.")] = None,
     storage: Storage = None,
     slots: Annotated[int, typer.Option(min=1, help="Trials that run at once, a device slot each.")] = 1,
@@ -26,6 +27,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Start a study, or go on with it: nothing finished is repeated."""
+    path = find_study_file(study_file)
     import torch
 
     from naslab.runs.driver import run_study
@@ -35,7 +37,7 @@ def run(
     from naslab.runs.storage import shown
     from naslab.runs.study import load_study
 
-    study = load_study(study_file, set_)
+    study = load_study(path, set_)
     if dry_run:
         _show_plan(study, storage, as_json)
         return
