@@ -19,7 +19,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document an
 
 
 def run(
-    study_file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file, or a study that ships, such as quickstart.")],
+    study_file: Annotated[
+        Path, typer.Argument(metavar="STUDY.yaml", help="A study file, or a study that ships, such as quickstart.")
+    ],
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a value.")] = None,
     storage: Storage = None,
     slots: Annotated[int, typer.Option(min=1, help="Trials that run at once, a device slot each.")] = 1,
