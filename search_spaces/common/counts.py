@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-STEPS = (10, 20, 100, 200, 1000, 2000, 10_000, 20_000, 100_000)
-"""Grids of round numbers in [0, 1], coarsest first: tenths, twentieths, hundredths and so on."""
+STEPS = (20, 100, 200, 1000, 2000, 10_000, 20_000, 100_000)
+"""Grids of round numbers in [0, 1], coarsest first: twentieths, hundredths and so on."""
 
 
 def visible_tokens(length: int, masking_ratio: float) -> int:
@@ -19,17 +19,18 @@ def kept_tokens(length: int, keep_rate: float) -> int:
     return math.ceil(keep_rate * length)
 
 
-def roundest(share: float, count: Callable[[float], object], width: float) -> float:
+def roundest(share: float, count: Callable[[float], object], exact: float, width: float) -> float:
     """The roundest share that `count` takes for the same as `share`: one for all that build the same function.
 
     Args:
         count: what a share is rounded to; shares of one count lie side by side.
+        exact: the count as a share, which decides between equally round ones.
         width: that shares of one count are at most apart, such as 1 / length.
     """
     wanted = count(share)
     for step in STEPS:
-        first, last = math.ceil((share - width) * step), math.floor((share + width) * step)
-        for candidate in (place / step for place in range(max(first, 0), min(last, step) + 1)):
+        places = range(max(math.ceil((exact - width) * step), 0), min(math.floor((exact + width) * step), step) + 1)
+        for candidate in sorted((place / step for place in places), key=lambda c: abs(c - exact)):
             if count(candidate) == wanted:
                 return candidate
     return share

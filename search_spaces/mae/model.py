@@ -8,16 +8,19 @@ patch, D width of the encoder, E of the decoder.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from naslab.efficiency.errors import InputError
 from naslab.kernels import TokenMask, gather_visible, patch_loss, restore_tokens
 from naslab.search_spaces.common.modules.positions import plane_positions
 from naslab.search_spaces.common.modules.vit import EPSILON, Sizes, initialise, make_blocks
-from naslab.search_spaces.common.objectives.masked_patches import Masking, decoder_subset
+from naslab.search_spaces.common.objectives.masked_patches import Masking
+from naslab.search_spaces.common.objectives.running_cell import RunningCell
 
 Target: TypeAlias = Literal["pixel", "normalised_pixel"]
 
@@ -41,13 +44,29 @@ class Design:
     patch_size: int
     target: Target
     encoder_mask_tokens: bool = False
-    decoded: int | None = None
-    """How many of the masked tokens are decoded and predicted; None: all."""
+    decoder_keep: float = 1.0
+    """Share of all tokens that the decoder rebuilds (see RunningCell); 1: all that are masked."""
 
     @property
     def patch_pixels(self) -> int:
         """P of one frame."""
         return self.patch_size**2 * self.in_channels
+
+    @property
+    def cell(self) -> RunningCell | None:
+        """Which masked tokens are rebuilt; None: all."""
+        return None if self.decoder_keep == 1 else RunningCell(self.decoder_keep, self.masking)
+
+    @property
+    def predicted(self) -> int:
+        """M, masked tokens whose pixels are predicted."""
+        return self.masking.length - self.masking.visible if self.cell is None else self.cell.predicted
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image or a frame."""
+        _, rows, columns = self.masking.grid
+        return self.in_channels, rows * self.patch_size, columns * self.patch_size
 
 
 class Autoencoder(nn.Module):
@@ -83,6 +102,18 @@ class Autoencoder(nn.Module):
         """Mean squared error of the decoded tokens' pixels."""
         raise NotImplementedError
 
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return self.design.frame_shape
+
+    def class_tokens(self) -> tuple[Tensor | None, Tensor | None]:
+        """What leads the encoder's tokens, and the decoder's; None there: the encoder's own output goes on."""
+        return self.class_token, None
+
+    def standardised_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Tell how the samples' channels were standardised; for a target in plain pixel values."""
+
     def forward(self, images: Tensor, noise: Tensor | None = None) -> Reconstruction:
         """One training forward: mask, encode, decode, compare.
 
@@ -92,9 +123,10 @@ class Autoencoder(nn.Module):
                 Drawn where None.
 
         Raises:
+            InputError: samples of another shape than the model's.
             ValueError: the noise has fewer numbers than there are tokens.
         """
-        tokens_BLD = self.embed(images)
+        tokens_BLD = self._embedded(images)
         length = self.design.masking.length
         if noise is None:
             noise = torch.rand(len(images), length, device=images.device)
@@ -112,8 +144,18 @@ class Autoencoder(nn.Module):
 
         Nothing is masked: (B, 1 + L, D), or (B, L, D) without a class token.
         """
-        tokens: Tensor = self.norm(self.blocks(self._with_class(self.embed(images) + self.places()[0])))
+        tokens: Tensor = self.norm(self.encode(images))
         return tokens
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The same before the last norm."""
+        tokens: Tensor = self.blocks(self._with_class(self._embedded(images) + self.places()[0]))
+        return tokens
+
+    def _embedded(self, samples: Tensor) -> Tensor:
+        if samples.shape[1:] != self.sample_shape:
+            raise InputError(f"images: {_by(samples.shape[1:])} do not fit the model's {_by(self.sample_shape)}")
+        return self.embed(samples)
 
     def _encode(self, tokens_BLD: Tensor, mask: TokenMask) -> Tensor:
         """Visible tokens, or all with mask tokens for the masked, through the encoder; the class token leads."""
@@ -126,31 +168,53 @@ class Autoencoder(nn.Module):
         return encoded
 
     def _with_class(self, tokens_BLD: Tensor) -> Tensor:
-        if self.class_token is None:
-            return tokens_BLD
-        return torch.cat([self.class_token.expand(len(tokens_BLD), 1, -1), tokens_BLD], 1)
+        token, _ = self.class_tokens()
+        return tokens_BLD if token is None else torch.cat([token.expand(len(tokens_BLD), 1, -1), tokens_BLD], 1)
+
+    @property
+    def leading(self) -> int:
+        """Class tokens before the patches: 1 or 0."""
+        return 0 if self.class_token is None else 1
 
     def _decode(self, encoded: Tensor, mask: TokenMask, noise_BL: Tensor) -> tuple[Tensor, Tensor]:
         """Predictions (B, M, P) of the decoded masked tokens, and which these are, (B, M)."""
-        _, places_LE = self.places()
-        leading = 0 if self.class_token is None else 1
-        narrowed = self.narrow(encoded)
-        first, rest = narrowed[:, :leading], narrowed[:, leading:]
-        if self.mask_token is None:
-            rest_BLE = rest + places_LE
-        else:
-            rest_BLE = restore_tokens(rest, mask, self.mask_token, places_LE)
-        if self.design.decoded is None:
-            decoded_BLE = self.decoder_blocks(torch.cat([first, rest_BLE], 1))[:, leading:]
+        first, rest = self._narrowed(encoded)
+        cell = self.design.cell
+        if cell is None:
+            decoded_BLE = self.decoder_blocks(torch.cat([first, self._in_place(rest, mask)], 1))[:, self.leading :]
             masked = TokenMask(mask.masked_BM, mask.visible_BK, _masked_first(mask))
             chosen_BME, decoded_BM = gather_visible(decoded_BLE, masked), mask.masked_BM
         else:
-            subset = decoder_subset(mask, noise_BL, self.design.masking.grid, self.design.decoded)
-            visible = mask.visible_BK.shape[1]
-            sequence = torch.cat([first, gather_visible(rest_BLE, subset)], 1)
-            chosen_BME = self.decoder_blocks(sequence)[:, leading + visible :]
-            decoded_BM = subset.visible_BK[:, visible:]
+            decoded_BM, spare_BS = cell.draw(mask, noise_BL)
+            partly_BNE = self._partly(rest, mask, torch.cat([decoded_BM, spare_BS], 1))
+            decoded_BNE = self.decoder_blocks(torch.cat([first, partly_BNE], 1))
+            chosen_BME = decoded_BNE[:, self.leading : self.leading + cell.predicted]
         return self.head(self.decoder_norm(chosen_BME)), decoded_BM
+
+    def _narrowed(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        """What leads the decoder's tokens, (B, 0 or 1, E), and the encoded tokens in its width."""
+        _, token = self.class_tokens()
+        if token is None:
+            narrowed = self.narrow(encoded)
+            return narrowed[:, : self.leading], narrowed[:, self.leading :]
+        return token.expand(len(encoded), 1, -1), self.narrow(encoded[:, self.leading :])
+
+    def _in_place(self, rest: Tensor, mask: TokenMask) -> Tensor:
+        """All tokens in order with their positions, mask tokens for the masked: (B, L, E)."""
+        _, places_LE = self.places()
+        return rest + places_LE if self.mask_token is None else restore_tokens(rest, mask, self.mask_token, places_LE)
+
+    def _partly(self, rest: Tensor, mask: TokenMask, rebuilt_BN: Tensor) -> Tensor:
+        """Mask tokens at the places to rebuild, then the visible tokens, all with their positions: (B, N + K, E)."""
+        _, places_LE = self.places()
+        if self.mask_token is None:
+            rows = torch.arange(len(rest), device=rest.device)[:, None]
+            return (rest + places_LE)[rows, torch.cat([rebuilt_BN, mask.visible_BK], 1)]
+        return torch.cat([self.mask_token + places_LE[rebuilt_BN], rest + places_LE[mask.visible_BK]], 1)
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
 
 
 def _masked_first(mask: TokenMask) -> Tensor:

@@ -10,21 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from naslab.efficiency.errors import InputError
-from naslab.search_spaces.common.modules.vit import Sizes, named_sizes
-from naslab.search_spaces.common.objectives.masked_patches import GRID_RATIO, Masking
-from naslab.search_spaces.configuration import Configuration
+from naslab.search_spaces.common.modules.vit import Sizes, find_sizes
+from naslab.search_spaces.common.objectives.masked_patches import GRID_RATIO, Kind, Masking
+from naslab.search_spaces.configuration import Configuration, into
 from naslab.search_spaces.mae.costs import forward_flops
-from naslab.search_spaces.mae.model import Autoencoder, Design, MaskedAutoencoder
+from naslab.search_spaces.mae.model import Autoencoder, Design, MaskedAutoencoder, Target
 from naslab.search_spaces.mae.video import ClipDesign, VideoMaskedAutoencoder
 from naslab.search_spaces.options import Options
-from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Value
+from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Unless, Value, When
 from naslab.search_spaces.space import SearchSpace
 
 MLP_RATIO = 4
@@ -35,13 +35,16 @@ LARGEST_PATCH = 32
 """Side of the largest patch that engines may propose; any size that divides the image is valid."""
 
 
+OWN, CLIPS = When("encoder", ("own",)), Unless("frames", (1,))
+
+
 class MAEOptions(Options):
     """What a study fixes. The encoder is `timm:NAME` of a plain ViT, or `own` with width, depth and heads."""
 
     encoder: str = "timm:vit_base_patch16_224"
-    width: int | None = Field(None, ge=4)
-    depth: int | None = Field(None, ge=1)
-    heads: int | None = Field(None, ge=1)
+    width: Annotated[int | None, OWN] = Field(None, ge=4)
+    depth: Annotated[int | None, OWN] = Field(None, ge=1)
+    heads: Annotated[int | None, OWN] = Field(None, ge=1)
     in_channels: int = Field(3, ge=1)
     image_size: int = Field(224, ge=4)
     decoder_heads: int = Field(16, ge=1)
@@ -51,26 +54,33 @@ class MAEOptions(Options):
     published_decoder: tuple[int, int] = (8, 512)
     """Blocks and width."""
     frames: int = Field(1, ge=1)
-    """1: images; more: clips."""
-    tubelet: int = Field(2, ge=1)
-    """Frames of a space-time patch. This and all below is for clips only."""
-    positions: Literal["separable", "sinusoid"] = "separable"
-    class_token: bool = True
-    predicted_frames: Literal["one", "all"] = "one"
+    """1: images; more: clips, and what follows applies."""
+    tubelet: Annotated[int, CLIPS] = Field(2, ge=1)
+    """Frames of a space-time patch."""
+    positions: Annotated[Literal["separable", "sinusoid"], CLIPS] = "separable"
+    class_token: Annotated[bool, CLIPS] = True
+    predicted_frames: Annotated[Literal["one", "all"], CLIPS] = "one"
     """Of each tube."""
-    normalised_by: Literal["patch", "channel"] = "patch"
-    clip_mask: Literal["agnostic", "tube"] = "agnostic"
+    normalised_by: Annotated[Literal["patch", "channel"], CLIPS] = "patch"
+    clip_mask: Annotated[Literal["agnostic", "tube"], CLIPS] = "agnostic"
     """Mask of the reference configuration."""
-    decoder_keep: float = Field(1.0, gt=0, le=1)
+    decoder_keep: Annotated[float, CLIPS] = Field(1.0, gt=0, le=1)
     """Share of all tokens that the decoder rebuilds, as far as they are masked (VideoMAE V2: .5); 1: all masked."""
+
+
+def _sizes(encoder: tuple[int, int, int], decoder: tuple[int, int, int], patch: int) -> dict[str, Any]:
+    """Options of an own encoder (width, depth, heads), of the published decoder (depth, width, heads) and patch."""
+    width, depth, heads = encoder
+    own = {"encoder": "own", "width": width, "depth": depth, "heads": heads, "published_patch": patch}
+    return {**own, "published_decoder": decoder[:2], "decoder_heads": decoder[2]}
 
 
 VIDEO_MAE = {
     "encoder": "timm:vit_base_patch16_224",
-    "frames": 16,
-    "published_ratio": 0.9,
     "published_decoder": (4, 384),
     "decoder_heads": 6,
+    "frames": 16,
+    "published_ratio": 0.9,
     "positions": "sinusoid",
     "class_token": False,
     "predicted_frames": "all",
@@ -91,6 +101,19 @@ class PatchSize(Categorical):
         return f"a size that divides the {self.image_size}-pixel image: {', '.join(map(str, self.choices))}"
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The values of a configuration."""
+
+    masking_ratio: float
+    mask: Kind
+    decoder_depth: int
+    decoder_width: int
+    target: Target
+    encoder_mask_tokens: bool
+    patch_size: int
+
+
 class MAE(SearchSpace):
     """Masked autoencoders over one encoder: masking, decoder, target and patches vary."""
 
@@ -98,40 +121,14 @@ class MAE(SearchSpace):
     Options = MAEOptions
     options: MAEOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "tiny": {
-            "encoder": "own",
-            "width": 64,
-            "depth": 4,
-            "heads": 4,
-            "in_channels": 1,
-            "image_size": 28,
-            "decoder_heads": 4,
-            "published_patch": 4,
-            "published_decoder": (2, 32),
-        },
-        "small": {
-            "encoder": "own",
-            "width": 192,
-            "depth": 12,
-            "heads": 3,
-            "in_channels": 3,
-            "image_size": 96,
-            "decoder_heads": 4,
-            "published_patch": 8,
-            "published_decoder": (4, 128),
-        },
+        "tiny": {**_sizes((64, 4, 4), (2, 32, 4), patch=4), "in_channels": 1, "image_size": 28},
+        "small": {**_sizes((192, 12, 3), (4, 128, 4), patch=8), "in_channels": 3, "image_size": 96},
         "tiny-video": {
-            "encoder": "own",
-            "width": 64,
-            "depth": 4,
-            "heads": 4,
+            **_sizes((64, 4, 4), (2, 64, 2), patch=8),
             "in_channels": 1,
             "image_size": 32,
-            "decoder_heads": 2,
-            "published_patch": 8,
-            "published_ratio": 0.9,
-            "published_decoder": (2, 64),
             "frames": 8,
+            "published_ratio": 0.9,
             "positions": "sinusoid",
             "predicted_frames": "all",
         },
@@ -140,9 +137,9 @@ class MAE(SearchSpace):
         "paper-huge": {"encoder": "timm:vit_huge_patch14_224", "published_patch": 14},
         "paper-video": {
             "encoder": "timm:vit_large_patch16_224",
+            "published_decoder": (4, 512),
             "frames": 16,
             "published_ratio": 0.9,
-            "published_decoder": (4, 512),
         },
         "paper-videomae": VIDEO_MAE,
         "paper-videomae-v2": {**VIDEO_MAE, "decoder_keep": 0.5},
@@ -150,30 +147,30 @@ class MAE(SearchSpace):
 
     def __init__(self, options: MAEOptions) -> None:
         super().__init__(options)
-        self.encoder = self._encoder()
+        own = (options.width, options.depth, options.heads)
+        self.encoder = find_sizes(options.encoder, own, "space.options", MLP_RATIO)
         self._check_options()
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
         """In the order of the papers' ablations."""
-        step, narrowest = self._width_step, self.encoder.width // 8
-        kinds = ("random", "block", "grid") if self.options.frames == 1 else ("agnostic", "tube")
-        low = max(step, narrowest // step * step)
+        step, width = self._width_step, self.encoder.width
+        narrowest = max(step, width // 8 // step * step)
         return (
             Float(
                 "masking_ratio", 0.1, 0.95, reason="below .1 next to nothing is left to predict; MAE sweeps .1 to .9"
             ),
             Categorical(
                 "mask",
-                kinds,
-                proposed=tuple(kind for kind in kinds if kind != "grid"),
+                self._kinds,
+                proposed=tuple(kind for kind in self._kinds if kind != "grid"),
                 reason="the papers' masks; grid keeps one patch in four, so it goes with .75 alone and is not proposed",
             ),
             Integer("decoder_depth", 1, 12, reason="the papers ablate 1 to 12 blocks; one is enough to fine-tune"),
             Integer(
                 "decoder_width",
-                low,
-                max(low, 2 * self.encoder.width // step * step, self.options.published_decoder[1]),
+                narrowest,
+                max(narrowest, 2 * width // step * step, self.options.published_decoder[1]),
                 step=step,
                 reason="an eighth to twice the encoder's width, in steps that the decoder's heads and positions divide",
             ),
@@ -212,8 +209,11 @@ class MAE(SearchSpace):
         return {name: self.configuration({**reference, **change}) for name, change in changed.items()}
 
     def canonicalise(self, values: dict[str, Value]) -> dict[str, Value]:
-        """Refuse what leaves no token visible or none masked, and a grid mask at another ratio than 3 in 4."""
-        masking = self._masking(values)
+        """Refuse what leaves no token visible or none masked, and a grid mask at another ratio than 3 in 4.
+
+        Ratios that mask as many tokens are one: the roundest of them.
+        """
+        masking = self._masking(into(values, Chosen))
         if masking.kind == "grid" and masking.ratio != GRID_RATIO:
             raise InputError(
                 f"masking_ratio: a grid mask keeps one patch in four; use {GRID_RATIO}, not {masking.ratio:g}"
@@ -224,35 +224,35 @@ class MAE(SearchSpace):
                 f"masking_ratio: {masking.ratio:g} of {masking.length} tokens (patch_size {values['patch_size']}) "
                 f"leaves {left}; change masking_ratio or patch_size"
             )
-        return values
+        return {**values, "masking_ratio": masking.canonical_ratio()}
 
     def build(self, configuration: Configuration) -> Autoencoder:
         """A MaskedAutoencoder of images, or a VideoMaskedAutoencoder where `frames` is above 1."""
-        options, values = self.options, dict(configuration)
-        masking = self._masking(values)
-        width = _integer(values["decoder_width"])
-        decoder = Sizes(width, _integer(values["decoder_depth"]), options.decoder_heads, MLP_RATIO * width)
+        options, chosen = self.options, configuration.into(Chosen)
+        width = chosen.decoder_width
         design = Design(
             encoder=self.encoder,
-            decoder=decoder,
-            masking=masking,
+            decoder=Sizes(width, chosen.decoder_depth, options.decoder_heads, MLP_RATIO * width),
+            masking=self._masking(chosen),
             in_channels=options.in_channels,
-            patch_size=_integer(values["patch_size"]),
-            target=cast(Literal["pixel", "normalised_pixel"], values["target"]),
-            encoder_mask_tokens=values["encoder_mask_tokens"] is True,
-            decoded=self._decoded(masking),
+            patch_size=chosen.patch_size,
+            target=chosen.target,
+            encoder_mask_tokens=chosen.encoder_mask_tokens,
+            decoder_keep=options.decoder_keep,
         )
         if options.frames == 1:
             return MaskedAutoencoder(design)
-        clip = ClipDesign(
-            options.frames,
-            options.tubelet,
-            options.positions,
-            options.class_token,
-            options.predicted_frames,
-            options.normalised_by,
+        return VideoMaskedAutoencoder(
+            design,
+            ClipDesign(
+                options.frames,
+                options.tubelet,
+                options.positions,
+                options.class_token,
+                options.predicted_frames,
+                options.normalised_by,
+            ),
         )
-        return VideoMaskedAutoencoder(design, clip)
 
     def example_input(self, batch_size: int) -> dict[str, Tensor]:
         """Images (B, C, H, W) or clips (B, T, C, H, W), and noise enough for the smallest patches."""
@@ -260,11 +260,6 @@ class MAE(SearchSpace):
         frames = () if options.frames == 1 else (options.frames,)
         shape = (*frames, options.in_channels, options.image_size, options.image_size)
         return {"images": torch.randn(batch_size, *shape), "noise": torch.rand(batch_size, self.most_tokens)}
-
-    @property
-    def has_class_token(self) -> bool:
-        """Images' encoders always have one."""
-        return self.options.frames == 1 or self.options.class_token
 
     @property
     def most_tokens(self) -> int:
@@ -275,22 +270,6 @@ class MAE(SearchSpace):
         """See `naslab.search_spaces.mae.costs`."""
         with torch.device("meta"):
             return forward_flops(self.build(configuration), batch_size)
-
-    def _encoder(self) -> Sizes:
-        options = self.options
-        own = (options.width, options.depth, options.heads)
-        if options.encoder == "own":
-            width, depth, heads = own
-            if width is None or depth is None or heads is None:
-                raise InputError("space.options: an own encoder needs width, depth and heads")
-            return Sizes(width, depth, heads, MLP_RATIO * width)
-        library, _, name = options.encoder.partition(":")
-        if library != "timm":
-            raise InputError(f"space.options.encoder: {options.encoder!r} is unknown; use own or timm:NAME")
-        if own != (None, None, None):
-            raise InputError(f"space.options: width, depth and heads are {options.encoder}'s; use encoder: own to set")
-        with torch.device("meta"):
-            return named_sizes(name)
 
     def _check_options(self) -> None:
         options, encoder = self.options, self.encoder
@@ -314,6 +293,8 @@ class MAE(SearchSpace):
             raise InputError(
                 f"space.options.frames: {options.frames} is not divisible by the {options.tubelet} of a tubelet"
             )
+        if options.frames == options.tubelet and options.clip_mask == "tube":
+            raise InputError("space.options.clip_mask: with one tubelet a clip nothing runs through time; use agnostic")
 
     @property
     def _width_step(self) -> int:
@@ -332,20 +313,15 @@ class MAE(SearchSpace):
         return PatchSize("patch_size", self._patches, proposed, image_size=side, reason=reason)
 
     @property
+    def _kinds(self) -> tuple[Kind, ...]:
+        if self.options.frames == 1:
+            return "random", "block", "grid"
+        return ("agnostic", "tube") if self._time > 1 else ("agnostic",)
+
+    @property
     def _time(self) -> int:
         return 1 if self.options.frames == 1 else self.options.frames // self.options.tubelet
 
-    def _masking(self, values: Mapping[str, Value]) -> Masking:
-        side = self.options.image_size // _integer(values["patch_size"])
-        kind = cast(Any, values["mask"])
-        return Masking(kind, float(cast(float, values["masking_ratio"])), (self._time, side, side))
-
-    def _decoded(self, masking: Masking) -> int | None:
-        masked = masking.length - masking.visible
-        chosen = int(self.options.decoder_keep * masking.length)
-        return None if self.options.decoder_keep == 1 or chosen >= masked else max(chosen, 1)
-
-
-def _integer(value: Value) -> int:
-    assert isinstance(value, int)
-    return value
+    def _masking(self, chosen: Chosen) -> Masking:
+        side = self.options.image_size // chosen.patch_size
+        return Masking(chosen.mask, chosen.masking_ratio, (self._time, side, side))

@@ -95,7 +95,7 @@ class MaskedPretraining(Task):
 
     def __init__(self, space: MAE, options: Recipe, device: torch.device) -> None:
         super().__init__(space, options, device)
-        if options.pool == "class" and not space.has_class_token:
+        if options.pool == "class" and not space.options.class_token:
             raise InputError("task.pool: class needs space.options.class_token, which is off; use mean")
         self.metric = options.metric
         dataset = options.dataset
@@ -141,6 +141,7 @@ class MaskedPretraining(Task):
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
         """Pre-train on masked samples; see Task.train."""
         autoencoder = cast(Autoencoder, model).to(self.device)
+        autoencoder.standardised_by(self.data.mean, self.data.std)
         optimiser = self._optimiser(autoencoder)
         losses = partial(self._losses, autoencoder, optimiser, seed)
         return train_in_rungs(autoencoder, optimiser, losses, self.options, seed, checkpoint)

@@ -6,6 +6,7 @@ masking of Wang et al. 2023 (VideoMAE V2, arXiv 2303.16727), all on the code of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from naslab.kernels import patch_loss
 from naslab.kernels.patch_loss import patches
-from naslab.search_spaces.common.modules.positions import line_positions
+from naslab.search_spaces.common.modules.positions import ClipPositions
 from naslab.search_spaces.common.modules.vit import initialise
 from naslab.search_spaces.mae.model import Autoencoder, Design
 
@@ -48,6 +49,9 @@ class ClipDesign:
 class VideoMaskedAutoencoder(Autoencoder):
     """Tubes of `tubelet` frames x patch x patch, in the order time, row, column."""
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(self, design: Design, clip: ClipDesign) -> None:
         frames_predicted = clip.tubelet if clip.predicted == "all" else 1
         super().__init__(design, design.patch_pixels * frames_predicted, clip.class_token)
@@ -57,9 +61,42 @@ class VideoMaskedAutoencoder(Autoencoder):
         width, narrow = design.encoder.width, design.decoder.width
         self.tube_embed = nn.Conv3d(design.in_channels, width, tube, tube)
         time, rows, columns = design.masking.grid
-        self.encoder_places = _Places(clip.positions, (time, rows * columns), width)
-        self.decoder_places = _Places(clip.positions, (time, rows * columns), narrow)
+        learned = clip.positions == "separable"
+        self.encoder_places = ClipPositions(learned, (time, rows * columns), width)
+        self.decoder_places = ClipPositions(learned, (time, rows * columns), narrow)
+        if clip.class_token:
+            self.decoder_class_token = nn.Parameter(torch.zeros(narrow))
+        if clip.class_token and learned:
+            self.class_places = nn.Parameter(torch.zeros(width))
+            self.decoder_class_places = nn.Parameter(torch.zeros(narrow))
+        if self.plain_pixels:
+            self.register_buffer("pixel_mean", torch.zeros(design.in_channels))
+            self.register_buffer("pixel_std", torch.ones(design.in_channels))
         initialise(self)
+
+    @property
+    def plain_pixels(self) -> bool:
+        """VideoMAE's target without normalisation: pixels in [0, 1], as they were before they were standardised."""
+        return self.design.target == "pixel" and self.clip.normalised_by == "channel"
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """(T, C, H, W)."""
+        return self.clip.frames, *self.design.frame_shape
+
+    def class_tokens(self) -> tuple[Tensor | None, Tensor | None]:
+        """The decoder has a class token of its own; each has a learned position where the tokens' are learned."""
+        if self.class_token is None:
+            return None, None
+        if self.clip.positions == "sinusoid":
+            return self.class_token, self.decoder_class_token
+        return self.class_token + self.class_places, self.decoder_class_token + self.decoder_class_places
+
+    def standardised_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Channels' means and deviations in [0, 1], kept in the state where the target needs them."""
+        if self.plain_pixels:
+            self.pixel_mean.copy_(torch.tensor(mean))
+            self.pixel_std.copy_(torch.tensor(std))
 
     def places(self) -> tuple[Tensor, Tensor]:
         """Learned or fixed."""
@@ -72,7 +109,10 @@ class VideoMaskedAutoencoder(Autoencoder):
 
     def reconstruction_loss(self, predicted_BMP: Tensor, samples: Tensor, decoded_BM: Tensor) -> Tensor:
         """On the target frames; pixels of a prediction are in the order row, column, frame, channel."""
-        tall = _stacked(samples[:, list(self.clip.target_frames)], self.frames_predicted)
+        targets = samples[:, list(self.clip.target_frames)]
+        if self.plain_pixels:
+            targets = targets * self.pixel_std[:, None, None] + self.pixel_mean[:, None, None]
+        tall = _stacked(targets, self.frames_predicted)
         size, normalised = self.design.patch_size, self.design.target == "normalised_pixel"
         if normalised and self.clip.normalised_by == "channel":
             return (predicted_BMP - self._by_channel(tall, decoded_BM)).square().mean()
@@ -84,27 +124,6 @@ class VideoMaskedAutoencoder(Autoencoder):
         deviation, mean = torch.std_mean(chosen, 2, keepdim=True)
         targets: Tensor = (chosen - mean) / (deviation + CHANNEL_EPSILON)
         return targets.flatten(2)
-
-
-class _Places(nn.Module):
-    """Positions (L, width) of `time` x `space` tokens; those learned are a sum of one per place and one per time."""
-
-    _line: Tensor
-
-    def __init__(self, kind: Literal["separable", "sinusoid"], grid: tuple[int, int], width: int) -> None:
-        super().__init__()
-        self.learned = kind == "separable"
-        time, space = grid
-        if self.learned:
-            self.time_places = nn.Parameter(torch.zeros(time, width))
-            self.space_places = nn.Parameter(torch.zeros(space, width))
-        else:
-            self.register_buffer("_line", line_positions(time * space, width), persistent=False)
-
-    def forward(self) -> Tensor:
-        if not self.learned:
-            return self._line
-        return (self.time_places[:, None, :] + self.space_places[None, :, :]).flatten(0, 1)
 
 
 def _stacked(clips: Tensor, tubelet: int) -> Tensor:

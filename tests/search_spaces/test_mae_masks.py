@@ -3,13 +3,8 @@ import itertools
 import pytest
 import torch
 
-from naslab.search_spaces.common.objectives.masked_patches import (
-    Masking,
-    block_scores,
-    decoder_subset,
-    lattice,
-    running_cell,
-)
+from naslab.search_spaces.common.objectives.masked_patches import Masking, block_scores, lattice
+from naslab.search_spaces.common.objectives.running_cell import RunningCell, phases, ring
 
 
 def drawn(kind, ratio, grid, batch=64, seed=0):
@@ -103,23 +98,81 @@ def test_tubes_run_through_time():
     assert not (agnostic == agnostic[:, :1]).all()
 
 
-def test_the_running_cell_keeps_two_of_each_four_and_moves():
-    cell = running_cell((4, 4, 6), torch.device("cpu")).view(4, 2, 2, 3, 2)
-    assert (cell.sum((2, 4)) == 2).all()
-    assert not torch.equal(cell[0], cell[1])
-    assert (cell.sum(0) == 2).all()
+def published_maps(grid, keep=0.5):
+    """What VideoMAE V2's generator makes, one map (L,) for each of the cell's four phases; true: decoded."""
+    time, rows, columns = grid
+    masked = int(4 * (1 - keep))
+    queue = [False] * masked + [True] * (4 - masked)
+    maps = []
+    for pointer in range(4):
+        frames = []
+        for _ in range(time):
+            pointer += 1
+            cell = torch.tensor([queue[(place + pointer) % 4] for place in range(4)]).view(2, 2)
+            frames.append(cell.repeat(rows // 2, columns // 2))
+        maps.append(torch.stack(frames).flatten())
+    return torch.stack(maps)
 
 
-def test_a_decoder_subset_holds_the_visible_and_masked_ones_of_the_cell_first():
-    masking, mask, hidden = drawn("tube", 0.9, (4, 8, 8), batch=3)
-    noise = torch.rand(3, masking.length)
-    cell = running_cell(masking.grid, torch.device("cpu"))
-    for chosen in (40, 180):
-        subset = decoder_subset(mask, noise, masking.grid, chosen)
-        assert torch.equal(subset.visible_BK[:, : masking.visible], mask.visible_BK)
-        rebuilt = subset.visible_BK[:, masking.visible :]
-        assert rebuilt.shape == (3, chosen)
-        for b in range(3):
-            assert hidden[b, rebuilt[b]].all()
-            inside = int((hidden[b] & cell).sum())
-            assert int(cell[rebuilt[b]].sum()) == min(chosen, inside)
+@pytest.mark.parametrize("keep", [0.25, 0.5, 0.75])
+def test_the_ring_of_each_phase_is_the_published_map(keep):
+    grid = (8, 14, 14)
+    assert torch.equal(ring(grid, torch.arange(4)) >= 4 * (1 - keep), published_maps(grid, keep))
+
+
+def test_the_papers_decoder_predicts_704_tokens_those_that_cell_and_tube_mask_both_hide():
+    """1568 tokens, 1408 of them masked; 944 in the decoder."""
+    masking, mask, hidden = drawn("tube", 0.9, (8, 14, 14), batch=32)
+    cell = RunningCell(0.5, masking)
+    assert cell.predicted == 704
+    assert masking.visible + cell.predicted + cell.spare == 944
+    predicted, spare = cell.draw(mask, torch.rand(32, masking.length))
+    maps = published_maps(masking.grid)
+    phases = set()
+    for b in range(32):
+        rebuilt = torch.zeros(1568, dtype=torch.bool)
+        rebuilt[torch.cat([predicted[b], spare[b]])] = True
+        phases |= {n for n in range(4) if torch.equal(rebuilt, maps[n])}
+        assert hidden[b, predicted[b]].all()
+        assert not hidden[b, spare[b]].any()
+    assert phases == {0, 1, 2, 3}
+
+
+def test_phases_are_uniform_and_tell_nothing_of_the_mask():
+    noise = torch.rand(40_000, 5, generator=torch.Generator().manual_seed(0))
+    found = phases(noise)
+    for among in (found, found[noise[:, -1] < 0.1]):  # 4000 draws: a share of a quarter has a deviation of .7 %
+        assert among.bincount(minlength=4) / len(among) == pytest.approx([0.25] * 4, abs=0.035)
+
+
+def test_where_the_cells_hold_too_few_masked_tokens_others_make_up_the_number():
+    masking, mask, hidden = drawn("agnostic", 0.9, (3, 5, 7), batch=5)
+    cell = RunningCell(0.9, masking)
+    noise = torch.rand(5, masking.length)
+    predicted, spare = cell.draw(mask, noise)
+    assert predicted.shape == (5, cell.predicted)
+    assert spare.shape == (5, cell.spare)
+    order = ring(masking.grid, phases(noise))
+    for b in range(5):
+        assert hidden[b, predicted[b]].all()
+        assert not hidden[b, spare[b]].any()
+        left_out = [i for i in hidden[b].nonzero().flatten().tolist() if i not in predicted[b].tolist()]
+        assert order[b, left_out].max() <= order[b, predicted[b]].min()
+
+
+@pytest.mark.parametrize(
+    ("kind", "grid", "ratio", "found"),
+    [
+        ("random", (1, 7, 7), 0.755, 0.75),
+        ("random", (1, 14, 14), 0.7502, 0.755),
+        ("block", (1, 7, 7), 0.745, 0.75),
+        ("grid", (1, 7, 7), 0.75, 0.75),
+        ("tube", (4, 4, 4), 0.8, 0.75),
+        ("agnostic", (8, 14, 14), 0.9003, 0.9),
+        ("tube", (8, 14, 14), 0.9, 0.9),
+    ],
+)
+def test_a_ratio_stands_for_all_that_mask_as_many(kind, grid, ratio, found):
+    masking = Masking(kind, ratio, grid)
+    assert masking.canonical_ratio() == found
+    assert Masking(kind, found, grid).visible == masking.visible

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
+from naslab.efficiency.errors import InputError
 from naslab.search_spaces import find_space
 from naslab.search_spaces.mae.video import ClipDesign
 
@@ -121,15 +122,71 @@ def test_a_decoder_on_a_subset_predicts_that_many_and_ignores_the_others_pixels(
     model, _ = make(decoder_keep=0.5, **VIDEO_MAE)
     clips, noise = torch.randn(2, 4, 3, 24, 24), torch.rand(2, 32)
     found = model(clips, noise)
-    assert found.predicted_BMP.shape == (2, 16, 6 * 6 * 2 * 3)
+    assert found.predicted_BMP.shape == (2, 12, 6 * 6 * 2 * 3)
     mask = model.design.masking.draw(noise)
     for chosen, masked in zip(found.decoded_BM.tolist(), mask.masked_BM.tolist(), strict=True):
         assert set(chosen) < set(masked)
     assert make(**VIDEO_MAE)[0](clips, noise).predicted_BMP.shape[1] == 24
 
 
+def test_other_cells_are_rebuilt_for_other_samples_and_steps():
+    model, _ = make(decoder_keep=0.5, **VIDEO_MAE)
+    clips = torch.randn(16, 4, 3, 24, 24)
+    noise = torch.rand(1, 32).expand(16, 32).clone()
+    noise[:, -1] = torch.rand(16)
+    decoded = {tuple(sorted(row)) for row in model(clips, noise).decoded_BM.tolist()}
+    assert len(decoded) == 4
+
+
+def test_the_decoder_of_mae_st_has_a_class_token_and_position_of_its_own():
+    """The encoder's class token ends at the encoder: what it becomes changes nothing that is predicted."""
+    model, _ = make()
+    clips, noise = torch.randn(2, 4, 3, 24, 24), torch.rand(2, 32)
+    names = dict(model.named_parameters())
+    assert names["decoder_class_token"].shape == names["decoder_class_places"].shape == (16,)
+    assert names["class_token"].shape == names["class_places"].shape == (24,)
+    mask = model.design.masking.draw(noise)
+    encoded = model._encode(model.embed(clips), mask)
+    changed = encoded.clone()
+    changed[:, 0] += 5
+    first, second = model._decode(encoded, mask, noise)[0], model._decode(changed, mask, noise)[0]
+    assert torch.equal(first, second)
+    names["decoder_class_places"].data += 1
+    assert not torch.equal(model._decode(encoded, mask, noise)[0], first)
+
+
+def test_video_maes_pixels_are_those_before_standardisation():
+    """The loss of a zero prediction is the mean square of the masked tubes' pixels in [0, 1]."""
+    _, space = make(**VIDEO_MAE)
+    model = space.build(space.configuration({**space.reference.as_dict(), "target": "pixel"})).eval()
+    for parameter in model.head.parameters():
+        parameter.data.zero_()
+    mean, std = torch.tensor([0.2, 0.5, 0.7]), torch.tensor([0.1, 0.3, 0.25])
+    raw, noise = torch.rand(2, 4, 3, 24, 24), torch.rand(2, 32)
+    model.standardised_by(mean.tolist(), std.tolist())
+    found = model((raw - mean[:, None, None]) / std[:, None, None], noise)
+    squares = [
+        raw[b, 2 * (t // 16) : 2 * (t // 16) + 2, :, 6 * (t // 4 % 4) :, 6 * (t % 4) :][..., :6, :6].square().mean()
+        for b in range(2)
+        for t in found.decoded_BM[b].tolist()
+    ]
+    assert torch.allclose(found.loss, torch.stack(squares).mean(), rtol=1e-5)
+    assert {"pixel_mean", "pixel_std"} <= model.state_dict().keys()
+    assert "pixel_mean" not in space.build(space.reference).state_dict()
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 24, 30), (4, 3, 30, 24), (6, 3, 24, 24), (3, 4, 24, 24), (4, 1, 24, 24)])
+def test_clips_of_another_shape_are_refused(shape):
+    model, _ = make()
+    with pytest.raises(InputError, match="do not fit the model's 4x3x24x24"):
+        model(torch.randn(2, *shape))
+    with pytest.raises(InputError, match="do not fit"):
+        model.features(torch.randn(2, *shape))
+
+
 def test_every_parameter_of_the_separable_form_is_trained():
     model, _ = make()
     model(torch.randn(2, 4, 3, 24, 24), torch.rand(2, 32)).loss.backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+    unused = {"class_token", "class_places"}  # they reach the patches by attention alone, in the last block nothing
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for n, p in model.named_parameters() if n not in unused)
     assert "encoder_places.time_places" in dict(model.named_parameters())

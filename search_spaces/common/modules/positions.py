@@ -1,9 +1,9 @@
-"""Fixed sine-cosine positions: MAE's in two dimensions, VideoMAE's along the flattened sequence."""
+"""Positions of patches: fixed sines and cosines of a plane or a line, and those of clips, learned or fixed."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 BASE = 10_000.0
 
@@ -41,3 +41,28 @@ def _waves(places_L: Tensor, channels: int) -> Tensor:
     frequencies = BASE ** (-torch.arange(channels // 2, dtype=torch.float64) / (channels / 2))
     angles = places_L[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+class ClipPositions(nn.Module):
+    """Positions (L, width) of `time` x `space` tokens: learned, one per place plus one per time, or fixed along a line.
+
+    The learned ones are MAE-ST's (Feichtenhofer et al. 2022), the fixed ones VideoMAE's (Tong et al. 2022).
+    """
+
+    _line: Tensor
+
+    def __init__(self, learned: bool, grid: tuple[int, int], width: int) -> None:
+        super().__init__()
+        self.learned = learned
+        time, space = grid
+        if learned:
+            self.time_places = nn.Parameter(torch.zeros(time, width))
+            self.space_places = nn.Parameter(torch.zeros(space, width))
+        else:
+            self.register_buffer("_line", line_positions(time * space, width), persistent=False)
+
+    def forward(self) -> Tensor:
+        """All of them, times first."""
+        if not self.learned:
+            return self._line
+        return (self.time_places[:, None, :] + self.space_places[None, :, :]).flatten(0, 1)

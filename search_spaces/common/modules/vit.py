@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import timm
+import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
@@ -32,6 +33,24 @@ class Sizes:
     def multiply_adds(self, tokens: int) -> int:
         """Cost of the stack on one sample of that many tokens."""
         return stack([(tokens, tokens)] * self.depth, self.width, self.hidden)
+
+
+def find_sizes(encoder: str, own: tuple[int | None, int | None, int | None], where: str, mlp_ratio: int = 4) -> Sizes:
+    """Sizes of an encoder that options name: `timm:NAME` of a plain ViT, or `own` of a width, depth and heads.
+
+    Raises:
+        InputError: an own encoder lacks a size, or there is no plain ViT of this name; `where` is the options' place.
+    """
+    if encoder == "own":
+        width, depth, heads = own
+        if width is None or depth is None or heads is None:
+            raise InputError(f"{where}: an own encoder needs width, depth and heads")
+        return Sizes(width, depth, heads, mlp_ratio * width)
+    library, _, name = encoder.partition(":")
+    if library != "timm":
+        raise InputError(f"{where}.encoder: {encoder!r} is unknown; use own or timm:NAME")
+    with torch.device("meta"):
+        return named_sizes(name)
 
 
 def named_sizes(name: str) -> Sizes:

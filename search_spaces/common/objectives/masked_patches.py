@@ -7,13 +7,14 @@ So a mask is a function of its noise alone, has the same number of tokens in eve
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from naslab.kernels import TokenMask, token_mask
+from naslab.search_spaces.common.counts import roundest, visible_tokens
 
 Kind: TypeAlias = Literal["random", "block", "grid", "agnostic", "tube"]
 
@@ -49,7 +50,15 @@ class Masking:
             return time * (rows * columns - int(self.ratio * rows * columns))
         if self.kind == "grid":
             return time * (rows // 2) * ((columns + 1) // 2)
-        return int(self.length * (1 - self.ratio))
+        return visible_tokens(self.length, self.ratio)
+
+    def canonical_ratio(self) -> float:
+        """The roundest ratio of the masks with as many visible tokens: the count alone decides the function."""
+        if self.kind == "grid":
+            return self.ratio
+        unit = self.length // self.grid[0] if self.kind == "tube" else self.length
+        exact = 1 - self.visible / self.length
+        return roundest(self.ratio, lambda ratio: replace(self, ratio=ratio).visible, exact, 1 / unit)
 
     def draw(self, noise_BL: Tensor) -> TokenMask:
         """The mask that the noise, uniform in [0, 1), stands for."""
@@ -105,26 +114,3 @@ def block_scores(noise_BL: Tensor, rows: int, columns: int, masked: int) -> Tens
         scores_BL = torch.where(new_BL, torch.full_like(scores_BL, -number), scores_BL)
         covered_BL = covered_BL | new_BL
     return scores_BL
-
-
-def running_cell(grid: tuple[int, int, int], device: torch.device) -> Tensor:
-    """Half of a clip's tokens, boolean (L,): two of each 2 x 2 cell, moving on by one place every time step.
-
-    VideoMAE V2's decoder mask (Wang et al. 2023); the order in which the places are visited is inferred.
-    """
-    time, rows, columns = (torch.arange(n, device=device) for n in grid)
-    upper, left = rows % 2 == 0, columns % 2 == 0
-    place = torch.where(upper[:, None], torch.where(left, 0, 1)[None, :], torch.where(left, 3, 2)[None, :])
-    return ((place[None] - time[:, None, None]) % 4 < 2).flatten()
-
-
-def decoder_subset(mask: TokenMask, noise_BL: Tensor, grid: tuple[int, int, int], chosen: int) -> TokenMask:
-    """The tokens that a decoder works on when it rebuilds `chosen` of the masked ones: visible first, then those.
-
-    Chosen are masked tokens of the running cell, and where these are too few, other masked ones at random.
-    """
-    fractions = noise_BL - noise_BL.floor()
-    visible = mask.visible_BK.shape[1]
-    last = (~running_cell(grid, noise_BL.device)).to(noise_BL.dtype) + fractions
-    rank = mask.rank_BL.to(noise_BL.dtype)
-    return token_mask(torch.where(mask.rank_BL < visible, rank - noise_BL.shape[1], last), visible + chosen)
