@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib
+import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from optuna.samplers import BaseSampler
+from pydantic import AfterValidator, Field, StringConstraints
 
+from naslab.errors import InputError
 from naslab.nas.pruning import Pruner
 from naslab.search_spaces import Options, When
 
@@ -47,20 +53,56 @@ class Differentiable(Options):
     """Independent repetitions with different seeds; the one with the best supernet score gives the finalist."""
 
 
+SAMPLERS = ("random", "grid", "qmc", "tpe", "gp", "cmaes", "nsga2", "nsga3", "evolution")
+
+
+def _known_sampler(name: str) -> str:
+    if name not in SAMPLERS and ":" not in name:
+        near = difflib.get_close_matches(name, SAMPLERS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"no such sampler; use {', '.join(SAMPLERS)} or module:Class{hint}")
+    return name
+
+
+def own_sampler(name: str) -> type[BaseSampler]:
+    """The sampler class that `module:Class` names, looked for in the current folder too.
+
+    Raises:
+        InputError: it cannot be imported, or is no subclass of `optuna.samplers.BaseSampler`.
+    """
+    place, _, kind = name.partition(":")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(place), kind, None)
+    except (ModuleNotFoundError, ValueError) as error:
+        raise InputError(f"sampler: cannot import {place!r} of {name!r}: {error}") from None
+    if not (isinstance(found, type) and issubclass(found, BaseSampler)):
+        raise InputError(f"sampler: {name!r} names no subclass of optuna.samplers.BaseSampler")
+    return found
+
+
 class Sampled(Options):
     """Ask-and-tell search: Optuna's samplers, or regularised evolution (Real 2019)."""
 
     engine: Literal["optuna"]
     name: Name
-    sampler: Literal["random", "tpe", "nsga2", "evolution"]
+    sampler: Annotated[str, AfterValidator(_known_sampler)]
+    """random, grid, qmc, tpe, gp, cmaes, nsga2, nsga3, evolution, or `module:Class`: a subclass of Optuna's."""
     trials: int | None = Field(None, gt=0)
     device_hours: float | None = Field(None, gt=0)
     """Stop asking once the arm's trials, failed and pruned ones too, have spent this."""
     pruner: Pruner = "none"
     finalists_by: Literal["score", "score_per_hour"] = "score"
     """What the best proposals are chosen by: validation score, or that per hour of the proposal's own run."""
-    population: Annotated[int, When("sampler", ("evolution", "nsga2"))] = Field(8, ge=2)
-    """Of evolution: size of the ageing population; of NSGA-II: size of a generation."""
+    enqueue: tuple[dict[str, Any], ...] = ()
+    """Configurations that are tried first; what they leave out is the reference's."""
+    warm_start: tuple[Name, ...] = ()
+    """Studies in the same storage, of the same space, whose measurements the sampler knows from the start."""
+    levels: Annotated[int, When("sampler", ("grid",))] = Field(5, ge=2)
+    """How many values of a range of numbers are on the lattice."""
+    population: Annotated[int, When("sampler", ("evolution", "nsga2", "nsga3", "cmaes"))] = Field(8, ge=2)
+    """Of evolution: size of the ageing population; of NSGA-II, NSGA-III and CMA-ES: size of a generation."""
     tournament: Annotated[int, When("sampler", ("evolution",))] = Field(3, ge=1)
     """How many of the population are drawn; the best of them is the parent."""
 

@@ -1,11 +1,15 @@
+import importlib.util
+
 import numpy as np
+import optuna
 import pytest
 
 from naslab.efficiency.errors import InputError
-from naslab.nas.arms import Sampled
+from naslab.nas.arms import SAMPLERS, Sampled
 from naslab.nas.encoding import flatten, unflatten
+from naslab.nas.evolution import mutate
 from naslab.nas.pruning import hyperband_bracket, should_prune
-from naslab.nas.sampling import Told, mutate, propose
+from naslab.nas.sampling import Told, check_sampler, propose
 from naslab.search_spaces import Categorical, Chain, Float, Integer, Options, SearchSpace, When, derive_seed
 
 OPERATIONS = ("a", "b", "c", "d")
@@ -47,6 +51,11 @@ class Small(Mixed):
 
 
 SPACE = Mixed(Options())
+NAMES = [*SAMPLERS, f"{__name__}:Own"]
+
+
+class Own(optuna.samplers.RandomSampler):
+    """A sampler of the user's."""
 
 
 def arm(sampler, **options):
@@ -74,7 +83,7 @@ def run(sampler, space, score, trials, seed, **options):
     return history
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2", "evolution"])
+@pytest.mark.parametrize("sampler", NAMES)
 def test_every_proposal_is_a_valid_point_that_engines_may_propose(sampler):
     history = run(sampler, SPACE, lambda c: float(c["width"]), 25, seed=0)
     for told in history:
@@ -83,14 +92,14 @@ def test_every_proposal_is_a_valid_point_that_engines_may_propose(sampler):
     assert {told.configuration["head"] for told in history} == {"cell", "plain"}
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2", "evolution"])
+@pytest.mark.parametrize("sampler", NAMES)
 def test_a_recorded_history_replays(sampler):
     history = run(sampler, SPACE, lambda c: float(c["depth"]), 12, seed=3)
     for i, told in enumerate(history):
         assert propose(arm(sampler), SPACE, history[:i], [], derive_seed(3, i)) == told.configuration
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2", "evolution"])
+@pytest.mark.parametrize("sampler", [name for name in NAMES if name != "cmaes"])
 def test_a_small_space_is_enumerated_without_repeats(sampler):
     space = Small(Options())
     size = {"population": 4} if sampler in ("nsga2", "evolution") else {}
@@ -109,7 +118,7 @@ def test_learning_samplers_beat_random_on_a_planted_problem(sampler):
     assert np.mean([best(sampler, s) for s in seeds]) > np.mean([best("random", s) for s in seeds]) + 0.4
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2", "evolution"])
+@pytest.mark.parametrize("sampler", NAMES)
 def test_pending_and_failed_proposals_are_taken_in(sampler):
     history = [Told(SPACE.random(np.random.default_rng(i)), None if i % 2 else 1.0) for i in range(10)]
     pending = [SPACE.random(np.random.default_rng(99))]
@@ -229,3 +238,116 @@ def test_hyperband_takes_its_brackets_in_turn_and_each_halves_later():
     assert should_prune("hyperband", {1: 5.0, 2: 5.0}, others, 1)
     assert not should_prune("hyperband", {1: 5.0, 2: 5.0, 3: 5.0}, others, 1)
     assert should_prune("hyperband", dict.fromkeys((1, 2, 3, 4), 5.0), others, 2)
+
+
+class Numbers(Mixed):
+    """Four numbers, one on a log scale, whose best values are planted."""
+
+    name = "numbers"
+
+    @property
+    def parameters(self):
+        return (
+            Float("rate", 1e-4, 1, log=True),
+            Float("keep", 0, 1),
+            Integer("width", 1, 64),
+            Categorical("head", ("a", "b")),
+        )
+
+    @property
+    def reference(self):
+        return self.configuration({"rate": 1, "keep": 0, "width": 1, "head": "b"})
+
+
+def near(configuration):
+    """Minus the squared distance from rate .01, keep .3, width 40, each on its own scale."""
+    rate = np.log10(configuration["rate"] / 0.01) / 4
+    return -float(rate**2 + (configuration["keep"] - 0.3) ** 2 + ((configuration["width"] - 40) / 64) ** 2)
+
+
+@pytest.mark.parametrize("sampler", ["gp", "cmaes", "tpe"])
+def test_samplers_of_numbers_end_nearer_to_the_best_than_random(sampler):
+    """The mean of the last quarter: a sampler that has learned stays near, random does not."""
+    space, trials = Numbers(Options()), 24 if sampler == "gp" else 40
+
+    def late(name, seed):
+        options = {"population": 6} if name == "cmaes" else {}
+        return np.mean([told.value for told in run(name, space, near, trials, seed, **options)[-trials // 4 :]])
+
+    assert np.mean([late(sampler, s) for s in range(2)]) > np.mean([late("random", s) for s in range(20)]) + 0.05
+
+
+def test_qmc_covers_more_evenly_than_random():
+    """Of 32 points of a Sobol sequence each half of each range holds 16; the arm's stream decides which."""
+    space = Numbers(Options())
+    for stream in (1, 2):
+        found = []
+        for i in range(32):
+            history = [Told(c, 0.0) for c in found]
+            found.append(propose(arm("qmc"), space, history, [], derive_seed(i), stream=stream))
+        assert sum(c["keep"] < 0.5 for c in found) == 16
+        assert sum(c["rate"] < 0.01 for c in found) == 16
+        assert sum(c["head"] == "a" for c in found) == 16
+
+
+def test_a_lattice_is_walked_once_and_holds_both_ends():
+    space = Numbers(Options())
+    found = [t.configuration for t in run("grid", space, near, 2 * 3**3, 0, levels=3)]
+    assert len(set(found)) == 54
+    assert {c["keep"] for c in found} == {0, 0.5, 1}
+    assert {round(c["rate"], 9) for c in found} == {1e-4, 1e-2, 1}
+    assert {c["width"] for c in found} >= {1, 64}
+
+
+def test_enqueued_configurations_come_first_and_once():
+    first = {"width": 16, "depth": 3}
+    queue = [first, {"head": "plain", "keep": 0.5}, dict(first)]
+    one = arm("tpe", enqueue=queue)
+    history = []
+    for i in range(4):
+        history.append(Told(propose(one, SPACE, history, [], i), 1.0))
+    expected = [SPACE.configuration({**SPACE.reference, **first})]
+    expected.append(SPACE.configuration({**SPACE.reference, "head": "plain", "keep": 0.5}))
+    assert [told.configuration for told in history[:2]] == expected
+    assert history[2].configuration not in expected
+    with pytest.raises(InputError, match=r"arm arm: enqueue.0: width: 5 is not allowed"):
+        propose(arm("tpe", enqueue=[{"width": 5}]), SPACE, [], [], 0)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "evolution"])
+def test_a_warm_start_is_known_from_the_first_proposal(sampler):
+    space = Numbers(Options())
+    rng = np.random.default_rng(0)
+    warm = [Told(c, near(c)) for c in (space.random(rng) for _ in range(30))]
+    warm.sort(key=lambda told: told.value)
+
+    def first(seed, warm):
+        return near(propose(arm(sampler), space, [], [], derive_seed(seed), warm=warm))
+
+    assert np.mean([first(s, warm) for s in range(6)]) > np.mean([first(s, ()) for s in range(30)])
+    assert propose(arm(sampler), space, [], [], 5, warm=warm) == propose(arm(sampler), space, [], [], 5, warm=warm)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "space", "several", "message"),
+    [
+        ("no_such_module:Sampler", SPACE, False, "cannot import 'no_such_module'"),
+        ("naslab.nas:Told", SPACE, False, "names no subclass of optuna.samplers.BaseSampler"),
+        ("cmaes", Cells(Options()), False, "needs numbers"),
+        ("cmaes", SPACE, True, "knows one objective"),
+    ],
+)
+def test_samplers_that_cannot_search_are_refused_before_anything_runs(sampler, space, several, message):
+    with pytest.raises(InputError, match=message):
+        check_sampler(arm(sampler), space, several)
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="needs the package cmaes: pip install"):
+        check_sampler(arm("cmaes"), SPACE, False)
+
+
+def test_an_unknown_sampler_offers_a_near_match():
+    with pytest.raises(ValueError, match=r"no such sampler.*did you mean cmaes"):
+        arm("cma-es")
