@@ -168,7 +168,8 @@ FORMULAS: dict[str, Formula] = {
         "topk sort argsort nonzero tril_indices triu_indices searchsorted bucketize unfold unfold_backward "
         "one_hot _unsafe_view lift_fresh lift_fresh_copy resize resize_as set _local_scalar_dense item "
         "upsample_nearest1d upsample_nearest2d upsample_nearest3d _pin_memory rot90 kthvalue complex "
-        "_nested_tensor_from_mask _nested_tensor_size to_padded_tensor _nested_tensor_from_mask_left_aligned "
+        "_nested_tensor_from_mask _nested_tensor_size _nested_tensor_strides "
+        "_nested_tensor_storage_offsets to_padded_tensor _nested_tensor_from_mask_left_aligned "
         "_cudnn_rnn_flatten_weight as_strided transpose t squeeze unsqueeze detach "
         "equal is_same_size unsafe_split unsafe_split_with_sizes unsafe_chunk",
     ),

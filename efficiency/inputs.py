@@ -45,16 +45,16 @@ def batch_size(inputs: Inputs, dim: int = 0) -> int:
     return first.size(dim)
 
 
-def with_batch_size(inputs: Inputs, size: int) -> Inputs:
-    """`inputs` with `size` samples: those there are, in order and again from the first. Every tensor whose first
-    dimension is that of the batch is taken to hold one sample a row.
+def with_batch_size(inputs: Inputs, size: int, dim: int = 0) -> Inputs:
+    """`inputs` with `size` samples: those there are, in order and again from the first. Every tensor whose dimension
+    `dim` has the batch's size is taken to hold its samples there.
     """
-    given = batch_size(inputs)
+    given = batch_size(inputs, dim)
 
     def resized(tensor: Tensor) -> Tensor:
-        if not tensor.ndim or tensor.shape[0] != given:
+        if tensor.ndim <= dim or tensor.shape[dim] != given:
             return tensor
-        return tensor[torch.arange(size, device=tensor.device) % given]
+        return tensor.index_select(dim, torch.arange(size, device=tensor.device) % given)
 
     return map_tensors(resized, inputs)
 

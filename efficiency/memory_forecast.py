@@ -142,14 +142,22 @@ def _largest(peak: Callable[[int], int], smallest: int, limit: int) -> int:
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
-    """A copy on meta, made without copying the weights."""
+    """A copy on meta, made without copying the weights.
+
+    Raises:
+        InputError: it cannot be copied.
+    """
     plain = eager(model)
     memo: dict[int, Tensor] = {}
     for tensor in tensors_of(plain):
         there = torch.empty_like(tensor, device="meta")
         trained = tensor.requires_grad
         memo[id(tensor)] = nn.Parameter(there, trained) if isinstance(tensor, nn.Parameter) else there
-    return copy.deepcopy(plain, memo).to("meta")
+    try:
+        return copy.deepcopy(plain, memo).to("meta")
+    except (TypeError, RuntimeError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"memory forecast: the model cannot be copied to meta tensors: {reason}") from None
 
 
 def _peak(twin: nn.Module, inputs: Inputs, batch: int, training: bool) -> int | None:

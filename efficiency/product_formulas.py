@@ -51,6 +51,13 @@ def _linear(call: Call) -> Work:
     return Work(2 * weight.shape[1] * call.elements, biased)
 
 
+def _linear_backward(call: Call) -> Work:
+    """Of a nested tensor: a product for the input's gradient, one for the weight's, and a sum for the bias's."""
+    into_input, into_weight, into_bias = call.arguments["output_mask"]
+    flops = 2 * call.shape("weight")[1] * stored_elements(call.arguments["grad_output"])
+    return Work(flops * (into_input + into_weight), stored_elements(call.arguments["grad_output"]) * into_bias)
+
+
 def _sampled(call: Call) -> Work:
     """A product of which only the stored positions of a sparse matrix are wanted."""
     return Work(2 * call.shape("mat1")[-1] * call.elements, 2 * call.elements)
@@ -130,6 +137,7 @@ PRODUCTS: dict[str, Formula] = {
     "baddbmm": _product("batch1", "batch2", added=True),
     "addbmm": _summed_product,
     "linear": _linear,
+    "linear_backward": _linear_backward,
     "_sparse_addmm": _product("mat1", "mat2", added=True),
     "_sparse_mm": _product("sparse", "dense"),
     "_sparse_sparse_matmul": _product("self", "other"),

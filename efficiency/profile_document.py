@@ -88,6 +88,7 @@ class EfficiencyProfile:
     coverage_by: Mapping[str, float] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     achieved: Mapping[str, Any] | None = None
+    autocast: str | None = None
 
     def frame(self, by: str = "kind") -> pd.DataFrame:
         """This profile as a pandas frame, see `naslab.efficiency.frame`."""
@@ -103,6 +104,7 @@ class EfficiencyProfile:
             "target": self.target,
             "batch_size": self.batch_size,
             "dtype": self.dtype,
+            "autocast": self.autocast,
             "parameters": self.parameters,
             "parameter_bytes": self.parameter_bytes,
             "flops": asdict(self.flops),

@@ -25,7 +25,7 @@ from naslab.efficiency.memory_forecast import forecast
 from naslab.efficiency.provenance import dtype_name
 from naslab.efficiency.roofline import Roof, place
 from naslab.efficiency.training_memory import training_peak
-from naslab.efficiency.training_step import NoTrainingStep, training_step_function, training_times
+from naslab.efficiency.training_step import MakeOptimiser, NoTrainingStep, training_step_function, training_times
 from naslab.efficiency.work import Work
 
 TRAINING_PARTS = ("forward", "backward", "optimiser", "step")
@@ -68,9 +68,15 @@ def _rows(
     return rows
 
 
-def by_module(forward: FlopCount | None, training: FlopCount | None, model: nn.Module) -> dict[str, dict[str, Any]]:
+def by_module(
+    forward: FlopCount | None,
+    training: FlopCount | None,
+    model: nn.Module,
+    times: Mapping[str, float],
+) -> dict[str, dict[str, Any]]:
     """FLOPs of forward and backward of each module with its children; `effective` is of the forward, `own` what of
-    it is in no child, so that `own` sums to the total. Beside them its parameters and the shape of its output.
+    it is in no child, so that `own` sums to the total. Beside them its parameters, the shape of its output, and its
+    milliseconds where they were measured.
     """
     empty = Work()
     forwards, own = ({}, {}) if forward is None else (forward.by_module, forward.own_by_module("forward"))
@@ -89,6 +95,7 @@ def by_module(forward: FlopCount | None, training: FlopCount | None, model: nn.M
             "own": own.get(name, empty).contraction,
             "parameters": parameter_count(modules[name]) if name in modules else 0,
             "output_shape": list(shapes[name]) if name in shapes else None,
+            "ms": times.get(name),
         }
         for name, work in forwards.items()
     }
@@ -111,14 +118,16 @@ def latency_part(latency: Latency) -> dict[str, Any]:
     return {name: value for name, value in asdict(latency).items() if name != "samples_ms"}
 
 
-def training_part(model: nn.Module, inputs: Inputs, max_seconds: float) -> dict[str, Any]:
+def training_part(
+    model: nn.Module, inputs: Inputs, max_seconds: float, optimiser: MakeOptimiser = torch.optim.AdamW
+) -> dict[str, Any]:
     """Times (not on meta) and memory of a training step. The model trains: its caller puts it back.
 
     Raises:
         NoTrainingStep: there is none; the reason is named.
     """
-    timed = None if _on_meta(inputs) else training_times(model, inputs, max_seconds=max_seconds)
-    held = training_peak(model, inputs)
+    timed = None if _on_meta(inputs) else training_times(model, inputs, optimiser=optimiser, max_seconds=max_seconds)
+    held = training_peak(model, inputs, optimiser)
     parts = {} if timed is None else {name: getattr(timed, name) for name in TRAINING_PARTS}
     return {
         "latency_ms": {name: latency_part(part) for name, part in parts.items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property, partial
 from typing import Any
 
@@ -22,6 +23,8 @@ from naslab.efficiency.inputs import Inputs, batch_size, call_model, device_of, 
 from naslab.efficiency.latency import Latency, measure_latency
 from naslab.efficiency.memory import parameter_bytes, parameter_count, peak_memory, quantised_weights
 from naslab.efficiency.memory_forecast import memory_needs
+from naslab.efficiency.module_times import measure_module_times
+from naslab.efficiency.optimisers import optimiser_named
 from naslab.efficiency.profile_document import HERE, Bytes, EfficiencyProfile, Flops
 from naslab.efficiency.provenance import collect_provenance, dtype_name
 from naslab.efficiency.resident_memory import Rebuild, resident_memory
@@ -43,6 +46,10 @@ def profile(
     dtype: torch.dtype | None = None,
     only: Collection[str] = FIGURES,
     batch_dim: int = 0,
+    autocast: torch.dtype | None = None,
+    channels_last: bool = False,
+    optimiser: str = "adamw",
+    module_times: bool = False,
     min_seconds: float = 0.5,
     max_seconds: float = 10.0,
     check: bool = False,
@@ -69,10 +76,14 @@ def profile(
         dtype: cast floating-point parameters, buffers and inputs to this for the profile.
         only: of `FIGURES`, the ones that are wanted.
         batch_dim: which dimension of the first input tensor holds the samples.
+        autocast: run everything under `torch.autocast` to this number format; the weights stay in theirs.
+        channels_last: weights of convolutions and inputs of four dimensions in NHWC order for the profile.
+        optimiser: of the training step that `train` times, see `naslab.efficiency.optimisers`.
+        module_times: time each module, too.
         min_seconds: time at least as long.
         max_seconds: time no longer; the profile says `noisy` if the median is then known to less than 5 %.
         check: count the forward with fvcore, too.
-        train: time a training step with AdamW (but not on meta), and account for its memory.
+        train: time a training step (but not on meta), and account for its memory.
         clocks: time by these, too ("kernel" and "graph" need CUDA; see `naslab.efficiency.clocks`).
         energy_seconds: measure the energy of an inference and of a training step, each for so long; 3 is enough.
         batch_sizes: time inference at each of these, too, for `max_seconds` in all.
@@ -89,25 +100,36 @@ def profile(
     module = as_module(model)
     plain = eager(module)  # refuse before anything is measured
     device = device_of(plain, example_input)
-    wanted = _clocks(clocks, device)
+    wanted, make_optimiser = _clocks(clocks, device), optimiser_named(optimiser)
     _refuse_impossible(device, only, batch_sizes, energy_seconds, rebuild)
     others = {find_gpu(name).name: name for name in predict_for}
-    with preserved(model=plain, inputs=example_input):
+    casting = nullcontext() if autocast is None else torch.autocast(device.type, autocast)
+    with preserved(model=plain, inputs=example_input), casting:
         inputs = map_tensors(lambda t: t.to(device, dtype if t.is_floating_point() else None), example_input)
+        if channels_last:
+            plain.to(memory_format=torch.channels_last)
+            inputs = map_tensors(_channels_last, inputs)
         subject = _Subject(module, plain if dtype is None else plain.to(dtype), inputs, device)
         find, found = subject.figures.find, dict[str, Any]()
         if device.type != "meta":
             found |= subject.run(only, wanted, (min_seconds, max_seconds), batch_sizes, energy_seconds)
+        if module_times and device.type != "meta":
+            found["module_times"] = find("module_times", subject.module_times)
         if rebuild is not None:
             found["resident"] = find("resident_memory", lambda: resident_memory(rebuild))
         if train:
-            found["training"] = find("training", lambda: parts.training_part(plain, inputs, max_seconds))
+            found["training"] = find(
+                "training", lambda: parts.training_part(plain, inputs, max_seconds, make_optimiser)
+            )
         forward = find("flops", lambda: forward_count(plain, inputs)) if "flops" in only else None
         training = find("training_step", lambda: training_count(plain, inputs)) if "training_step" in only else None
         if memory_limit_bytes is not None:
-            found["memory_forecast"] = parts.forecast_part(plain, inputs, memory_limit_bytes)
+            limit = memory_limit_bytes
+            found["memory_forecast"] = find("memory_forecast", lambda: parts.forecast_part(plain, inputs, limit))
         found["predicted"] = {name: subject.predict(given, forward, training) for name, given in others.items()}
-        found["cross_checks"] = _cross_checks(plain, inputs, forward, check, formula_flops)
+        checks = find("cross_checks", lambda: _cross_checks(plain, inputs, forward, check, formula_flops))
+        found["cross_checks"] = checks or ()
+        found["autocast"] = None if autocast is None else dtype_name(autocast)
         return subject.record(target, batch_size(inputs, batch_dim), found, forward, training)
 
 
@@ -150,6 +172,10 @@ class _Subject:
             found["memory"] = find("memory", self._peaks)
         return found
 
+    def module_times(self) -> dict[str, float]:
+        """Milliseconds of each module."""
+        return measure_module_times(self.call, self.plain, self.device, self.before)
+
     def predict(self, device: str, forward: FlopCount | None, training: FlopCount | None) -> dict[str, Any]:
         """Times on a device that is not here."""
         return predict(device, self.dtype, forward, training, memory_needs(self.plain, self.inputs))
@@ -181,7 +207,7 @@ class _Subject:
             provenance=collect_provenance(self.device, self.dtype, compiled, HERE),
             bytes_moved=Bytes(*(None if count is None else count.bytes_moved for count in (forward, training))),
             by_kind=parts.by_kind(forward, training),
-            by_module=parts.by_module(forward, training, self.plain),
+            by_module=parts.by_module(forward, training, self.plain, found.get("module_times") or {}),
             by_operation=parts.by_operation(forward, training),
             roofline=parts.roofline_part(forward, self.device, latency),
             achieved=parts.achieved_part(forward, self.device, self.dtype, latency),
@@ -199,6 +225,7 @@ class _Subject:
             memory_forecast=found.get("memory_forecast"),
             predicted=found["predicted"],
             missing=self.figures.missing,
+            autocast=found["autocast"],
         )
 
     def _latencies(
@@ -241,6 +268,10 @@ def _cross_checks(
     if check:
         checks.append(against_fvcore(copy.deepcopy(model), inputs, forward))
     return tuple(one.to_dict() for one in checks)
+
+
+def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 def _clocks(names: Sequence[str], device: torch.device) -> list[Clock]:

@@ -43,7 +43,9 @@ def training_loss(model: nn.Module, inputs: Inputs, reduce: Callable[[Tensor], T
 
 
 def _real(tensor: Tensor) -> Tensor:
-    if tensor.is_nested or is_sparse(tensor):
+    if tensor.is_nested:
+        tensor = tensor.values()
+    elif is_sparse(tensor):
         tensor = parts_of(tensor)[-1]
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from naslab import efficiency
+from naslab.efficiency.inputs import batch_size as size_of_batch
 from naslab.efficiency.inputs import call_model
 from naslab.efficiency.latency import Comparison, Latency
 from naslab.efficiency.memory import parameter_count, peak_memory_bytes
@@ -23,7 +24,7 @@ from naslab.runs.targets import Target
 def compare_models(
     a: str,
     b: str,
-    batch_size: int,
+    batch_size: int | None,
     dtype: Precision,
     device: str,
     input_shape: str | None,
@@ -51,7 +52,7 @@ def compare_models(
         "clock": "end to end",
         "a": {"target": a} | counts[0] | _latency_document(measured.a),
         "b": {"target": b} | counts[1] | _latency_document(measured.b),
-        "batch_size": batch_size,
+        "batch_size": size_of_batch(models[0].example_input),
         "ratio": {"median": measured.ratio, "low": measured.low, "high": measured.high},
         "noisy": measured.noisy,
         "provenance": provenance,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +19,28 @@ def print_json(document: dict[str, Any]) -> None:
     """Print exactly one JSON document and nothing else."""
     json.dump(document, sys.stdout, indent=2, allow_nan=False, default=str)
     sys.stdout.write("\n")
+
+
+@contextmanager
+def models_text_aside() -> Iterator[None]:
+    """What a user's model prints goes to standard error, from Python or below it, so that standard output holds the
+    command's own answer alone.
+    """
+    sys.stdout.flush()
+    try:
+        number, aside = sys.stdout.fileno(), sys.stderr.fileno()
+    except (OSError, ValueError):  # replaced by something that is no file
+        with redirect_stdout(sys.stderr):
+            yield
+        return
+    kept = os.dup(number)
+    os.dup2(aside, number)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, number)
+        os.close(kept)
 
 
 def significant_digits(number: float, digits: int = 3) -> str:

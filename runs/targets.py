@@ -5,27 +5,21 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import logging
-import socket
 import sys
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlparse
-from urllib.request import getproxies
 
 import torch
 from torch import nn
 
 from naslab.efficiency.inputs import Inputs
+from naslab.efficiency.inputs import batch_size as size_of_batch
 from naslab.errors import InputError
+from naslab.runs.example_batch import Batch
+from naslab.runs.hugging_face import hugging_face
 from naslab.runs.locate import open_study
 from naslab.search_spaces import find_space
-
-TOKENS = 128
-"""Sequence length of a language model's example input, where its configuration allows as many."""
 
 
 class Target(NamedTuple):
@@ -37,34 +31,27 @@ class Target(NamedTuple):
     formula_flops: int | None = None
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """The batch to make: its size, and the shape of one sample if the user gave one."""
-
-    size: int
-    shape: tuple[int, ...] | None
-    on_meta: bool = False
-
-    def building(self) -> AbstractContextManager[Any]:
-        """Where tensors of a model under construction are made."""
-        return torch.device("meta") if self.on_meta else nullcontext()
-
-    def like(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """Fixed random numbers of `shape` a sample, or of the user's."""
-        generator = torch.Generator().manual_seed(0)
-        return torch.randn(self.size, *(self.shape or shape), generator=generator)
-
-
-def resolve_target(text: str, *, batch_size: int = 1, input_shape: str | None = None, on_meta: bool = False) -> Target:
+def resolve_target(
+    text: str,
+    *,
+    batch_size: int | None = None,
+    input_shape: str | None = None,
+    on_meta: bool = False,
+    batch_dim: int = 0,
+    head: bool = True,
+) -> Target:
     """The model that `text` names, freshly initialised on the CPU (or without weights, on meta), with an example batch.
 
     Args:
         text: `timm:NAME`, `hf:NAME`, `space:NAME[:PRESET]` (its reference configuration), or
             `module.path:callable`, which returns a module or (module, example input). A study's trials are resolved
             by the ledger, which has their configurations.
-        batch_size: samples in the batch; a callable that brings its own input decides for itself.
+        batch_size: samples in the batch, 1 when left out. A callable that takes a `batch_size` is given it; one that
+            brings an input of another size contradicts it.
         input_shape: shape of one sample, such as "3,224,224", instead of the model's own.
         on_meta: build from meta tensors, which take no memory; a callable decides for itself.
+        batch_dim: the dimension of the input that holds the samples.
+        head: false leaves a transformers model without the head that its configuration names.
 
     Raises:
         InputError: nothing has that name, or the shape of its input is not known.
@@ -74,13 +61,15 @@ def resolve_target(text: str, *, batch_size: int = 1, input_shape: str | None = 
         raise InputError(
             f"target: {text!r} is not a target; use timm:NAME, hf:NAME, space:NAME[:PRESET] or module.path:callable"
         )
-    batch = _Batch(batch_size, None if input_shape is None else parse_shape(input_shape), on_meta)
+    shape = None if input_shape is None else parse_shape(input_shape)
+    batch = Batch(batch_size or 1, shape, on_meta, batch_dim, batch_size is not None)
     if kind == "space":
         model, example, formula = _space(name, batch)
         return Target(model, example, text, formula)
-    resolvers = {"timm": _timm, "hf": _hugging_face}
-    if kind in resolvers:
-        model, example = resolvers[kind](name, batch)
+    if kind == "timm":
+        model, example = _timm(name, batch)
+    elif kind == "hf":
+        model, example = hugging_face(name, batch, head)
     else:
         model, example = _callable(kind, name, batch)
     return Target(model, example, text)
@@ -98,7 +87,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def _timm(name: str, batch: _Batch) -> tuple[nn.Module, Inputs]:
+def _timm(name: str, batch: Batch) -> tuple[nn.Module, Inputs]:
     import timm
     from timm.data.config import resolve_data_config
 
@@ -114,7 +103,7 @@ def _timm(name: str, batch: _Batch) -> tuple[nn.Module, Inputs]:
     return model, batch.like(resolve_data_config(model=model)["input_size"])  # type: ignore[no-untyped-call]
 
 
-def _space(name: str, batch: _Batch) -> tuple[nn.Module, Inputs, int | None]:
+def _space(name: str, batch: Batch) -> tuple[nn.Module, Inputs, int | None]:
     name, _, preset = name.partition(":")
     space = find_space(name, preset or None)
     with batch.building():
@@ -150,7 +139,7 @@ def resolve_trial(study: str, number: int, *, batch_size: int = 1, storage: str 
     return Target(space.build(configuration), batch, label, space.forward_flops(configuration, batch_size))
 
 
-def _callable(module_name: str, name: str, batch: _Batch) -> tuple[nn.Module, Inputs]:
+def _callable(module_name: str, name: str, batch: Batch) -> tuple[nn.Module, Inputs]:
     where = f"{module_name}:{name}"
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
@@ -158,10 +147,16 @@ def _callable(module_name: str, name: str, batch: _Batch) -> tuple[nn.Module, In
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise InputError(f"target: {where}: {error}; run the command where the module can be imported") from None
+    except Exception as error:  # noqa: BLE001 - the user's own code
+        raise InputError(f"target: {where}: importing the module failed: {_named(error)}") from None
     function = getattr(module, name, None)
     if not callable(function):
         raise InputError(f"target: module {module_name} has no callable {name!r}")
-    made = function()
+    sizes = {"batch_size": batch.size} if _takes_batch_size(function) else {}
+    try:
+        made = function(**sizes)
+    except Exception as error:  # noqa: BLE001 - the user's own code
+        raise InputError(f"target: {where}: {_named(error)}") from None
     model, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
         raise InputError(f"target: {where} returned {type(model).__name__}, not a module or (module, example input)")
@@ -169,74 +164,21 @@ def _callable(module_name: str, name: str, batch: _Batch) -> tuple[nn.Module, In
         return model, batch.like(batch.shape)
     if example is None:
         raise InputError(f"target: {where} returned no example input; add --input-shape")
+    made_size = size_of_batch(example, batch.dim)
+    if batch.asked and made_size != batch.size:
+        raise InputError(f"--batch-size {batch.size}: {where} makes a batch of {made_size}; let it take a batch_size")
     return model, example
 
 
-def _hugging_face(name: str, batch: _Batch) -> tuple[nn.Module, Inputs]:
-    if importlib.util.find_spec("transformers") is None:
-        raise InputError(f"target: hf:{name} needs the transformers package: pip install transformers")
-    transformers = importlib.import_module("transformers")
-    online = _hub_is_reachable()
+def _takes_batch_size(function: Any) -> bool:
     try:
-        config = transformers.AutoConfig.from_pretrained(name, local_files_only=not online)
-        with batch.building():
-            model = transformers.AutoModel.from_config(config)
-    except (OSError, ValueError) as error:
-        if not online and isinstance(error, OSError):
-            reason = "neither a folder here nor in the local cache, and the hub cannot be reached"
-            raise InputError(f"target: hf:{name} is {reason}") from None
-        raise InputError(f"target: hf:{name}: {_first_line(error)}") from None
-    return model, _hugging_face_inputs(model, name, batch)
-
-
-def _hub_is_reachable() -> bool:
-    """Whether the hub's name resolves. Otherwise its client tries for half a minute, and reports each attempt."""
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    hub = importlib.import_module("huggingface_hub.constants")
-    if hub.HF_HUB_OFFLINE:
+        return not isinstance(function, nn.Module) and "batch_size" in inspect.signature(function).parameters
+    except (TypeError, ValueError):
         return False
-    if getproxies():
-        return True
-    try:
-        socket.getaddrinfo(urlparse(hub.ENDPOINT).hostname, 443)
-    except OSError:
-        return False
-    return True
 
 
-def _hugging_face_inputs(model: Any, name: str, batch: _Batch) -> dict[str, torch.Tensor]:
-    """The main input; for an encoder with a decoder also the decoder's tokens, for text with images both."""
-    config, main = model.config, model.main_input_name
-    found = {main: _tokens(config, batch, batch.shape) if main == "input_ids" else _signal(model, name, batch)}
-    accepted = inspect.signature(model.forward).parameters
-    if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in accepted:
-        found["decoder_input_ids"] = _tokens(config, batch, None)
-    vision: Any = getattr(config, "vision_config", None)
-    size = getattr(vision, "image_size", None)
-    if main == "input_ids" and "pixel_values" in accepted and isinstance(size, int):
-        pixels = torch.Generator().manual_seed(0)
-        found["pixel_values"] = torch.randn(
-            batch.size, getattr(vision, "num_channels", 3), size, size, generator=pixels
-        )
-    return found
-
-
-def _tokens(config: Any, batch: _Batch, shape: tuple[int, ...] | None) -> torch.Tensor:
-    text = config.get_text_config()
-    length = shape or (min(TOKENS, getattr(text, "max_position_embeddings", TOKENS)),)
-    return torch.randint(text.vocab_size, (batch.size, *length), generator=torch.Generator().manual_seed(0))
-
-
-def _signal(model: Any, name: str, batch: _Batch) -> torch.Tensor:
-    """Pixels, spectrograms, or whatever shape the user gave."""
-    config, main = model.config, model.main_input_name
-    if batch.shape is not None:
-        return batch.like(batch.shape)
-    if isinstance(getattr(config, "image_size", None), int):
-        return batch.like((getattr(config, "num_channels", 3), config.image_size, config.image_size))
-    if hasattr(config, "num_mel_bins") and hasattr(config, "max_source_positions"):
-        return batch.like((config.num_mel_bins, 2 * config.max_source_positions))
-    raise InputError(f"target: hf:{name} does not say what its {main} are; add --input-shape")
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {_first_line(error)}".removesuffix(": ")
 
 
 def _first_line(error: Exception) -> str:

@@ -23,7 +23,7 @@ from naslab.runs.commands.model_options import (
     TargetText,
 )
 from naslab.runs.commands.words import flops_text, megabytes, milliseconds, noise
-from naslab.runs.output import out, print_json
+from naslab.runs.output import models_text_aside, out, print_json
 
 if TYPE_CHECKING:
     from naslab.efficiency.latency import Comparison
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def compare(
     a: TargetText,
     b: TargetText,
-    batch_size: BatchSize = 1,
+    batch_size: BatchSize = None,
     dtype: Dtype = Precision.fp32,
     device: Device = "auto",
     input_shape: InputShape = None,
@@ -46,7 +46,8 @@ def compare(
         raise InputError("--json and --csv: choose one")
     from naslab.runs.comparison import compare_models
 
-    document, measured = compare_models(a, b, batch_size, dtype, device, input_shape, max_seconds, train)
+    with models_text_aside():
+        document, measured = compare_models(a, b, batch_size, dtype, device, input_shape, max_seconds, train)
     if as_json:
         print_json(document)
     elif as_csv:

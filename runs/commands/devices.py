@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Column, Table
+from rich import box
+from rich.table import Table
 
 from naslab.errors import InputError
 from naslab.runs.commands.model_options import Device, Json
@@ -34,20 +35,40 @@ def devices(as_json: bool = False) -> None:
     if as_json:
         print_json(document)
         return
-    here = Table("device", "name", "memory", "calibrated", title="Devices here")
-    for row in document["devices"]:
-        calibrated = row["calibrated"] or "no: naslab devices calibrate"
-        here.add_row(row["device"], row["name"], f"{row['memory_bytes'] / 1e9:.1f} GB", calibrated)
-    out.print(here)
-    known = Table(
-        Column("name", no_wrap=True),
-        *_COLUMNS,
-        title="Known accelerators",
-        caption=f"{_CAPTION} Prices: {document['prices_file']}",
-    )
-    for row in document["known"]:
-        known.add_row(*_known_cells(row))
-    out.print(known)
+    out.print(_here(document["devices"]))
+    for table in _known(document["known"]):
+        out.print(table)
+    out.print(f"{_CAPTION}\nPrices: {document['prices_file']}", soft_wrap=True, highlight=False)
+
+
+def _here(rows: list[dict[str, Any]]) -> Table:
+    table = _narrow("Devices here", "device", "name", "memory", "calibrated")
+    for row in rows:
+        calibrated = row["calibrated"] or "no"
+        table.add_row(row["device"], row["name"], f"{row['memory_bytes'] / 1e9:.1f} GB", calibrated)
+    if not all(row["calibrated"] for row in rows):
+        table.caption = "To calibrate: naslab devices calibrate"
+    return table
+
+
+def _known(rows: list[dict[str, Any]]) -> list[Table]:
+    """Two tables, so that no figure is cut at 80 columns."""
+    peaks = _narrow("Known accelerators: dense peak TFLOP/s", "name", *_RATES.values())
+    rest = _narrow("Known accelerators: memory, power, price", "name", "GiB", "GB/s", "W", "price/h")
+    for row in rows:
+        name, *cells = _known_cells(row)
+        peaks.add_row(name, *cells[: len(_RATES)])
+        rest.add_row(name, *cells[len(_RATES) :])
+    return [peaks, rest]
+
+
+def _narrow(title: str, first: str, *others: str) -> Table:
+    """A table without lines, whose cells are folded rather than cut."""
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column(first, overflow="fold")
+    for name in others:
+        table.add_column(name, overflow="fold", justify="right" if title.startswith("Known") else "left")
+    return table
 
 
 @group.command()
@@ -73,8 +94,7 @@ def calibrate(
 
 
 _RATES = {"float32": "fp32", "tf32": "tf32", "bfloat16": "bf16", "float16": "fp16", "fp8": "fp8", "int8": "int8"}
-_COLUMNS = (*_RATES.values(), "GiB", "GB/s", "W", "price/h")
-_CAPTION = "Dense peak TFLOP/s, a multiply-add is 2. ~ was recalled, not looked up; every source: --json."
+_CAPTION = "A multiply-add is 2. ~ was recalled, not looked up; every source: --json."
 
 
 def _known_cells(row: dict[str, Any]) -> list[str]:

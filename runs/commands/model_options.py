@@ -22,7 +22,9 @@ TargetText = Annotated[
         metavar="TARGET", help="timm:NAME, hf:NAME, space:NAME[:PRESET], module.path:callable, or a study with --trial"
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Samples in a batch.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Samples in a batch; 1, or what TARGET's callable makes.")]
+BatchDim = Annotated[int, typer.Option(min=0, help="Dimension of the input that holds the samples.")]
+Head = Annotated[str, typer.Option(help="hf: config for the class that the configuration names, none for no head.")]
 Dtype = Annotated[Precision, typer.Option(help="Cast model and input to this number format.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 InputShape = Annotated[str | None, typer.Option(help="Shape of one sample, such as 3,224,224.")]

@@ -9,19 +9,39 @@ from typing import Annotated
 import typer
 
 from naslab.errors import InputError
-from naslab.runs.commands.model_options import BatchSize, Csv, Dtype, InputShape, Json, Precision, Seconds, TargetText
-from naslab.runs.output import print_json
+from naslab.runs.commands.model_options import (
+    BatchDim,
+    BatchSize,
+    Csv,
+    Dtype,
+    Head,
+    InputShape,
+    Json,
+    Precision,
+    Seconds,
+    TargetText,
+)
+from naslab.runs.output import err, models_text_aside, print_json
 
 ProfiledOn = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, or meta: count only.")]
 ENERGY_SECONDS = 3.0
+ONLY = "Of flops, training_step, latency and memory, the figures that are wanted; all when left out."
 
 
 def profile(
     target: TargetText,
-    batch_size: BatchSize = 1,
+    batch_size: BatchSize = None,
     dtype: Dtype = Precision.fp32,
     device: ProfiledOn = "auto",
     input_shape: InputShape = None,
+    batch_dim: BatchDim = 0,
+    head: Head = "config",
+    only: Annotated[str | None, typer.Option(metavar="NAME,...", help=ONLY)] = None,
+    autocast: Annotated[Precision | None, typer.Option(help="Run under torch.autocast, weights as they are.")] = None,
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Images and weights in NHWC.")] = False,
+    optimiser: Annotated[
+        str, typer.Option(help="Of --train: adamw, adam, sgd, adagrad, rmsprop or adafactor.")
+    ] = "adamw",
     max_seconds: Seconds = 10.0,
     compiled: Annotated[bool, typer.Option("--compile", help="Time what torch.compile makes of it.")] = False,
     clock: Annotated[
@@ -59,9 +79,10 @@ def profile(
     from naslab.efficiency.clocks import CLOCKS
     from naslab.efficiency.frames import LEVELS
     from naslab.efficiency.memory_forecast import memory_limit
+    from naslab.efficiency.profiling import FIGURES
     from naslab.efficiency.sample_files import check_name, write_samples
     from naslab.runs.commands.profile_tables import print_csv, print_tables
-    from naslab.runs.commands.ready_models import placed, ready, remade
+    from naslab.runs.commands.ready_models import DTYPES, placed, ready, remade
     from naslab.runs.targets import resolve_trial
 
     others = predict_for or []
@@ -83,27 +104,36 @@ def profile(
     if plot is not None:
         calibrated = efficiency.load_ceilings(efficiency.resolve_device(place)) is not None
         _refuse(not calibrated, f"--plot: {place} is not calibrated; run `naslab devices calibrate` first")
-    if trial is None:
-        model, example, label, formula = ready(target, batch_size, dtype, place, input_shape)
-    else:
-        found = resolve_trial(target, trial, batch_size=batch_size, storage=storage)
-        model, example, label, formula = placed(found, batch_size, dtype, place)
-    measured = efficiency.profile(
-        torch.compile(model) if compiled and place != "meta" else model,
-        example,
-        target=label,
-        min_seconds=min(0.5, max_seconds),
-        max_seconds=max_seconds,
-        check=check,
-        train=train,
-        clocks=clock or (),
-        energy_seconds=min(ENERGY_SECONDS, max_seconds) if energy else 0.0,
-        batch_sizes=sizes,
-        memory_limit_bytes=limit,
-        rebuild=partial(remade, target, batch_size, dtype, input_shape, trial, storage) if resident else None,
-        predict_for=others,
-        formula_flops=formula,
-    )
+    _refuse(head not in ("config", "none"), f"--head {head}: use config or none")
+    with models_text_aside():
+        if trial is None:
+            found = ready(target, batch_size, dtype, place, input_shape, batch_dim, head == "config")
+        else:
+            found = placed(resolve_trial(target, trial, batch_size=batch_size or 1, storage=storage), dtype, place)
+        measured = efficiency.profile(
+            torch.compile(found.model) if compiled and place != "meta" else found.model,
+            found.example_input,
+            target=found.label,
+            only=FIGURES if only is None else [name.strip() for name in only.split(",")],
+            batch_dim=batch_dim,
+            autocast=None if autocast is None else DTYPES[autocast],
+            channels_last=channels_last,
+            optimiser=optimiser,
+            min_seconds=min(0.5, max_seconds),
+            max_seconds=max_seconds,
+            check=check,
+            train=train,
+            clocks=clock or (),
+            energy_seconds=min(ENERGY_SECONDS, max_seconds) if energy else 0.0,
+            batch_sizes=sizes,
+            memory_limit_bytes=limit,
+            rebuild=partial(remade, target, batch_size, dtype, input_shape, trial, storage) if resident else None,
+            predict_for=others,
+            module_times=tree > 0,
+            formula_flops=found.formula_flops,
+        )
+    for name, reason in measured.missing.items():
+        err.print(f"naslab: no {name.replace('_', ' ')}: {reason}", style="yellow", markup=False, soft_wrap=True)
     if samples is not None:
         measured = write_samples(measured, samples)
     if plot is not None:

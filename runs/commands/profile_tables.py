@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from naslab.efficiency import EfficiencyProfile
@@ -35,7 +36,7 @@ def print_tables(measured: EfficiencyProfile, depth: int) -> None:
 
 def _print_kinds(measured: EfficiencyProfile) -> None:
     title = "Forward by kind of work; effective: without what masks and zeros waste"
-    table = Table(title=title)
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
     for column in ("kind", "calls", "FLOPs", "effective", "backward", "pointwise", "bytes"):
         table.add_column(column, justify="left" if column == "kind" else "right", no_wrap=True)
     for kind, cost in read_rows(measured.by_kind):
@@ -45,15 +46,20 @@ def _print_kinds(measured: EfficiencyProfile) -> None:
 
 
 def _print_tree(measured: EfficiencyProfile, depth: int) -> None:
-    columns = ("module", "forward", "effective", "backward", "share")
-    table = Table(*columns, title="FLOPs by module, each with its children")
-    whole = measured.flops.forward or 1
-    for name, flops in read_rows(measured.by_module):
+    columns = ("module", "params", "output", "forward", "effective", "backward", "own", "ms")
+    table = Table(
+        title="FLOPs by module, each with its children; own: in no child", box=box.SIMPLE, padding=(0, 1, 0, 0)
+    )
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("module", "output") else "right", overflow="fold")
+    for name, row in read_rows(measured.by_module):
         level = name.count(".") + 1 if name else 0
         if level <= depth:
             shown = "  " * level + (name.rpartition(".")[2] or measured.target)
-            work = (short(flops[column]) for column in ("forward", "effective", "backward"))
-            table.add_row(shown, *work, f"{flops['forward'] / whole:.1%}")
+            shape = "x".join(map(str, row.get("output_shape") or ())) or "-"
+            work = (short(row.get(column)) for column in ("forward", "effective", "backward", "own"))
+            time = "-" if row.get("ms") is None else f"{row['ms']:.3g}"
+            table.add_row(shown, short(row.get("parameters")), shape, *work, time)
     out.print(table)
 
 
@@ -86,6 +92,8 @@ def _rows(measured: EfficiencyProfile) -> dict[str, str]:
             "peak memory": megabytes(measured.peak_memory_bytes),
         }
         rows |= _memory_rows(measured.memory) | noise(measured.latency_ms.noisy)
+    if measured.achieved is not None:
+        rows["achieved"] = _achieved(measured.achieved)
     if measured.roofline is not None:
         roofline = measured.roofline
         rows["roofline"] = (
@@ -99,6 +107,13 @@ def _rows(measured: EfficiencyProfile) -> dict[str, str]:
     for entry in measured.predicted.values():
         rows |= _predicted_rows(entry)
     return rows | {"device": measured.provenance.device}
+
+
+def _achieved(found: Mapping[str, Any]) -> str:
+    rate = f"{found['flops_per_second'] / 1e9:,.1f} GFLOP/s"
+    if found["share"] is None:
+        return rate
+    return f"{rate}, {found['share']:.1%} of the {found['peak']} peak (MFU)"
 
 
 def _coverage(measured: EfficiencyProfile) -> str:

@@ -7,6 +7,8 @@ from torch import nn
 
 from naslab import efficiency
 from naslab.efficiency.inputs import Inputs, call_model, map_tensors, tensors_in
+from naslab.efficiency.state import preserved
+from naslab.efficiency.unwrap import eager
 from naslab.errors import InputError, NaslabError
 from naslab.runs.commands.model_options import Precision
 from naslab.runs.targets import Target, resolve_target, resolve_trial
@@ -14,14 +16,25 @@ from naslab.runs.targets import Target, resolve_target, resolve_trial
 DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 
-def ready(text: str, batch_size: int, dtype: Precision, device: str, input_shape: str | None) -> Target:
+def ready(
+    text: str,
+    batch_size: int | None,
+    dtype: Precision,
+    device: str,
+    input_shape: str | None,
+    batch_dim: int = 0,
+    head: bool = True,
+) -> Target:
     """The model that `text` names, as `placed` leaves it."""
-    target = resolve_target(text, batch_size=batch_size, input_shape=input_shape, on_meta=device == "meta")
-    return placed(target, batch_size, dtype, device)
+    on_meta = device == "meta"
+    target = resolve_target(
+        text, batch_size=batch_size, input_shape=input_shape, on_meta=on_meta, batch_dim=batch_dim, head=head
+    )
+    return placed(target, dtype, device)
 
 
-def placed(target: Target, batch_size: int, dtype: Precision, device: str) -> Target:
-    """`target` on the device in the number format, in evaluation mode, after one trial run.
+def placed(target: Target, dtype: Precision, device: str) -> Target:
+    """`target` on the device in the number format, in evaluation mode, after one trial run, which changes nothing.
 
     Raises:
         InputError: the model does not run on its input.
@@ -33,25 +46,28 @@ def placed(target: Target, batch_size: int, dtype: Precision, device: str) -> Ta
     model = model.to(place, kind).eval()
     inputs: Inputs = map_tensors(lambda t: t.to(place, kind if t.is_floating_point() else None), example)
     try:
-        with torch.no_grad():
+        with preserved(model=eager(model), inputs=inputs), torch.no_grad():
             call_model(model, inputs)
     except torch.OutOfMemoryError as error:
-        raise NaslabError(f"{label}: out of memory with a batch of {batch_size}: {error}") from None
-    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, NotImplementedError) as error:
+        raise NaslabError(f"{label}: out of memory with this batch: {error}") from None
+    except NaslabError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a model fails in as many ways as there are models
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(inputs))
         where = "on meta tensors " if device == "meta" else ""
-        raise InputError(f"{label}: the model does not run {where}on an input of shape {shapes}: {error}") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{label}: the model does not run {where}on an input of shape {shapes}: {reason}") from None
     return target._replace(model=model, example_input=inputs)
 
 
 def remade(
-    text: str, batch_size: int, dtype: Precision, input_shape: str | None, trial: int | None, storage: str | None
+    text: str, batch_size: int | None, dtype: Precision, input_shape: str | None, trial: int | None, storage: str | None
 ) -> tuple[nn.Module, Inputs]:
     """Model and inputs made anew on the CPU: what a fresh process calls."""
     if trial is None:
         made = resolve_target(text, batch_size=batch_size, input_shape=input_shape)
     else:
-        made = resolve_trial(text, trial, batch_size=batch_size, storage=storage)
+        made = resolve_trial(text, trial, batch_size=batch_size or 1, storage=storage)
     kind = DTYPES[dtype]
     inputs = map_tensors(lambda t: t.to(kind) if t.is_floating_point() else t, made.example_input)
     return made.model.to(kind), inputs

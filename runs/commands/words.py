@@ -22,11 +22,11 @@ def print_rows(title: str, rows: Mapping[str, str]) -> None:
 
 
 def flops_text(number: int | None) -> str:
-    """Giga or mega; a dash where there is none."""
+    """Giga or mega, small numbers whole; a dash where there is none."""
     if number is None:
         return "-"
-    if not number:
-        return "0"
+    if number < 1e5:
+        return f"{number:,}"
     return f"{number / 1e9:,.3f} G" if number >= 1e8 else f"{number / 1e6:,.3f} M"
 
 

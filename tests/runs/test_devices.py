@@ -8,6 +8,7 @@ import pytest
 
 from naslab.efficiency.gpus import GPUS
 from naslab.runs.cli import run_command_line
+from naslab.runs.output import out
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 
@@ -43,10 +44,18 @@ def test_the_bare_command_lists_what_is_here_and_what_is_known(capsys):
     assert {row["price_per_hour"] for row in found["known"]} == {None}
 
 
-def test_tables(capsys):
+@pytest.mark.parametrize("width", [80, 200])
+def test_tables_cut_no_value(width, capsys, monkeypatch):
+    monkeypatch.setattr(out, "width", width)
     assert run_command_line(["devices"]) == 0
     shown = capsys.readouterr().out
-    assert all(name in shown for name in GPUS)
+    words = shown.split()
+    assert "…" not in shown
+    assert "..." not in shown
+    for name, gpu in GPUS.items():
+        assert words.count(name) == 2
+        figures = [*(peak / 1e12 for peak in gpu.peak_flops.values()), gpu.memory_bytes / 2**30, gpu.power_watts]
+        assert {f"{figure:g}" for figure in figures} <= {word.strip("~") for word in words}
     assert "naslab devices calibrate" in shown
 
 

@@ -64,7 +64,9 @@ def test_space_builds_the_presets_reference():
 
 def test_callable_with_and_without_its_own_input(toy):
     assert isinstance(resolve_target("toy_models:bare", input_shape="6").model, nn.Linear)
-    assert resolve_target("toy_models:complete", batch_size=9).example_input.shape == (4, 6)
+    assert resolve_target("toy_models:complete").example_input.shape == (4, 6)
+    with pytest.raises(InputError, match=r"--batch-size 9: toy_models:complete makes a batch of 4"):
+        resolve_target("toy_models:complete", batch_size=9)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def test_hugging_face_without_a_network_is_one_quick_line(monkeypatch, capfd):
         raise OSError("no network")
 
     monkeypatch.setattr("socket.getaddrinfo", no_network)
-    monkeypatch.setattr("naslab.runs.targets.getproxies", dict)
+    monkeypatch.setattr("naslab.runs.hugging_face.getproxies", dict)
     with pytest.raises(InputError, match="hf:nobody/nothing is neither a folder here nor in the local cache") as caught:
         resolve_target("hf:nobody/nothing")
     assert "\n" not in str(caught.value)

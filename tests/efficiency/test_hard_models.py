@@ -1,0 +1,337 @@
+"""Models that counters get wrong or fail on: what each computes by hand, and that no failure takes the rest along."""
+
+import dataclasses
+import json
+import threading
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+from torch import nn
+from torch._higher_order_ops.map import map as map_over
+from torch._higher_order_ops.scan import scan
+from torch._higher_order_ops.while_loop import while_loop
+from torch.nn import functional as F
+from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.utils import prune
+
+from naslab.efficiency import InputError, count, count_forward, count_training_step, profile
+from naslab.efficiency.flop_count import OUTSIDE
+from naslab.efficiency.memory import parameter_bytes
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "schemas" / "profile.json").read_text())
+QUICK = {"min_seconds": 0.0, "max_seconds": 0.001}
+LINEAR = 2 * 4 * 16 * 16
+"""FLOPs of the layer of the models below."""
+
+
+class Fn(nn.Module):
+    def __init__(self, function, *layers):
+        super().__init__()
+        self.function, self.layers = function, nn.ModuleList(layers)
+
+    def forward(self, *inputs):
+        return self.function(*self.layers, *inputs)
+
+
+def layer():
+    return nn.Linear(16, 16)
+
+
+def batch():
+    return torch.randn(4, 16)
+
+
+@torch.library.custom_op("naslab_hard::summed_product", mutates_args=())
+def summed_product(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    return (x @ w).sum().reshape(1)
+
+
+def profiled(model, inputs, **options):
+    found = profile(model, inputs, **QUICK, **options)
+    jsonschema.validate(json.loads(json.dumps(found.to_dict(), allow_nan=False)), SCHEMA)
+    return found
+
+
+class Evaluates(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = layer()
+
+    def forward(self, x):
+        assert not self.training, "evaluation only"
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (lambda: Fn(lambda f, x: f(x).exp().add_(1), layer()), "modified by an inplace operation"),
+        (Evaluates, "AssertionError: evaluation only"),
+        (lambda: Fn(lambda f, x: summed_product(f(x), torch.ones(16, 16)), layer()), "no autograd formula"),
+        (lambda: Fn(lambda f, x: f(x).detach(), layer()), "no output has a gradient"),
+        (lambda: nn.Sequential(layer(), nn.BatchNorm1d(16)), None),
+    ],
+)
+def test_a_training_step_that_fails_leaves_the_rest(model, reason):
+    found = profiled(model(), batch(), train=True)
+    assert found.flops.forward == LINEAR
+    assert found.latency_ms is not None
+    assert found.peak_memory_bytes is not None
+    if reason is None:
+        assert found.missing == {}
+        return
+    assert found.flops.training_step is None
+    assert found.training is None
+    assert set(found.missing) == {"training_step", "training"}
+    assert all(reason in text and "\n" not in text for text in found.missing.values())
+
+
+def test_only_the_figures_that_are_asked_for():
+    found = profiled(Evaluates(), batch(), only=("flops", "latency"))
+    assert (found.flops.forward, found.flops.training_step, found.peak_memory_bytes) == (LINEAR, None, None)
+    assert found.missing == {}
+    found = profiled(layer(), batch(), only=("memory",))
+    assert (found.flops.forward, found.latency_ms, found.coverage) == (None, None, None)
+    with pytest.raises(
+        InputError, match="no figure is called 'speed'; only takes flops, training_step, latency, memory"
+    ):
+        profiled(layer(), batch(), only=("speed",))
+
+
+def test_outputs_of_any_kind_have_a_training_step():
+    @dataclasses.dataclass
+    class Result:
+        y: torch.Tensor
+
+    class Plain:
+        pass
+
+    def plain(f, x):
+        result = Plain()
+        result.inner = Result(f(x))
+        return result
+
+    for function in (lambda f, x: Result(f(x)), plain, lambda f, x: torch.fft.fft(f(x)), lambda f, x: {"a": [f(x)]}):
+        assert profiled(Fn(function, layer()), batch()).flops.training_step == 2 * LINEAR
+
+
+@pytest.mark.parametrize("layout", ["to_sparse_coo", "to_sparse_csr"])
+def test_a_graph_network_with_a_sparse_adjacency(layout):
+    dense = torch.zeros(64, 64)
+    dense.view(-1)[torch.randperm(4096)[:374]] = 1
+    adjacency, x = getattr(dense, layout)(), torch.randn(64, 16)
+    found = profiled(Fn(lambda f, a, x: torch.sparse.mm(a, f(x)), layer()), (adjacency, x))
+    forward = 2 * 64 * 16 * 16 + 2 * 374 * 16
+    assert found.flops.forward == forward
+    assert found.flops.training_step == 2 * forward  # the input needs no gradient, the adjacency none
+    assert (found.coverage, found.missing) == (1.0, {})
+
+
+def of_each_sparse_layout():
+    dense = torch.zeros(64, 64)
+    dense.view(-1)[torch.randperm(4096)[:374]] = 1
+    for layout in ("coo", "csr", "csc"):
+        yield dense, getattr(dense, f"to_sparse_{layout}")()
+
+
+def test_sparse_products_of_each_layout_and_side():
+    x = torch.randn(64, 8)
+    for _, sparse in of_each_sparse_layout():
+        for product in (
+            lambda m: m @ x,
+            lambda m: torch.sparse.mm(m, x),
+            lambda m: x.t() @ m,
+            lambda m: F.linear(x.t(), m),
+            lambda m: torch.addmm(torch.zeros(64, 8), m, x),
+        ):
+            counted = count(lambda product=product, sparse=sparse: product(sparse))
+            assert counted.total == 2 * 374 * 8
+            assert counted.coverage == 1.0
+    dense, sparse = next(of_each_sparse_layout())
+    stored = dense != 0
+    pairs = int((stored.sum(0) * stored.sum(1)).sum())
+    assert count(torch.sparse.mm, sparse, sparse).total == 2 * pairs
+    assert count(torch.mv, sparse, x[:, 0]).total == 2 * 374
+    blocks = torch.block_diag(*[torch.ones(8, 8)] * 8)
+    assert count(lambda: blocks.to_sparse_bsr((8, 8)) @ x).total == 2 * 8 * 64 * 8
+
+
+def test_the_bodies_of_control_flow_are_counted():
+    x, xs = batch(), torch.randn(5, 4, 16)
+
+    def branch(f, x, taken):
+        return torch.cond(x.sum() > (-1e9 if taken else 1e9), lambda a: f(a), lambda a: a * 2, (x,))
+
+    assert count_forward(Fn(lambda f, x: branch(f, x, True), layer()), x).total == LINEAR
+    assert count_forward(Fn(lambda f, x: branch(f, x, False), layer()), x).total == 0
+    looped = Fn(lambda f, x: while_loop(lambda i, a: i < 3, lambda i, a: (i + 1, f(a)), (torch.tensor(0), x)), layer())
+    assert count_forward(looped, x).total == 3 * LINEAR
+    assert (
+        count_forward(Fn(lambda f, x: scan(lambda c, a: (f(c) + a, c.clone()), x, xs), layer()), x).total == 5 * LINEAR
+    )
+    assert count_forward(Fn(lambda f, x: map_over(lambda a: f(a), xs), layer()), x).total == 5 * LINEAR
+    found = profiled(Fn(lambda f, x: branch(f, x, True), layer()), x, only=("flops", "latency", "memory"))
+    assert (found.coverage, found.missing) == (1.0, {})
+    assert found.peak_memory_bytes > 0
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+def test_flexible_attention_and_nested_tensors_are_profiled():
+    q = torch.randn(1, 2, 16, 8)
+    found = profiled(Fn(lambda f, q: flex_attention(q, q, q), nn.Linear(8, 8)), q, only=("flops", "memory"))
+    assert (found.flops.forward, found.missing) == (2 * 2 * 2 * 16 * 16 * 8, {})
+    for kind in (torch.strided, torch.jagged):
+        ragged = torch.nested.nested_tensor([torch.randn(3, 16), torch.randn(5, 16)], layout=kind)
+        found = profiled(Fn(lambda f, x: f(x), layer()), ragged)
+        assert (found.flops.forward, found.flops.training_step) == (2 * LINEAR, 4 * LINEAR)
+        assert found.missing == {}
+
+
+def test_coverage_never_says_all_while_something_unknown_ran():
+    x, w = torch.randn(4096, 128), nn.Linear(128, 64)
+    found = profiled(Fn(lambda f, x: (f(x), summed_product(x, torch.ones(128, 128))), w), x)
+    assert found.flops.forward == 2 * 4096 * 128 * 64
+    assert found.uncovered == ("naslab_hard::summed_product",)
+    assert found.coverage == min(found.coverage_by.values()) < 0.7
+    assert found.coverage_by["elements"] > 0.999  # by elements alone it would look complete
+    assert count_forward(Fn(lambda f, x: f(x), w), x).most_uncovered == 0
+    # The product that it really was is within what it could have been.
+    counted = count_forward(Fn(lambda f, x: summed_product(x, torch.ones(128, 128)), w), x)
+    assert counted.most_uncovered >= 2 * 4096 * 128 * 128
+
+
+def test_what_has_no_floating_point_numbers_has_no_work():
+    counted = count(lambda: torch._is_all_true(torch.ones(4, dtype=torch.bool)))
+    assert (counted.coverage, counted.uncovered, counted.total) == (1.0, (), 0)
+
+
+def test_zeros_count_in_the_product_that_reads_them():
+    class Adapted(nn.Linear):
+        def __init__(self):
+            super().__init__(16, 16)
+            self.down, self.up = (nn.Parameter(torch.randn(*shape)) for shape in ((4, 16), (16, 4)))
+
+        def forward(self, x):
+            return F.linear(x, self.weight, self.bias) + x @ self.down.t() @ self.up.t()
+
+    model = Adapted()
+    with torch.no_grad():
+        model.weight.view(-1)[:128] = 0
+    counted = count_forward(model, batch())
+    assert counted.total == LINEAR + 2 * 2 * 4 * 16 * 4
+    assert counted.work.effective == counted.total - LINEAR // 2
+    cast = Fn(lambda f, x: F.linear(x.bfloat16(), f.weight.bfloat16()), model)
+    assert count_forward(cast, batch()).work.effective == LINEAR // 2
+    masked = layer()
+    prune.l1_unstructured(masked, "weight", amount=64)
+    assert count_forward(masked, batch()).work.effective == LINEAR * 3 // 4
+    state = Fn(lambda f, x: f(x) @ torch.zeros(16, 16), layer())
+    assert count_forward(state, batch()).work.effective == 2 * LINEAR  # zeros that are data are no zero weights
+
+
+def test_rows_of_modules_sum_to_the_total():
+    free = nn.Parameter(torch.randn(16, 16))
+
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.called, self.reached = layer(), layer()
+
+        def forward(self, x):
+            return self.called(x) + self.reached.forward(x) + x @ x.t() @ x
+
+    found = profiled(Mixed(), batch())
+    own = {name: row["own"] for name, row in found.by_module.items()}
+    assert own == {"": 2 * 2 * 4 * 4 * 16, "called": LINEAR, "reached": LINEAR}
+    assert sum(own.values()) == found.flops.forward
+    assert found.by_module["reached"] == found.by_module["called"]
+    assert found.by_module["called"]["output_shape"] == [4, 16]
+    assert found.by_module["called"]["parameters"] == 16 * 16 + 16
+
+    class Late(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = free
+
+        def forward(self, x):
+            return Product.apply(x, self.weight)
+
+    found = profiled(Late(), batch())
+    assert sum(row["backward"] for row in found.by_module.values()) == found.flops.training_step - found.flops.forward
+    assert OUTSIDE not in found.by_module
+
+
+class Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, w):
+        ctx.save_for_backward(x)
+        return x @ w
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return None, x.t() @ gradient
+
+
+@pytest.mark.parametrize(("kind", "positions"), [(nn.Conv1d, 6), (nn.Conv2d, 36)])
+def test_a_complex_convolution_is_four_real_ones(kind, positions):
+    model = kind(3, 4, 3, dtype=torch.complex64)
+    images = torch.randn(1, 3, *[8] * (model.weight.ndim - 2), dtype=torch.complex64)
+    assert count_forward(model, images).total == 4 * 2 * positions * model.weight.numel()
+    assert count_training_step(model, images).total == 2 * count_forward(model, images).total
+
+
+def test_parameters_that_are_parts_of_larger_storages():
+    class Slices(nn.Module):
+        def __init__(self):
+            super().__init__()
+            large = torch.randn(1_000_000)
+            self.a, self.b = nn.Parameter(large[:16]), nn.Parameter(large[16:48])
+            self.again = nn.Parameter(self.a.data)
+
+    assert parameter_bytes(Slices()) == 4 * (16 + 32)
+
+
+def test_functions_locks_and_wrong_batch_sizes():
+    found = profiled(lambda x: x @ x.t(), batch())
+    assert (found.flops.forward, found.missing) == (2 * 4 * 4 * 16, {"training_step": "no output has a gradient"})
+    bound = layer()
+    assert profiled(bound.forward, batch()).flops.training_step == 2 * LINEAR
+    held = layer()
+    held.lock = threading.Lock()
+    assert profiled(held, batch(), train=True, memory_limit_bytes=2**30).missing.keys() <= {"memory_forecast"}
+    with pytest.raises(InputError, match="a batch of -1 cannot be timed"):
+        profiled(layer(), batch(), batch_sizes=(4, -1))
+    with pytest.raises(InputError, match="a int cannot be called"):
+        profiled(3, batch())
+
+
+def test_the_batch_is_where_the_caller_says():
+    found = profiled(nn.LSTM(64, 32), torch.randn(100, 4, 64), batch_dim=1)
+    assert found.batch_size == 4
+    assert found.throughput == pytest.approx(4e3 / found.latency_ms.median)
+    with pytest.raises(InputError, match="batch dimension 3"):
+        profiled(nn.LSTM(64, 32), torch.randn(100, 4, 64), batch_dim=3)
+
+
+def test_number_formats_memory_formats_and_optimisers_of_a_profile():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 5))
+    strides = model[0].weight.stride()
+    found = profiled(
+        model, torch.randn(2, 3, 8, 8), autocast=torch.bfloat16, channels_last=True, train=True, module_times=True
+    )
+    assert (found.dtype, found.autocast) == ("float32", "bfloat16")
+    assert model[0].weight.stride() == strides
+    assert all(row["ms"] > 0 for row in found.by_module.values())
+    held = {
+        name: profiled(model, torch.randn(2, 3, 8, 8), train=True, optimiser=name).training["memory_bytes"]
+        for name in ("sgd", "adamw")
+    }
+    # AdamW keeps two numbers for each parameter and a step count for each tensor, SGD its momentum.
+    weights = parameter_bytes(model)
+    assert held["sgd"]["optimiser_state"] == weights
+    assert held["adamw"]["optimiser_state"] == 2 * weights + 4 * 4
+    with pytest.raises(InputError, match="optimiser: 'adamx' is unknown"):
+        profiled(model, torch.randn(2, 3, 8, 8), train=True, optimiser="adamx")
