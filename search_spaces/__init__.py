@@ -6,6 +6,7 @@ from naslab.search_spaces.options import Options, explain
 from naslab.search_spaces.parameters import Categorical, Chain, Float, Integer, Parameter, Unless, When
 from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.space import SearchSpace
+from naslab.search_spaces.splits import Splits
 from naslab.search_spaces.supernet import RelaxableSpace, Supernet
 from naslab.search_spaces.task import Control, GradientTask, Rung, Split, Task, TrainingDiverged
 
@@ -23,6 +24,7 @@ __all__ = [
     "Rung",
     "SearchSpace",
     "Split",
+    "Splits",
     "Supernet",
     "Task",
     "TrainingDiverged",

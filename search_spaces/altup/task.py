@@ -81,6 +81,9 @@ class LanguageModelling(Task):
         self.objective: Objective = options.objective or ("causal" if form == "decoder" else "span_corruption")
         if form == "encoder_decoder" and self.objective == "causal":
             raise InputError("task.objective: causal needs space.options.form = decoder")
+        for name in ("noise_density", "mean_span"):
+            if self.objective == "causal" and name in options.model_fields_set:
+                raise InputError(f"task.{name}: applies only with objective = span_corruption")
         self.metric = self.METRICS[self.objective]
         size, length = options.batch_size, space.options.context
         spans: SpanBatches | None = None

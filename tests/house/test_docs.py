@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from naslab.runs.cli import app
+from naslab.runs.cli import app, run_command_line
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("kernels", "efficiency", "search_spaces", "nas", "runs")
@@ -106,3 +106,21 @@ def test_the_worked_example_runs(tmp_path):
     Draft202012Validator(json.loads((ROOT / "docs/schemas/rank.json").read_text())).validate(ranking)
     assert {row["reference"] for row in ranking["rows"]} == {True, False}
     assert all(30 < row["metric"]["mean"] < 100 for row in ranking["rows"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("1,2,three", "task.data: {} is not a table of numbers: "),
+        ("1,2,3", "task.data: {} has 3 columns, not a class and 49 features"),
+    ],
+)
+def test_the_worked_example_says_in_one_line_what_is_wrong_with_a_table(tmp_path, monkeypatch, capsys, rows, words):
+    monkeypatch.chdir(ROOT / "examples")
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    table = tmp_path / "mine.csv"
+    table.write_text(rows)
+    assert run_command_line(["run", "digits_mlp.yaml", "--dry-run", "--set", f"task.data={table}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"naslab: {words.format(table)}")
+    assert error.count("\n") == 1

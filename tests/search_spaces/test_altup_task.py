@@ -228,6 +228,14 @@ def test_what_does_not_fit_is_refused_before_any_work(sizes, options, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("option", ["noise_density", "mean_span"])
+def test_an_option_of_the_other_objective_is_refused(option):
+    value = LanguageModellingOptions(epochs=1).model_dump()[option]
+    with pytest.raises(InputError, match=rf"^task\.{option}: applies only with objective = span_corruption"):
+        make(**{option: value})
+    make(objective="span_corruption", **{option: value})
+
+
 def test_the_benchmark_names_the_text_not_the_recipe():
     one, other = make(), make(learning_rate=1e-4, epochs=1, batch_size=4)
     assert one.benchmark == other.benchmark

@@ -13,7 +13,7 @@ FEW = {"train": 200, "validation": 60, "test": 60}
 IMAGES = {"dataset": FEW, "batch_size": 50, "epochs": 2}
 CLIPS = {"dataset": {"train": 24, "validation": 12, "test": 12}, "batch_size": 8, "epochs": 2}
 SPACES = {
-    "digits_mlp:Space": {"dataset": FEW, "epochs": 2},
+    "digits_mlp:Space": {"epochs": 2},
     "nasiam:tiny": IMAGES,
     "mae:tiny": IMAGES,
     "token_reduction:tiny": IMAGES,
