@@ -1,5 +1,35 @@
-"""`python -m naslab` is the `naslab` command."""
+"""`python -m naslab` is the `naslab` command, and Ctrl-C ends it with one line from its first moment on."""
 
-from naslab.runs.cli import main
+from __future__ import annotations
 
-main()
+import signal
+import sys
+
+
+def main() -> None:
+    """Entry point of the `naslab` command."""
+    interrupted = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    # A shell starts what runs in its background with Ctrl-C ignored; that stays.
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        from naslab.runs.cli import run_command_line
+
+        code = run_command_line()
+    except BaseException:
+        # An import in native code may turn Ctrl-C into an error of its own.
+        if not interrupted:
+            raise
+        print("naslab: interrupted; the same command goes on from here", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -40,6 +40,7 @@ def _options(
 for command in (
     study.run,
     study.status,
+    study.logs,
     results.rank,
     results.report,
     results.export,
@@ -54,7 +55,10 @@ app.add_typer(devices.group, name="devices")
 
 
 def run_command_line(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 2 the input is wrong, 1 anything else, 130 interrupted."""
+    """Run one command and return its exit code.
+
+    0 done; 2 the input is wrong; 3 a study finished with failures; 1 anything else; 130 interrupted.
+    """
     try:
         result = app(args=arguments, standalone_mode=False)
     except InputError as error:

@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterable, Sequence
 
 from naslab.errors import NaslabError
+from naslab.nas.arms import Sampled
 from naslab.runs.events import Follower
+from naslab.runs.plan import expected_jobs
 from naslab.runs.spend import SECONDS_PER_HOUR
-from naslab.runs.study import Limits
-from naslab.runs.trial import GIVEN_UP, RungRecord, Trial
+from naslab.runs.study import Limits, Study
+from naslab.runs.trial import ENDED, GIVEN_UP, RungRecord, Trial
 
 
 class FailureStreak:
@@ -79,6 +81,19 @@ def overdue(limits: Limits, follower: Follower) -> bool:
 def spent_hours(trials: Iterable[Trial], running: Iterable[Follower] = ()) -> float:
     """Device hours of a study so far, running trials included."""
     seconds = sum(t.device_seconds for t in trials) + sum(sum(f.seconds().values()) for f in running)
+    return seconds / SECONDS_PER_HOUR
+
+
+def forecast_hours(study: Study, trials: Sequence[Trial]) -> float | None:
+    """Device hours that the jobs still to come are likely to need, by the mean of their role; None if unknown."""
+    ended = [t for t in trials if t.state in ENDED]
+    if not ended or any(isinstance(arm, Sampled) and arm.trials is None for arm in study.arms):
+        return None
+    overall = sum(t.device_seconds for t in ended) / len(ended)
+    seconds = 0.0
+    for role, number in expected_jobs(study, ()).items():
+        own = [t.device_seconds for t in ended if t.job.role == role]
+        seconds += max(number - len(own), 0) * (sum(own) / len(own) if own else overall)
     return seconds / SECONDS_PER_HOUR
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from naslab.runs.events import Follower
 from naslab.runs.plan import expected_jobs
 from naslab.runs.study import Study
-from naslab.runs.trial import Job, Trial
+from naslab.runs.trial import ENDED, Job, Trial
 from naslab.search_spaces import Control
 
 
@@ -53,14 +53,17 @@ class Progress:
 
     def summary(self, trials: Sequence[Trial]) -> str:
         """Finished of expected, cost so far, time left by the mean of what finished."""
-        finished = [t for t in trials if t.state in ("complete", "pruned", "failed")]
+        finished = [t for t in trials if t.state in ENDED]
         spent = sum(t.device_seconds for t in trials)
         left = max(self._expected - len(finished), 0)
         mean = sum(t.device_seconds for t in finished) / len(finished) if finished else 0.0
         minutes = left * mean / self._slots / 60
+        budget = self._study.limits.gpu_hours
+        of_budget = "" if budget is None else f" of {budget:g}"
+        rest = "" if budget is None else f", which need {left * mean / 3600:.3f} device hours"
         return (
-            f"{len(finished)} of about {self._expected} trials, {spent / 3600:.3f} device hours, "
-            f"about {minutes:.1f} min left"
+            f"{len(finished)} of about {self._expected} trials, {spent / 3600:.3f}{of_budget} device hours, "
+            f"about {minutes:.1f} min left{rest}"
         )
 
     def _table(self, running: Sequence[tuple[Job, Follower]]) -> Table:

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from naslab.runs.ledger import Ledger
+from naslab.runs.limits import forecast_hours, given_up, spent_hours
 
 SCHEMA = "naslab.status/1"
 
@@ -14,7 +15,8 @@ def status(ledger: Ledger) -> dict[str, Any]:
     """The document of `naslab status --json`.
 
     `slot_seconds` is what the drivers held: slots times the time between a driver's start and its last sign of life.
-    `unaccounted` is that less every charged second: waiting slots, and processes starting.
+    `unaccounted` is that less every charged second: waiting slots, and processes starting. `failures` are the jobs that
+    were given up, by their last attempt. `budget` says what the study may spend, has spent, and is likely to need.
     """
     trials = ledger.trials()
     phases: dict[str, float] = defaultdict(float)
@@ -31,5 +33,12 @@ def status(ledger: Ledger) -> dict[str, Any]:
         "device_seconds": {"by_phase": dict(phases), "by_state": dict(states), "total": sum(states.values())},
         "slot_seconds": slot_seconds,
         "unaccounted": slot_seconds - sum(states.values()),
-        "failures": [{"trial": t.number, "key": t.job.key, "error": t.error} for t in trials if t.state == "failed"],
+        "failures": [
+            {"trial": t.number, "key": t.job.key, "state": t.state, "error": t.error} for t in given_up(trials)
+        ],
+        "budget": {
+            "limit_hours": ledger.study.limits.gpu_hours,
+            "spent_hours": spent_hours(trials),
+            "forecast_hours": forecast_hours(ledger.study, trials),
+        },
     }

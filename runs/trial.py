@@ -31,6 +31,9 @@ interrupted  not its fault: its driver died or was told to stop, its worker is g
              again, from its checkpoint
 """
 
+ENDED: frozenset[State] = frozenset({"complete", "pruned", "failed", "timed_out"})
+"""Ends after which a job is done with."""
+
 GIVEN_UP: frozenset[State] = frozenset({"failed", "timed_out"})
 """Ends after which a job is not tried again unless it is asked for (`naslab run --retry-failed`)."""
 

@@ -1,7 +1,9 @@
-"""`naslab run` and `naslab status`."""
+"""`naslab run`, `naslab status` and `naslab logs`."""
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,10 +27,16 @@ def run(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a value.")] = None,
     storage: Storage = None,
     slots: Annotated[int, typer.Option(min=1, help="Trials that run at once, a device slot each.")] = 1,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try again what failed or ran out of time.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; write nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Start a study, or go on with it: nothing finished is repeated."""
+    """Start a study, or go on with it: nothing finished is repeated.
+
+    Exit code 3: it finished, but trials were given up; --retry-failed tries them again.
+    """
     path = find_study_file(study_file)
     import torch
 
@@ -43,16 +51,22 @@ def run(
     if dry_run:
         _show_plan(study, storage, as_json)
         return
-    study.make_task(torch.device("cpu"))
-    ledger = Ledger.start(storage, study)
-    run_study(ledger, slots, Progress(err))
+    with redirect_stdout(sys.stderr):  # standard output is for the answer, whatever a task prints
+        study.make_task(torch.device("cpu"))
+        ledger = Ledger.start(storage, study)
+        run_study(ledger, slots, Progress(err), retry_failed)
+        document = study_status(ledger)
     if as_json:
-        print_json(
-            {**study_status(ledger), "schema": "naslab.run/1", "storage": shown(ledger.url), "files": str(ledger.files)}
-        )
+        facts = {"schema": "naslab.run/1", "storage": shown(ledger.url), "files": str(ledger.files)}
+        print_json({**document, **facts})
     else:
-        _print_status(study_status(ledger))
+        _print_status(document)
         err.print(f"next: naslab rank {study.name}", highlight=False)
+    if document["failures"]:
+        again = f"naslab run {study_file} --retry-failed tries them again"
+        line = f"trials that were given up: {len(document['failures'])}; {again}"
+        err.print(line, highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(3)
 
 
 def status(
@@ -69,6 +83,29 @@ def status(
         print_json(document)
     else:
         _print_status(document)
+
+
+def logs(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or a study's name.")],
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's number, or its key for all attempts at it.")],
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """What the task printed in a trial, and the traceback if it failed."""
+    from naslab.runs.locate import open_study
+    from naslab.runs.log import find_logs
+
+    ledger = open_study(study, storage)
+    found = find_logs(ledger.files, ledger.trials(), trial)
+    if as_json:
+        print_json({"schema": "naslab.logs/1", "study": ledger.study.name, "logs": found})
+        return
+    for one in found:
+        if len(found) > 1:
+            err.print(f"trial {one['trial']} ({one['state']}):", highlight=False)
+        sys.stdout.write(one["text"])
+    if not any(one["text"] for one in found):
+        err.print("it printed nothing", highlight=False)
 
 
 def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
@@ -114,5 +151,10 @@ def _print_status(document: dict[str, Any]) -> None:
         f"slots held for {document['slot_seconds']:.1f} s, of which {document['unaccounted']:.1f} s unaccounted",
         highlight=False,
     )
+    budget = document["budget"]
+    if budget["limit_hours"] is not None:
+        need = "" if budget["forecast_hours"] is None else f"; the rest needs about {budget['forecast_hours']:.3g}"
+        out.print(f"{budget['spent_hours']:.3g} of {budget['limit_hours']:g} device hours spent{need}", highlight=False)
     for failure in document["failures"]:
-        out.print(f"failed: {failure['key']}: {failure['error']}", highlight=False, markup=False)
+        line = f"{failure['state'].replace('_', ' ')}: trial {failure['trial']}, {failure['key']}: {failure['error']}"
+        out.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -218,3 +218,29 @@ def test_hours_bound_an_arm(toy_file, inline):
     own = [t.device_seconds for t in run(path).trials() if t.job.role == "proposal"]
     assert len(own) > 1
     assert 1.2 < sum(own) < 3.2
+
+
+def test_an_end_that_was_told_is_adopted(toy_file, inline, monkeypatch):
+    """The driver dies between a trial's end and its record: first in the ledger, then in the trail alone."""
+    path = toy_file(arms=[], seeds=[0, 1])
+    finish, calls = Ledger.finish, []
+
+    def die_sometimes(self, trial_id, state, outcome):
+        calls.append(state)
+        if len(calls) == 2:
+            self._storage.set_trial_user_attr(trial_id, "outcome", {**outcome, "state": state})
+        if len(calls) in (2, 4):
+            raise KeyboardInterrupt
+        return finish(self, trial_id, state, outcome)
+
+    monkeypatch.setattr(Ledger, "finish", die_sometimes)
+    monkeypatch.setattr("naslab.runs.driver._Driver._leave", lambda self: None)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(path, slots=1)
+    trials = run(path, slots=1).trials()
+    assert len(calls) > 4
+    assert {t.state for t in trials} == {"complete"}
+    assert set(complete(trials).values()) == {1}
+    assert all(t.device_seconds > 0 for t in trials)
+    assert status(Ledger.open("runs.db", "toy"))["unaccounted"] >= 0

@@ -11,64 +11,93 @@ from pathlib import Path
 import pytest
 import yaml
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.runs.events import Follower
 from naslab.runs.ledger import Ledger
+from naslab.runs.status import status
 from naslab.runs.worker import COST
 
+PATIENCE_SECONDS = 300
+"""For a machine that is busy; no test waits for a moment, only for something that will be so."""
 
-def start(path, *more):
-    command = [sys.executable, "-m", "naslab", "run", str(path), "--storage", "runs.db", *more]
+
+def start(path, *more, folder=None):
+    command = [sys.executable, "-m", "naslab", "run", str(path), "--storage", str(Path("runs.db").resolve()), *more]
     # A shell that runs the tests in the background has SIGINT ignored, and children inherit that.
     listening = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, preexec_fn=listening)
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, preexec_fn=listening, text=True, cwd=folder
+    )
 
 
-def wait_for(condition, seconds=90):
-    deadline = time.time() + seconds
-    while time.time() < deadline:
-        if condition():
-            return
+def wait_for(condition, driver):
+    deadline = time.time() + PATIENCE_SECONDS
+    while not condition():
+        assert driver.poll() is None, driver.stderr.read()
+        assert time.time() < deadline, "waited in vain"
         time.sleep(0.05)
-    raise AssertionError("waited in vain")
+
+
+def end(driver):
+    """Its exit code and what it said."""
+    _, said = driver.communicate(timeout=PATIENCE_SECONDS)
+    return driver.returncode, said
 
 
 def trials():
-    return Ledger.open("runs.db", "toy").trials() if Path("runs.db").exists() and Path("runs.db").stat().st_size else []
-
-
-def states():
     try:
-        return Counter(t.state for t in trials())
-    except (InputError, KeyError):  # the storage is half made while the driver starts
-        return Counter()
+        return Ledger.open("runs.db", "toy").trials()
+    except InputError:  # the storage is not made yet
+        return []
 
 
-def seconds_of_running():
-    """So far, of each trial whose worker has begun it."""
+def number_of(state):
+    return Counter(t.state for t in trials())[state]
+
+
+def is_charged():
+    """Whether a trial that has seconds runs."""
     followers = [Follower(Path("toy/trials") / t.job.key) for t in trials() if t.state == "running"]
-    return [sum(follower.seconds().values()) for follower in followers]
+    return any(sum(follower.seconds().values()) > 0 for follower in followers)
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
-def test_a_driver_that_is_killed_or_interrupted_goes_on(toy_file, sent, code):
-    path = toy_file(task={"epochs": 3, "seconds": 1.0})
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 130)])
+def test_a_driver_that_is_killed_or_interrupted_goes_on(toy_file, tmp_path, sent, code):
+    gate = tmp_path / "gate"
+    # The reference with seed 1 waits before its last epoch until the gate opens: it is there to be interrupted.
+    path = toy_file(task={"epochs": 3, "trouble": "gate", "marker": str(gate)}, arms=[])
     driver = start(path, "--slots", "2")
-    # A trial that has just been handed to its worker has no seconds yet that could be charged.
-    wait_for(lambda: states()["complete"] >= 2 and any(0.1 < s < 2.0 for s in seconds_of_running()))
+    wait_for(lambda: number_of("complete") >= 2 and is_charged(), driver)
     driver.send_signal(sent)
-    assert driver.wait(30) == code
+    assert end(driver)[0] == code
     finished = {t.job.key: t.number for t in trials() if t.state == "complete"}
-    assert start(path, "--slots", "2").wait(120) == 0
+    gate.touch()
+    assert end(start(path, "--slots", "2"))[0] == 0
     after = trials()
     complete = Counter(t.job.key for t in after if t.state == "complete")
     assert set(complete.values()) == {1}
     assert finished.items() <= {t.job.key: t.number for t in after if t.state == "complete"}.items()
-    killed = [t for t in after if t.state == "killed"]
-    assert killed
-    assert all(t.job.key in complete for t in killed)
-    assert sum(t.device_seconds for t in killed) > 0
+    interrupted = [t for t in after if t.state == "interrupted"]
+    assert interrupted
+    assert all(t.job.key in complete and t.cause == "driver" for t in interrupted)
+    assert sum(t.device_seconds for t in interrupted) > 0
     assert not any(t.state == "running" for t in after)
+    document = status(Ledger.open("runs.db", "toy"))
+    assert document["failures"] == []
+    assert document["unaccounted"] >= 0
+
+
+def test_interruptions_are_no_attempts(toy_file, tmp_path):
+    gate = tmp_path / "gate"
+    path = toy_file(task={"epochs": 3, "trouble": "gate", "marker": str(gate)}, arms=[], limits={"attempts": 1})
+    for _ in range(2):
+        driver = start(path)
+        wait_for(is_charged, driver)
+        driver.send_signal(signal.SIGINT)
+        assert end(driver)[0] == 130
+    gate.touch()
+    assert end(start(path))[0] == 0
+    assert {t.state for t in trials()} == {"complete", "interrupted"}
 
 
 def test_a_training_killed_after_a_checkpoint_goes_on_from_it(toy_file):
@@ -88,34 +117,37 @@ def test_a_training_killed_after_a_checkpoint_goes_on_from_it(toy_file):
     def checkpointed():
         return any(Path("toy/trials/reference").glob(f"*/seed0/{COST}"))
 
-    wait_for(checkpointed)
+    wait_for(checkpointed, driver)
     driver.kill()
-    driver.wait()
-    assert start(path).wait(120) == 0
+    end(driver)
+    assert end(start(path))[0] == 0
     resumed = next(t for t in trials() if t.job.role == "reference" and t.state == "complete")
-    killed = next(t for t in trials() if t.job.role == "reference" and t.state == "killed")
+    killed = next(t for t in trials() if t.job.role == "reference" and t.state == "interrupted")
     assert resumed.carried_seconds["train"] > 0
     assert len(resumed.rungs) < 6
     assert killed.device_seconds > 0
     assert resumed.run_seconds > resumed.seconds["train"]
     os.rename("runs.db", "broken.db")
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "name": "toy"}))
-    assert start(path).wait(120) == 0
+    assert end(start(path))[0] == 0
     whole = next(t for t in trials() if t.job.role == "reference")
     assert {k: v for k, v in whole.scores.items() if "top1" in k} == {
         k: v for k, v in resumed.scores.items() if "top1" in k
     }
 
 
-def test_a_second_driver_is_refused(toy_file, capfd):
-    path = toy_file(task={"epochs": 3, "seconds": 0.5})
+def test_a_second_driver_is_refused_from_any_folder(toy_file, tmp_path):
+    gate, elsewhere = tmp_path / "gate", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    path = toy_file(task={"epochs": 3, "trouble": "gate", "marker": str(gate)}, arms=[])
     first = start(path)
-    wait_for(lambda: states()["running"] >= 1)
-    second = subprocess.run(
-        [sys.executable, "-m", "naslab", "run", str(path), "--storage", "runs.db"], capture_output=True, text=True
-    )
-    first.send_signal(signal.SIGINT)
-    first.wait(30)
-    assert second.returncode == 2
-    assert second.stderr.startswith("naslab: ")
-    assert "another `naslab run` works on this study" in second.stderr
+    wait_for(is_charged, first)
+    code, said = end(start(path, folder=elsewhere))
+    assert code == 2
+    assert said.startswith("naslab: ")
+    assert said.count("\n") == 1
+    assert "works on this study" in said
+    gate.touch()
+    assert end(first)[0] == 0
+    assert {t.state for t in trials()} == {"complete"}
+    assert not list(elsewhere.iterdir())

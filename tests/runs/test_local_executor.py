@@ -30,6 +30,21 @@ def pid(device):
     return os.getpid()
 
 
+def load(device):
+    loader = torch.utils.data.DataLoader([1, 2, 3], num_workers=1)
+    return [int(x) for x in loader]
+
+
+def die_with_children(path, device):
+    children = [subprocess.Popen(["sleep", "1000"])]
+    forked = os.fork()
+    if forked == 0:
+        time.sleep(1000)
+    with open(path, "w") as file:
+        file.write(f"{children[0].pid} {forked}")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def nap(seconds, device):
     time.sleep(seconds)
     return time.time()
@@ -50,6 +65,23 @@ def test_results_exceptions_and_deaths_stay_with_their_call(executor):
     with pytest.raises(WorkerDied, match="exit code -9"):
         calls[2].result(60)
     assert [c.result(60)[0] for c in calls[3:]] == [10, 12]
+
+
+def test_a_call_may_have_children_which_end_with_its_worker(executor, tmp_path):
+    assert executor.submit(load).result(120) == [1, 2, 3]
+    with pytest.raises(WorkerDied):
+        executor.submit(die_with_children, tmp_path / "pids").result(120)
+    wait_until(lambda: not any(alive(int(pid)) for pid in (tmp_path / "pids").read_text().split()))
+
+
+def test_a_call_can_be_ended_alone(executor):
+    calls = [executor.submit(nap, 1000.0), executor.submit(double, 1)]
+    assert calls[1].result(120) == (2, "cpu")
+    executor.kill(calls[1])
+    executor.kill(calls[0])
+    with pytest.raises(WorkerDied):
+        calls[0].result(120)
+    assert executor.submit(double, 2).result(120) == (4, "cpu")
 
 
 def test_workers_are_warm_and_two_work_at_once(executor):
@@ -92,6 +124,13 @@ def test_workers_end_with_a_killed_driver():
     while time.time() < deadline and alive(worker):
         time.sleep(0.05)
     assert not alive(worker)
+
+
+def wait_until(condition, seconds=60):
+    deadline = time.time() + seconds
+    while not condition():
+        assert time.time() < deadline, "waited in vain"
+        time.sleep(0.05)
 
 
 def alive(number):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from naslab.search_spaces import (
     Configuration,
     Control,
     Options,
+    Parameter,
     Rung,
     SearchSpace,
     Split,
@@ -28,6 +31,8 @@ from naslab.search_spaces import (
 )
 
 OPERATIONS = ("good", "fair", "poor")
+MORE_PARAMETERS: tuple[Parameter, ...] = ()
+"""Tests let the space grow by changing these."""
 
 
 class ToyOptions(Options):
@@ -75,6 +80,21 @@ class ToyTask(Task):
         match self.options.trouble:
             case "raise":
                 raise ValueError("the toy broke\non two lines")
+            case "raise_once":
+                marker = Path(self.options.marker)
+                if not marker.exists():
+                    marker.touch()
+                    raise ValueError("the toy broke once")
+            case "gate":
+                while not Path(self.options.marker).exists():
+                    time.sleep(0.02)
+            case "hang":
+                time.sleep(10_000)
+            case "print":
+                print("from Python")
+                print("to the error stream", file=sys.stderr)
+                os.write(1, b"from native code\n")
+                subprocess.run(["echo", "from a child"], check=True)
             case "nan":
                 model.value = torch.tensor(float("nan"))
             case "input":
@@ -159,6 +179,7 @@ class Space(SearchSpace):
         return (
             Categorical("head", ("cell", "published"), proposed=("cell",)),
             Chain("cell", OPERATIONS, 4),
+            *MORE_PARAMETERS,
         )
 
     @property

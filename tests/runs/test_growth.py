@@ -1,0 +1,74 @@
+"""A space may get more choices; its old records stay readable whatever becomes of it."""
+
+import optuna
+import pytest
+import toy_space
+
+from naslab.errors import InputError
+from naslab.runs.driver import run_study
+from naslab.runs.ledger import Ledger
+from naslab.runs.output import err
+from naslab.runs.progress import Progress
+from naslab.runs.study import load_study
+from naslab.search_spaces import Categorical
+
+ARM = {"name": "tpe", "engine": "optuna", "sampler": "tpe"}
+
+
+def run(path):
+    ledger = Ledger.start("runs.db", load_study(path))
+    run_study(ledger, 1, Progress(err, quiet=True))
+    return ledger.trials()
+
+
+def study(toy_file, trials):
+    return toy_file(arms=[{**ARM, "trials": trials}], seeds=[0], task={"epochs": 1})
+
+
+def values(trials):
+    return {t.number: t.job.configuration.as_dict() for t in trials if t.job.configuration is not None}
+
+
+@pytest.mark.parametrize("operations", [("good", "fair", "poor", "great"), ("great", "poor", "fair", "good")])
+def test_a_choice_more_goes_on_with_the_study(toy_file, inline, monkeypatch, operations):
+    before = run(study(toy_file, 3))
+    monkeypatch.setattr(toy_space, "OPERATIONS", operations)
+    after = run(study(toy_file, 6))
+    assert values(before).items() <= values(after).items()
+    assert len({t.job.key for t in after if t.job.role == "proposal"}) == 6
+    stored = optuna.load_study(study_name="toy", storage="sqlite:///runs.db").trials
+    assert {t.distributions["cell[0]"].choices for t in stored} == {operations}
+    recorded = {t.user_attrs["number"]: t.user_attrs["job"]["configuration"]["cell"] for t in stored}
+    assert all(recorded[t.user_attrs["number"]] == [t.params[f"cell[{i}]"] for i in range(4)] for t in stored)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("MORE_PARAMETERS", (Categorical("width", (1, 2)),), "width: missing"),
+        ("OPERATIONS", ("good", "poor"), "fair"),
+    ],
+)
+def test_a_space_that_lost_its_records_is_refused_in_one_line_and_still_read(
+    toy_file, inline, monkeypatch, name, value, words
+):
+    before = run(study(toy_file, 2))
+    path = study(toy_file, 3)
+    monkeypatch.setattr(toy_space, name, value)
+    monkeypatch.setattr(toy_space.Space, "reference", property(lambda self: before[-1].job.configuration))
+    with pytest.raises(InputError, match=f"has changed since trial .*{words}.*another name") as caught:
+        run(path)
+    assert "\n" not in str(caught.value)
+    assert values(Ledger.open("runs.db", "toy").trials()) == values(before)
+
+
+def test_random_architectures_keep_their_seeds_when_seeds_grow(toy_file, inline):
+    def random_jobs(seeds):
+        arms = [{**ARM, "trials": 2}]
+        trials = run(toy_file(arms=arms, seeds=seeds, task={"epochs": 1}, random_architectures=4))
+        return [t.job.key for t in trials if t.job.role == "random"]
+
+    first = random_jobs([0, 1])
+    assert len(set(first)) == 4
+    assert len({key.split("-")[1].split("/")[0] for key in first}) == 4, "each is another architecture"
+    assert random_jobs([0, 1, 2]) == first

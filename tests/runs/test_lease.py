@@ -1,0 +1,116 @@
+"""One driver a study: who holds the lease, who may take it over, and what one that lost it can no longer do."""
+
+import json
+import multiprocessing
+import os
+import signal
+
+import optuna
+import pytest
+from optuna.study import StudyDirection
+
+from naslab.errors import InputError
+from naslab.runs import lease as module
+from naslab.runs.cli import run_command_line
+from naslab.runs.lease import Lease, LeaseLost, sessions_of
+from naslab.runs.ledger import Ledger
+from naslab.runs.study import load_study
+
+
+@pytest.fixture
+def connect(tmp_path):
+    return lambda: optuna.storages.get_storage(f"sqlite:///{tmp_path}/lab.db")
+
+
+def test_a_living_driver_keeps_others_out_of_its_study_alone(connect):
+    with Lease(connect(), "mine", 2):
+        with (
+            pytest.raises(InputError, match=f"process {os.getpid()} on .* works on this study"),
+            Lease(connect(), "mine", 1),
+        ):
+            pass
+        with Lease(connect(), "other", 1):
+            pass
+    with Lease(connect(), "mine", 1) as again:
+        assert again.token == 2
+    first, second = sessions_of(connect(), "mine")
+    assert first["slots"] == 2
+    assert first["started"] <= first["seen"] <= second["started"]
+
+
+def test_who_lost_the_lease_can_write_no_more(connect, monkeypatch):
+    old, new = connect(), connect()
+    first = Lease(old, "mine", 1)
+    first.__enter__()
+    study = old.create_new_study([StudyDirection.MAXIMIZE], "mine")
+    monkeypatch.setattr(module, "STALE_SECONDS", -1.0)  # as if it had been stopped for long
+    with Lease(new, "mine", 1):
+        monkeypatch.undo()
+        new.set_study_user_attr(study, "who", "new")
+        with pytest.raises(LeaseLost):
+            old.set_study_user_attr(study, "who", "old")
+        assert new.get_study_user_attrs(study) == {"who": "new"}
+        with pytest.raises(LeaseLost):
+            first.check()
+    with pytest.raises(LeaseLost):
+        first.__exit__(None, None, None)
+    with Lease(new, "mine", 1) as third:
+        assert third.token == 3
+
+
+def hold_for_ever(path, held):
+    with Lease(optuna.storages.get_storage(f"sqlite:///{path}"), "mine", 1):
+        held.set()
+        signal.pause()
+
+
+def test_the_lease_of_a_process_that_is_gone_is_taken_over_at_once(tmp_path, connect):
+    context = multiprocessing.get_context("spawn")
+    held = context.Event()
+    process = context.Process(target=hold_for_ever, args=(tmp_path / "lab.db", held))
+    process.start()
+    assert held.wait(120)
+    with pytest.raises(InputError), Lease(connect(), "mine", 1):
+        pass
+    process.kill()
+    process.join()
+    with Lease(connect(), "mine", 1) as taken:
+        assert taken.token == 2
+
+
+def test_a_driver_on_another_machine_is_left_alone_until_its_heart_has_stopped(connect, monkeypatch):
+    far = {"host": "far", "machine": "another", "pid": 1, "born": "1"}
+    monkeypatch.setattr(module, "_this_process", lambda: far)
+    with Lease(connect(), "mine", 1):
+        monkeypatch.undo()
+        with pytest.raises(InputError, match="process 1 on far"), Lease(connect(), "mine", 1):
+            pass
+
+
+def test_a_refused_driver_writes_nothing(toy_file, capsys):
+    path = toy_file(arms=[], seeds=[0])
+    ledger = Ledger.start("runs.db", load_study(path))
+    with ledger.hold(1):
+        before = json.dumps(Ledger.open("runs.db", "toy").study.document())
+        code = run_command_line(["run", str(path), "--storage", "runs.db", "--set", "seeds=[0, 1, 2]"])
+        message = capsys.readouterr().err
+        assert code == 2
+        assert message.count("\n") == 1
+        assert "works on this study" in message
+        assert json.dumps(Ledger.open("runs.db", "toy").study.document()) == before
+
+
+def test_the_start_of_a_driver_that_dies_in_the_middle_is_made_good(toy_file, monkeypatch):
+    study = load_study(toy_file(arms=[], seeds=[0]))
+    ledger = Ledger.start("runs.db", study)
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(ledger._storage), "set_study_user_attr", die)
+    with pytest.raises(KeyboardInterrupt), ledger.hold(1):
+        pass
+    monkeypatch.undo()
+    with Ledger.start("runs.db", study).hold(1):
+        pass
+    assert Ledger.open("runs.db", "toy").study == study
