@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from naslab.search_spaces.common.counts import visible_tokens
-from naslab.search_spaces.common.modules.tokens import Reduction
+from naslab.search_spaces.common.modules.tokens import Reduction, layers_at
 
 Selection = Literal["before", "after"]
 Estimator = Literal["straight_through", "perturbed"]
@@ -62,7 +62,7 @@ class Design:
 
     def reduction(self, depth: int) -> Reduction:
         """How an image encoder of `depth` blocks loses tokens; never in the first."""
-        places = {max(1, quarters * depth // 4) for quarters in LAYERS[self.sparsify_layers]} & set(range(depth))
-        if self.keep_rate == 1 or not places:
+        layers = layers_at(depth, 4, LAYERS[self.sparsify_layers])
+        if self.keep_rate == 1 or not layers:
             return Reduction()
-        return Reduction(self.rule, tuple(sorted(places)), self.keep_rate, self.fuse)
+        return Reduction(self.rule, layers, self.keep_rate, self.fuse)

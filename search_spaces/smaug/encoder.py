@@ -15,7 +15,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from naslab.kernels import Matching, TokenMask, gather_visible, restore_tokens, token_mask, unmerge_tokens
+from naslab.search_spaces.common.modules.positions import line_positions, plane_positions
 from naslab.search_spaces.common.modules.tokens import MergingBlock, Reduction, SelectingBlock, SparseBlock
+from naslab.search_spaces.common.modules.vit import EPSILON, initialise, make_blocks
+from naslab.search_spaces.common.modules.vit import Sizes as ViTSizes
 from naslab.search_spaces.smaug.options import SMAUGOptions
 
 
@@ -29,6 +32,8 @@ class Encoded(NamedTuple):
     tokens_FND: Tensor
     mask: TokenMask
     matchings: tuple[Matching, ...]
+    sizes_FN: Tensor | None = None
+    """Of merged tokens: how many of the frame's each stands for."""
 
 
 class FrameEncoder(nn.Module):
@@ -47,11 +52,13 @@ class FrameEncoder(nn.Module):
             num_heads=sizes.heads,
             proj_drop_rate=sizes.dropout,
         )
-        self.temporal_TD = nn.Parameter(waves(torch.arange(frames), sizes.width))
-        _initialise(self.vit)
+        initialise(self.vit)
+        side = sizes.image_size // sizes.patch_size
         positions_1LD: Any = self.vit.pos_embed
         with torch.no_grad():
-            positions_1LD[0, 1:] = grid_waves(self.vit.patch_embed.grid_size, sizes.width)
+            positions_1LD.zero_()
+            positions_1LD[0, 1:] = plane_positions(side, side, sizes.width)
+        self.temporal_TD = nn.Parameter(line_positions(frames, sizes.width))
         for layer, block in enumerate(self.vit.blocks):
             self.vit.blocks[layer] = _sparse(block, reduction if layer in reduction.layers else Reduction())
 
@@ -80,7 +87,7 @@ class FrameEncoder(nn.Module):
                 places = self._kept(places, dropped, layer)
         if places is not mask.visible_BK:
             mask = _mask_at(places, self.patches + len(self.reduction.layers))
-        return Encoded(self.vit.norm(x), mask, tuple(matchings))
+        return Encoded(self.vit.norm(x), mask, tuple(matchings), sizes)
 
     def _kept(self, places_FK: Tensor, chosen_FK: Tensor, layer: int) -> Tensor:
         """Places after a selection; the fused token of a layer gets one of its own after the patches."""
@@ -108,62 +115,37 @@ class FrameDecoder(nn.Module):
         width = sizes.decoder_width
         self.patches = sizes.patches
         self.narrow = nn.Linear(sizes.width, width)
-        self.mask_token_D = nn.Parameter(torch.zeros(width))
-        nn.init.normal_(self.mask_token_D, std=0.02)
-        # A transformer without patches of its own: its blocks and norm are what is wanted of it.
-        decoder = VisionTransformer(
-            img_size=sizes.image_size,
-            patch_size=sizes.patch_size,
-            in_chans=sizes.in_channels,
-            num_classes=0,
-            embed_dim=width,
-            depth=depth,
-            num_heads=sizes.decoder_heads,
-        )
-        self.positions_LD = nn.Parameter(grid_waves(decoder.patch_embed.grid_size, width))
-        self.blocks, self.norm = decoder.blocks, decoder.norm
+        self.mask_token = nn.Parameter(torch.zeros(width))
+        side = sizes.image_size // sizes.patch_size
+        self.positions_LD = nn.Parameter(plane_positions(side, side, width))
+        self.blocks = make_blocks(ViTSizes(width, depth, sizes.decoder_heads, 4 * width))
+        self.norm = nn.LayerNorm(width, eps=EPSILON)
         self.predict = nn.Linear(width, sizes.patch_values)
-        _initialise(self)
+        initialise(self)
 
     def forward(self, encoded: Encoded, masked_FM: Tensor) -> Tensor:
         """Predicted pixels (F, M, P) of the masked patches; patches that were dropped count as masked here."""
         tokens = self.narrow(encoded.tokens_FND)
         for matching in reversed(encoded.matchings):
             tokens = unmerge_tokens(tokens, matching)
-        x = restore_tokens(tokens[:, 1:], encoded.mask, self.mask_token_D)[:, : self.patches] + self.positions_LD
+        x = restore_tokens(tokens[:, 1:], encoded.mask, self.mask_token)[:, : self.patches] + self.positions_LD
         x = self.norm(self.blocks(x))
         predicted_FMP: Tensor = self.predict(x.gather(1, masked_FM[..., None].expand(-1, -1, x.shape[2])))
         return predicted_FMP
 
 
-def frame_features(tokens_BTND: Tensor) -> Tensor:
-    """What a frame is judged by: mean and maximum of its tokens (STTS, Wang et al. 2022), (B, T, 2D)."""
-    return torch.cat([tokens_BTND.mean(2), tokens_BTND.amax(2)], -1)
+def frame_features(tokens_BTND: Tensor, sizes_BTN: Tensor | None = None) -> Tensor:
+    """What a frame is judged by: mean and maximum of its tokens (STTS, Wang et al. 2022), (B, T, 2D).
 
-
-def waves(places: Tensor, width: int) -> Tensor:
-    """Sines and cosines of places (N,), (N, width): what position embeddings start from."""
-    rates = 10000.0 ** (-torch.arange((width + 1) // 2) / ((width + 1) // 2))
-    angles = places[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], 1)[:, :width]
-
-
-def grid_waves(grid: tuple[int, int], width: int) -> Tensor:
-    """The same for the places of a grid, rows in one half of the width and columns in the other."""
-    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    half = width // 2
-    return torch.cat([waves(rows.flatten(), half), waves(columns.flatten(), width - half)], 1)
-
-
-def _initialise(module: nn.Module) -> None:
-    """MAE's: Xavier-uniform linears, the patch projection as the linear that it is."""
-    for part in module.modules():
-        if isinstance(part, nn.Linear):
-            nn.init.xavier_uniform_(part.weight)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
-        elif isinstance(part, nn.Conv2d):
-            nn.init.xavier_uniform_(part.weight.view(len(part.weight), -1))
+    Args:
+        sizes_BTN: of merged tokens, how many patches each stands for and so weighs in the mean.
+    """
+    if sizes_BTN is None:
+        mean = tokens_BTND.mean(2)
+    else:
+        share = (sizes_BTN / sizes_BTN.sum(2, keepdim=True)).to(tokens_BTND.dtype)
+        mean = (tokens_BTND * share[..., None]).sum(2)
+    return torch.cat([mean, tokens_BTND.amax(2)], -1)
 
 
 def _everything(patches_FLD: Tensor) -> TokenMask:

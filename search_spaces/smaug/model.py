@@ -136,7 +136,7 @@ class VideoLanguageModel(nn.Module):
         encoded = self.encoder(patches.flatten(0, 1), mask)
         tokens = encoded.tokens_FND.unflatten(0, (batch, times))
         if self.selector is not None and self.design.selection == "after":
-            features = frame_features(tokens[:, :, 1:])
+            features = _features(encoded, tokens)
         pixels = None
         if self.decoder is not None and mask is not None:
             pixels = self._rebuild(encoded, frames.flatten(0, 1), mask.masked_BM)
@@ -183,9 +183,10 @@ class VideoLanguageModel(nn.Module):
         patches = self.encoder.embed(frames)
         encoded = self.encoder(patches.flatten(0, 1), None)
         tokens = encoded.tokens_FND.unflatten(0, frames.shape[:2])
+        if self.selector is None:
+            return Video(tokens, None)
         before = self.design.selection == "before"
-        features = frame_features(patches if before else tokens[:, :, 1:]) if self.selector is not None else None
-        return Video(tokens, features)
+        return Video(tokens, frame_features(patches) if before else _features(encoded, tokens))
 
     def similarities(self, text_QD: Tensor, classes_VTD: Tensor, features_VTF: Tensor | None) -> Tensor:
         """Cosine (Q, V) of every text and every video, whose frames are chosen for that text alone.
@@ -210,3 +211,10 @@ class VideoLanguageModel(nn.Module):
     def answers(self, ids: Tensor, video: Video) -> Tensor:
         """Logits (B, A) over the answers, one question (B, W) for each clip; None of them where there is no head."""
         return self._answer(ids, video)
+
+
+def _features(encoded: Encoded, tokens_BTND: Tensor) -> Tensor:
+    """What the encoded frames are judged by, (B, T, 2D), without their class tokens."""
+    sizes = encoded.sizes_FN
+    shaped = None if sizes is None else sizes.unflatten(0, tokens_BTND.shape[:2])[:, :, 1:]
+    return frame_features(tokens_BTND[:, :, 1:], shaped)

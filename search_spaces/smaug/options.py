@@ -113,6 +113,9 @@ class SMAUGOptions(Options):
         for name, (width, heads) in pairs.items():
             if width % heads:
                 raise ValueError(f"{name} {heads} does not divide a width of {width}")
+        for name in ("width", "decoder_width"):
+            if getattr(self, name) % 4:
+                raise ValueError(f"{name} {getattr(self, name)} is not divisible by 4, as the positions need")
         special = self.special.model_dump()
         if len(set(special.values())) < len(special) or max(special.values()) + 1 >= self.vocabulary:
             raise ValueError(

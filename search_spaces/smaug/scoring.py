@@ -9,6 +9,8 @@ from naslab.search_spaces.smaug.model import Video, VideoLanguageModel
 from naslab.search_spaces.smaug.pairs import Pairs
 
 TEXTS_AT_ONCE = 32
+LIFT = 2.0
+"""The lowest similarity of what is ordered anew; cosines end at 1."""
 
 
 def text_to_video(model: VideoLanguageModel, pairs: Pairs, batch: int, rerank: int = 0) -> Tensor:
@@ -37,14 +39,17 @@ def text_to_video(model: VideoLanguageModel, pairs: Pairs, batch: int, rerank: i
 def _reranked(
     model: VideoLanguageModel, pairs: Pairs, ids_UW: Tensor, similarity_UV: Tensor, best: int, batch: int
 ) -> Tensor:
-    """Log-odds of fitting for the best clips of each text, lifted over all other similarities (which are cosines)."""
+    """Log-odds of fitting for the best clips of each text, all lifted alike over the other similarities (cosines).
+
+    In double precision, in which lifting changes no order.
+    """
     clips_UR = similarity_UV.topk(best, 1).indices
     texts_N, clips_N = torch.arange(len(ids_UW)).repeat_interleave(best), clips_UR.flatten()
     # Clip by clip, so that each clip is encoded once for all the texts that want it.
     order = clips_N.argsort(stable=True)
-    fits = _fits(model, pairs, ids_UW[texts_N[order]], clips_N[order], batch).sigmoid()
-    found = torch.empty(len(order)).scatter(0, order, fits)
-    return similarity_UV.scatter(1, clips_UR, 2 + found.view_as(clips_UR))
+    fits = _fits(model, pairs, ids_UW[texts_N[order]], clips_N[order], batch).double()
+    found = torch.empty_like(fits).scatter(0, order, fits - fits.min() + LIFT)
+    return similarity_UV.double().scatter(1, clips_UR, found.view_as(clips_UR))
 
 
 def open_accuracy(model: VideoLanguageModel, pairs: Pairs, answers: int, batch: int) -> float:

@@ -8,12 +8,15 @@ dropped and selected is what varies. The paper's own ratios are not public: the 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 
 from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import Inputs
+from naslab.search_spaces.common.counts import roundest, visible_tokens
+from naslab.search_spaces.common.objectives.masked_words import hidden_words
 from naslab.search_spaces.configuration import Configuration, into
 from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Value
 from naslab.search_spaces.smaug import cost
@@ -124,12 +127,32 @@ class SMAUG(SearchSpace):
         }
 
     def canonicalise(self, values: dict[str, Value]) -> dict[str, Value]:
-        """Refuse what leaves nothing; give what does not matter one value.
+        """One value for all that build the same function: round shares of equal counts, and what does not matter.
 
         Raises:
             InputError: no patch is left visible, more frames kept than there are, or no loss at all.
         """
-        design, patches = into(values, Design), self.options.patches
+        self._check(into(values, Design))
+        values |= self._rounded(into(values, Design))
+        design = into(values, Design)
+        if not self.options.answers:
+            values["qa_weight"] = 1.0
+        if not design.models_words:
+            values |= {"text_masking_ratio": 0.0, "text_masking": "separate", "mlm_weight": 1.0}
+        if not design.models_pixels:
+            values["decoder_depth"] = 1
+        if design.visual_masking_ratio == 0:
+            values["mvm_weight"] = 1.0
+        if design.keep_rate == 1:
+            values |= {"sparsify_layers": "quarters", "rule": "evit", "fuse": True}
+        elif design.rule == "tome":
+            values["fuse"] = True
+        if not design.selects:
+            values |= {"selection": "after", "estimator": "straight_through"}
+        return values
+
+    def _check(self, design: Design) -> None:
+        patches = self.options.patches
         if design.frames_kept > design.frames:
             raise InputError(
                 f"frames_kept: {design.frames_kept} is more than the {design.frames} frames; use 1 to {design.frames}"
@@ -144,22 +167,33 @@ class SMAUG(SearchSpace):
                 f"keep_rate: {design.keep_rate:g} is not possible with ToMe, which merges at most half of the tokens "
                 "at a layer; use 0.5 to 1"
             )
-        if not any((design.vtc_weight, design.vtm_weight, design.qa_weight)):
-            raise InputError("vtc_weight, vtm_weight, qa_weight: all 0, so nothing joins video and text; raise one")
-        unused: dict[str, Value] = {}
-        if not design.models_words:
-            unused |= {"text_masking_ratio": 0.0, "text_masking": "separate", "mlm_weight": 1.0}
-        if not design.models_pixels:
-            unused |= {"decoder_depth": 1}
-        if design.visual_masking_ratio == 0:
-            unused |= {"mvm_weight": 1.0}
-        if design.keep_rate == 1:
-            unused |= {"sparsify_layers": "quarters", "rule": "evit", "fuse": True}
-        elif design.rule == "tome":
-            unused |= {"fuse": True}
-        if not design.selects:
-            unused |= {"selection": "after", "estimator": "straight_through"}
-        return values | unused
+        answering = design.qa_weight if self.options.answers else 0
+        if not any((design.vtc_weight, design.vtm_weight, answering)):
+            raise InputError(
+                "vtc_weight, vtm_weight, qa_weight: all 0 (or no answers), so nothing joins video and text; raise one"
+            )
+
+    def _rounded(self, design: Design) -> dict[str, Value]:
+        """The roundest masking ratios and keep rate of the same counts, and the first name of the same layers."""
+        options, patches = self.options, self.options.patches
+        words = torch.arange(1, options.text_tokens - 1, device="cpu")
+
+        def hidden(ratio: float) -> tuple[bool, list[float]]:
+            return ratio > 0, hidden_words(words, ratio).tolist()
+
+        def dropped(rate: float, layers: str = design.sparsify_layers) -> list[tuple[int, ...]]:
+            reduction = replace(design, keep_rate=rate, sparsify_layers=layers).reduction(options.depth)
+            return [reduction.signature(free, options.depth) for free in (design.visible(patches), patches)]
+
+        now = dropped(design.keep_rate)
+        return {
+            "visual_masking_ratio": roundest(
+                design.visual_masking_ratio, lambda r: visible_tokens(patches, r), 1 / patches
+            ),
+            "text_masking_ratio": roundest(design.text_masking_ratio, hidden, 2 / len(words)),
+            "sparsify_layers": next(name for name in LAYERS if dropped(design.keep_rate, name) == now),
+            "keep_rate": roundest(design.keep_rate, dropped, 1 / patches) if any(map(any, now)) else 1.0,
+        }
 
     def build(self, configuration: Configuration) -> VideoLanguageModel:
         """Encoders, fusion and losses of the configuration."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import Inputs
 from naslab.search_spaces.common.controls import trained, untrained
 from naslab.search_spaces.common.scores import chance_scores, retrieval_scores
-from naslab.search_spaces.common.training import train_in_rungs
+from naslab.search_spaces.common.training import adamw, set_learning_rate, train_in_rungs
 from naslab.search_spaces.data.text import named_tokenizer, train_wordpiece
 from naslab.search_spaces.data.video import VideoTextOptions, load_video_text
 from naslab.search_spaces.options import Options
@@ -115,20 +114,16 @@ class VideoLanguage(Task):
 
     def _train(self, model: VideoLanguageModel, pairs: Pairs, seed: int, checkpoint: Path | None) -> Iterator[Rung]:
         model.to(self.device)
-        optimiser = self._optimiser(model)
+        options, design = self.options, model.design
+        if not (design.vtc_weight or design.vtm_weight or self.data.answers):
+            raise InputError(
+                "vtc_weight, vtm_weight: both 0, and the data has no open questions, so nothing joins video and text"
+            )
+        optimiser = adamw(model.named_parameters(), options.learning_rate, options.weight_decay)
         means: dict[str, Tensor] = {}
         losses = partial(self._losses, model, optimiser, pairs, means, seed)
-        for rung in train_in_rungs(model, optimiser, losses, self.options, seed, checkpoint, self.options.clip_norm):
+        for rung in train_in_rungs(model, optimiser, losses, options, seed, checkpoint, options.clip_norm):
             yield Rung(rung.epoch, {name: mean.item() for name, mean in means.items()})
-
-    def _optimiser(self, model: VideoLanguageModel) -> torch.optim.Optimizer:
-        """Weight decay on matrices alone."""
-        trained = [p for p in model.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.options.weight_decay},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=self.options.learning_rate)
 
     def _losses(
         self,
@@ -147,20 +142,11 @@ class VideoLanguage(Task):
         means.clear()
         for step, clips in enumerate(order.split(options.batch_size)[:steps]):
             batch = pairs.batch(clips, frames, self.space.options, generator, model.answer is not None)
-            rate = options.learning_rate * self._share((epoch * steps + step) / (options.epochs * steps))
-            for group in optimiser.param_groups:
-                group["lr"] = rate
+            set_learning_rate(optimiser, (epoch + step / steps) / options.epochs, options.warmup)
             losses: dict[str, Tensor] = model(**{name: tensor.to(self.device) for name, tensor in batch.items()})
             for name, loss in losses.items():
                 means[name] = means.get(name, 0) + loss.detach() / steps
             yield losses["loss"]
-
-    def _share(self, progress: float) -> float:
-        """Share of the learning rate at `progress` from 0 to 1."""
-        warmup = self.options.warmup
-        if progress < warmup:
-            return (progress + 1e-3) / (warmup + 1e-3)
-        return (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
 
     def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
         """Retrieval and question answering with nothing masked and the sparsification on, in percent.

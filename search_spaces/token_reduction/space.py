@@ -6,10 +6,10 @@ arXiv 2210.09461) merges what is alike. The network, its input and its weights a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -17,9 +17,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from naslab.efficiency.errors import InputError
-from naslab.search_spaces.common.modules.tokens import Reduction, sparsify
+from naslab.search_spaces.common.counts import roundest
+from naslab.search_spaces.common.modules.tokens import Reduction, layers_at, sparsify
+from naslab.search_spaces.common.modules.tokens.reduction import Rule
 from naslab.search_spaces.common.modules.vit import initialise
-from naslab.search_spaces.configuration import Configuration
+from naslab.search_spaces.configuration import Configuration, into
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Value, When
 from naslab.search_spaces.space import SearchSpace
@@ -35,14 +37,17 @@ LAYERS = {"quarters": (4, (1, 2, 3)), "thirds": (3, (1, 2)), "half": (2, (1,))}
 """Where EViT selects: parts of the depth, and after how many of them."""
 
 
+OWN = When("model", ("own",))
+
+
 class TokenReductionOptions(Options):
     """What a study fixes. The network is `timm:NAME` of a ViT with class token, or `own` with its sizes."""
 
     model: str = "timm:deit_small_patch16_224"
-    width: int | None = Field(None, ge=4)
-    depth: int | None = Field(None, ge=2)
-    heads: int | None = Field(None, ge=1)
-    patch_size: int | None = Field(None, ge=1)
+    width: Annotated[int | None, OWN] = Field(None, ge=4)
+    depth: Annotated[int | None, OWN] = Field(None, ge=2)
+    heads: Annotated[int | None, OWN] = Field(None, ge=1)
+    patch_size: Annotated[int | None, OWN] = Field(None, ge=1)
     in_channels: int = Field(3, ge=1)
     image_size: int = Field(224, ge=4)
     num_classes: int = Field(1000, ge=2)
@@ -50,6 +55,18 @@ class TokenReductionOptions(Options):
     """False: fresh weights; true: timm's, downloaded; else the path of a state dict in a safetensors file."""
     published_merges: tuple[int, ...] | None = None
     """Tokens that the published ToMe settings merge in each block; None: the share of DeiT-S's 13 of 196 in 12."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A configuration's values; what does not apply has the value that does nothing."""
+
+    rule: Rule
+    keep_rate: float = 1.0
+    layers: str = "quarters"
+    fuse: bool = True
+    merged_per_layer: int = 0
+    proportional: bool = True
 
 
 class TokenReduction(SearchSpace):
@@ -144,15 +161,18 @@ class TokenReduction(SearchSpace):
         return found
 
     def canonicalise(self, values: dict[str, Value]) -> dict[str, Value]:
-        """What drops no token is the dense model; names of the same layers are one."""
-        reduction = self._reduction(values)
-        if reduction.rule == "evit" and math.ceil(reduction.keep_rate * self.patches) >= self.patches:
+        """What drops no token is the dense model; names of the same layers, and rates of the same counts, are one."""
+        chosen = into(values, Chosen)
+
+        def dropped(**changed: Any) -> tuple[int, ...]:
+            return self._reduction(replace(chosen, **changed)).signature(self.patches, self.depth)
+
+        now = dropped()
+        if not any(now):
             return {"rule": "none"}
-        if reduction.rule == "tome" and reduction.r == 0:
-            return {"rule": "none"}
-        if reduction.rule == "evit":
-            same = next(name for name in LAYERS if layers_of(name, self.depth) == reduction.layers)
-            return {**values, "layers": same}
+        if chosen.rule == "evit":
+            values["layers"] = next(name for name in LAYERS if dropped(layers=name) == now)
+            values["keep_rate"] = roundest(chosen.keep_rate, lambda rate: dropped(keep_rate=rate), 1 / self.patches)
         return values
 
     def build(self, configuration: Configuration) -> Classifier:
@@ -161,7 +181,7 @@ class TokenReduction(SearchSpace):
         network = self._network(pretrained is True)
         if isinstance(pretrained, str):
             load_weights(network, Path(pretrained))
-        return Classifier(network, self._reduction(dict(configuration)))
+        return Classifier(network, self._reduction(configuration.into(Chosen)))
 
     def example_input(self, batch_size: int) -> dict[str, Tensor]:
         """Images (B, C, H, W) and labels (B,)."""
@@ -173,21 +193,19 @@ class TokenReduction(SearchSpace):
 
     def forward_flops(self, configuration: Configuration, batch_size: int) -> int:
         """See `naslab.search_spaces.token_reduction.model.forward_flops`."""
-        return forward_flops(self.network, self._reduction(dict(configuration)), batch_size)
+        return forward_flops(self.network, self._reduction(configuration.into(Chosen)), batch_size)
 
     def _evit(self, keep_rate: float, fuse: bool = True) -> Configuration:
         return self.configuration({"rule": "evit", "keep_rate": keep_rate, "layers": "quarters", "fuse": fuse})
 
-    def _reduction(self, values: Mapping[str, Value]) -> Reduction:
-        match values["rule"]:
+    def _reduction(self, chosen: Chosen) -> Reduction:
+        match chosen.rule:
             case "evit":
-                layers = layers_of(str(values["layers"]), self.depth)
-                return Reduction("evit", layers, cast(float, values["keep_rate"]), values["fuse"] is True)
+                return Reduction("evit", layers_of(chosen.layers, self.depth), chosen.keep_rate, chosen.fuse)
             case "tome":
-                r, proportional = cast(int, values["merged_per_layer"]), values["proportional"] is True
-                return Reduction("tome", tuple(range(self.depth)), r=r, proportional=proportional)
-            case _:
-                return Reduction()
+                every = tuple(range(self.depth))
+                return Reduction("tome", every, r=chosen.merged_per_layer, proportional=chosen.proportional)
+        return Reduction()
 
     def _network(self, pretrained: bool) -> VisionTransformer:
         options = self.options
@@ -208,15 +226,10 @@ class TokenReduction(SearchSpace):
 
     def _check_options(self) -> None:
         options = self.options
-        own = (options.width, options.depth, options.heads, options.patch_size)
-        if options.model != "own":
-            if not options.model.startswith("timm:"):
-                raise InputError(f"space.options.model: {options.model!r} is unknown; use own or timm:NAME")
-            if own != (None,) * 4:
-                raise InputError(
-                    f"space.options: width, depth, heads and patch_size are {options.model}'s; use model: own to set"
-                )
+        if options.model.startswith("timm:"):
             return
+        if options.model != "own":
+            raise InputError(f"space.options.model: {options.model!r} is unknown; use own or timm:NAME")
         if options.width is None or options.depth is None or options.heads is None or options.patch_size is None:
             raise InputError("space.options: an own model needs width, depth, heads and patch_size")
         if options.width % options.heads:
@@ -251,5 +264,5 @@ def layers_of(name: str, depth: int) -> tuple[int, ...]:
     Args:
         depth: blocks, 2 or more.
     """
-    parts, shares = LAYERS[name]
-    return tuple(sorted({max(1, share * depth // parts) for share in shares}))
+    parts, places = LAYERS[name]
+    return layers_at(depth, parts, places)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from pydantic import Field
@@ -18,10 +18,13 @@ from naslab.search_spaces.common.scores import encode, score_features
 from naslab.search_spaces.common.training import LayerDecay, adamw, scaled_rate, set_learning_rate, train_in_rungs
 from naslab.search_spaces.common.training.finetune import FinetuneOptions
 from naslab.search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, check_fit, load_dataset
+from naslab.search_spaces.parameters import When
 from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.task import Control, Rung, Split, Task
 from naslab.search_spaces.token_reduction.model import Classifier
 from naslab.search_spaces.token_reduction.space import TokenReduction
+
+ANNEALED = When("anneal", (True,))
 
 
 class ClassificationOptions(FinetuneOptions):
@@ -35,9 +38,9 @@ class ClassificationOptions(FinetuneOptions):
     """Factor of the learning rate from a block to the one before it; below 1 for pretrained weights."""
     anneal: bool = True
     """EViT: let the keep rate fall from 1 to the configuration's."""
-    anneal_start: float = Field(1 / 30, ge=0, lt=1)
+    anneal_start: Annotated[float, ANNEALED] = Field(1 / 30, ge=0, lt=1)
     """Share of the epochs at rate 1: EViT's 10 of 300."""
-    anneal_share: float = Field(1 / 3, ge=0, le=1)
+    anneal_share: Annotated[float, ANNEALED] = Field(1 / 3, ge=0, le=1)
     """Share of the epochs in which the rate falls: EViT's 100 of 300."""
     rung_epochs: int = Field(1, gt=0)
     """Epochs between two rungs."""

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,14 +7,15 @@ from torch.nn import functional as F
 
 from naslab.efficiency.errors import InputError
 from naslab.efficiency.flops import count_forward
-from naslab.kernels import token_mask
+from naslab.kernels import token_mask, unmerge_tokens
 from naslab.kernels.patch_loss import targets
 from naslab.search_spaces import find_space, seed_everything
 from naslab.search_spaces.common.modules.bert import DividedBert
 from naslab.search_spaces.common.modules.tokens import Reduction, SelectingBlock
+from naslab.search_spaces.common.objectives.masked_patches import Masking
 from naslab.search_spaces.smaug.cost import part_macs
-from naslab.search_spaces.smaug.design import Design
-from naslab.search_spaces.smaug.encoder import FrameDecoder, FrameEncoder
+from naslab.search_spaces.smaug.design import LAYERS, Design
+from naslab.search_spaces.smaug.encoder import FrameDecoder, FrameEncoder, frame_features
 
 SMALL = {
     "image_size": 16, "patch_size": 4, "clip_frames": 4, "width": 24, "depth": 4, "heads": 2, "vocabulary": 40,
@@ -172,7 +174,7 @@ def test_sparsification_is_evits_rule_and_the_decoder_knows_the_places(fuse):
             naive = naive_evit(encoder, patches[frame], mask.visible_BK[frame].tolist(), 0.6, (1, 2, 3), fuse)
             assert len(naive) == encoded.tokens_FND.shape[1]
             assert torch.allclose(encoded.tokens_FND[frame], torch.stack([v for _, v in naive]))
-            expected = decoder.mask_token_D.expand(16, -1).clone()
+            expected = decoder.mask_token.expand(16, -1).clone()
             for place, vector in naive:
                 if place is not None:
                     expected[place] = decoder.narrow(vector)
@@ -286,6 +288,7 @@ def test_padding_changes_nothing():
         ({"frames": 9}, "frames: 9 is not allowed; use an integer from 1 to 4"),
         ({"rule": "tome", "keep_rate": 0.4}, "keep_rate: 0.4 is not possible with ToMe"),
         ({"vtc_weight": 0.0, "vtm_weight": 0.0, "qa_weight": 0.0}, "nothing joins video and text"),
+        ({f"{name}_weight": 0.0 for name in ("vtc", "vtm", "mlm", "mvm", "qa")}, "nothing joins video and text"),
         ({"visual_masking_ratio": 1.0}, "visual_masking_ratio: 1.0 is not allowed"),
     ],
 )
@@ -308,7 +311,7 @@ def test_a_ratio_that_leaves_no_patch_is_refused():
         ({"patch_size": 5}, "patch_size 5 does not divide image_size 16"),
         ({"heads": 5}, "heads 5 does not divide a width of 24"),
         ({"special": {"pad": 1}}, "special tokens .* must differ"),
-        ({"text_model": "bert", "text_layers": 2}, "space.text_layers: applies only with text_model = None"),
+        ({"text_model": "bert"}, "space.vocabulary: applies only with text_model = None"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(options, message):
@@ -331,7 +334,80 @@ def test_what_does_not_matter_has_one_value():
         ({"frames_kept": 4, "selection": "before"}, {"frames_kept": 4, "estimator": "perturbed"}),
         ({"visual_masking_ratio": 0.0, "decoder_depth": 8}, {"visual_masking_ratio": 0.0, "mvm_weight": 0.5}),
         ({"text_masking_ratio": 0.0, "mlm_weight": 2.0}, {"mlm_weight": 0.0, "text_masking": "joint"}),
+        ({"keep_rate": 0.99, "sparsify_layers": "half"}, {"keep_rate": 1.0}),
     ]
     for first, second in pairs:
         a, b = (chosen.configuration({**reference, **changed}) for changed in (first, second))
         assert a.digest == b.digest
+
+
+def test_without_an_answer_head_its_weight_is_no_choice():
+    chosen = space(answers=0)
+    reference = chosen.reference.as_dict()
+    assert len({chosen.configuration({**reference, "qa_weight": weight}) for weight in (0.0, 1.0, 2.0)}) == 1
+    with pytest.raises(InputError, match="nothing joins video and text"):
+        chosen.configuration({**reference, "vtc_weight": 0.0, "vtm_weight": 0.0})
+
+
+def test_names_of_the_same_layers_are_one_configuration():
+    chosen = space(depth=2)
+    found = {chosen.configuration({**chosen.reference.as_dict(), "sparsify_layers": name}) for name in LAYERS}
+    assert len(found) == 1
+    assert len({space().configuration({**space().reference.as_dict(), "sparsify_layers": n}) for n in LAYERS}) == 3
+
+
+SHARES = {"visual_masking_ratio": (0.0, 0.8), "text_masking_ratio": (0.0, 0.9), "keep_rate": (0.5, 1.0)}
+
+
+def function_of(configuration, patches=16, tokens=8):
+    """All that the shares of a configuration decide: what is masked of frames and texts, what each layer drops."""
+    design = configuration.into(Design)
+    words = [(max(1, round(design.text_masking_ratio * n)), design.models_words) for n in range(1, tokens - 1)]
+    reduction = design.reduction(4)
+    visible = design.visible(patches)
+    return visible, tuple(words), *(reduction.signature(free, 4) for free in (visible, patches))
+
+
+@pytest.mark.parametrize("rule", ["evit", "tome"])
+@pytest.mark.parametrize("name", SHARES)
+def test_shares_of_the_same_counts_are_one_configuration(name, rule):
+    """Two configurations are equal exactly where they mask and drop the same."""
+    chosen = space()
+    low, high = SHARES[name]
+    found = {}
+    for share in (chosen.reference[name], *(low + (high - low) * step / 100 for step in range(101))):
+        values = {**chosen.reference.as_dict(), "rule": rule, name: share}
+        configuration = chosen.configuration(values)
+        assert chosen.configuration(configuration) == configuration
+        found.setdefault(function_of(configuration), set()).add(configuration)
+    assert {len(same) for same in found.values()} == {1}
+    assert 5 <= len(found) < 60
+    assert chosen.reference[name] in {configuration[name] for same in found.values() for configuration in same}
+
+
+def test_rounded_shares_build_the_function_that_was_asked_for():
+    chosen = space()
+    for ratio in (0.01, 0.34, 0.651, 0.755):
+        given = replace(chosen.reference.into(Design), visual_masking_ratio=ratio)
+        found = chosen.configuration({**chosen.reference.as_dict(), "visual_masking_ratio": ratio}).into(Design)
+        assert found.visible(16) == given.visible(16) == int(16 * (1 - ratio))
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.3, 0.55, 0.7, 0.9])
+@pytest.mark.parametrize("side", [4, 10, 14])
+def test_masking_leaves_as_many_patches_as_in_mae(side, ratio):
+    design = replace(space().reference.into(Design), visual_masking_ratio=ratio)
+    assert design.visible(side**2) == Masking("random", ratio, (1, side, side)).visible
+
+
+def test_the_mean_of_a_frame_counts_merged_tokens_by_their_patches():
+    torch.manual_seed(0)
+    encoder = FrameEncoder(sizes(), 4, Reduction("tome", (1, 2), 0.7)).double().eval()
+    encoded = encoder(torch.randn(2, 16, 24, dtype=torch.float64), token_mask(torch.rand(2, 16), 10))
+    assert encoded.sizes_FN.max() > 1
+    places = encoded.tokens_FND
+    for matching in reversed(encoded.matchings):
+        places = unmerge_tokens(places, matching)
+    features = frame_features(encoded.tokens_FND[None, :, 1:], encoded.sizes_FN[None, :, 1:])[0]
+    assert torch.allclose(features[:, :24], places[:, 1:].mean(1))
+    assert torch.equal(features[:, 24:], places[:, 1:].amax(1))

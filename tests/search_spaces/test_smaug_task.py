@@ -1,4 +1,5 @@
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,6 +7,8 @@ import torch
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces import TrainingDiverged, find_space, seed_everything
 from naslab.search_spaces.data.text import SpecialIds, named_tokenizer, train_wordpiece
+from naslab.search_spaces.smaug.model import Video
+from naslab.search_spaces.smaug.pairs import Choice, Open
 from naslab.search_spaces.smaug.scoring import choice_accuracy, open_accuracy, text_to_video
 from naslab.search_spaces.smaug.task import VideoLanguage, VideoLanguageOptions
 
@@ -81,24 +84,116 @@ def test_reranking_orders_the_best_by_the_matching_head(task):
             assert torch.equal(ranked[q][rest], plain[q][rest])
             video = model.watch(pairs.frames(best, model.design.frames))
             fit = model.fit(pairs.captions_CW[q].expand(4, -1), video)
-            assert torch.allclose(ranked[q][best], 2 + fit.sigmoid(), atol=1e-5)
+            assert ranked[q][best].argsort().tolist() == fit.argsort().tolist()
+            assert ranked[q][best].min() >= 2 > ranked[q][rest].max()
 
 
-def test_answers_and_choices_are_those_of_a_naive_loop(task):
+def test_reranking_tells_apart_what_fits_almost_surely(task):
+    """A sigmoid would round log-odds of 16 and 18 to the same, and a lift by text would move texts of one clip."""
     model, pairs = built(task).eval(), task.pairs["test"]
-    frames = model.design.frames
     with torch.no_grad():
-        right = []
-        for ids, clip, answer in zip(pairs.open.ids_QW, pairs.open.clips_Q, pairs.open.answers_Q, strict=True):
-            logits = model.answers(ids[None], model.watch(pairs.frames(clip[None], frames)))
-            right.append(int(logits[0, : len(task.data.answers)].argmax() == answer))
-        assert open_accuracy(model, pairs, len(task.data.answers), 7) == pytest.approx(sum(right) / len(right))
-        chosen = []
-        for choice in pairs.choices:
-            video = model.watch(pairs.frames(torch.tensor([choice.clip]), frames))
-            fits = [model.fit(option[None], video).item() for option in choice.ids_OW]
-            chosen.append(max(range(len(fits)), key=fits.__getitem__) == choice.right)
-        assert choice_accuracy(model, pairs, 13) == pytest.approx(sum(chosen) / len(chosen), abs=0.05)
+        model.fits.weight *= 1000
+        ranked = text_to_video(model, pairs, 16, rerank=32)
+        for v in (0, 31):
+            video = model.watch(pairs.frames(torch.tensor([v]), model.design.frames))
+            fits = torch.cat([model.fit(ids[None], video) for ids in pairs.captions_CW])
+            order = fits.argsort()
+            assert fits.sigmoid().unique().numel() < fits.unique().numel()
+            assert torch.allclose(ranked[order, v].diff(), fits[order].diff().double(), atol=1e-2)
+
+
+class Table:
+    """A model whose log-odds and answers are looked up by clip and by the first token of a text."""
+
+    def __init__(self, fits, answers):
+        self.table, self.by_answer = fits, answers
+        self.design, self.answer = SimpleNamespace(frames=1), True
+
+    def parameters(self):
+        return iter([torch.zeros(())])
+
+    def watch(self, frames):
+        return Video(frames, None)
+
+    def fit(self, ids, video):
+        return self.table[video.tokens_BTND.flatten(), ids[:, 0]]
+
+    def answers(self, ids, video):
+        return self.by_answer[video.tokens_BTND.flatten(), ids[:, 0]]
+
+
+class Numbered:
+    """Clips whose frames are their own numbers."""
+
+    def __init__(self, choices=(), asked=None):
+        self.choices, self.open = choices, asked
+
+    def frames(self, clips, frames):
+        return clips[:, None, None, None]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_choices_that_fit_best_of_their_own_clip_share_the_point(seed):
+    rng = torch.Generator().manual_seed(seed)
+    fits = torch.randint(3, (7, 20), generator=rng).float()
+    choices, points = [], 0.0
+    for _ in range(23):
+        clip, size = (int(torch.randint(*bounds, (), generator=rng)) for bounds in ((0, 7), (2, 6)))
+        ids = torch.randint(20, (size, 3), generator=rng)
+        choices.append(Choice(ids, clip, int(torch.randint(size, (), generator=rng))))
+        mine = [fits[clip, first].item() for first in ids[:, 0]]
+        points += (mine[choices[-1].right] == max(mine)) / mine.count(max(mine))
+    for batch in (1, 5, 1000):
+        assert choice_accuracy(Table(fits, None), Numbered(choices), batch) == pytest.approx(points / 23)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_answers_are_the_likeliest_of_those_that_training_knew(seed):
+    rng = torch.Generator().manual_seed(seed)
+    logits = torch.rand(7, 20, 9, generator=rng)
+    ids, clips = torch.randint(20, (31, 3), generator=rng), torch.randint(7, (31,), generator=rng)
+    answers = torch.randint(6, (31,), generator=rng)
+    answers[:4] = -100
+    right = [int(logits[c, i[0], :6].argmax()) == a for i, c, a in zip(ids, clips, answers, strict=True)]
+    for batch in (4, 1000):
+        pairs = Numbered(asked=Open(ids, clips, answers))
+        assert open_accuracy(Table(None, logits), pairs, 6, batch) == pytest.approx(sum(right) / 31)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.25, 0.5])
+def test_the_learning_rate_rises_and_falls_as_published(warmup, monkeypatch):
+    """Linearly from 0, then by half a cosine to 0: transformers' schedule of the same steps."""
+    from transformers import get_cosine_schedule_with_warmup
+
+    task, seen = make(warmup=warmup, epochs=2, learning_rate=3e-3), []
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda self, *a: seen.append([g["lr"] for g in self.param_groups]) or step(self, *a)
+    )
+    list(task.train(built(task), 0))
+    assert len(seen) == 8
+    oracle = torch.optim.SGD([torch.zeros((), requires_grad=True)], lr=3e-3)
+    schedule = get_cosine_schedule_with_warmup(oracle, round(8 * warmup), 8)
+    for rates in seen:
+        assert rates == pytest.approx([schedule.get_last_lr()[0]] * len(rates))
+        oracle.step()
+        schedule.step()
+
+
+def test_weights_alone_decay_and_gradients_are_cut(monkeypatch):
+    task, norms = make(weight_decay=0.3, clip_norm=0.05, epochs=1), []
+    step = torch.optim.AdamW.step
+
+    def watched(self, *arguments):
+        for group in self.param_groups:
+            assert {p.ndim >= 2 for p in group["params"]} == {group["weight_decay"] == 0.3}
+        parts = [p.grad.square().sum() for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(torch.stack(parts).sum().sqrt().item())
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    list(task.train(built(task), 0))
+    assert norms == pytest.approx([0.05] * 4, rel=1e-3)
 
 
 def test_batches_pair_clips_with_their_own_texts(task):

@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from pydantic import ValidationError
 
 from naslab.efficiency import count_forward
 from naslab.efficiency.errors import InputError
@@ -123,6 +124,22 @@ def test_names_of_the_same_layers_are_one_configuration():
     assert len({space.configuration({**values, "layers": name}) for name in ("quarters", "thirds", "half")}) == 1
 
 
+def test_rates_of_the_same_counts_are_one_configuration():
+    space, found = find_space("token_reduction", "tiny"), {}
+    for step in range(141):
+        values = {"rule": "evit", "keep_rate": 0.3 + 0.005 * step, "layers": "quarters", "fuse": True}
+        configuration = space.configuration(values)
+        assert space.configuration(configuration) == configuration
+        found.setdefault(counted(space, configuration), set()).add(configuration)
+    assert {len(same) for same in found.values()} == {1}
+    assert {0.5, 0.6, 0.7, 0.8, 0.9} <= {c.get("keep_rate") for same in found.values() for c in same}
+
+
+def test_an_option_that_has_no_effect_is_refused():
+    with pytest.raises(ValidationError, match="applies only with anneal = True"):
+        ClassificationOptions(epochs=1, anneal=False, anneal_share=0.5)
+
+
 def test_layers_are_those_of_evit():
     assert layers_of("quarters", 12) == (3, 6, 9)
     assert layers_of("thirds", 12) == (4, 8)
@@ -169,7 +186,7 @@ def test_a_failed_download_is_one_line(monkeypatch):
         ({"model": "resnet"}, "'resnet' is unknown; use own or timm:NAME"),
         ({"model": "timm:vit_nothing"}, "timm has no model 'vit_nothing'"),
         ({"model": "timm:resnet18"}, "'resnet18'"),
-        ({"model": "timm:vit_base_patch16_224", "width": 8}, "are timm:vit_base_patch16_224's"),
+        ({"model": "timm:vit_base_patch16_224", "width": 8}, "space.width: applies only with model = own"),
         ({"model": "timm:vit_base_patch16_siglip_224"}, "no ViT with a class token"),
         ({"model": "timm:deit_tiny_patch16_224", "image_size": 100}, "100 is not two or more patches of 16"),
         ({"model": "own", "width": 8}, "needs width, depth, heads and patch_size"),
@@ -210,7 +227,8 @@ def test_a_resumed_training_ends_bit_for_bit_like_an_unbroken_one(tmp_path):
 
 @pytest.mark.parametrize("anneal", [True, False])
 def test_the_keep_rate_falls_in_training_and_is_the_configurations_at_rungs(anneal, monkeypatch):
-    task, seen = make(anneal=anneal, epochs=2, anneal_start=0.25, anneal_share=0.5, rung_epochs=1), []
+    falling = {"anneal_start": 0.25, "anneal_share": 0.5} if anneal else {}
+    task, seen = make(anneal=anneal, epochs=2, rung_epochs=1, **falling), []
     forward = SelectingBlock.forward
 
     def watched(block, x):

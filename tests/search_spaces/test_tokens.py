@@ -11,7 +11,15 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from naslab.efficiency import count_forward, count_training_step
 from naslab.efficiency.errors import InputError
 from naslab.kernels._dispatch import switched
-from naslab.search_spaces.common.modules.tokens import anneal, merge_schedule, set_keep_rate, sparsify
+from naslab.search_spaces.common.modules.tokens import (
+    MergingBlock,
+    Reduction,
+    SelectingBlock,
+    anneal,
+    merge_schedule,
+    set_keep_rate,
+    sparsify,
+)
 
 EVIT_GMAC = {0.9: 4.0, 0.8: 3.5, 0.7: 3.0, 0.6: 2.6, 0.5: 2.3}
 TOME_RATIOS = [
@@ -168,6 +176,18 @@ def test_at_rate_one_nothing_changes(name):
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(sparsify(copy.deepcopy(model), 1.0)(x), model(x))
     assert torch.equal(sparsify(copy.deepcopy(model), rule="tome", r=0)(x), model(x))
+
+
+@pytest.mark.parametrize("rate", [0.55, 0.56, 0.58, 0.7, 1.0])
+def test_what_is_counted_is_what_stays(rate):
+    """100 x .55 is 55.000000000000007 in floating point, and so 56 in the published code."""
+    torch.manual_seed(0)
+    block = Block(8, 2)
+    assert SelectingBlock(block, rate, False, 1)(torch.randn(1, 101, 8)).shape[1] == 1 + math.ceil(rate * 100)
+    for rule, kept in (("evit", SelectingBlock(block, rate, True, 1)), ("tome", None)):
+        reduction = Reduction(rule, (0,), rate)
+        made = kept or MergingBlock(block, reduction.merges, 1, True, last=True)
+        assert made(torch.randn(1, 101, 8)).shape[1] == 1 + reduction.left(100)
 
 
 def test_counts_of_evit():

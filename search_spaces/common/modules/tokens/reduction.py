@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -34,12 +35,16 @@ class Reduction:
         """How many of `free` tokens a block merges into others."""
         return min(free - kept_tokens(free, self.keep_rate) if self.r is None else self.r, free // 2)
 
-    def left(self, free: int) -> int:
-        """How many of `free` tokens leave a block that drops, the fused one among them."""
+    def dropped(self, free: int) -> int:
+        """How many of `free` tokens do not go on by themselves from a block that drops."""
         if self.rule == "tome":
-            return free - self.merges(free)
-        kept = kept_tokens(free, self.keep_rate) if self.rule == "evit" else free
-        return kept + int(self.fuse and kept < free)
+            return self.merges(free)
+        return free - kept_tokens(free, self.keep_rate) if self.rule == "evit" else 0
+
+    def left(self, free: int) -> int:
+        """How many leave a block that `free` tokens entered, the fused one among them."""
+        dropped = self.dropped(free)
+        return free - dropped + int(self.rule == "evit" and self.fuse and dropped > 0)
 
     def schedule(self, free: int, depth: int) -> list[tuple[int, int]]:
         """By block, of the tokens that are not protected: how many enter, how many are left for the MLP and after."""
@@ -48,6 +53,13 @@ class Reduction:
             entered, free = free, self.left(free) if layer in self.layers else free
             steps.append((entered, free))
         return steps
+
+    def signature(self, free: int, depth: int) -> tuple[int, ...]:
+        """How many tokens each of `depth` blocks drops: all that layers and rates decide."""
+        return tuple(
+            self.dropped(entered) if layer in self.layers else 0
+            for layer, (entered, _) in enumerate(self.schedule(free, depth))
+        )
 
     def macs(self, free: int, depth: int, prefix: int, width: int, heads: int, hidden: int) -> int:
         """Multiply-adds of `depth` blocks that `free` tokens and `prefix` protected ones enter, the rule's own too.
@@ -63,5 +75,10 @@ class Reduction:
         tokens = free + prefix
         if self.rule == "tome":
             return (tokens + 1) // 2 * (tokens // 2) * (width // heads) if self.merges(free) else 0
-        dropped = free - kept_tokens(free, self.keep_rate)
+        dropped = self.dropped(free)
         return (tokens + (dropped if self.fuse else 0)) * width if dropped else 0
+
+
+def layers_at(depth: int, parts: int, places: Iterable[int]) -> tuple[int, ...]:
+    """Blocks, counted from 0, after some of `parts` equal parts of the depth; never the first."""
+    return tuple(sorted({max(1, place * depth // parts) for place in places} & set(range(depth))))
