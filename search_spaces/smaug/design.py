@@ -10,7 +10,8 @@ from naslab.search_spaces.common.modules.tokens import Reduction, layers_at
 
 Selection = Literal["before", "after"]
 Estimator = Literal["straight_through", "perturbed"]
-LAYERS = {"quarters": (1, 2, 3), "half": (2,), "first_quarter": (1,)}
+Layers = Literal["quarters", "half", "first_quarter"]
+LAYERS: dict[Layers, tuple[int, ...]] = {"quarters": (1, 2, 3), "half": (2,), "first_quarter": (1,)}
 """Where frames lose tokens: after how many quarters of the depth."""
 
 
@@ -22,7 +23,7 @@ class Design:
     text_masking_ratio: float
     text_masking: Literal["separate", "joint"]
     keep_rate: float
-    sparsify_layers: Literal["quarters", "half", "first_quarter"]
+    sparsify_layers: Layers
     rule: Literal["evit", "tome"]
     fuse: bool
     frames: int

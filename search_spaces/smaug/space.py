@@ -20,7 +20,7 @@ from naslab.search_spaces.common.objectives.masked_words import hidden_words
 from naslab.search_spaces.configuration import Configuration, into
 from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Value
 from naslab.search_spaces.smaug import cost
-from naslab.search_spaces.smaug.design import LAYERS, Design
+from naslab.search_spaces.smaug.design import LAYERS, Design, Layers
 from naslab.search_spaces.smaug.model import VideoLanguageModel
 from naslab.search_spaces.smaug.options import SMAUGOptions
 from naslab.search_spaces.space import SearchSpace
@@ -181,7 +181,7 @@ class SMAUG(SearchSpace):
         def hidden(ratio: float) -> tuple[bool, list[float]]:
             return ratio > 0, hidden_words(words, ratio).tolist()
 
-        def dropped(rate: float, layers: str = design.sparsify_layers) -> list[tuple[int, ...]]:
+        def dropped(rate: float, layers: Layers = design.sparsify_layers) -> list[tuple[int, ...]]:
             reduction = replace(design, keep_rate=rate, sparsify_layers=layers).reduction(options.depth)
             return [reduction.signature(free, options.depth) for free in (design.visible(patches), patches)]
 
