@@ -185,14 +185,17 @@ class SMAUG(SearchSpace):
             reduction = replace(design, keep_rate=rate, sparsify_layers=layers).reduction(options.depth)
             return [reduction.signature(free, options.depth) for free in (design.visible(patches), patches)]
 
-        now = dropped(design.keep_rate)
+        now, masked = dropped(design.keep_rate), patches - design.visible(patches)
+        longest = hidden(design.text_masking_ratio)[1][-1] if design.text_masking_ratio else 0
+        width, word = 1 / patches, 1 / len(words)
         return {
             "visual_masking_ratio": roundest(
-                design.visual_masking_ratio, lambda r: visible_tokens(patches, r), 1 / patches
+                design.visual_masking_ratio, lambda r: visible_tokens(patches, r), masked / patches, width
             ),
-            "text_masking_ratio": roundest(design.text_masking_ratio, hidden, 2 / len(words)),
+            "text_masking_ratio": roundest(design.text_masking_ratio, hidden, longest * word, word),
             "sparsify_layers": next(name for name in LAYERS if dropped(design.keep_rate, name) == now),
-            "keep_rate": roundest(design.keep_rate, dropped, 1 / patches) if any(map(any, now)) else 1.0,
+            # The first block that drops has the most tokens, and so drops the most.
+            "keep_rate": roundest(design.keep_rate, dropped, 1 - max(now[1]) / patches, width),
         }
 
     def build(self, configuration: Configuration) -> VideoLanguageModel:

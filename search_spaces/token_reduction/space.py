@@ -172,7 +172,9 @@ class TokenReduction(SearchSpace):
             return {"rule": "none"}
         if chosen.rule == "evit":
             values["layers"] = next(name for name in LAYERS if dropped(layers=name) == now)
-            values["keep_rate"] = roundest(chosen.keep_rate, lambda rate: dropped(keep_rate=rate), 1 / self.patches)
+            # The first block that drops has the most tokens, and so drops the most.
+            exact, width = 1 - max(now) / self.patches, 1 / self.patches
+            values["keep_rate"] = roundest(chosen.keep_rate, lambda rate: dropped(keep_rate=rate), exact, width)
         return values
 
     def build(self, configuration: Configuration) -> Classifier:
