@@ -6,8 +6,17 @@ import torch
 from scipy.optimize import minimize
 from torch.nn import functional as F
 
-from naslab.search_spaces.common.scores import effective_rank, feature_std, knn_accuracy, linear_probe_accuracy
+from naslab.search_spaces.common.scores import (
+    effective_rank,
+    encode,
+    feature_std,
+    knn_accuracy,
+    labelled_few,
+    linear_probe_accuracy,
+    score_features,
+)
 from naslab.search_spaces.common.scores.probe import PROBE_L2, fit_probe
+from naslab.search_spaces.data import Augmentation, AugmentationOptions, MemoryImages
 
 
 def test_weighted_knn_is_the_papers_vote():
@@ -34,14 +43,15 @@ def test_the_probe_reaches_the_optimum():
     x, y = torch.randn(60, 4), torch.randint(0, 3, (60,))
 
     def loss(flat):
-        weight = torch.tensor(flat[:12]).reshape(4, 3).float()
-        bias = torch.tensor(flat[12:]).float()
-        return float(F.cross_entropy(x @ weight + bias, y) + PROBE_L2 * weight.square().sum())
+        parameters = torch.tensor(flat, dtype=torch.float64, requires_grad=True)
+        weight, bias = parameters[:12].view(4, 3), parameters[12:]
+        value = F.cross_entropy(x.double() @ weight + bias, y) + PROBE_L2 * weight.square().sum()
+        return value.item(), torch.autograd.grad(value, parameters)[0].numpy()
 
+    best = minimize(loss, np.zeros(15), jac=True, method="BFGS", options={"gtol": 1e-8})
     weight, bias = fit_probe(x, y, 3, 200)
-    ours = loss(torch.cat([weight.flatten(), bias]).double().numpy())
-    assert ours == pytest.approx(minimize(loss, np.zeros(15), method="Powell").fun, abs=2e-3)
-    assert ours <= loss(np.zeros(15))
+    assert torch.allclose(weight.double(), torch.from_numpy(best.x[:12]).view(4, 3), atol=2e-2)
+    assert loss(torch.cat([weight.flatten(), bias]).tolist())[0] == pytest.approx(best.fun, abs=1e-5)
 
 
 def test_the_probe_separates_what_can_be_separated():
@@ -69,3 +79,115 @@ def test_at_any_temperature_the_votes_are_finite(temperature):
     bank_y, query = torch.tensor([0, 1, 1]), torch.tensor([[1.0, 0.0]])
     assert knn_accuracy(bank, bank_y, query, torch.tensor([0]), 2, k=3, temperature=temperature) == 1.0
     assert knn_accuracy(bank, bank_y, query, torch.tensor([1]), 2, k=3, temperature=10.0) == 1.0
+
+
+def test_knn_counts_every_query():
+    """More queries than are looked at together, of which exactly one in five is labelled wrong."""
+    bank, bank_y = torch.eye(3), torch.arange(3)
+    y = torch.arange(1500) % 3
+    queries, told = bank[y], torch.where(torch.arange(1500) % 5 == 0, (y + 1) % 3, y)
+    assert knn_accuracy(bank, bank_y, queries, told, 3) == pytest.approx(0.8)
+
+
+def test_knn_takes_no_more_neighbours_than_asked_for():
+    """One near neighbour of class 0, three of class 1 a little further away: they outvote it from k = 3 on."""
+    angle = torch.tensor([0.1, 0.2, 0.21, 0.22])
+    bank, bank_y = torch.stack([angle.cos(), angle.sin()], 1), torch.tensor([0, 1, 1, 1])
+    query = torch.tensor([[1.0, 0.0]])
+    found = [knn_accuracy(bank, bank_y, 3 * query, torch.tensor([1]), 2, k=k) for k in (1, 2, 3, 4)]
+    assert found == [0.0, 0.0, 1.0, 1.0]
+
+
+def test_knn_of_a_default_temperature_weighs_as_published():
+    """At temperature .1 a neighbour at cosine 1 outweighs two at .9 (e > 2), but not three (e < 3)."""
+    bank = torch.tensor([[1.0, 0.0], *[[0.9, 0.19**0.5]] * 3])
+    query = torch.tensor([[1.0, 0.0]])
+    for number, right in ((2, 1.0), (3, 0.0)):
+        bank_y = torch.tensor([0, 1, 1, 1])[: 1 + number]
+        assert knn_accuracy(bank[: 1 + number], bank_y, query, torch.tensor([0]), 2) == right
+
+
+def test_the_probe_standardises_by_the_bank_and_leaves_out_what_has_no_label():
+    """Shifted and scaled features give the same answers; a constant one does no harm; unlabelled ones do not count."""
+    torch.manual_seed(0)
+    x, y = torch.randn(80, 4), torch.randint(0, 3, (80,))
+    x[:, 0] += y
+    queries, truth = torch.randn(50, 4), torch.randint(0, 3, (50,))
+    plain = linear_probe_accuracy(x, y, queries, truth, 3)
+    scale, shift = torch.tensor([1e3, 1e-2, 5.0, 1.0]), torch.tensor([7.0, 0.0, -900.0, 3.0])
+    assert linear_probe_accuracy(x * scale + shift, y, queries * scale + shift, truth, 3) == pytest.approx(plain)
+    constant = torch.full((80, 1), 5.0)
+    padded = linear_probe_accuracy(torch.cat([x, constant], 1), y, torch.cat([queries, constant[:50]], 1), truth, 3)
+    assert padded == pytest.approx(plain)
+    more = torch.cat([x, 1e6 * torch.randn(20, 4)])
+    assert linear_probe_accuracy(more, torch.cat([y, -torch.ones(20, dtype=torch.long)]), queries, truth, 3) == plain
+
+
+def test_collapse_metrics_have_their_closed_forms():
+    """Two opposite rows have deviation sqrt(2) times their direction; d equal singular values have rank d."""
+    rows = torch.tensor([[3.0, 4.0], [-3.0, -4.0]])
+    assert feature_std(rows) == pytest.approx((0.6 + 0.8) / 2 * 2**0.5 * 2**0.5)
+    for number in (1, 3, 8):
+        assert effective_rank(5 * torch.eye(8)[:number]) == pytest.approx(number, rel=1e-5)
+    two = effective_rank(torch.diag(torch.tensor([3.0, 1.0])))
+    assert two == pytest.approx(math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)), rel=1e-5)
+    assert effective_rank(torch.zeros(4, 4)) == pytest.approx(1.0, abs=1e-3)
+
+
+class Counting(Augmentation):
+    """Counts how many images come at once."""
+
+    def __init__(self):
+        super().__init__(AugmentationOptions(), (0.5,), (0.25,))
+        self.sizes = []
+
+    def normalise(self, images):
+        self.sizes.append(len(images))
+        return super().normalise(images)
+
+
+def test_features_are_taken_in_batches_of_plain_images():
+    images = torch.randint(0, 256, (2300, 1, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    counting = Counting()
+    data = MemoryImages(images, torch.zeros(2300, dtype=torch.long))
+    features = encode(lambda x: x.flatten(1).double(), data, counting, torch.device("cpu"))
+    assert features.dtype == torch.float32
+    assert torch.allclose(features, (images.flatten(1).float() / 255 - 0.5) / 0.25)
+    assert counting.sizes == [1000, 1000, 300]
+
+
+@pytest.mark.parametrize(("frames", "sizes"), [(400, [2, 2, 1]), (4000, [1] * 5)])
+def test_a_batch_of_clips_has_as_many_frames_as_one_of_images(frames, sizes):
+    clips = MemoryImages(torch.zeros(5, frames, 1, 2, 2, dtype=torch.uint8), torch.zeros(5, dtype=torch.long))
+    counting = Counting()
+    assert encode(lambda x: x.flatten(1), clips, counting, torch.device("cpu")).shape == (5, frames * 4)
+    assert counting.sizes == sizes
+
+
+def test_scores_are_those_asked_for_in_percent():
+    torch.manual_seed(0)
+    x, y = torch.randn(60, 4), torch.arange(60) % 3
+    queries, truth = torch.randn(30, 4), torch.arange(30) % 3
+    few = torch.tensor([0, 1, 2, 3, 4, 5])
+
+    def scores(*arguments, **more):
+        return score_features((x, y), (queries, truth), 3, *arguments, knn_k=5, knn_temperature=0.07, **more)
+
+    knn = 100 * knn_accuracy(x, y, queries, truth, 3, 5, 0.07)
+    linear = 100 * linear_probe_accuracy(x, y, queries, truth, 3)
+    assert scores() == {"knn_top1": knn, "linear_top1": linear}
+    assert scores(("knn_top1",)) == {"knn_top1": knn}
+    assert scores(("linear_top1",)) == {"linear_top1": linear}
+    assert scores((), few=few) == {
+        "few_knn_top1": 100 * knn_accuracy(x[few], y[few], queries, truth, 3, 5, 0.07),
+        "few_linear_top1": 100 * linear_probe_accuracy(x[few], y[few], queries, truth, 3),
+    }
+
+
+def test_a_few_labels_are_as_many_of_each_class():
+    labels = torch.tensor([0, 1, 2, -1] * 10)
+    chosen = labelled_few(labels, 4, seed=1)
+    assert sorted(labels[chosen].tolist()) == [0] * 4 + [1] * 4 + [2] * 4
+    assert torch.equal(chosen, labelled_few(labels, 4, seed=1))
+    assert not torch.equal(chosen, labelled_few(labels, 4, seed=2))
+    assert labelled_few(labels, None, seed=1) is None
