@@ -1,13 +1,17 @@
-"""Means and differences with intervals by Student's t, the only statistics on which the project's claims rest."""
+"""Means, differences and ratios with intervals by Student's t: the statistics on which the project's claims rest."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, variance
+from functools import cache
+from statistics import fmean, stdev, variance
 
 from scipy import stats
+
+Critical = Callable[[int], float]
+"""By how many standard errors an interval of so many observations reaches to each side."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,26 @@ class Interval:
             return f"{self.mean:.2f}"
         return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether there are bounds, and both on one side of 0."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
-def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    def scaled(self, factor: float) -> Interval:
+        """Every value times `factor`; a negative one swaps the bounds."""
+        if self.low is None or self.high is None:
+            return Interval(factor * self.mean, None, None)
+        low, high = sorted((factor * self.low, factor * self.high))
+        return Interval(factor * self.mean, low, high)
+
+
+@cache
+def student(observations: int, level: float = 0.95) -> float:
+    """The t quantile of a two-sided interval of one look at so many observations."""
+    return float(stats.t.ppf((1 + level) / 2, observations - 1))
+
+
+def mean_interval(values: Sequence[float], critical: Critical = student) -> Interval:
     """Mean of independent observations and its t interval.
 
     Raises:
@@ -36,7 +58,7 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     mean = fmean(values)
     if len(values) < 2:
         return Interval(mean, None, None)
-    half = _quantile(level, len(values) - 1) * math.sqrt(variance(values) / len(values))
+    half = critical(len(values)) * math.sqrt(variance(values) / len(values))
     return Interval(mean, mean - half, mean + half)
 
 
@@ -56,9 +78,40 @@ def difference_interval(a: Sequence[float], b: Sequence[float], level: float = 0
     if total == 0:
         return Interval(mean, mean, mean)
     degrees = total**2 / sum(part**2 / (len(side) - 1) for part, side in zip(parts, (a, b), strict=True))
-    half = _quantile(level, degrees) * math.sqrt(total)
+    half = float(stats.t.ppf((1 + level) / 2, degrees)) * math.sqrt(total)
     return Interval(mean, mean - half, mean + half)
 
 
-def _quantile(level: float, degrees: float) -> float:
-    return float(stats.t.ppf((1 + level) / 2, degrees))
+def paired_interval(a: Mapping[int, float], b: Mapping[int, float], critical: Critical = student) -> Interval:
+    """`a` minus `b`, both by seed: paired over the seeds that they share, Welch's interval where two are not shared.
+
+    Raises:
+        ValueError: no values on one side.
+    """
+    shared = [seed for seed in a if seed in b]
+    if len(shared) >= 2:
+        return mean_interval([a[seed] - b[seed] for seed in shared], critical)
+    return difference_interval(list(a.values()), list(b.values()))
+
+
+def ratio_interval(a: Mapping[int, float], b: Mapping[int, float], critical: Critical = student) -> Interval:
+    """`a` over `b`, positive and by seed, as ratio of geometric means: the interval of the logarithms, raised again.
+
+    Raises:
+        ValueError: no values on one side, or one that is not positive.
+    """
+    logs = [{seed: math.log(value) for seed, value in side.items()} for side in (a, b)]
+    found = paired_interval(logs[0], logs[1], critical)
+    if found.low is None or found.high is None:
+        return Interval(math.exp(found.mean), None, None)
+    return Interval(math.exp(found.mean), math.exp(found.low), math.exp(found.high))
+
+
+def spread_of_difference(a: Mapping[int, float], b: Mapping[int, float]) -> float | None:
+    """Standard deviation over seeds of `a` minus `b`; None where it cannot be told."""
+    shared = [seed for seed in a if seed in b]
+    if len(shared) >= 2:
+        return stdev(a[seed] - b[seed] for seed in shared)
+    if len(a) < 2 or len(b) < 2:
+        return None
+    return math.sqrt(variance(a.values()) + variance(b.values()))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
+import time
 from pathlib import Path
 
 
@@ -13,8 +15,8 @@ def cpu_seconds() -> float:
     Children that have ended count from the kernel's own sum, living ones (data loaders) from /proc where there is one.
     """
     living = sum(_of_process(child.pid) for child in multiprocessing.active_children())
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system + living
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime + living
 
 
 def _of_process(pid: int | None) -> float:

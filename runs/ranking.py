@@ -6,61 +6,49 @@ Formulas and how to read them: docs/ranking.md. Everything is computed from the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from naslab.errors import InputError
 from naslab.nas.pareto import first_front, fronts
-from naslab.nas.statistics import difference_interval
+from naslab.nas.statistics import Critical, mean_interval, paired_interval
+from naslab.runs.answer import Answer, answer_of
 from naslab.runs.beside import Neighbour, check_comparable
+from naslab.runs.failures import failures_of
+from naslab.runs.floor import floor_of, judged
+from naslab.runs.hours import by_its_clock, doubts
+from naslab.runs.objective import Objective
 from naslab.runs.ranking_table import ranking_html, ranking_text
-from naslab.runs.rows import RANKED, Baseline, Frame, Refused, Row, baseline, refused_of, rows_of, validation_curve
-from naslab.runs.spend import ArmSpend, CostUnit, arm_spend, cost_unit, one_device, phase_hours
-from naslab.runs.study import Objective, Study
-from naslab.runs.trial import Phase, Trial
+from naslab.runs.rows import (
+    RANKED,
+    Baseline,
+    Frame,
+    Row,
+    baseline,
+    by_seed,
+    refused_of,
+    rows_of,
+    validation_curve,
+)
+from naslab.runs.spend import SECONDS_PER_HOUR, arm_spend, cost_unit, one_device, phase_hours
+from naslab.runs.standing import Standing
+from naslab.runs.study import Study
+from naslab.runs.trial import Trial
 
 SCHEMA = "naslab.rank/1"
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """Rows in order of rank, those below the floor last, with what they are to be held against.
+class Ranking(Standing):
+    """A standing with its answer, and the document that both make."""
 
-    `refused` are the configurations that break a constraint; they have no row.
-    """
-
-    study: str
-    metric: str
-    device: str
-    cost_unit: CostUnit
-    floor: float | None
-    rows: tuple[Row, ...]
-    controls: tuple[Baseline, ...]
-    random: Baseline | None
-    arms: tuple[ArmSpend, ...]
-    phases: dict[Phase, float]
-    refused: tuple[Refused, ...] = ()
-    objective: Objective = field(default_factory=Objective)
-    gain_over: str = "reference"
-    beside: tuple[str, ...] = ()
-
-    @property
-    def against(self) -> str:
-        """The cost of the fronts, with its unit."""
-        costs = {"latency": "latency in ms", "flops": "FLOPs of a forward", "memory": "peak memory in GB"}
-        return costs.get(self.objective.against or "", self.cost_unit.replace("_", " ") + " of a run")
-
-    @property
-    def reference(self) -> Row | None:
-        """The row of the study's own published setting."""
-        return next((row for row in self.own_rows if row.reference), None)
-
-    @property
-    def own_rows(self) -> tuple[Row, ...]:
-        """The rows of the study itself, without those of studies beside it."""
-        return tuple(row for row in self.rows if row.study == self.study)
+    @cached_property
+    def answer(self) -> Answer:
+        """The study's answer in words."""
+        return answer_of(self)
 
     def __str__(self) -> str:
         """A table of the rows."""
@@ -87,6 +75,13 @@ class Ranking:
             "objective": {**self.objective.model_dump(), "cost": self.against},
             "gain_over": self.gain_over,
             "beside": list(self.beside),
+            "by": self.by,
+            "floor_of": self.floor_of,
+            "margin": self.margin,
+            "clock": self.clock,
+            "failures": list(self.failures),
+            "doubts": list(self.doubts),
+            "answer": self.answer.to_dict(),
         }
 
 
@@ -102,42 +97,94 @@ def rank(study: Study, trials: Sequence[Trial], beside: Sequence[Neighbour] = ()
         InputError: different metrics, devices or benchmarks stand side by side, or a profile does not say where it was
             taken.
     """
-    trials = sorted(trials, key=lambda t: t.number)
-    metric = metric_name(study, trials)
-    device = one_device(trials)
-    _check_profiles(trials)
+    recorded = sorted(trials, key=lambda t: t.number)
+    metric = metric_name(study, recorded)
+    device = one_device(recorded)
+    _check_profiles(recorded)
+    trials = by_its_clock(recorded)
     scored = [t for t in trials if t.state == "complete" and metric in t.scores]
-    spends = arm_spend(trials)
-    reference = [t for t in scored if t.job.role == "reference"]
-    reference += [t for t in scored if t.job.role == "final" and reference and _same(t, reference[0])]
-    base = reference
-    if study.ranking.gain_over != "reference":
-        base = [t for t in scored if t.job.role == "control" and t.job.label == study.ranking.gain_over]
-    frame = Frame(metric, study.objective, tuple(base), _validation_bar(study, reference, metric))
-    rows = rows_of(study, trials, frame)
-    floor = _floor(study, rows)
+    frame = _frame(study, scored, metric)
+    rows = _with_walls(rows_of(study, trials, frame), recorded, frame)
     for other in beside:
-        theirs = sorted(other.trials, key=lambda t: t.number)
-        there = {"metric": metric_name(other.study, theirs), "device": one_device(theirs)}
-        check_comparable(study, {"metric": metric, "device": device}, other.study, there)
-        _check_profiles(theirs)
-        rows += [replace(row, name=f"{row.study}: {row.name}") for row in rows_of(other.study, theirs, frame)]
+        rows += _rows_beside(study, other, frame, device)
+    _check_ratio(study, rows, metric)
+    controls, random = _controls(scored, metric), _random(scored, metric)
+    floor = floor_of(study, metric, [row for row in rows if row.study == study.name], _baselines(controls, random))
+    rows = judged(rows, floor, study.objective.sign, frame.critical)
+    clock = "core" if any(t.core_seconds and t.seconds is t.core_seconds for t in trials) else "wall"
     return Ranking(
         study=study.name,
         metric=metric,
         device=device,
         cost_unit=cost_unit(device),
-        floor=floor,
-        rows=_ordered(_with_pareto(rows), floor, study.objective),
-        controls=_controls(scored, metric),
-        random=baseline("random architectures", [t for t in scored if t.job.role == "random"], metric),
-        arms=spends,
+        floor=None if floor is None else floor.value,
+        rows=_ordered(_with_pareto(rows, study.objective), study.objective, frame.critical),
+        controls=controls,
+        random=random,
+        arms=arm_spend(trials),
         phases=phase_hours(trials),
         refused=refused_of(study, trials),
         objective=study.objective,
         gain_over=study.ranking.gain_over,
         beside=tuple(other.study.name for other in beside),
+        by=study.ranking.by,
+        floor_of=None if floor is None else floor.of,
+        margin=None if floor is None else floor.margin,
+        clock=clock,
+        failures=failures_of(study, recorded),
+        doubts=doubts(rows, recorded, clock),
+        critical=frame.critical,
+        better_critical=study.critical_of(len(rows)),
     )
+
+
+def _frame(study: Study, scored: Sequence[Trial], metric: str) -> Frame:
+    reference = [t for t in scored if t.job.role == "reference"]
+    reference += [t for t in scored if t.job.role == "final" and reference and _same(t, reference[0])]
+    base = reference
+    if study.ranking.gain_over != "reference":
+        base = [t for t in scored if t.job.role == "control" and t.job.label == study.ranking.gain_over]
+    bar = _validation_bar(study, reference, metric)
+    return Frame(metric, study.objective, tuple(base), bar, study.ranking.by, study.critical)
+
+
+def _rows_beside(study: Study, other: Neighbour, frame: Frame, device: str) -> list[Row]:
+    recorded = sorted(other.trials, key=lambda t: t.number)
+    there = {"metric": metric_name(other.study, recorded), "device": one_device(recorded)}
+    check_comparable(study, {"metric": frame.metric, "device": device}, other.study, there)
+    _check_profiles(recorded)
+    rows = _with_walls(rows_of(other.study, by_its_clock(recorded), frame), recorded, frame)
+    return [replace(row, name=f"{row.study}: {row.name}") for row in rows]
+
+
+def _with_walls(rows: Sequence[Row], recorded: Sequence[Trial], frame: Frame) -> list[Row]:
+    """The rows with what only the records say: hours on the wall, and the trials that waited for their cores."""
+    by_number = {t.number: t for t in recorded}
+    found = []
+    for row in rows:
+        group = [by_number[number] for number in row.trials]
+        wall = by_seed(group, lambda t: t.run_seconds / SECONDS_PER_HOUR)
+        contended = tuple(t.number for t in group if t.contended)
+        walls = mean_interval(list(wall.values()), frame.critical) if wall != row.hours else None
+        found.append(replace(row, wall_hours=walls, contended=contended))
+    return found
+
+
+def _check_ratio(study: Study, rows: Sequence[Row], metric: str) -> None:
+    """Refuse to order by a ratio that has no meaning.
+
+    Raises:
+        InputError: a metric that is 0 or negative, whose quotient by hours would put the dearer first.
+    """
+    if study.objective.kind == "pareto" or study.ranking.by == "gain":
+        return
+    for row in rows:
+        if not row.scores:
+            seed, worst = min(row.metrics.items(), key=lambda item: item[1])
+            raise InputError(
+                f"study {study.name}: {metric} is {worst:.4g} ({row.name}, seed {seed}): a ratio to hours needs a "
+                "positive metric; use ranking.by: gain or objective.kind: pareto (direction: minimize for a loss)"
+            )
 
 
 def metric_name(study: Study, trials: Sequence[Trial]) -> str:
@@ -182,61 +229,70 @@ def _validation_bar(study: Study, reference: Sequence[Trial], metric: str) -> fl
     return curve[-1][0] if curve else None
 
 
-def _floor(study: Study, rows: Sequence[Row]) -> float | None:
-    if study.ranking.floor == "reference":
-        return next((row.metric.mean for row in rows if row.reference), None)
-    return None if study.ranking.floor == "none" else float(study.ranking.floor)
-
-
 def _controls(scored: Sequence[Trial], metric: str) -> tuple[Baseline, ...]:
-    labels = sorted({t.job.label for t in scored if t.job.role == "control"})
-    found = (
-        baseline(label, [t for t in scored if t.job.role == "control" and t.job.label == label], metric)
-        for label in labels
-    )
+    groups: dict[str, list[Trial]] = {}
+    for trial in scored:
+        if trial.job.role == "control":
+            groups.setdefault(trial.job.label, []).append(trial)
+    found = (baseline(label, group, metric) for label, group in sorted(groups.items()))
     return tuple(control for control in found if control is not None)
 
 
-def _points(rows: Sequence[Row]) -> list[tuple[float, float]]:
-    return [(row.metric.mean, row.cost) for row in rows if row.cost is not None]
+def _random(scored: Sequence[Trial], metric: str) -> Baseline | None:
+    return baseline("random architectures", [t for t in scored if t.job.role == "random"], metric)
 
 
-def _with_pareto(rows: Sequence[Row]) -> list[Row]:
-    known = [i for i, row in enumerate(rows) if row.cost is not None]
-    front = {known[k] for k in first_front(_points(rows))}
+def _baselines(controls: Sequence[Baseline], random: Baseline | None) -> list[Baseline]:
+    return [*controls, *([random] if random else [])]
+
+
+def _points(rows: Sequence[Row], objective: Objective) -> list[tuple[float, float]]:
+    return [(objective.sign * row.metric.mean, row.cost) for row in rows if row.cost is not None]
+
+
+def _with_pareto(rows: Sequence[Row], objective: Objective) -> list[Row]:
+    """The first front of what keeps the constraints: what may not be used is on no front."""
+    known = [i for i, row in enumerate(rows) if row.cost is not None and not row.breaks]
+    front = {known[k] for k in first_front(_points([rows[i] for i in known], objective))}
     return [replace(row, pareto=i in front) for i, row in enumerate(rows)]
 
 
-def _by_front(rows: Sequence[Row]) -> list[Row]:
+def _by_front(rows: Sequence[Row], objective: Objective) -> list[Row]:
     """Ranked by the number of the front, along it from the cheapest; what was not profiled yet has no rank."""
     known = [row for row in rows if row.cost is not None]
-    ranked = [replace(row, rank=number) for row, number in zip(known, fronts(_points(known)), strict=True)]
+    ranked = [replace(row, rank=number) for row, number in zip(known, fronts(_points(known, objective)), strict=True)]
     ranked.sort(key=lambda row: (row.rank or 0, row.cost or 0.0, row.configuration.digest))
     return [*ranked, *(row for row in rows if row.cost is None)]
 
 
-def _ordered(rows: Sequence[Row], floor: float | None, objective: Objective) -> tuple[Row, ...]:
-    rows = sorted(rows, key=lambda row: (-row.score.mean, row.configuration.digest))
-    above = [row for row in rows if _may_rank(row, floor)]
-    below = [row for row in rows if not _may_rank(row, floor)]
-    return (*(_by_front if objective.kind == "pareto" else _shared_ranks)(above), *below)
+def _ordered(rows: Sequence[Row], objective: Objective, critical: Critical) -> tuple[Row, ...]:
+    """First what meets the floor, then the undecided, then what is below or breaks a constraint; each by score."""
+    rows = sorted(rows, key=lambda row: (-_key(row, objective), row.configuration.digest))
+    meets = [row for row in rows if not row.breaks and row.verdict in (None, "meets")]
+    undecided = [row for row in rows if not row.breaks and row.verdict == "undecided"]
+    rest = [row for row in rows if row.breaks or row.verdict == "below"]
+    if objective.kind == "pareto":
+        return (*_by_front([*meets, *undecided], objective), *rest)
+    return (*_shared_ranks([*meets, *undecided], critical), *rest)
 
 
-def _may_rank(row: Row, floor: float | None) -> bool:
-    return not row.breaks and (floor is None or row.metric.mean >= floor)
+def _key(row: Row, objective: Objective) -> float:
+    return objective.sign * row.metric.mean if row.score is None else row.score.mean
 
 
-def _shared_ranks(rows: Sequence[Row]) -> list[Row]:
+def _shared_ranks(rows: Sequence[Row], critical: Critical) -> list[Row]:
     """Competition ranking (1, 1, 3): a row shares the rank of its group's first unless the data separate them."""
     ranked: list[Row] = []
     leader = None
     for position, row in enumerate(rows, start=1):
-        if leader is None or _separable(leader, row):
+        if leader is None or separable(leader, row, critical):
             leader = replace(row, rank=position)
         ranked.append(replace(row, rank=leader.rank))
     return ranked
 
 
-def _separable(a: Row, b: Row) -> bool:
-    difference = difference_interval(a.scores_by_seed, b.scores_by_seed)
-    return difference.low is not None and difference.high is not None and not difference.low <= 0 <= difference.high
+def separable(a: Row, b: Row, critical: Critical) -> bool:
+    """Whether the data tell the scores of two rows apart; hours of different threads are never compared."""
+    if not a.scores or not b.scores or a.threads != b.threads:
+        return False
+    return paired_interval(a.scores, b.scores, critical).excludes_zero

@@ -12,7 +12,7 @@ def ranking_text(document: Mapping[str, Any]) -> str:
     table = [_head(document), *map(_cells, document["rows"])]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    return "\n".join([_title(document), *lines, _foot(document)])
+    return "\n".join([document["answer"]["sentence"], _title(document), *lines, _foot(document)])
 
 
 def ranking_html(document: Mapping[str, Any]) -> str:
@@ -66,5 +66,8 @@ def _interval(interval: Mapping[str, float | None] | None) -> str:
 
 def _foot(document: Mapping[str, Any]) -> str:
     floor = document["floor"]
-    below = "no floor" if floor is None else f"floor {floor:.4g}: rows marked - are not above it"
+    margin = document["margin"]
+    below = (
+        "no floor" if floor is None else f"floor {floor:.4g}, margin {margin:.3g}: rows marked - are shown to be worse"
+    )
     return f"{below}; ±: 95 % interval over seeds"

@@ -6,18 +6,27 @@ Formulas: docs/ranking.md.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from naslab.nas.arms import Grid
 from naslab.nas.grid import describe_point
-from naslab.nas.statistics import Interval, difference_interval, mean_interval
+from naslab.nas.statistics import (
+    Critical,
+    Interval,
+    difference_interval,
+    mean_interval,
+    paired_interval,
+    student,
+)
+from naslab.nas.verdict import Verdict
 from naslab.runs.constraints import Check, checks_of
+from naslab.runs.objective import Objective
 from naslab.runs.plan import breaking, found_by
 from naslab.runs.spend import SECONDS_PER_HOUR, ArmSpend, arm_spend
-from naslab.runs.study import Objective, Study
+from naslab.runs.study import Study
 from naslab.runs.trial import RungRecord, Trial
 from naslab.search_spaces import Configuration
 
@@ -25,9 +34,16 @@ RANKED = ("reference", "final")
 """Roles of the trials that a row is made of."""
 
 
+NO_TIME = 1e-12
+"""Hours of a run too short for its clock."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One configuration. Intervals are over seeds; `rank` is None below the floor or where a constraint is broken.
+
+    `verdict` holds it against the floor, and `difference` is by how much it is better than that (negative: worse), also
+    where less of the metric is better. Both are None without a floor.
 
     `gain` is the gain over the reference per device hour, search included; None for the reference itself.
     `hours_to_floor` is None where the mean over seeds never got there. `study` is the one that `trials` are of.
@@ -42,15 +58,26 @@ class Row:
     seeds: tuple[int, ...]
     metric: Interval
     device_hours: Interval
-    score: Interval
+    score: Interval | None
+    """What ranks are decided on: metric, or gain, per device hour; None where the ratio has no meaning."""
     gain: Interval | None
     search_hours: float
     hours_to_floor: Interval | None
     pareto: bool
     trials: tuple[int, ...]
-    metrics_by_seed: tuple[float, ...]
-    scores_by_seed: tuple[float, ...]
-    """Metric per device hour in the order of `seeds`: what ranks are decided on."""
+    metrics: Mapping[int, float]
+    """By seed, as are `hours` and `scores`."""
+    hours: Mapping[int, float]
+    scores: Mapping[int, float]
+    verdict: Verdict | None = None
+    difference: Interval | None = None
+    wall_hours: Interval | None = None
+    """Of a run by the clock on the wall; None where `device_hours` are already."""
+    threads: tuple[int, ...] = ()
+    contended: tuple[int, ...] = ()
+    """Trials whose run waited for its cores."""
+    training_flops: float | None = None
+    """Counted, of a training step on the profile's batch; None until profiled."""
     breaks: tuple[Check, ...] = ()
     """Constraints of the study that the reference breaks; it is trained all the same, and has no rank."""
     cost: float | None = None
@@ -77,6 +104,11 @@ class Row:
             "trials": list(self.trials),
             "breaks": [asdict(check) for check in self.breaks],
             "cost": self.cost,
+            "verdict": self.verdict,
+            "difference": interval_dict(self.difference),
+            "wall_hours": interval_dict(self.wall_hours),
+            "threads": list(self.threads),
+            "contended": list(self.contended),
         }
 
 
@@ -102,7 +134,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A control or the random baseline: its metric over the trials named.
+    """A control or the random baseline: its metric over the trials named, one value each.
 
     `trained`: something was trained to get it; None where the trials, of an older version, do not say.
     """
@@ -110,6 +142,7 @@ class Baseline:
     name: str
     metric: Interval
     trials: tuple[int, ...]
+    values: tuple[float, ...] = ()
     trained: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -117,8 +150,8 @@ class Baseline:
         return {
             "name": self.name,
             "metric": interval_dict(self.metric),
-            "trained": self.trained,
             "trials": list(self.trials),
+            "trained": self.trained,
         }
 
 
@@ -132,6 +165,8 @@ class Frame:
     """What the gain is over."""
     bar: float | None
     """The validation score from which the hours to the floor count."""
+    by: Literal["score", "gain"] = "score"
+    critical: Critical = student
 
 
 def rows_of(study: Study, trials: Sequence[Trial], frame: Frame) -> list[Row]:
@@ -167,8 +202,8 @@ def baseline(name: str, trials: Sequence[Trial], metric: str) -> Baseline | None
     if not trials:
         return None
     trained = trials[0].job.role == "random" or trials[0].result.get("trained")
-    numbers = tuple(t.number for t in trials)
-    return Baseline(name, mean_interval([t.scores[metric] for t in trials]), numbers, trained)
+    values = tuple(t.scores[metric] for t in trials)
+    return Baseline(name, mean_interval(values), tuple(t.number for t in trials), values, trained)
 
 
 def validation_curve(group: Sequence[Trial], metric: str) -> list[tuple[float, list[float]]]:
@@ -177,10 +212,17 @@ def validation_curve(group: Sequence[Trial], metric: str) -> list[tuple[float, l
     reached = {trial.number: by_epoch for trial, by_epoch in zip(group, rungs, strict=True)}
     curve = []
     for epoch in sorted(set.intersection(*map(set, rungs))) if rungs else []:
-        scores = _by_seed(group, lambda t, at=epoch: reached[t.number][at].scores[metric])
-        hours = _by_seed(group, lambda t, at=epoch: _seconds_at(t, reached[t.number][at]) / SECONDS_PER_HOUR)
+        here = {number: by_epoch[epoch] for number, by_epoch in reached.items()}
+        scores, hours = _at_rung(group, here, metric)
         curve.append((fmean(scores.values()), list(hours.values())))
     return curve
+
+
+def _at_rung(
+    group: Sequence[Trial], rungs: Mapping[int, RungRecord], metric: str
+) -> tuple[dict[int, float], dict[int, float]]:
+    scores = by_seed(group, lambda t: rungs[t.number].scores[metric])
+    return scores, by_seed(group, lambda t: _seconds_at(t, rungs[t.number]) / SECONDS_PER_HOUR)
 
 
 def interval_dict(interval: Interval | None) -> dict[str, float | None] | None:
@@ -207,13 +249,14 @@ def _row(
 ) -> Row:
     configuration = group[0].job.configuration
     assert configuration is not None
-    metrics = _by_seed(group, lambda t: t.scores[frame.metric])
-    run_hours = _by_seed(group, lambda t: t.run_seconds / SECONDS_PER_HOUR)
-    scores = tuple(m / h for m, h in zip(metrics.values(), run_hours.values(), strict=True))
+    metrics = by_seed(group, lambda t: t.scores[frame.metric])
+    run_hours = by_seed(group, lambda t: t.run_seconds / SECONDS_PER_HOUR)
     is_reference = any(t.job.role == "reference" for t in group)
     retrained_for = {t.job.arm for t in group if t.job.arm is not None}
     arms = tuple(sorted({*retrained_for, *finders.get(configuration.digest, ())}))
     search_hours = 0.0 if is_reference else sum(s.search_hours for s in spends if s.arm in arms)
+    total_hours = search_hours + fmean(run_hours.values())
+    scores = _scores(metrics, run_hours, total_hours, frame)
     return Row(
         rank=None,
         study=study.name,
@@ -222,18 +265,35 @@ def _row(
         reference=is_reference,
         arms=arms,
         seeds=tuple(metrics),
-        metric=mean_interval(list(metrics.values())),
-        device_hours=mean_interval(list(run_hours.values())),
-        score=mean_interval(scores),
-        gain=_gain(group, frame.base, frame.metric, search_hours + fmean(run_hours.values())),
+        metric=mean_interval(list(metrics.values()), frame.critical),
+        device_hours=mean_interval(list(run_hours.values()), frame.critical),
+        score=mean_interval(list(scores.values()), frame.critical) if scores else None,
+        gain=_gain(group, frame, total_hours),
         search_hours=search_hours,
-        hours_to_floor=_hours_to_floor(group, frame.metric, frame.bar),
+        hours_to_floor=_hours_to_floor(group, frame),
         pareto=False,
         trials=tuple(t.number for t in group),
-        metrics_by_seed=tuple(metrics.values()),
-        scores_by_seed=scores,
+        metrics=metrics,
+        hours=run_hours,
+        scores=scores,
+        threads=tuple(sorted({t.threads for t in group if t.threads})),
         breaks=tuple(check for check in _mean_checks(group) if check.broken) if is_reference else (),
     )
+
+
+def _scores(
+    metrics: Mapping[int, float], hours: Mapping[int, float], total_hours: float, frame: Frame
+) -> dict[int, float]:
+    """What the order is decided on, by seed; empty where a ratio would mean nothing."""
+    if frame.by == "gain":
+        base = by_seed(frame.base, lambda t: t.scores[frame.metric])
+        if not base:
+            return {}
+        mean, sign = fmean(base.values()), frame.objective.sign
+        return {seed: sign * (value - base.get(seed, mean)) / total_hours for seed, value in metrics.items()}
+    if frame.objective.sign < 0 or any(value <= 0 for value in metrics.values()):
+        return {}
+    return {seed: value / max(hours[seed], NO_TIME) for seed, value in metrics.items()}
 
 
 def _name(study: Study, configuration: Configuration, is_reference: bool, arms: tuple[str, ...]) -> str:
@@ -252,7 +312,7 @@ def _mean_checks(group: Sequence[Trial]) -> list[Check]:
     return [Check(name, fmean(values), limit) for (name, limit), values in found.items()]
 
 
-def _by_seed(group: Sequence[Trial], value: Any) -> dict[int, float]:
+def by_seed(group: Sequence[Trial], value: Callable[[Trial], float]) -> dict[int, float]:
     """One observation a seed: repeats of a seed are averaged, as they are no independent evidence."""
     values: dict[int, list[float]] = defaultdict(list)
     for trial in group:
@@ -260,18 +320,25 @@ def _by_seed(group: Sequence[Trial], value: Any) -> dict[int, float]:
     return {seed: fmean(values[seed]) for seed in sorted(values)}
 
 
-def _gain(group: Sequence[Trial], base: Sequence[Trial], metric: str, total_hours: float) -> Interval | None:
-    if not base or any(trial is base[0] for trial in group):
+def _gain(group: Sequence[Trial], frame: Frame, total_hours: float) -> Interval | None:
+    """By how much the metric is better than the base's, per hour; paired where both have the same seeds."""
+    if not frame.base or any(trial is frame.base[0] for trial in group) or not total_hours:
         return None
-    own, other = (list(_by_seed(g, lambda t: t.scores[metric]).values()) for g in (group, base))
-    gain = difference_interval(own, other)
-    low, high = (None if bound is None else bound / total_hours for bound in (gain.low, gain.high))
-    return replace(gain, mean=gain.mean / total_hours, low=low, high=high)
+    own, other = (by_seed(g, lambda t: t.scores[frame.metric]) for g in (group, frame.base))
+    if own.keys() == other.keys():
+        gain = paired_interval(own, other, frame.critical)
+    else:
+        gain = difference_interval(list(own.values()), list(other.values()))
+    return gain.scaled(frame.objective.sign / total_hours)
 
 
-def _hours_to_floor(group: Sequence[Trial], metric: str, bar: float | None) -> Interval | None:
-    at = next((hours for score, hours in validation_curve(group, metric) if bar is not None and score >= bar), None)
-    return mean_interval(at) if at else None
+def _hours_to_floor(group: Sequence[Trial], frame: Frame) -> Interval | None:
+    bar, sign = frame.bar, frame.objective.sign
+    if bar is None:
+        return None
+    curve = validation_curve(group, frame.metric)
+    at = next((hours for score, hours in curve if sign * score >= sign * bar), None)
+    return mean_interval(at, frame.critical) if at else None
 
 
 def _seconds_at(trial: Trial, rung: RungRecord) -> float:
@@ -279,10 +346,13 @@ def _seconds_at(trial: Trial, rung: RungRecord) -> float:
 
 
 def _with_costs(rows: Sequence[Row], objective: Objective, trials: Sequence[Trial]) -> list[Row]:
-    if objective.cost is None:
-        return [replace(row, cost=row.device_hours.mean) for row in rows]
     profiles = {t.job.configuration: t.result["profile"] for t in trials if t.result.get("profile")}
-    return [replace(row, cost=_of_profile(objective, profiles.get(row.configuration, {}))) for row in rows]
+    costed = []
+    for row in rows:
+        profile = profiles.get(row.configuration, {})
+        cost = row.device_hours.mean if objective.cost is None else _of_profile(objective, profile)
+        costed.append(replace(row, cost=cost, training_flops=(profile.get("flops") or {}).get("training_step")))
+    return costed
 
 
 def _of_profile(objective: Objective, profile: Mapping[str, Any]) -> float | None:

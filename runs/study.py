@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,9 @@ from pydantic import Field, ValidationError, model_validator
 from naslab.errors import InputError
 from naslab.nas.arms import Arm, Grid, Name, Sampled
 from naslab.nas.grid import grid_points
-from naslab.runs.constraints import Constraints, Cost
+from naslab.nas.statistics import Critical, student
+from naslab.runs.constraints import Constraints
+from naslab.runs.objective import Objective, Ranking
 from naslab.search_spaces import Configuration, Options, SearchSpace, Task, explain, find_space, make_task
 from naslab.search_spaces.options import RECORDED
 
@@ -28,36 +30,6 @@ class SpaceChoice(Options):
     name: str
     preset: str | None = None
     options: dict[str, Any] = {}
-
-
-class Ranking(Options):
-    """How the configurations are ordered (DESIGN: accuracy per device hour above an accuracy floor)."""
-
-    floor: Literal["reference", "none"] | float = "reference"
-    gain_over: str = "reference"
-    """What the gain per hour is a gain over: the reference, or a control of the task by its name."""
-
-
-class Objective(Options):
-    """What makes one configuration better than another: more metric per device hour, or a Pareto front."""
-
-    kind: Literal["per_hour", "pareto"] = "per_hour"
-    against: Literal["hours", "latency", "flops", "memory"] | None = None
-    """What a front trades the metric against: hours of a run, or a figure of the profile."""
-
-    @model_validator(mode="after")
-    def _fits(self) -> Objective:
-        if self.kind == "pareto" and self.against is None:
-            raise ValueError("pareto needs 'against': hours, latency, flops or memory")
-        if self.kind == "per_hour" and self.against is not None:
-            raise ValueError("'against' goes with kind: pareto only")
-        return self
-
-    @property
-    def cost(self) -> Cost | None:
-        """The cost to be found before a proposal is trained; None where there is none, or it is the hours."""
-        costs: dict[str | None, Cost] = {"latency": "latency_ms", "flops": "flops", "memory": "memory_gb"}
-        return costs.get(self.against)
 
 
 class Limits(Options):
@@ -108,6 +80,11 @@ class Study(Options):
                 raise ValueError(f"two arms are named {name!r}; names must differ")
         if self.name in self.beside:
             raise ValueError(f"beside: {self.name!r} is this study; name others")
+        if self.objective.direction == "minimize" and self.objective.kind == "per_hour" and self.ranking.by == "score":
+            raise ValueError(
+                "objective.direction: a loss per hour would reward a large loss; with minimize use ranking.by: gain "
+                "or objective.kind: pareto"
+            )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)} repeat; each may stand once")
         for arm in self.arms:
@@ -116,6 +93,15 @@ class Study(Options):
             if isinstance(arm, Sampled) and arm.finalists_by != "score" and self.objective.kind == "pareto":
                 raise ValueError(f"arm {arm.name!r}: finalists_by goes with objective per_hour; pareto takes the front")
         return self
+
+    @property
+    def critical(self) -> Critical:
+        """By how many standard errors the intervals of this study reach."""
+        return self.critical_of(1)
+
+    def critical_of(self, claims: int) -> Critical:
+        """The same where one of so many claims is picked for being the largest (Bonferroni)."""
+        return partial(student, level=1 - 0.05 / max(claims, 1))
 
     @cached_property
     def search_space(self) -> SearchSpace:

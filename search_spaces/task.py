@@ -56,6 +56,8 @@ class Task(ABC):
 
     Options: ClassVar[type[Options]]
     metric: str
+    percentages: ClassVar[frozenset[str]] = frozenset()
+    """Which scores are percentages, where a margin of 1 means a point."""
 
     def __init__(self, space: SearchSpace, options: Any, device: torch.device) -> None:
         self.space = space

@@ -14,10 +14,10 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from naslab.errors import InputError
+from naslab.runs.answer import Answer
 from naslab.runs.beside import Neighbour
+from naslab.runs.hours import by_its_clock
 from naslab.runs.ranking import rank
-from naslab.runs.report.answer import Answer, answer, unit
-from naslab.runs.report.findings import random_scores
 from naslab.runs.report.kernels import kernels
 from naslab.runs.report.markup import Html, html, join, tag
 from naslab.runs.report.sections import Findings, Section, all_sections, seconds_in_hours
@@ -55,7 +55,7 @@ class Report:
             "study": self.study,
             "file": str(path),
             "answer": self.answer.sentence,
-            "caveats": list(self.answer.caveats),
+            "caveats": [finding.text for finding in self.answer.findings if finding.text != self.answer.sentence],
             "sections": [{"id": s.id, "title": s.title, "empty": s.empty} for s in self.sections],
         }
 
@@ -76,15 +76,15 @@ def build_report(
         InputError: as for `rank`.
     """
     ranking = rank(study, trials, beside)
-    found = Findings(study, ranking, tuple(sorted(trials, key=lambda t: t.number)))
-    said = answer(ranking, random_scores(ranking, found.trials))
+    found = Findings(study, ranking, tuple(sorted(by_its_clock(trials), key=lambda t: t.number)))
+    said = ranking.answer
     sections = (*all_sections(found), *([] if kernel_table is None else [kernels(kernel_table)]))
     template = Template(files("naslab.runs.report").joinpath("page.html").read_text(encoding="utf-8"))
     page = template.substitute(
         title=html(study.name),
         description=html(study.description),
         answer=html(said.sentence),
-        caveats=join(tag("p", caveat, css="caveat") for caveat in said.caveats),
+        caveats=_findings(said, ranking.doubts),
         summary=html(_summary(found)),
         navigation=join(Html(f'<a href="#{s.id}">{html(s.title)}</a>') for s in sections),
         sections=join(_section(s) for s in sections),
@@ -99,9 +99,19 @@ def _summary(found: Findings) -> str:
     spent = seconds_in_hours(found.trials)
     seeds = len(found.study.seeds)
     return (
-        f"{found.study.space.name} · {len(found.trials)} trials · {spent:.3g} {unit(found.ranking)}s in all · "
+        f"{found.study.space.name} · {len(found.trials)} trials · {spent:.3g} {found.ranking.unit}s in all · "
         f"{seeds} seed{'s' if seeds != 1 else ''} · metric {found.ranking.metric}"
     )
+
+
+WARNING = ("failed", "control", "open")
+
+
+def _findings(said: Answer, doubts: Sequence[str]) -> Html:
+    """What the answer says beside its headline, warnings marked."""
+    lines = [(one.text, one.kind in WARNING) for one in said.findings if one.text != said.sentence]
+    lines += [(doubt, True) for doubt in doubts]
+    return join(tag("p", text, css="caveat" if warning else "finding") for text, warning in lines)
 
 
 def _section(section: Section) -> Html:

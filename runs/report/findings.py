@@ -46,7 +46,7 @@ def _assess(study: Study, ranking: Ranking, trials: Sequence[Trial], arm: str) -
     validation = [score for t in finals if (score := last_score(t, ranking.metric)) is not None]
     return assess(
         arm,
-        row.metrics_by_seed if row else (),
+        tuple(row.metrics.values()) if row else (),
         random_scores(ranking, trials),
         search=_search_of(row, trials, arm),
         metric=ranking.metric,

@@ -13,7 +13,6 @@ from naslab.runs.constraints import Check
 from naslab.runs.output import significant_digits
 from naslab.runs.ranking import Ranking
 from naslab.runs.report import figures, findings
-from naslab.runs.report.answer import unit
 from naslab.runs.report.markup import (
     Html,
     html,
@@ -68,7 +67,7 @@ class Findings:
     @property
     def hours(self) -> str:
         """The cost unit in words, plural."""
-        return f"{unit(self.ranking)}s"
+        return f"{self.ranking.unit}s"
 
     @property
     def against(self) -> str:
@@ -91,7 +90,7 @@ def leaderboard(found: Findings) -> Section:
     id, title, ranking = "leaderboard", "Leaderboard", found.ranking
     if not ranking.rows:
         return _empty(id, title, "No reference or finalist has finished yet.")
-    one = unit(ranking)
+    one = ranking.unit
     short = one.removesuffix(" hour")
     columns = ["#Rank", "Configuration", f"#{ranking.metric}", f"#{short} h a run", f"#Score per {short} h",
                f"#Gain per {short} h", f"#{short} h of search", f"#{short} h to floor", "Pareto", "Trials"]  # fmt: skip
@@ -147,7 +146,7 @@ def _order(ranking: Ranking) -> str:
             f"{ranking.against}: 1 is what nothing is at once as good and as cheap as."
         )
     return (
-        f"Ordered by score: {ranking.metric} on the test split per {unit(ranking)} of one run. Configurations share a "
+        f"Ordered by score: {ranking.metric} on the test split per {ranking.unit} of one run. Configurations share a "
         "rank where the interval of their difference in score holds zero."
     )
 

@@ -67,6 +67,7 @@ class LanguageModelling(Task):
     Span corruption: `span_accuracy`, percent of the hidden tokens that are predicted right, given those before them.
     """
 
+    percentages = frozenset({"span_accuracy"})
     Options = LanguageModellingOptions
     METRICS: ClassVar[Mapping[Objective, str]] = {
         "causal": "saved_bits_per_byte",

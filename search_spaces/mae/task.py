@@ -89,6 +89,7 @@ class ClipPretrainingOptions(Recipe):
 class MaskedPretraining(Task):
     """Trains a masked autoencoder without labels; labels serve evaluation alone."""
 
+    percentages = frozenset({"linear_top1", "knn_top1", "finetune_top1"})
     Options: ClassVar[type[Options]] = PretrainingOptions
     space: MAE
     options: Recipe

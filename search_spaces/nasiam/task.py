@@ -73,6 +73,7 @@ class Featured(Protocol):
 class SelfSupervised(GradientTask):
     """Trains a siamese framework without labels; labels serve evaluation alone."""
 
+    percentages = frozenset({"knn_top1", "linear_top1"})
     Options = SelfSupervisedOptions
     space: NASiam
     options: SelfSupervisedOptions

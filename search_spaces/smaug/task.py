@@ -54,6 +54,9 @@ class VideoLanguageOptions(Options):
 class VideoLanguage(Task):
     """Trains a SMAUG model on pairs of clips and captions, with one open-ended question a clip."""
 
+    percentages = frozenset(
+        {"retrieval_qa", "mean_recall", "recall_at_1", "recall_at_5", "recall_at_10", "qa_top1", "choice_top1"}
+    )
     Options = VideoLanguageOptions
     space: SMAUG
     options: VideoLanguageOptions

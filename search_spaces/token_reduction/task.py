@@ -52,6 +52,7 @@ class ClassificationOptions(FinetuneOptions):
 class Classification(Task):
     """Trains on labelled images; the metric `top1` is the percentage of images told right."""
 
+    percentages = frozenset({"top1"})
     Options = ClassificationOptions
     space: TokenReduction
     options: ClassificationOptions

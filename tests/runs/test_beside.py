@@ -44,13 +44,14 @@ def record(name, toy_file, scores, *, device="cpu", metric="score", task=None, *
     study = load_study(path)
     ledger = Ledger.start("runs.db", study)
     configurations = {"reference": study.search_space.reference, "final": study.grids["cells"][0]}
-    for (role, configuration), score in zip(configurations.items(), scores, strict=True):
-        for seed in study.seeds:
-            arm = "cells" if role == "final" else None
-            key = f"{role}/{configuration.digest}/seed{seed}"
-            number = ledger.begin(Job(key, role, role, seed, configuration, arm))
-            facts = {"seconds": {"train": 3.6}, "device": device, "scores": {metric: score + 0.1 * seed}}
-            ledger.finish(number, "complete", {**facts, "result": {"metric": metric}})
+    with ledger.hold(1):
+        for (role, configuration), score in zip(configurations.items(), scores, strict=True):
+            for seed in study.seeds:
+                arm = "cells" if role == "final" else None
+                key = f"{role}/{configuration.digest}/seed{seed}"
+                number, _ = ledger.begin(Job(key, role, role, seed, configuration, arm))
+                facts = {"seconds": {"train": 3.6}, "device": device, "scores": {metric: score + 0.1 * seed}}
+                ledger.finish(number, "complete", {**facts, "result": {"metric": metric}})
     return ledger
 
 
@@ -105,7 +106,8 @@ def test_what_means_something_else_is_refused_in_one_line(toy_file, capsys, chan
 
 def test_a_study_that_has_not_run_is_named(toy_file, capsys):
     record("mine", toy_file, (40.0, 50.0))
-    Ledger.start("runs.db", load_study(toy_file(name="empty", arms=[])))
+    with Ledger.start("runs.db", load_study(toy_file(name="empty", arms=[]))).hold(1):
+        pass
     for name, message in (
         ("absent", "beside: absent has not run"),
         ("empty", "beside: empty has not run: none of its configurations has finished yet"),

@@ -50,13 +50,13 @@ def test_children_count_while_they_live_and_after():
 
 
 def test_a_trail_charges_cores_by_phase_and_its_reader_agrees(tmp_path):
-    trail = Trail(tmp_path)
-    with trail.phase("train"):
-        work()
-        trail.rung(1, {"score": 1.0})
-    with trail.phase("evaluate"):
-        time.sleep(WORK)
-    trail.close()
+    with Trail(tmp_path) as trail:
+        with trail.phase("train"):
+            work()
+            trail.rung(1, {"score": 1.0})
+        with trail.phase("evaluate"):
+            time.sleep(WORK)
+        trail.settle()
     follower = Follower(tmp_path)
     assert follower.core_seconds() == pytest.approx({p: s for p, s in trail.core_seconds.items() if s > 0})
     assert follower.seconds() == pytest.approx(trail.seconds)

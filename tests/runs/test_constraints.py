@@ -91,7 +91,7 @@ def test_a_point_that_breaks_one_is_not_trained_and_not_ranked(toy_file):
     assert refused.trials == (broken.number,)
     document = json.loads(json.dumps(ranking.to_dict()))
     Draft202012Validator(json.loads((SCHEMAS / "rank.json").read_text())).validate(document)
-    charged = sum(t.device_seconds for t in trials) / 3600
+    charged = sum(sum(t.core_seconds.values()) for t in trials) / 3600
     assert sum(arm.device_hours for arm in ranking.arms) == pytest.approx(charged)
     assert "breaks max_params: 25 &gt; 10" in build_report(ledger.study, trials).page
     controls = ledger.study.make_task(torch.device("cpu")).controls()
@@ -108,8 +108,8 @@ def test_a_reference_that_breaks_one_is_trained_and_marked(toy_file, capsys):
     assert [check.constraint for check in reference.breaks] == ["max_flops"]
     assert reference.breaks[0].value == 8
     assert run_command_line(["rank", "toy", "--storage", "runs.db"]) == 0
-    assert "The reference breaks max_flops: 8 > 5." in capsys.readouterr().out
-    assert "breaks a constraint" in build_report(ledger.study, ledger.trials()).answer.sentence
+    assert "The reference breaks max_flops: 8 > 5" in capsys.readouterr().out
+    assert "The reference breaks" in build_report(ledger.study, ledger.trials()).answer.sentence
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "evolution"])

@@ -8,7 +8,6 @@ from test_constraints import SIZED, run
 from naslab.efficiency.errors import InputError
 from naslab.runs.plan import found_by, next_job, tell
 from naslab.runs.ranking import rank
-from naslab.runs.report.answer import answer
 from naslab.runs.study import load_study
 
 FRONT = {"kind": "pareto", "against": "hours"}
@@ -87,7 +86,7 @@ def test_ranks_are_fronts_above_the_floor_and_wait_for_profiles():
     ranking = rank(make_study(objective=FRONT), make_trials())
     assert [(row.configuration, row.rank) for row in ranking.rows[:2]] == [(BY_DARTS, 1), (PUBLISHED, 2)]
     assert ranking.rows[2].rank is None
-    assert "On the front of knn_top1 against cpu hours of a run is" in answer(ranking, []).sentence
+    assert "On the front of knn_top1 against CPU hours of a run is" in ranking.answer.sentence
     waiting = rank(make_study(objective={"kind": "pareto", "against": "flops"}), make_trials())
     assert [row.rank for row in waiting.rows] == [1, None, None], "only the reference has a profile"
     assert waiting.rows[0].cost == 123_456_789

@@ -148,4 +148,9 @@ def test_later_fronts_have_later_numbers():
     assert numbers[70] == 2
     assert numbers[50] == 3
     assert [row.rank for row in ranking.rows] == sorted(numbers.values())
-    assert ranking.to_dict()["objective"] == {"kind": "pareto", "against": "flops", "cost": "FLOPs of a forward"}
+    assert ranking.to_dict()["objective"] == {
+        "kind": "pareto",
+        "against": "flops",
+        "direction": "maximize",
+        "cost": "FLOPs of a forward",
+    }

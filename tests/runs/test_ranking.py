@@ -79,7 +79,9 @@ def test_one_seed_separates_nothing():
     rows = rank(make_study(), trials).rows
     assert [row.rank for row in rows] == [1, 1, 1]
     assert rows[0].metric.low is None
-    assert rows[0].configuration == BY_DARTS
+    assert rows[0].reference, "it alone is known to meet its floor"
+    assert [row.verdict for row in rows] == ["meets", "undecided", "undecided"]
+    assert rows[1].configuration == BY_DARTS
 
 
 def test_competition_ranks_skip_after_a_shared_rank():
@@ -142,7 +144,7 @@ def test_only_complete_trials_of_ranked_roles_count():
     assert [row.configuration for row in rank(make_study(), trials).rows] == [BY_DARTS]
 
 
-@pytest.mark.parametrize(("floor", "ranks"), [("none", [1, 2, 3]), (79.0, [1, 2, None]), (99.0, [None] * 3)])
+@pytest.mark.parametrize(("floor", "ranks"), [("none", [1, 2, 3]), (80.0, [1, 2, None]), (99.0, [None] * 3)])
 def test_floor_lists_what_is_below_without_a_rank(floor, ranks):
     ranking = rank(make_study(ranking={"floor": floor}), make_trials())
     assert [row.rank for row in ranking.rows if row.rank is None] == [r for r in ranks if r is None]

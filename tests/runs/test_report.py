@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +14,6 @@ from naslab.nas.statistics import Interval
 from naslab.runs.output import significant_digits
 from naslab.runs.ranking import rank
 from naslab.runs.report import Report, build_report
-from naslab.runs.report.answer import answer
 from naslab.runs.report.findings import parameter_free_share
 from naslab.runs.report.markup import interval
 
@@ -179,75 +177,6 @@ def test_a_file_that_cannot_be_written_is_one_line(report, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"report\.html: cannot be written"):
         report.write(tmp_path / "file" / "report.html")
-
-
-def finals(name: str, configuration, values, first: int, seconds: float = 360.0):
-    role = "reference" if name == "reference" else "final"
-    arm = None if role == "reference" else name
-    return [
-        trial(first + i, role, v, configuration=configuration, arm=arm, seed=i, seconds=seconds)
-        for i, v in enumerate(values)
-    ]
-
-
-def said(*groups, random=(70.0, 70.5, 71.0), **changes):
-    trials = [t for group in groups for t in group]
-    return answer(rank(make_study(**changes), trials), random)
-
-
-REFERENCE = finals("reference", PUBLISHED, (80.0, 80.2, 80.4), 0)
-
-
-def test_answer_names_what_is_worth_its_hours():
-    result = said(REFERENCE, finals("darts", BY_DARTS, (82.0, 82.2, 82.4), 10))
-    assert re.match(r"darts \w{6} is worth its hours: 822 knn_top1 per CPU hour against .* 802", result.sentence)
-    assert result.sentence.endswith("its knn_top1 is 2.00 higher.")
-    assert result.caveats == ()
-
-
-def test_answer_says_when_random_does_as_well():
-    result = said(REFERENCE, finals("darts", BY_DARTS, (82.0, 82.2, 82.4), 10), random=(81.0, 82.5, 83.0))
-    assert "not shown to be better than random architectures" in result.caveats[0]
-
-
-@pytest.mark.parametrize(
-    ("recorded", "words"),
-    [
-        ({"trained": False}, "The control raw pixels scores 90.00 without training, darts "),
-        ({"trained": True}, "The control raw pixels, which is trained too, scores 90.00, darts "),
-        ({}, "The control raw pixels scores 90.00, darts "),
-    ],
-)
-def test_answer_says_when_a_control_does_as_well(recorded, words):
-    control = [trial(50, "control", 90.0, label="raw_pixels", result=recorded)]
-    result = said(REFERENCE, finals("darts", BY_DARTS, (82.0, 82.2, 82.4), 10), control)
-    assert result.caveats[0].startswith(words)
-    assert ("training has gained nothing" in result.caveats[0]) == (recorded == {"trained": False})
-
-
-@pytest.mark.parametrize(
-    ("groups", "changes", "expected"),
-    [
-        ([], {}, "No configuration has finished yet"),
-        ([REFERENCE], {}, "Only the reference has finished"),
-        ([REFERENCE], {"ranking": {"floor": 95.0}}, "No configuration reaches the floor of 95.00"),
-        ([REFERENCE, finals("tpe", BY_TPE, (70.0, 70.1, 70.2), 10)], {}, "Nothing is better than the reference"),
-        (
-            [REFERENCE, finals("tpe", BY_TPE, (80.0, 80.3, 80.5), 10)],
-            {},
-            "Nothing is shown to be better than the reference: the data cannot tell tpe",
-        ),
-        ([finals("tpe", BY_TPE, (80.0, 80.1), 10)], {}, "the reference has no finished run"),
-    ],
-)
-def test_answer_claims_no_more_than_the_data(groups, changes, expected):
-    assert expected in said(*groups, **changes).sentence
-
-
-def test_one_seed_is_a_caveat():
-    result = said(finals("reference", PUBLISHED, (80.0,), 0), finals("tpe", BY_TPE, (99.0,), 10))
-    assert "Nothing is shown to be better" in result.sentence
-    assert any("one seed" in caveat for caveat in result.caveats)
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,22 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
 import jsonschema
 import pytest
 import typer
+from rich.console import Console
 from synthetic_study import make_study, make_trials
 from typer.testing import CliRunner
 
 from naslab.efficiency.errors import InputError
 from naslab.runs.commands import results
 from naslab.runs.ledger import Ledger
+from naslab.runs.ranking import rank as rank_trials
+from naslab.runs.table import columns_of, footnote, print_ranking, spoken
 from naslab.runs.trial import Trial
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
@@ -57,6 +61,25 @@ def test_rank_prints_a_table_with_the_controls(storage):
     assert done.exit_code == 0
     assert "raw_pixels 70.00" in done.stdout
     assert "floor 80.00" in done.stdout
+
+
+@pytest.mark.parametrize("width", [24, 40, 60, 80, 100, 120, 160, 200])
+def test_no_width_breaks_a_value(width):
+    ranking = rank_trials(make_study(), make_trials())
+    console = Console(width=width, record=True, file=io.StringIO())
+    print_ranking(ranking, console)
+    lines = console.export_text().splitlines()
+    numbers = re.compile(r"±?-?\d[\d,]*\.\d+|±\d+")
+    whole = {text for row in ranking.rows for column in columns_of(ranking) for text in column.cell(row).split("\n")}
+    spoken_numbers = numbers.findall("\n".join([*spoken(ranking), footnote(ranking)]))
+    allowed = {number for text in whole for number in numbers.findall(text)} | set(spoken_numbers)
+    printed = [number for line in lines for number in numbers.findall(line)]
+    assert printed
+    assert set(printed) <= allowed, "a number that is printed is a number that is known, whole"
+    assert set(spoken_numbers) <= set(printed)
+    assert all(line.count("[") == line.count("]") for line in lines), "an interval stands on one line"
+    if width >= 40:
+        assert max(map(len, lines)) <= width
 
 
 def test_rank_csv_has_a_line_for_every_row_and_a_column_for_every_bound(storage):

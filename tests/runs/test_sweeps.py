@@ -47,7 +47,7 @@ def test_every_point_is_trained_with_every_seed_and_ranked(toy_file):
         assert next_job(ledger.study, controls, "score", trials[:i]).job is not None
     report = build_report(ledger.study, trials)
     assert {s.id: s.empty for s in report.sections}["health"]
-    assert not any("luck" in caveat for caveat in report.answer.caveats)
+    assert not any("luck" in one.text for one in report.answer.findings)
 
 
 def test_a_point_that_is_the_reference_is_not_run_twice(toy_file):

@@ -1,0 +1,130 @@
+"""Seeds race: the next seed goes where it may still change the decision, and every look at the data is paid for.
+
+The looks are those after `first`, `first` + 1, ..., `last` seeds. The error of 5 % is spent over them as Lan and
+DeMets (1983) do: a share (n / last) ** RATE of it may be used up by the look at n seeds (Kim and DeMets 1987). The
+intervals of all looks then hold the truth together in 95 % of studies (repeated confidence intervals, Jennison and
+Turnbull 1989), so a row may stop at any of them, for whatever reason. benchmarks/ranking_simulation.py measures it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from naslab.nas.statistics import Critical, Interval, paired_interval
+from naslab.nas.verdict import judge
+
+ERROR, RATE = 0.05, 1.0
+PATHS = 200_000
+"""Simulated studies from which the bounds are read: their own error is about 1 % of the bound."""
+
+
+@dataclass(frozen=True)
+class Looks:
+    """A race of seeds: each row is looked at after `first` seeds and after every one more, up to `last`."""
+
+    first: int
+    last: int
+
+    def critical(self, seeds: int) -> float:
+        """Standard errors to each side of an interval over so many seeds; between looks that of the look before."""
+        bounds = boundary(self.first, self.last)
+        return bounds[min(max(seeds, self.first), self.last) - self.first] if seeds >= self.first else math.inf
+
+
+@lru_cache(maxsize=64)
+def boundary(first: int, last: int) -> tuple[float, ...]:
+    """The bound on |t| at each look, read from simulated t statistics, whose law no mean or deviation changes."""
+    paths = np.abs(_t_paths(first, last))
+    alive = np.ones(len(paths), dtype=bool)
+    bounds: list[float] = []
+    for look, seeds in enumerate(range(first, last + 1)):
+        allowed = round(ERROR * (seeds / last) ** RATE * len(paths)) - int((~alive).sum())
+        reached = np.sort(paths[alive, look])
+        bounds.append(float(reached[-allowed - 1]) if allowed > 0 else float(reached[-1]))
+        alive &= paths[:, look] <= bounds[-1]
+    return tuple(bounds)
+
+
+def _t_paths(first: int, last: int) -> np.ndarray:
+    """t statistics after `first` to `last` standard normal observations, [paths, looks]."""
+    draws = np.random.default_rng(0).standard_normal((PATHS, last), dtype=np.float32)
+    counts = np.arange(first, last + 1)
+    sums = draws.cumsum(axis=1)[:, first - 1 :]
+    squares = (draws**2).cumsum(axis=1)[:, first - 1 :]
+    variances = (squares - sums**2 / counts) / (counts - 1)
+    return np.asarray(sums / np.sqrt(counts * variances))
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A configuration in the race: quality (more is better) and what decides the order (more is better), by seed."""
+
+    name: str
+    quality: Mapping[int, float]
+    score: Mapping[int, float]
+
+
+def next_seeds(
+    rows: Sequence[Contender], floor: Mapping[int, float] | None, margin: float, looks: Looks, tie: float
+) -> list[str]:
+    """Names of the rows that the next seed may still help, in the order given; empty where all is settled.
+
+    Args:
+        rows: with `looks.first` seeds or more each; the reference may be one of them.
+        floor: quality of the reference by seed; None without a floor, where every row meets it.
+        margin: by how much a row may be worse than the floor.
+        tie: see `open_rows`.
+    """
+    still = open_rows(rows, floor, margin, looks.critical, tie)
+    return [row.name for row in rows if row.name in still and len(row.quality) < looks.last]
+
+
+def open_rows(
+    rows: Sequence[Contender], floor: Mapping[int, float] | None, margin: float, critical: Critical, tie: float
+) -> set[str]:
+    """Names of the rows of which more seeds could change the decision.
+
+    A row is settled that is below the floor, or that cannot win: another that meets the floor has shown a higher score.
+    It is open while its verdict is undecided, or while its order with the leader is, unless the two are shown to be
+    within `tie` of each other, as a share of the leader's score. The leader is open while another that meets the floor
+    is.
+    """
+    verdicts = {row.name: _verdict(row, floor, margin, critical) for row in rows}
+    leader = max((row for row in rows if verdicts[row.name] == "meets"), key=lambda r: _mean(r.score), default=None)
+    if leader is None:
+        return {name for name, verdict in verdicts.items() if verdict != "below"}
+    slack = tie * abs(_mean(leader.score))
+    still = {
+        row.name
+        for row in rows
+        if row is not leader and _is_open(verdicts[row.name], paired_interval(row.score, leader.score, critical), slack)
+    }
+    return still | ({leader.name} if any(verdicts[name] == "meets" for name in still) else set())
+
+
+def _verdict(row: Contender, floor: Mapping[int, float] | None, margin: float, critical: Critical) -> str:
+    if floor is None or row.quality is floor or dict(row.quality) == dict(floor):
+        return "meets"
+    return judge(paired_interval(row.quality, floor, critical), margin)
+
+
+def _is_open(verdict: str, ahead: Interval, slack: float) -> bool:
+    """Whether a row that is so far ahead of the leader (negative: behind) may still win."""
+    if verdict == "below":
+        return False
+    if ahead.low is None or ahead.high is None:
+        return True
+    if ahead.high < 0:
+        return False
+    if verdict == "undecided":
+        return True
+    return ahead.low <= 0 and not -slack < ahead.low <= ahead.high < slack
+
+
+def _mean(values: Mapping[int, float]) -> float:
+    return sum(values.values()) / len(values)

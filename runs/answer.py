@@ -1,0 +1,319 @@
+"""A study's answer in words, read from the columns of its ranking and never against them.
+
+In order: the cheapest that is as good as the reference, the best at any cost, the most per hour, what the search gained
+over random architectures, what controls reach, what failed, and what stays open with what would settle it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal
+
+from naslab.nas.statistics import (
+    Critical,
+    Interval,
+    difference_interval,
+    mean_interval,
+    paired_interval,
+    ratio_interval,
+    spread_of_difference,
+)
+from naslab.nas.verdict import seeds_to_tell, tellable
+from naslab.runs.rows import Baseline, Row, interval_dict
+from naslab.runs.standing import Standing
+
+Kind = Literal["cheapest", "best", "per_hour", "search", "control", "failed", "open"]
+NAMED = 3
+"""How many rows a sentence names before it counts the others."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One statement; `value` is the figure with its interval that it rests on, `row` the digest of its row."""
+
+    kind: Kind
+    text: str
+    row: str | None = None
+    value: Interval | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"kind": self.kind, "text": self.text, "row": self.row, "value": interval_dict(self.value)}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The headline, and the findings in order of what a reader acts on."""
+
+    sentence: str
+    findings: tuple[Finding, ...] = ()
+
+    def of(self, kind: Kind) -> tuple[Finding, ...]:
+        """The findings of one kind."""
+        return tuple(finding for finding in self.findings if finding.kind == kind)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"sentence": self.sentence, "findings": [finding.to_dict() for finding in self.findings]}
+
+
+def answer_of(standing: Standing) -> Answer:
+    """The answer that the columns give, no more."""
+    failed = [Finding("failed", line) for line in standing.failures]
+    if not standing.rows:
+        return Answer("No configuration has finished yet, so nothing can be said.", tuple(failed))
+    found = [
+        *_cheapest(standing),
+        *_best(standing),
+        *_per_hour(standing),
+        *_searches(standing),
+        *_controls(standing),
+        *failed,
+        *_open(standing),
+    ]
+    return Answer(_headline(standing, found), tuple(found))
+
+
+def _headline(standing: Standing, found: Sequence[Finding]) -> str:
+    if standing.reference is not None and standing.reference.breaks:
+        broken = "; ".join(map(str, standing.reference.breaks))
+        instead = f", so the floor is {standing.floor_of}" if standing.floor is not None else ", so there is no floor"
+        return f"The reference breaks {broken}{instead if standing.floor_of != 'given' else ''}. {_leader(standing)}"
+    if standing.objective.kind == "pareto":
+        return _front(standing)
+    first = next((finding for finding in found if finding.kind in ("cheapest", "best")), None)
+    if first is not None:
+        return first.text
+    others = [row for row in standing.rows if not row.reference]
+    if not others:
+        return "Only the reference has finished, so there is nothing to hold against it yet."
+    if standing.reference is None:
+        return f"The reference has no finished run. {_leader(standing)}"
+    open_rows = _undecided(standing)
+    if standing.floor is not None and all(row.verdict == "below" for row in others):
+        return f"Nothing is as good as the floor of {standing.floor:.2f} {standing.metric}."
+    if open_rows:
+        return (
+            "Undecided: nothing is shown to be as good as the reference and cheaper, or better; for "
+            f"{_names(open_rows)} more seeds may show it."
+        )
+    return "Nothing is shown to be as good as the reference and cheaper than it, or better."
+
+
+def _leader(standing: Standing) -> str:
+    ranked = [row for row in standing.rows if row.rank is not None]
+    if not ranked:
+        if standing.floor is None:
+            return "No configuration is ranked."
+        return f"No configuration reaches the floor of {standing.floor:.2f} {standing.metric}."
+    return f"{ranked[0].name} leads with {ranked[0].metric.mean:.2f} {standing.metric}."
+
+
+def _front(standing: Standing) -> str:
+    front = [row for row in standing.rows if row.rank == 1]
+    if not front:
+        return f"No configuration has a known {standing.against} yet, so there is no front."
+    listed = ", ".join(f"{row.name} ({row.metric.mean:.2f})" for row in front)
+    only = "is" if len(front) == 1 else "are"
+    return f"On the front of {standing.metric} against {standing.against} {only}, from the cheapest: {listed}."
+
+
+def _rivals(standing: Standing) -> list[Row]:
+    """The rows that may take the reference's place: they keep the constraints."""
+    return [row for row in standing.rows if not row.reference and not row.breaks]
+
+
+def _cheapest(standing: Standing) -> Iterator[Finding]:
+    reference = standing.reference
+    if reference is None or reference.breaks or standing.floor_of != "reference" or not all(reference.hours.values()):
+        return
+    cheaper: list[tuple[Row, Interval]] = []
+    for row in _rivals(standing):
+        if row.verdict == "meets" and row.threads == reference.threads and all(row.hours.values()):
+            ratio = ratio_interval(row.hours, reference.hours, standing.critical)
+            if ratio.high is not None and ratio.high < 1:
+                cheaper.append((row, ratio))
+    if not cheaper:
+        return
+    row, ratio = min(cheaper, key=lambda one: one[0].device_hours.mean)
+    yield Finding(
+        "cheapest",
+        f"{row.name} is as good as the reference for {_times(ratio)} of its {standing.unit}s: its {standing.metric} of "
+        f"{row.metric.mean:.2f} is {_apart(row.difference, standing)} (margin {standing.margin:.3g}).",
+        row.configuration.digest,
+        ratio,
+    )
+
+
+def _best(standing: Standing) -> Iterator[Finding]:
+    reference = standing.reference
+    if reference is None:
+        return
+    better: list[tuple[Row, Interval]] = []
+    for row in _rivals(standing):
+        sure = _over(row, reference, standing, standing.better_critical)
+        if sure.low is not None and sure.low > 0:
+            better.append((row, _over(row, reference, standing, standing.critical)))
+    if not better:
+        return
+    row, gain = max(better, key=lambda one: standing.objective.sign * one[0].metric.mean)
+    cost = ""
+    if row.threads == reference.threads and all(row.hours.values()) and all(reference.hours.values()):
+        ratio = ratio_interval(row.hours, reference.hours, standing.critical)
+        cost = f", for {_times(ratio)} times its {standing.unit}s"
+    ahead = [r for r in _rivals(standing) if standing.objective.sign * (r.metric.mean - row.metric.mean) > 0]
+    but = f" {_names(ahead)} had a better mean, not shown to be better than the reference." if ahead else ""
+    yield Finding(
+        "best",
+        f"{row.name} is better than the reference: its {standing.metric} of {row.metric.mean:.2f} is "
+        f"{_apart(gain, standing)}{cost}.{but}",
+        row.configuration.digest,
+        gain,
+    )
+
+
+def _per_hour(standing: Standing) -> Iterator[Finding]:
+    if standing.objective.kind == "pareto":
+        return
+    scored = [row for row in standing.rows if row.rank is not None and row.score is not None]
+    sure = [row for row in scored if row.verdict in (None, "meets")]
+    if not sure:
+        return
+    lead = sure[0]
+    what = f"gain per {standing.unit}" if standing.by == "gain" else f"{standing.metric} per {standing.unit}"
+    tied = [row for row in sure[1:] if row.rank == lead.rank]
+    apart = f"; the data cannot tell {_names(tied)} apart from it" if tied else ""
+    among = " of what meets the floor" if standing.floor is not None else ""
+    assert lead.score is not None
+    yield Finding(
+        "per_hour",
+        f"Most {what}{among}: {lead.name} with {lead.score.mean:.4g}{apart}.",
+        lead.configuration.digest,
+        lead.score,
+    )
+
+
+def _searches(standing: Standing) -> Iterator[Finding]:
+    sign = standing.objective.sign
+    for arm in standing.arms:
+        row = next((row for row in standing.own_rows if arm.arm in row.arms and not row.reference), None)
+        if not arm.search_hours or row is None:
+            continue
+        runs = arm.search_hours / row.device_hours.mean if row.device_hours.mean else math.inf
+        cost = f"its search took {arm.search_hours:.3g} {standing.unit}s, as much as {runs:.2g} runs of what it found"
+        if standing.random is None:
+            yield Finding(
+                "search", f"{arm.arm}: no random architecture was measured, so luck cannot be ruled out; {cost}."
+            )
+            continue
+        gain = difference_interval(list(row.metrics.values()), standing.random.values).scaled(sign)
+        yield Finding("search", f"{arm.arm}: {_gained(gain)}; {cost}.", row.configuration.digest, gain)
+
+
+def _gained(gain: Interval) -> str:
+    if gain.low is None or gain.high is None:
+        return f"{gain.mean:+.2f} against random architectures, of which one run each tells nothing"
+    figures = f"{gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]"
+    if gain.low > 0:
+        return f"the search gained {figures} over random architectures"
+    if gain.high < 0:
+        return f"the search ended below random architectures, by {figures}"
+    return f"no gain over random architectures is shown ({figures})"
+
+
+def _controls(standing: Standing) -> Iterator[Finding]:
+    """Controls that the best configuration is not shown to be above."""
+    ranked = [row for row in standing.rows if row.rank is not None]
+    if not ranked:
+        return
+    sign = standing.objective.sign
+    best = max(ranked, key=lambda row: sign * row.metric.mean)
+    for control in standing.controls:
+        over = _over_baseline(best, control).scaled(sign)
+        if over.low is not None and over.low > 0:
+            continue
+        how = {None: "", True: ", which is trained too,", False: ", which takes no training,"}[control.trained]
+        yield Finding(
+            "control",
+            f"No configuration is shown to be above the control {control.name.replace('_', ' ')}{how} with "
+            f"{control.metric.mean:.2f}: the best, {best.name}, has {best.metric.mean:.2f}.",
+            best.configuration.digest,
+            over,
+        )
+
+
+def _over_baseline(row: Row, control: Baseline) -> Interval:
+    values = list(row.metrics.values())
+    if len(control.values) > 1:
+        return difference_interval(values, control.values)
+    return mean_interval([value - control.metric.mean for value in values])
+
+
+def _open(standing: Standing) -> Iterator[Finding]:
+    if all(len(row.seeds) < 2 for row in standing.rows):
+        yield Finding("open", "With one seed nothing can be told apart; run more seeds.")
+        return
+    undecided = _undecided(standing)
+    if not undecided:
+        return
+    margin = standing.margin or 0.0
+    verb = "is" if len(undecided) == 1 else "are"
+    yield Finding(
+        "open",
+        f"Open: {_names(undecided)} {verb} neither shown to be as good as the floor within {margin:.3g}, nor to be "
+        f"worse.{resolution(standing)}",
+    )
+
+
+def resolution(standing: Standing) -> str:
+    """What difference to the reference the study can tell, and how many more seeds would tell the margin."""
+    reference = standing.reference
+    if reference is None:
+        return ""
+    spreads = [spread for row in _rivals(standing) if (spread := spread_of_difference(row.metrics, reference.metrics))]
+    if not spreads:
+        return ""
+    typical = math.sqrt(fmean(spread**2 for spread in spreads))
+    seeds = min(len(row.seeds) for row in standing.rows if len(row.seeds) > 1)
+    told = tellable(typical, seeds, standing.critical)
+    text = f" With {seeds} seeds the study tells differences of about {told:.2g}"
+    wanted = seeds_to_tell(typical, standing.margin) if standing.margin else None
+    if wanted is not None and wanted > seeds:
+        return f"{text}; {wanted - seeds} more seeds each would tell {standing.margin:.3g}."
+    return f"{text}."
+
+
+def _undecided(standing: Standing) -> list[Row]:
+    return [row for row in standing.rows if row.verdict == "undecided" and not row.breaks]
+
+
+def _over(row: Row, reference: Row, standing: Standing, critical: Critical) -> Interval:
+    """By how much `row` is better than the reference."""
+    return paired_interval(row.metrics, reference.metrics, critical).scaled(standing.objective.sign)
+
+
+def _apart(difference: Interval | None, standing: Standing) -> str:
+    """A difference in words: of the metric itself, whatever direction is better."""
+    if difference is None:
+        return "not compared"
+    raw = difference.scaled(standing.objective.sign)
+    word = "higher" if raw.mean >= 0 else "lower"
+    if raw.low is None or raw.high is None:
+        return f"{abs(raw.mean):.2f} {word}"
+    return f"{abs(raw.mean):.2f} {word} [{raw.low:+.2f}, {raw.high:+.2f}]"
+
+
+def _times(ratio: Interval) -> str:
+    if ratio.low is None or ratio.high is None:
+        return f"{ratio.mean:.2f}"
+    return f"{ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+
+
+def _names(rows: Sequence[Row]) -> str:
+    names = [row.name for row in rows[:NAMED]]
+    if len(rows) > NAMED:
+        names.append(f"{len(rows) - NAMED} more")
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,91 @@
+"""Hours that mean something: which clock a ranking counts by, and what speaks against comparing its hours.
+
+On a CPU the unit is core hours, by the CPU clock of each worker and its children, which a busy neighbour hardly moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import combinations
+
+from naslab.nas.statistics import ratio_interval
+from naslab.runs.rows import Row
+from naslab.runs.spend import cost_unit, one_device
+from naslab.runs.trial import RungRecord, Trial
+
+COUNTED_APART = 1.05
+"""Ratio of counted costs from which two rows are expected to differ in hours."""
+
+
+def by_its_clock(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """The trials with core seconds as their device seconds, on a CPU where each has them; else as they are.
+
+    Raises:
+        InputError: as for `one_device`.
+    """
+    charged = [t for t in trials if t.device_seconds and t.state != "running"]
+    if cost_unit(one_device(trials)) != "cpu_hours" or not all(t.core_seconds for t in charged):
+        return tuple(trials)
+    return tuple(
+        replace(t, seconds=t.core_seconds, carried_seconds=t.carried_core_seconds, rungs=tuple(map(_by_cores, t.rungs)))
+        for t in trials
+    )
+
+
+def _by_cores(rung: RungRecord) -> RungRecord:
+    return rung if rung.core_seconds is None else replace(rung, device_seconds=rung.core_seconds)
+
+
+def doubts(rows: Sequence[Row], trials: Sequence[Trial], clock: str) -> tuple[str, ...]:
+    """One line for each reason not to trust the hours of `rows` as they stand.
+
+    Args:
+        trials: as recorded, by both clocks.
+        clock: core or wall.
+    """
+    ranked = {number for row in rows for number in row.trials}
+    of_rows = [t for t in trials if t.number in ranked]
+    return (*_old_records(of_rows, clock), *_threads(of_rows), *_contended(of_rows), *_disagreement(rows))
+
+
+def _old_records(trials: Sequence[Trial], clock: str) -> Iterable[str]:
+    timed = [t for t in trials if t.core_seconds]
+    if clock == "wall" and timed and len(timed) < len(trials):
+        yield "Some trials have no CPU clock (an earlier version ran them): hours are wall hours, which load changes."
+
+
+def _threads(trials: Sequence[Trial]) -> Iterable[str]:
+    known = sorted({t.threads for t in trials if t.threads})
+    if len(known) > 1:
+        listed = " and ".join(map(str, known))
+        yield f"Trials ran with {listed} threads: hours of rows with different threads are not compared."
+
+
+def _contended(trials: Sequence[Trial]) -> Iterable[str]:
+    waiting = [t.number for t in trials if t.contended]
+    if waiting:
+        yield (
+            f"{len(waiting)} of {len(trials)} runs waited for their cores (wall time above core time per thread by a "
+            f"fifth): trial{'s' if len(waiting) > 1 else ''} {', '.join(map(str, waiting[:8]))}"
+            f"{', ...' if len(waiting) > 8 else ''}. Wall hours say little."
+        )
+
+
+def _disagreement(rows: Sequence[Row]) -> Iterable[str]:
+    """The pair of rows, if any, that stands furthest against its counted cost, beyond the interval of its hours."""
+    worst: tuple[float, Row, Row] | None = None
+    for a, b in combinations([row for row in rows if row.training_flops], 2):
+        low, high = sorted((a, b), key=lambda row: row.training_flops or 0.0)
+        if (high.training_flops or 0.0) < COUNTED_APART * (low.training_flops or 0.0):
+            continue
+        ratio = ratio_interval(low.hours, high.hours)
+        if ratio.low is not None and ratio.low > 1 and (worst is None or ratio.mean > worst[0]):
+            worst = (ratio.mean, low, high)
+    if worst is not None:
+        ratio_mean, low, high = worst
+        counted = (low.training_flops or 0.0) / (high.training_flops or 1.0)
+        yield (
+            f"Measured hours and counted cost disagree: {low.name} counts {counted:.2f} times the FLOPs of {high.name} "
+            f"and takes {ratio_mean:.2f} times its hours."
+        )

@@ -1,0 +1,68 @@
+"""Where the rows of a study stand: what a ranking computes, and what its answer is read from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from naslab.nas.statistics import Critical, student
+from naslab.runs.objective import Objective
+from naslab.runs.rows import Baseline, Refused, Row
+from naslab.runs.spend import ArmSpend, CostUnit
+from naslab.runs.trial import Phase
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Rows in order: those that meet the floor, the undecided, those below; with what they are to be held against.
+
+    `refused` are the configurations that break a constraint; they have no row. `clock` says whether hours are core
+    hours or wall hours. `failures` and `doubts` are lines that a reader must see above the table.
+    """
+
+    study: str
+    metric: str
+    device: str
+    cost_unit: CostUnit
+    floor: float | None
+    rows: tuple[Row, ...]
+    controls: tuple[Baseline, ...]
+    random: Baseline | None
+    arms: tuple[ArmSpend, ...]
+    phases: dict[Phase, float]
+    refused: tuple[Refused, ...] = ()
+    objective: Objective = field(default_factory=Objective)
+    gain_over: str = "reference"
+    beside: tuple[str, ...] = ()
+    by: str = "score"
+    floor_of: str | None = None
+    margin: float | None = None
+    clock: str = "wall"
+    failures: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    critical: Critical = field(default=student, compare=False)
+    """By how many standard errors the intervals reach: more than Student's where seeds race."""
+    better_critical: Critical = field(default=student, compare=False)
+    """The same for a claim that holds for all rows together: Bonferroni's over their number."""
+
+    @property
+    def against(self) -> str:
+        """The cost of the fronts, with its unit."""
+        costs = {"latency": "latency in ms", "flops": "FLOPs of a forward", "memory": "peak memory in GB"}
+        return costs.get(self.objective.against or "", f"{self.unit}s of a run")
+
+    @property
+    def unit(self) -> str:
+        """The unit of the hours in words, singular: core hours by the CPU clock are no wall hours."""
+        if self.cost_unit == "gpu_hours":
+            return "GPU hour"
+        return "core hour" if self.clock == "core" else "CPU hour"
+
+    @property
+    def reference(self) -> Row | None:
+        """The row of the study's own published setting."""
+        return next((row for row in self.own_rows if row.reference), None)
+
+    @property
+    def own_rows(self) -> tuple[Row, ...]:
+        """The rows of the study itself, without those of studies beside it."""
+        return tuple(row for row in self.rows if row.study == self.study)

@@ -1,0 +1,151 @@
+"""The answer in words: it says what is known, and nothing against the columns of its own ranking."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic_study import BY_DARTS, BY_TPE, PUBLISHED, head, make_study, trial
+
+from naslab.nas.statistics import paired_interval
+from naslab.runs.ranking import Ranking, rank
+
+
+def finals(name, configuration, values, first, seconds=360.0, **more):
+    role, arm = ("reference", None) if name == "reference" else ("final", name)
+    return [
+        trial(first + i, role, v, configuration=configuration, arm=arm, seed=i, seconds=seconds + i, **more)
+        for i, v in enumerate(values)
+    ]
+
+
+REFERENCE = finals("reference", PUBLISHED, (80.0, 80.2, 80.4), 0)
+BETTER = finals("darts", BY_DARTS, (82.0, 82.2, 82.4), 10)
+CHEAPER = finals("tpe", BY_TPE, (80.1, 80.2, 80.3), 20, seconds=180.0)
+RANDOM = [trial(30 + i, "random", score, seed=i) for i, score in enumerate((77.0, 77.5, 78.0))]
+
+
+def ranked(*groups, **changes) -> Ranking:
+    return rank(make_study(**changes), [t for group in groups for t in group])
+
+
+def test_the_cheapest_that_is_as_good_comes_first_with_its_ratio():
+    found = ranked(REFERENCE, BETTER, CHEAPER).answer
+    assert found.sentence.startswith(f"tpe {BY_TPE.digest[:6]} is as good as the reference for 0.50 [")
+    assert "(margin 1)" in found.sentence
+    (cheapest,), (best,) = found.of("cheapest"), found.of("best")
+    assert cheapest.value.mean == pytest.approx(0.5, abs=0.01)
+    assert best.row == BY_DARTS.digest
+    assert best.value.mean == pytest.approx(2.0)
+    assert "2.00 higher" in best.text
+
+
+@pytest.mark.parametrize(
+    ("groups", "changes", "expected"),
+    [
+        ([], {}, "No configuration has finished yet"),
+        ([REFERENCE], {}, "Only the reference has finished"),
+        ([REFERENCE, finals("tpe", BY_TPE, (70.0, 70.1, 70.2), 10)], {}, "Nothing is as good as the floor of 80.20"),
+        ([REFERENCE, finals("tpe", BY_TPE, (80.0, 82.0, 79.0), 10)], {}, "Undecided: nothing is shown"),
+        ([REFERENCE, finals("tpe", BY_TPE, (80.0, 80.2, 80.4), 10)], {}, "Nothing is shown to be as good"),
+        ([finals("tpe", BY_TPE, (80.0, 80.1), 10)], {}, "The reference has no finished run. tpe"),
+    ],
+)
+def test_the_headline_claims_no_more_than_the_data(groups, changes, expected):
+    assert ranked(*groups, **changes).answer.sentence.startswith(expected)
+
+
+def test_what_stays_open_says_what_would_settle_it():
+    (still,) = ranked(REFERENCE, finals("tpe", BY_TPE, (80.0, 82.0, 79.0), 10)).answer.of("open")
+    told, more = re.search(
+        r"tells differences of about ([\d.]+); (\d+) more seeds each would tell 1\.", still.text
+    ).groups()
+    assert float(told) > 1
+    assert int(more) > 3
+    alone = ranked(finals("reference", PUBLISHED, (80.0,), 0), finals("tpe", BY_TPE, (99.0,), 10))
+    assert "With one seed nothing can be told apart" in alone.answer.of("open")[0].text
+
+
+def test_a_search_is_held_against_random_architectures_and_its_own_cost():
+    search = [trial(50, "proposal", 70.0, arm="tpe", seconds=3600.0, configuration=head("elu"), rungs=(70.0,))]
+    (gained,) = ranked(REFERENCE, CHEAPER, RANDOM, search).answer.of("search")
+    assert gained.value.mean == pytest.approx(80.2 - 77.5)
+    assert "took 1 CPU hours, as much as 20 runs" in gained.text
+    (unknown,) = ranked(REFERENCE, CHEAPER, search).answer.of("search")
+    assert "luck cannot be ruled out" in unknown.text
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_control_as_good_as_the_best_is_said_and_a_trained_one_called_trained(trained):
+    control = [trial(60, "control", 82.3, label="scratch", result={"trained": trained})]
+    (found,) = ranked(REFERENCE, BETTER, control).answer.of("control")
+    assert ("which is trained too" in found.text) is trained
+    assert ranked(REFERENCE, BETTER, [trial(60, "control", 10.0, label="pixels")]).answer.of("control") == ()
+
+
+def test_a_row_over_fewer_seeds_is_said():
+    lost = trial(40, "final", 0.0, state="failed", configuration=BY_TPE, arm="tpe", seed=1, error="the disk is full")
+    found = ranked(REFERENCE, [CHEAPER[0], CHEAPER[2], lost])
+    assert found.failures[:1] == (
+        f"final {BY_TPE.digest[:6]}: 1 of 3 runs failed (trial 40: the disk is full); it stands on 2.",
+    )
+    assert found.answer.of("failed")[0].text == found.failures[0]
+    lost = trial(0, "reference", 0.0, state="failed", configuration=PUBLISHED, error="the disk is full")
+    said = ranked([lost], CHEAPER)
+    assert any("no finished run, so there is no floor" in line for line in said.failures)
+
+
+@st.composite
+def studies(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    trials, sigma = [], draw(st.sampled_from([0.05, 0.5, 2.0]))
+    for k in range(draw(st.integers(1, 6))):
+        configuration = PUBLISHED if k == 0 else head("relu", "silu", "elu", predictor=("relu",) * k)
+        seconds, gain = 3600 * rng.uniform(0.4, 1.6), (0 if k == 0 else rng.uniform(-3, 3))
+        for seed in range(draw(st.integers(1, 5))):
+            trials.append(
+                trial(len(trials), "reference" if k == 0 else "final", 80 + gain + sigma * rng.normal(), seed=seed,
+                      seconds=seconds * rng.uniform(0.95, 1.05), configuration=configuration,
+                      arm=None if k == 0 else "tpe")
+            )  # fmt: skip
+    return trials
+
+
+@given(studies(), st.sampled_from(["maximize", "minimize"]), st.sampled_from([None, 0.0, 0.5, 3.0]))
+@settings(max_examples=150, deadline=None)
+def test_the_answer_never_contradicts_the_columns(trials, direction, margin):
+    by = "gain" if direction == "minimize" else "score"
+    ranking = rank(make_study(objective={"direction": direction}, ranking={"margin": margin, "by": by}), trials)
+    sign = ranking.objective.sign
+    rows = {row.configuration.digest: row for row in ranking.rows}
+    reference = ranking.reference
+    for finding in ranking.answer.findings:
+        row = rows.get(finding.row)
+        if finding.kind == "cheapest":
+            assert row.verdict == "meets"
+            assert row.rank is not None
+            assert row.difference.low > -ranking.margin
+            assert finding.value.high < 1
+        elif finding.kind == "best":
+            assert row.verdict == "meets", "what is better is as good"
+            assert sign * (row.metric.mean - reference.metric.mean) > 0 or row.seeds != reference.seeds
+            difference = paired_interval(row.metrics, reference.metrics).scaled(sign)
+            assert finding.value == difference
+            assert difference.low > 0
+        elif finding.kind == "per_hour":
+            same = [r for r in ranking.rows if r.verdict in (None, "meets")]
+            assert row.score.mean == max(r.score.mean for r in same)
+    if not ranking.answer.of("cheapest") and not ranking.answer.of("best"):
+        assert " is as good as the reference for " not in ranking.answer.sentence
+        assert " is better than " not in ranking.answer.sentence
+    for row in ranking.rows:
+        if row.verdict == "below":
+            assert row.rank is None
+            assert row.difference.high < -ranking.margin
+        if row.verdict == "undecided":
+            assert row.rank is not None, "no row is dropped by its mean"
+    order = [row.verdict for row in ranking.rows]
+    assert order == sorted(order, key=["meets", "undecided", "below"].index)
