@@ -15,11 +15,10 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from naslab.efficiency.errors import InputError
 from naslab.kernels import TokenMask, gather_visible, patch_loss, restore_tokens
 from naslab.search_spaces.common.modules.positions import plane_positions
-from naslab.search_spaces.common.modules.vit import EPSILON, Sizes, initialise, make_blocks
-from naslab.search_spaces.common.objectives.masked_patches import Masking
+from naslab.search_spaces.common.modules.vit import EPSILON, Sizes, check_shape, initialise, make_blocks
+from naslab.search_spaces.common.objectives.masked_patches import Masking, gather_masked
 from naslab.search_spaces.common.objectives.running_cell import RunningCell
 
 Target: TypeAlias = Literal["pixel", "normalised_pixel"]
@@ -153,8 +152,7 @@ class Autoencoder(nn.Module):
         return tokens
 
     def _embedded(self, samples: Tensor) -> Tensor:
-        if samples.shape[1:] != self.sample_shape:
-            raise InputError(f"images: {_by(samples.shape[1:])} do not fit the model's {_by(self.sample_shape)}")
+        check_shape(samples, self.sample_shape)
         return self.embed(samples)
 
     def _encode(self, tokens_BLD: Tensor, mask: TokenMask) -> Tensor:
@@ -182,8 +180,7 @@ class Autoencoder(nn.Module):
         cell = self.design.cell
         if cell is None:
             decoded_BLE = self.decoder_blocks(torch.cat([first, self._in_place(rest, mask)], 1))[:, self.leading :]
-            masked = TokenMask(mask.masked_BM, mask.visible_BK, _masked_first(mask))
-            chosen_BME, decoded_BM = gather_visible(decoded_BLE, masked), mask.masked_BM
+            chosen_BME, decoded_BM = gather_masked(decoded_BLE, mask), mask.masked_BM
         else:
             decoded_BM, spare_BS = cell.draw(mask, noise_BL)
             partly_BNE = self._partly(rest, mask, torch.cat([decoded_BM, spare_BS], 1))
@@ -211,16 +208,6 @@ class Autoencoder(nn.Module):
             rows = torch.arange(len(rest), device=rest.device)[:, None]
             return (rest + places_LE)[rows, torch.cat([rebuilt_BN, mask.visible_BK], 1)]
         return torch.cat([self.mask_token + places_LE[rebuilt_BN], rest + places_LE[mask.visible_BK]], 1)
-
-
-def _by(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))
-
-
-def _masked_first(mask: TokenMask) -> Tensor:
-    """Ranks when the masked tokens come before the visible ones."""
-    masked, visible = mask.masked_BM.shape[1], mask.visible_BK.shape[1]
-    return torch.where(mask.rank_BL < visible, mask.rank_BL + masked, mask.rank_BL - visible)
 
 
 class MaskedAutoencoder(Autoencoder):

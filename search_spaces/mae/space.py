@@ -273,8 +273,6 @@ class MAE(SearchSpace):
 
     def _check_options(self) -> None:
         options, encoder = self.options, self.encoder
-        if encoder.width % encoder.heads:
-            raise InputError(f"space.options.width: {encoder.width} is not divisible by {encoder.heads} heads")
         if encoder.width % 4:
             raise InputError(f"space.options.width: {encoder.width} is not divisible by 4, as the positions need")
         if options.published_patch not in self._patches:

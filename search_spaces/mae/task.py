@@ -5,7 +5,7 @@ A sample is an image (C, H, W) or a clip (T, C, H, W); of it nothing but data se
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces.common import controls
-from naslab.search_spaces.common.scores import BOTH, encode, labelled_few, score_features
+from naslab.search_spaces.common.scores import BOTH
+from naslab.search_spaces.common.scores.evaluation import Evaluation, Scoring
 from naslab.search_spaces.common.training import adamw, scaled_rate, set_learning_rate, train_in_rungs
-from naslab.search_spaces.common.training.finetune import FinetuneOptions, fine_tune
+from naslab.search_spaces.common.training.finetune import FinetuneOptions
 from naslab.search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, check_fit, load_dataset
 from naslab.search_spaces.data.video import ClipAugmentation, ClipOptions, load_clips
-from naslab.search_spaces.mae.classifier import Classifier, Pool, pooled, weight_decayed
+from naslab.search_spaces.mae.classifier import Classifier, Pool, decays_in_pretraining, pooled
 from naslab.search_spaces.mae.model import Autoencoder
 from naslab.search_spaces.mae.space import MAE
 from naslab.search_spaces.options import Options
@@ -39,7 +40,7 @@ class CropAndFlip(AugmentationOptions):
     grey_probability: float = Field(0, ge=0, le=1)
 
 
-class Recipe(Options):
+class Recipe(Scoring):
     """Budget and evaluation of a masked pre-training of images or clips; the defaults are MAE's."""
 
     dataset: DatasetOptions | ClipOptions
@@ -57,12 +58,6 @@ class Recipe(Options):
     """Features of a sample: the mean of its patches, or the class token, which the loss does not reach directly."""
     rung_epochs: int = Field(1, gt=0)
     """Epochs between two rungs."""
-    knn_k: int = Field(20, gt=0)
-    knn_temperature: float = Field(0.1, gt=0)
-    rung_bank: int = Field(2000, gt=0)
-    """How many labelled training samples a rung's score may use; the full evaluation uses all."""
-    labels_per_class: int | None = Field(None, gt=0)
-    """Also score with this many labels a class (`few_knn_top1`, `few_linear_top1`, `few_finetune_top1`)."""
     finetune: FinetuneOptions | None = None
     """Recipe of fine-tuning; None: no `finetune_top1`, unless it is the metric."""
 
@@ -104,6 +99,7 @@ class MaskedPretraining(Task):
         check_fit(self.data, space.options.in_channels, space.options.image_size, options.batch_size)
         self.train_images = self.data.train.to(device)
         self.augmentation = self._views()
+        self.scores = Evaluation(self.data, self.augmentation, device, options, dataset.seed)
         self._scratch = controls.trained(
             "scratch",
             "the metric after supervised training from scratch with all labels, as many steps as pre-training",
@@ -150,7 +146,7 @@ class MaskedPretraining(Task):
     def _optimiser(self, model: Autoencoder) -> torch.optim.Optimizer:
         options = self.options
         rate = scaled_rate(options.learning_rate, options.batch_size)
-        return adamw(model.named_parameters(), rate, options.weight_decay, (0.9, 0.95), weight_decayed)
+        return adamw(model.named_parameters(), rate, options.weight_decay, (0.9, 0.95), decays_in_pretraining)
 
     def _losses(self, model: Autoencoder, optimiser: torch.optim.Optimizer, seed: int, epoch: int) -> Iterator[Tensor]:
         steps = self.num_batches
@@ -165,66 +161,24 @@ class MaskedPretraining(Task):
         options ask for; else the metric alone.
         """
         autoencoder = cast(Autoencoder, model).to(self.device).eval()
-        scores = self._frozen_scores(autoencoder, split, full)
+        scores = self._features(partial(pooled, autoencoder, pool=self.options.pool), split, full)
         options = self.options.finetuning
-        if options is not None and (full or self.metric == "finetune_top1"):
-            for name, indices in self._label_sets(full).items():
-                steps, seed = options.steps(len(self._labelled)), self.options.dataset.seed
-                classifier = self._supervised(autoencoder, indices, options, steps, seed, options.layer_decay)
-                scores[name] = self._accuracy(classifier, split)
-        return scores
+        if options is None or not (full or self.metric == "finetune_top1"):
+            return scores
+        steps, seed = options.steps(self._labelled), self.options.dataset.seed
+        tuned = self.scores.tuned(self._classifier(autoencoder), options, steps, seed, options.layer_decay, full)
+        return {**scores, **self.scores.accuracies(tuned, split)}
 
-    def _frozen_scores(self, model: Autoencoder, split: Split, full: bool) -> dict[str, float]:
+    def _features(self, features: controls.Features, split: Split, full: bool) -> dict[str, float]:
         wanted = BOTH if full else tuple(name for name in BOTH if name == self.metric)
-        if not wanted:
-            return {}
-        with torch.no_grad():
-            return self._scores(lambda images: pooled(model, images, self.options.pool), split, full, wanted)
-
-    def _scores(self, features: Any, split: Split, full: bool, wanted: tuple[str, ...]) -> dict[str, float]:
-        options = self.options
-        bank = self.data.train.labelled(None if full else options.rung_bank)
-        queries = self.data.of(split)
-        bank_x, x = (encode(features, images, self.augmentation, self.device) for images in (bank, queries))
-        bank_y, y = bank.labels.to(self.device), queries.labels.to(self.device)
-        return score_features(
-            (bank_x, bank_y),
-            (x, y),
-            len(self.data.classes),
-            wanted,
-            knn_k=options.knn_k,
-            knn_temperature=options.knn_temperature,
-            few=labelled_few(bank_y, options.labels_per_class, options.dataset.seed) if full else None,
-        )
+        return self.scores.features(features, split, full, wanted) if wanted else {}
 
     @property
-    def _labelled(self) -> Tensor:
-        return (self.data.train.labels >= 0).nonzero().flatten()
+    def _labelled(self) -> int:
+        return int((self.data.train.labels >= 0).sum())
 
-    def _label_sets(self, full: bool) -> dict[str, Tensor]:
-        """Training samples whose labels a fine-tuning may use, by the name of its score."""
-        sets = {"finetune_top1": self._labelled}
-        few = labelled_few(self.data.train.labels, self.options.labels_per_class, self.options.dataset.seed)
-        return {**sets, "few_finetune_top1": few} if full and few is not None else sets
-
-    def _supervised(
-        self, model: Autoencoder, indices: Tensor, options: FinetuneOptions, steps: int, seed: int, layer_decay: float
-    ) -> Classifier:
-        """A classifier on a copy of the encoder, trained on the labelled samples at `indices`."""
-        seed = derive_seed(seed, "supervised")
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            classifier = Classifier(model, self.options.pool, len(self.data.classes)).to(self.device)
-        images, optimiser = self.data.train.take(indices), classifier.optimiser(options, layer_decay)
-        return fine_tune(
-            classifier, optimiser, images, self.augmentation, options, steps=steps, seed=seed, device=self.device
-        )
-
-    def _accuracy(self, classifier: Classifier, split: Split) -> float:
-        queries = self.data.of(split)
-        with torch.no_grad():
-            answers = encode(classifier, queries, self.augmentation, self.device).argmax(1).cpu()
-        return 100 * float((answers == queries.labels).float().mean())
+    def _classifier(self, model: Autoencoder) -> Callable[[], Classifier]:
+        return partial(Classifier, model, self.options.pool, len(self.data.classes))
 
     def controls(self) -> tuple[Control, ...]:
         """Raw pixels, the encoder as initialised, and one trained with the labels instead, for as many steps.
@@ -233,7 +187,7 @@ class MaskedPretraining(Task):
         """
         options = self.space.options
         values = options.in_channels * options.frames * options.image_size**2
-        pixels = controls.raw_pixels(lambda flat, split: self._scores(flat, split, split == "test", BOTH))
+        pixels = controls.raw_pixels(lambda flat, split: self.scores.features(flat, split, split == "test"))
         return (
             *((pixels,) if self.metric in BOTH and values <= RAW_PIXELS else ()),
             controls.untrained(self, "the metric on the untrained encoder's features"),
@@ -248,16 +202,13 @@ class MaskedPretraining(Task):
         model = self.space.build(self.space.reference)
         steps = self.options.epochs * self.num_batches
         if self.options.finetuning is not None:
-            steps += options.steps(len(self._labelled))
-        return {
-            name: self._supervised(model, indices, options, steps, seed, layer_decay=1.0)
-            for name, indices in self._label_sets(full=True).items()
-        }
+            steps += options.steps(self._labelled)
+        return self.scores.tuned(self._classifier(model), options, steps, seed, layer_decay=1.0)
 
     def _scratch_scores(self, classifiers: dict[str, Classifier], split: Split) -> dict[str, float]:
         """The classifiers' own accuracies, and the scores of the first one's features."""
-        scores = self._frozen_scores(classifiers["finetune_top1"].model, split, full=split == "test")
-        return {**scores, **{name: self._accuracy(one, split) for name, one in classifiers.items()}}
+        scores = self._features(classifiers["finetune_top1"].features, split, full=split == "test")
+        return {**scores, **self.scores.accuracies(classifiers, split)}
 
     @property
     def benchmark(self) -> Mapping[str, Any]:

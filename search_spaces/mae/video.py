@@ -13,14 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from naslab.kernels import patch_loss
-from naslab.kernels.patch_loss import patches
 from naslab.search_spaces.common.modules.positions import ClipPositions
 from naslab.search_spaces.common.modules.vit import initialise
+from naslab.search_spaces.common.objectives.tube_loss import Over, tube_loss
 from naslab.search_spaces.mae.model import Autoencoder, Design
-
-CHANNEL_EPSILON = 1e-6
-"""Added to the deviation, not to the variance, where each colour channel is normalised by itself (VideoMAE)."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +30,7 @@ class ClipDesign:
     class_token: bool
     predicted: Literal["one", "all"]
     """Frames of each tube that are predicted: one, evenly spread over the clip (MAE-ST), or all (VideoMAE)."""
-    normalised_by: Literal["patch", "channel"]
-    """Over what a normalised target has mean 0 and deviation 1: all its values, or each colour by itself."""
+    normalised_by: Over
 
     @property
     def target_frames(self) -> tuple[int, ...]:
@@ -112,22 +107,5 @@ class VideoMaskedAutoencoder(Autoencoder):
         targets = samples[:, list(self.clip.target_frames)]
         if self.plain_pixels:
             targets = targets * self.pixel_std[:, None, None] + self.pixel_mean[:, None, None]
-        tall = _stacked(targets, self.frames_predicted)
-        size, normalised = self.design.patch_size, self.design.target == "normalised_pixel"
-        if normalised and self.clip.normalised_by == "channel":
-            return (predicted_BMP - self._by_channel(tall, decoded_BM)).square().mean()
-        return patch_loss(predicted_BMP, tall, decoded_BM, size, normalised)
-
-    def _by_channel(self, tall: Tensor, decoded_BM: Tensor) -> Tensor:
-        rows = torch.arange(len(tall), device=tall.device)[:, None]
-        chosen = patches(tall, self.design.patch_size)[rows, decoded_BM].unflatten(2, (-1, self.design.in_channels))
-        deviation, mean = torch.std_mean(chosen, 2, keepdim=True)
-        targets: Tensor = (chosen - mean) / (deviation + CHANNEL_EPSILON)
-        return targets.flatten(2)
-
-
-def _stacked(clips: Tensor, tubelet: int) -> Tensor:
-    """Clips (B, T, C, H, W) as one tall image each, (B, tubelet * C, T / tubelet * H, W): its patches are the tubes."""
-    b, t, c, h, w = clips.shape
-    split = clips.reshape(b, t // tubelet, tubelet, c, h, w)
-    return split.permute(0, 2, 3, 1, 4, 5).reshape(b, tubelet * c, t // tubelet * h, w)
+        over = self.clip.normalised_by if self.design.target == "normalised_pixel" else None
+        return tube_loss(predicted_BMP, targets, decoded_BM, self.design.patch_size, self.frames_predicted, over)

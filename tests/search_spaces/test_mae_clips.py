@@ -79,16 +79,16 @@ def test_supervised_training_from_scratch_tells_the_direction():
     torch.manual_seed(0)
     model = task.space.build(task.space.reference)
     recipe = FinetuneOptions(batch_size=64, learning_rate=8e-3)
-    classifier = task._supervised(model, torch.arange(512), recipe, steps=100, seed=0, layer_decay=1.0)
-    assert task._accuracy(classifier, "test") > 50
+    tuned = task.scores.tuned(task._classifier(model), recipe, steps=100, seed=0, layer_decay=1.0)
+    assert task.scores.accuracies(tuned, "test")["finetune_top1"] > 50
 
 
 def test_fine_tuning_reaches_every_parameter_of_the_encoder():
     task = make(MAE_ST, finetune=FINETUNE)
     model = task.space.build(task.space.reference)
     options = FinetuneOptions(**FINETUNE)
-    tuned = task._supervised(model, torch.arange(256), options, 4, 0, options.layer_decay)
-    decoder = ("decoder", "narrow", "mask_token", "head")
+    tuned = task.scores.tuned(task._classifier(model), options, 4, 0, options.layer_decay)["finetune_top1"]
+    decoder = ("decoder", "narrow", "mask_token", "head", "norm")  # the classifier has a norm of its own
     for name, before in model.named_parameters():
         after = tuned.model.get_parameter(name)
         assert torch.equal(before, after) is name.startswith(decoder), name

@@ -8,7 +8,10 @@ from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_pos
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces import find_space
 from naslab.search_spaces.common.modules.positions import line_positions, plane_positions
+from naslab.search_spaces.common.modules.vit import Sizes
+from naslab.search_spaces.common.objectives.masked_patches import Masking
 from naslab.search_spaces.mae.convert import from_hugging_face, hugging_face_state, own_state, to_hugging_face
+from naslab.search_spaces.mae.model import Design, MaskedAutoencoder
 
 SIZES = {
     "hidden_size": 24,
@@ -91,6 +94,40 @@ def test_the_exported_state_is_complete():
 def test_what_the_peer_has_not_is_refused(values, message):
     with pytest.raises(InputError, match=message):
         to_hugging_face(tiny(values))
+
+
+def test_images_that_are_not_square_are_refused_by_the_peer_and_by_a_model_of_the_other_orientation():
+    model = MaskedAutoencoder(
+        Design(Sizes(16, 1, 2, 32), Sizes(16, 1, 2, 32), Masking("random", 0.5, (1, 2, 3)), 1, 4, "pixel")
+    )
+    assert model(torch.randn(2, 1, 8, 12)).loss.isfinite()
+    for call in (model, model.features):
+        with pytest.raises(InputError, match="images: 1x12x8 do not fit the model's 1x8x12"):
+            call(torch.randn(2, 1, 12, 8))
+    with pytest.raises(InputError, match="square images, not 2 x 3 patches"):
+        to_hugging_face(model)
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"image_size": [30, 30]}, r"hf: image_size \[30, 30\]; use one number"),
+        ({"image_size": (30, 24)}, r"hf: image_size .* use one number"),
+        ({"patch_size": [6, 6]}, r"hf: patch_size \[6, 6\]; use one number"),
+        ({"hidden_dropout_prob": 0.1}, r"hf: hidden_dropout_prob 0\.1; the model here has no dropout"),
+        (
+            {"attention_probs_dropout_prob": 0.2},
+            r"hf: attention_probs_dropout_prob 0\.2; the model here has no dropout, set it to 0",
+        ),
+    ],
+)
+def test_what_is_not_here_is_refused_in_one_line(changed, line):
+    theirs = ViTMAEForPreTraining(ViTMAEConfig(**SIZES))
+    for name, value in changed.items():  # not every class makes a model of each
+        setattr(theirs.config, name, value)
+    with pytest.raises(InputError, match=line) as caught:
+        from_hugging_face(theirs)
+    assert "\n" not in str(caught.value)
 
 
 def test_positions_of_the_class_token_and_other_activations_are_refused():

@@ -1,7 +1,9 @@
 import itertools
+from functools import partial
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces import TrainingDiverged, find_space
@@ -113,22 +115,69 @@ def test_what_does_not_fit_is_refused_before_any_work(space, task, message):
         make(space, **task)
 
 
-def test_the_rate_of_a_layer_falls_with_its_distance_from_the_head():
+@pytest.mark.parametrize(("pool", "norm"), [("mean", "fc_norm"), ("class", "model.norm")])
+def test_the_rate_of_a_layer_falls_with_its_distance_from_the_head(pool, norm):
     task = make()
-    model = task.space.build(task.space.reference)
-    classifier = Classifier(model, "mean", 10)
-    model = classifier.model
+    classifier = Classifier(task.space.build(task.space.reference), pool, 10)
     groups = classifier.optimiser(FinetuneOptions(learning_rate=1.0, batch_size=256), 0.5).param_groups
-    rates = {id(p): group["base_lr"] for group in groups for p in group["params"]}
-    assert rates[id(classifier.head.weight)] == 1.0
-    assert rates[id(model.norm.weight)] == 1.0
-    assert rates[id(model.blocks[1].attn.qkv.weight)] == 0.5
-    assert rates[id(model.blocks[0].attn.qkv.weight)] == 0.25
-    assert rates[id(model.patch_embed.weight)] == 0.125
-    assert id(model.decoder_blocks[0].mlp.fc1.weight) not in rates
-    undecayed = {id(p) for group in groups if group["weight_decay"] == 0 for p in group["params"]}
-    assert id(model.norm.weight) in undecayed
-    assert id(model.class_token) not in undecayed
+    names = {id(p): name for name, p in classifier.named_parameters()}
+    rates = {names[id(p)]: group["base_lr"] for group in groups for p in group["params"]}
+    after, blocks = ("head.weight", f"{norm}.weight"), "model.blocks.{}.attn.qkv.weight"
+    assert {rates[name] for name in after} == {1.0}
+    assert rates[blocks.format(1)] == 0.5
+    assert rates[blocks.format(0)] == 0.25
+    assert rates["model.patch_embed.weight"] == rates["model.class_token"] == 0.125
+    assert not any("decoder" in name or "mask_token" in name for name in rates)
+    assert not any("norm." in name and not name.startswith((norm, "model.blocks")) for name in rates)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-video", "paper-video"])
+def test_fine_tuning_decays_matrices_alone(preset):
+    """Not the class token and not learned positions, as `no_weight_decay` in the published code says."""
+    space = find_space("mae", preset)
+    with torch.device("meta"):
+        classifier = Classifier(space.build(space.reference), "mean", 10)
+    names = {id(p): name for name, p in classifier.named_parameters()}
+    groups = classifier.optimiser(FinetuneOptions(weight_decay=0.05), 0.75).param_groups
+    decay = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
+    assert {name for name, value in decay.items() if value == 0} == {
+        name for name in decay if name.endswith((".bias", "_token", "_places")) or "norm" in name
+    }
+    assert decay["head.weight"] == decay["model.blocks.0.mlp.fc1.weight"] == 0.05
+    assert "model.class_token" in decay
+    assert ("model.encoder_places.time_places" in decay) is (preset == "paper-video")
+
+
+def test_a_classifier_of_the_mean_normalises_after_it_as_timms_does():
+    """timm's ViT with average pooling is MAE's fine-tuning model: fc_norm after the mean, no norm before it."""
+    task = make()
+    classifier = Classifier(task.space.build(task.space.reference), "mean", 10).eval()
+    for parameter in classifier.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    ours = classifier.model
+    theirs = VisionTransformer(
+        28,
+        4,
+        1,
+        10,
+        global_pool="avg",
+        embed_dim=32,
+        depth=2,
+        num_heads=4,
+        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+    ).eval()
+    state = {name: p for name, p in ours.state_dict().items() if name.startswith("blocks")}
+    state |= {f"patch_embed.proj.{kind}": getattr(ours.patch_embed, kind) for kind in ("weight", "bias")}
+    state |= {"cls_token": ours.class_token[None, None]}
+    state |= {"pos_embed": torch.cat([torch.zeros(1, 32), ours.encoder_places])[None]}
+    state |= {
+        f"{part}.{kind}": getattr(getattr(classifier, part), kind)
+        for part in ("fc_norm", "head")
+        for kind in ("weight", "bias")
+    }
+    theirs.load_state_dict(state)
+    images = torch.randn(3, 1, 28, 28)
+    assert torch.allclose(classifier(images), theirs(images), atol=1e-5)
 
 
 def test_example_input_proves_an_export():

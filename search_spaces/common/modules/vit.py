@@ -12,7 +12,7 @@ from typing import Any
 import timm
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces.common.costs import stack
@@ -45,6 +45,8 @@ def find_sizes(encoder: str, own: tuple[int | None, int | None, int | None], whe
         width, depth, heads = own
         if width is None or depth is None or heads is None:
             raise InputError(f"{where}: an own encoder needs width, depth and heads")
+        if width % heads:
+            raise InputError(f"{where}.width: {width} is not divisible by {heads} heads")
         return Sizes(width, depth, heads, mlp_ratio * width)
     library, _, name = encoder.partition(":")
     if library != "timm":
@@ -81,6 +83,13 @@ def _is_plain(network: Any) -> bool:
         isinstance(part, nn.Identity) for part in (network.norm_pre, block.ls1, block.ls2, block.attn.q_norm)
     )
     return plain and block.attn.qkv.bias is not None and isinstance(block.mlp.act, nn.GELU)
+
+
+def check_shape(samples: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise an InputError unless each of the samples (B, ...) has the shape that a model's positions are of."""
+    if samples.shape[1:] != shape:
+        given, wanted = ("x".join(map(str, sides)) for sides in (samples.shape[1:], shape))
+        raise InputError(f"images: {given} do not fit the model's {wanted}")
 
 
 def make_blocks(sizes: Sizes) -> nn.Sequential:

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from naslab.kernels import TokenMask, token_mask
+from naslab.kernels import TokenMask, gather_visible, token_mask
 from naslab.search_spaces.common.counts import roundest, visible_tokens
 
 Kind: TypeAlias = Literal["random", "block", "grid", "agnostic", "tube"]
@@ -75,6 +75,13 @@ class Masking:
                 return (~lattice(rows, columns, noise_BL.device)).to(noise_BL.dtype).repeat(len(noise_BL), time)
             case "block":
                 return block_scores(noise_BL, rows, columns, rows * columns - self.visible)
+
+
+def gather_masked(tokens_BLD: Tensor, mask: TokenMask) -> Tensor:
+    """The masked tokens of all, (B, M, D), in the order of `mask.masked_BM`."""
+    masked, visible = mask.masked_BM.shape[1], mask.visible_BK.shape[1]
+    rank_BL = torch.where(mask.rank_BL < visible, mask.rank_BL + masked, mask.rank_BL - visible)
+    return gather_visible(tokens_BLD, TokenMask(mask.masked_BM, mask.visible_BK, rank_BL))
 
 
 def lattice(rows: int, columns: int, device: torch.device) -> Tensor:
