@@ -33,7 +33,8 @@ def tube_loss(
     chosen = patches(tall, patch_size)[rows, tubes_BM].unflatten(2, (-1, clips.shape[2]))
     deviation, mean = torch.std_mean(chosen, 2, keepdim=True)
     targets = (chosen - mean) / (deviation + CHANNEL_EPSILON)
-    return (predicted_BMP - targets.flatten(2)).square().mean()
+    loss: Tensor = (predicted_BMP - targets.flatten(2)).square().mean()
+    return loss
 
 
 def _stacked(clips: Tensor, tubelet: int) -> Tensor:
