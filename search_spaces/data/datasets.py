@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -124,7 +124,38 @@ def _check_sizes(options: DatasetOptions, read: files.Read, order: Tensor, held_
         )
 
 
-def check_fit(data: ImageData, in_channels: int, image_size: int, batch_size: int) -> None:
+class _Samples(Protocol):
+    """A training part."""
+
+    @property
+    def frames(self) -> int:
+        """Of a sample; 1 of an image."""
+
+    def __len__(self) -> int:
+        """Samples."""
+
+
+class _Data(Protocol):
+    """Images or clips, with labels or texts."""
+
+    @property
+    def name(self) -> str:
+        """Of the data set."""
+
+    @property
+    def channels(self) -> int:
+        """Of a frame."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of a frame."""
+
+    @property
+    def train(self) -> _Samples:
+        """The training part."""
+
+
+def check_fit(data: _Data, in_channels: int, image_size: int, batch_size: int) -> None:
     """Raises:
     InputError: the space takes other images, or a batch has more of them than there are.
     """

@@ -23,9 +23,6 @@ def part_macs(sizes: SMAUGOptions, bert: BertConfig, design: Design) -> dict[str
         "text": text,
         "projections": (sizes.width + text_width) * sizes.embedding_width,
         "vtm": 3 * (fusion + 2 * text_width),
-        "mlm": 0,
-        "mvm": 0,
-        "selector": 0,
     }
     if design.models_words:
         head = linear(words, text_width, text_width + bert.vocab_size)

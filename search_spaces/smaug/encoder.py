@@ -14,9 +14,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from naslab.kernels import Matching, TokenMask, gather_visible, restore_tokens, token_mask, unmerge_tokens
+from naslab.kernels import Matching, TokenMask, gather_visible, restore_tokens, unmerge_tokens
 from naslab.search_spaces.common.modules.positions import line_positions, plane_positions
-from naslab.search_spaces.common.modules.tokens import MergingBlock, Reduction, SelectingBlock, SparseBlock
+from naslab.search_spaces.common.modules.tokens import Reduction, kept_places, mask_at, nothing_masked, sparse_block
 from naslab.search_spaces.common.modules.vit import EPSILON, initialise, make_blocks
 from naslab.search_spaces.common.modules.vit import Sizes as ViTSizes
 from naslab.search_spaces.smaug.options import SMAUGOptions
@@ -60,7 +60,9 @@ class FrameEncoder(nn.Module):
             positions_1LD[0, 1:] = plane_positions(side, side, sizes.width)
         self.temporal_TD = nn.Parameter(line_positions(frames, sizes.width))
         for layer, block in enumerate(self.vit.blocks):
-            self.vit.blocks[layer] = _sparse(block, reduction if layer in reduction.layers else Reduction())
+            self.vit.blocks[layer] = sparse_block(
+                block, reduction if layer in reduction.layers else Reduction(), prefix=1
+            )
 
     def embed(self, frames_BTCHW: Tensor) -> Tensor:
         """Embedded patches (B, T, L, D) with the frame's time added."""
@@ -73,7 +75,7 @@ class FrameEncoder(nn.Module):
         """Encode the visible patches of each frame; all of them where there is no mask."""
         positions = self.vit.pos_embed[0]
         if mask is None:
-            mask = _everything(patches_FLD)
+            mask = nothing_masked(patches_FLD)
             x = patches_FLD + positions[1:]
         else:
             x = gather_visible(patches_FLD, mask, positions[1:])
@@ -84,27 +86,11 @@ class FrameEncoder(nn.Module):
             if isinstance(dropped, Matching):
                 matchings.append(dropped)
             elif dropped is not None:
-                places = self._kept(places, dropped, layer)
+                fused = self.patches + self.reduction.layers.index(layer)
+                places = kept_places(places, dropped, fused if self.reduction.fuse else None)
         if places is not mask.visible_BK:
-            mask = _mask_at(places, self.patches + len(self.reduction.layers))
+            mask = mask_at(places, self.patches + len(self.reduction.layers))
         return Encoded(self.vit.norm(x), mask, tuple(matchings), sizes)
-
-    def _kept(self, places_FK: Tensor, chosen_FK: Tensor, layer: int) -> Tensor:
-        """Places after a selection; the fused token of a layer gets one of its own after the patches."""
-        kept = places_FK.gather(1, chosen_FK)
-        if not self.reduction.fuse:
-            return kept
-        place = self.patches + self.reduction.layers.index(layer)
-        return torch.cat([kept, torch.full_like(kept[:, :1], place)], 1)
-
-
-def _sparse(block: nn.Module, reduction: Reduction) -> SparseBlock:
-    match reduction.rule:
-        case "evit":
-            return SelectingBlock(block, reduction.keep_rate, reduction.fuse, prefix=1)
-        case "tome":
-            return MergingBlock(block, reduction.merges, prefix=1, proportional=True)
-    return SparseBlock(block)
 
 
 class FrameDecoder(nn.Module):
@@ -146,17 +132,3 @@ def frame_features(tokens_BTND: Tensor, sizes_BTN: Tensor | None = None) -> Tens
         share = (sizes_BTN / sizes_BTN.sum(2, keepdim=True)).to(tokens_BTND.dtype)
         mean = (tokens_BTND * share[..., None]).sum(2)
     return torch.cat([mean, tokens_BTND.amax(2)], -1)
-
-
-def _everything(patches_FLD: Tensor) -> TokenMask:
-    frames, length = patches_FLD.shape[:2]
-    places = torch.arange(length, device=patches_FLD.device).expand(frames, length)
-    return TokenMask(places, places[:, :0], places)
-
-
-def _mask_at(places_FK: Tensor, length: int) -> TokenMask:
-    """The mask whose visible tokens are those at the given places, in the given order."""
-    kept = places_FK.shape[1]
-    order = torch.arange(-kept, 0, device=places_FK.device, dtype=torch.float32).expand_as(places_FK)
-    noise = torch.ones(len(places_FK), length, device=places_FK.device).scatter(1, places_FK, order)
-    return token_mask(noise, kept)

@@ -94,7 +94,7 @@ class VideoLanguageModel(nn.Module):
         parts: dict[str, Tensor] = {}
         hidden = None
         if design.models_words:
-            hidden = mask_words(text_ids, text_noise, design.text_masking_ratio, sizes.special_ids, self.vocabulary)
+            hidden = mask_words(text_ids, text_noise, design.text_masking_ratio, sizes.special, self.vocabulary)
         joint = hidden is not None and design.text_masking == "joint"
         read_ids = hidden.ids_BL if hidden is not None and joint else text_ids
         text = self.text.encode(read_ids)
@@ -111,7 +111,7 @@ class VideoLanguageModel(nn.Module):
             assert self.text.words is not None
             parts["mlm"] = labelled_loss(self.text.words(fused), hidden.labels_BL)
         if question_ids is not None and answers is not None and self.answer is not None:
-            parts["qa"] = labelled_loss(self._answer(question_ids, video), answers)
+            parts["qa"] = labelled_loss(self.answers(question_ids, video), answers)
         weighted = [getattr(design, f"{name}_weight") * part for name, part in parts.items()]
         return {"loss": torch.stack(weighted).sum(), **{name: part.detach() for name, part in parts.items()}}
 
@@ -154,11 +154,6 @@ class VideoLanguageModel(nn.Module):
         texts = torch.cat([own, own, wrong.text_B])
         fused = self._fuse(text[texts], ids[texts], video.of(torch.cat([own, wrong.video_B, own])))
         return fused[: len(text)], matching_loss(self.fits(fused[:, 0]), wrong.valid_B)
-
-    def _answer(self, ids: Tensor, video: Video) -> Tensor:
-        assert self.answer is not None
-        answers: Tensor = self.answer(self._fuse(self.text.encode(ids), ids, video)[:, 0])
-        return answers
 
     def _similarity(self, text_BD: Tensor, video: Video) -> Tensor:
         """Scaled cosines (B, B) of texts (rows) and videos, as evaluation has them."""
@@ -209,8 +204,10 @@ class VideoLanguageModel(nn.Module):
         return logits[:, 1] - logits[:, 0]
 
     def answers(self, ids: Tensor, video: Video) -> Tensor:
-        """Logits (B, A) over the answers, one question (B, W) for each clip; None of them where there is no head."""
-        return self._answer(ids, video)
+        """Logits (B, A) over the answers, one question (B, W) for each clip, of a model with an answer head."""
+        assert self.answer is not None
+        answers: Tensor = self.answer(self._fuse(self.text.encode(ids), ids, video)[:, 0])
+        return answers
 
 
 def _features(encoded: Encoded, tokens_BTND: Tensor) -> Tensor:

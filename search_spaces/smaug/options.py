@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -14,16 +15,6 @@ from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import When
 
 OWN_TEXT = When("text_model", (None,))
-
-
-class SpecialOptions(Options):
-    """Numbers of the special tokens; the defaults are those of the tokenizer that the task trains."""
-
-    pad: int = Field(0, ge=0)
-    cls: int = Field(1, ge=0)
-    sep: int = Field(2, ge=0)
-    mask: int = Field(3, ge=0)
-    unk: int = Field(4, ge=0)
 
 
 class SMAUGOptions(Options):
@@ -48,7 +39,8 @@ class SMAUGOptions(Options):
     vocabulary: Annotated[int, OWN_TEXT] = Field(30522, ge=10)
     text_tokens: int = Field(32, ge=4)
     """Length of texts, special tokens included; longer ones are cut."""
-    special: SpecialOptions = SpecialOptions()
+    special: SpecialIds = Field(default_factory=SpecialIds)
+    """Numbers of the special tokens; the defaults are those of the tokenizer that the task trains."""
     embedding_width: int = Field(256, ge=2)
     decoder_width: int = Field(512, ge=8)
     decoder_heads: int = Field(16, ge=1)
@@ -69,11 +61,6 @@ class SMAUGOptions(Options):
     def patch_values(self) -> int:
         """Values of a patch, P."""
         return self.patch_size**2 * self.in_channels
-
-    @property
-    def special_ids(self) -> SpecialIds:
-        """The special tokens as the tokenizers take them."""
-        return SpecialIds(**self.special.model_dump())
 
     def bert(self) -> BertConfig:
         """The text encoder and the fusion layers in one.
@@ -116,8 +103,9 @@ class SMAUGOptions(Options):
         for name in ("width", "decoder_width"):
             if getattr(self, name) % 4:
                 raise ValueError(f"{name} {getattr(self, name)} is not divisible by 4, as the positions need")
-        special = self.special.model_dump()
-        if len(set(special.values())) < len(special) or max(special.values()) + 1 >= self.vocabulary:
+        special = asdict(self.special)
+        numbers = sorted(special.values())
+        if len(set(numbers)) < len(numbers) or numbers[0] < 0 or numbers[-1] + 1 >= self.vocabulary:
             raise ValueError(
                 f"special tokens {special} must differ and leave words in a vocabulary of {self.vocabulary}"
             )

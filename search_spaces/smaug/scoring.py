@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from naslab.search_spaces.common.scores.choices import best_option_accuracy
+from naslab.search_spaces.data.video.tokenized import TokenizedClips
 from naslab.search_spaces.smaug.model import Video, VideoLanguageModel
-from naslab.search_spaces.smaug.pairs import Pairs
 
 TEXTS_AT_ONCE = 32
 LIFT = 2.0
 """The lowest similarity of what is ordered anew; cosines end at 1."""
 
 
-def text_to_video(model: VideoLanguageModel, pairs: Pairs, batch: int, rerank: int = 0) -> Tensor:
+def text_to_video(model: VideoLanguageModel, pairs: TokenizedClips, batch: int, rerank: int = 0) -> Tensor:
     """Similarity (Q, V) of every caption and every clip, on the CPU.
 
     Args:
@@ -23,7 +24,7 @@ def text_to_video(model: VideoLanguageModel, pairs: Pairs, batch: int, rerank: i
     unique_UW, which_Q = pairs.captions_CW.unique(dim=0, return_inverse=True)
     text_UD = torch.cat([model.text.encode(ids.to(device))[:, 0] for ids in unique_UW.split(batch)])
     classes, features = [], []
-    for clips in torch.arange(len(pairs.video)).split(batch):
+    for clips in torch.arange(len(pairs)).split(batch):
         video = model.watch(pairs.frames(clips, model.design.frames).to(device))
         classes.append(video.tokens_BTND[:, :, 0])
         features.append(video.features_BTF)
@@ -32,12 +33,12 @@ def text_to_video(model: VideoLanguageModel, pairs: Pairs, batch: int, rerank: i
         [model.similarities(part, torch.cat(classes), joined).cpu() for part in text_UD.split(TEXTS_AT_ONCE)]
     )
     if rerank:
-        similarity_UV = _reranked(model, pairs, unique_UW, similarity_UV, min(rerank, len(pairs.video)), batch)
+        similarity_UV = _reranked(model, pairs, unique_UW, similarity_UV, min(rerank, len(pairs)), batch)
     return similarity_UV[which_Q]
 
 
 def _reranked(
-    model: VideoLanguageModel, pairs: Pairs, ids_UW: Tensor, similarity_UV: Tensor, best: int, batch: int
+    model: VideoLanguageModel, pairs: TokenizedClips, ids_UW: Tensor, similarity_UV: Tensor, best: int, batch: int
 ) -> Tensor:
     """Log-odds of fitting for the best clips of each text, all lifted alike over the other similarities (cosines).
 
@@ -52,7 +53,7 @@ def _reranked(
     return similarity_UV.double().scatter(1, clips_UR, found.view_as(clips_UR))
 
 
-def open_accuracy(model: VideoLanguageModel, pairs: Pairs, answers: int, batch: int) -> float:
+def open_accuracy(model: VideoLanguageModel, pairs: TokenizedClips, answers: int, batch: int) -> float:
     """Share of open-ended questions whose answer is the likeliest of the first `answers`; unknown answers are wrong."""
     asked, right = pairs.open, 0
     for questions in torch.arange(len(asked.clips_Q)).split(batch):
@@ -62,25 +63,22 @@ def open_accuracy(model: VideoLanguageModel, pairs: Pairs, answers: int, batch: 
     return right / len(asked.clips_Q)
 
 
-def choice_accuracy(model: VideoLanguageModel, pairs: Pairs, batch: int) -> float:
-    """Share of multiple-choice questions whose right option fits best; options that fit alike share the point."""
+def choice_accuracy(model: VideoLanguageModel, pairs: TokenizedClips, batch: int) -> float:
+    """Share of multiple-choice questions whose right option fits its clip best."""
     sizes = [len(choice.ids_OW) for choice in pairs.choices]
     ids_NW = torch.cat([choice.ids_OW for choice in pairs.choices])
     clips_N = torch.tensor([choice.clip for choice in pairs.choices]).repeat_interleave(torch.tensor(sizes))
-    points = 0.0
-    for choice, fit in zip(pairs.choices, _fits(model, pairs, ids_NW, clips_N, batch).split(sizes), strict=True):
-        best = fit == fit.max()
-        points += float(best[choice.right]) / int(best.sum())
-    return points / len(pairs.choices)
+    fits = _fits(model, pairs, ids_NW, clips_N, batch).split(sizes)
+    return best_option_accuracy(fits, [choice.right for choice in pairs.choices])
 
 
-def _fits(model: VideoLanguageModel, pairs: Pairs, ids_NW: Tensor, clips_N: Tensor, batch: int) -> Tensor:
+def _fits(model: VideoLanguageModel, pairs: TokenizedClips, ids_NW: Tensor, clips_N: Tensor, batch: int) -> Tensor:
     """Log-odds (N,) that each text fits its clip, on the CPU."""
     parts = zip(ids_NW.split(batch), clips_N.split(batch), strict=True)
     return torch.cat([model.fit(ids.to(_device(model)), _watched(model, pairs, clips)).cpu() for ids, clips in parts])
 
 
-def _watched(model: VideoLanguageModel, pairs: Pairs, clips_N: Tensor) -> Video:
+def _watched(model: VideoLanguageModel, pairs: TokenizedClips, clips_N: Tensor) -> Video:
     """The clips, each encoded once, repeated as asked."""
     clips, place = clips_N.unique(return_inverse=True)
     device = _device(model)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from naslab.search_spaces.common.modules.top_k import PerturbedTopK, top_in_order
 from naslab.search_spaces.smaug.design import Estimator
 
 
@@ -58,16 +59,16 @@ class FrameSelector(nn.Module):
 
     def scores(self, features_BTF: Tensor, text_BD: Tensor) -> Tensor:
         """Scores (B, T) of each pair's frames."""
-        joined = self.frame(features_BTF) + self.text(text_BD)[:, None]
-        scores: Tensor = self.score(F.gelu(joined)).squeeze(-1)
+        return self._scores(self.frame(features_BTF), self.text(text_BD)[:, None])
+
+    def _scores(self, frames: Tensor, texts: Tensor) -> Tensor:
+        scores: Tensor = self.score(F.gelu(frames + texts)).squeeze(-1)
         return scores
 
     def shares_of_all(self, features_VTF: Tensor, text_QD: Tensor) -> Tensor:
         """For every text and every video, the share that each frame has in what is kept: (Q, V, T), sums of 1."""
-        joined = self.frame(features_VTF)[None] + self.text(text_QD)[:, None, None]
-        scores: Tensor = self.score(F.gelu(joined)).squeeze(-1)
-        chosen = self.choose(scores.flatten(0, 1))
-        shares_QVT: Tensor = chosen.shares(scores.shape[2]).unflatten(0, scores.shape[:2])
+        scores = self._scores(self.frame(features_VTF)[None], self.text(text_QD)[:, None, None])
+        shares_QVT: Tensor = self.choose(scores.flatten(0, 1)).shares(scores.shape[2]).unflatten(0, scores.shape[:2])
         return shares_QVT
 
     def forward(self, features_BTF: Tensor, text_BD: Tensor) -> Chosen:
@@ -77,13 +78,13 @@ class FrameSelector(nn.Module):
     def choose(self, scores: Tensor) -> Chosen:
         """The frames of best scores (B, T); noise only in training, from torch's generator."""
         if not self.training:
-            return Chosen(_top(scores, self.keep))
+            return Chosen(top_in_order(scores, self.keep))
         if self.estimator == "perturbed":
             noise = torch.randn(len(scores), self.samples, scores.shape[1], device=scores.device)
             rows: Any = PerturbedTopK.apply(scores, noise, self.keep, self.sigma)
-            return Chosen(_top(scores, self.keep), rows_BKT=rows)
+            return Chosen(top_in_order(scores, self.keep), rows_BKT=rows)
         noisy = scores - torch.empty_like(scores).exponential_().clamp(min=1e-9).log()
-        frames = _top(noisy, self.keep)
+        frames = top_in_order(noisy, self.keep)
         share = noisy.softmax(-1).gather(1, frames)
         return Chosen(frames, gates_BK=share - share.detach() + 1)
 
@@ -91,27 +92,3 @@ class FrameSelector(nn.Module):
 def joined_width(text_width: int) -> int:
     """Width in which the selector joins frame and text."""
     return max(text_width // 2, 8)
-
-
-class PerturbedTopK(torch.autograd.Function):
-    """Mean indicator (B, K, T) of the top K, in order of index, under Gaussian noise (Berthet et al. 2020)."""
-
-    @staticmethod
-    def forward(ctx: Any, scores_BT: Tensor, noise_BST: Tensor, keep: int, sigma: float) -> Tensor:
-        """Sample selections."""
-        frames_BSK = _top(scores_BT[:, None] + sigma * noise_BST, keep)
-        picked_BSKT = F.one_hot(frames_BSK, scores_BT.shape[1]).to(scores_BT.dtype)
-        ctx.save_for_backward(picked_BSKT, noise_BST)
-        ctx.sigma = sigma
-        return picked_BSKT.mean(1)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        """Covariance of what the selections are worth with the noise that made them."""
-        picked_BSKT, noise_BST = ctx.saved_tensors
-        worth_BS = torch.einsum("bskt,bkt->bs", picked_BSKT, gradients[0])
-        return torch.einsum("bs,bst->bt", worth_BS, noise_BST) / (ctx.sigma * noise_BST.shape[1]), None, None, None
-
-
-def _top(scores: Tensor, keep: int) -> Tensor:
-    return scores.topk(keep, -1).indices.sort(-1).values

@@ -16,12 +16,12 @@ from naslab.efficiency.inputs import Inputs
 from naslab.search_spaces.common.controls import trained, untrained
 from naslab.search_spaces.common.scores import chance_scores, retrieval_scores
 from naslab.search_spaces.common.training import adamw, set_learning_rate, train_in_rungs
-from naslab.search_spaces.data.text import named_tokenizer, train_wordpiece
+from naslab.search_spaces.data import check_fit
 from naslab.search_spaces.data.video import VideoTextOptions, load_video_text
+from naslab.search_spaces.data.video.tokenized import TokenizedClips, tokenized
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.smaug.model import VideoLanguageModel
-from naslab.search_spaces.smaug.pairs import Pairs
 from naslab.search_spaces.smaug.scoring import choice_accuracy, open_accuracy, text_to_video
 from naslab.search_spaces.smaug.space import SMAUG
 from naslab.search_spaces.task import Control, Rung, Split, Task
@@ -66,12 +66,8 @@ class VideoLanguage(Task):
         self.metric = options.metric
         self.data = load_video_text(options.dataset)
         self._check_fit()
-        text = (space.bert.vocab_size, space.options.special_ids, space.options.text_tokens)
-        if options.tokenizer is None:
-            tokenizer = train_wordpiece(self.data.words, *text)
-        else:
-            tokenizer = named_tokenizer(options.tokenizer, *text)
-        self.pairs = {name: Pairs(self.data.of(name), self.data, tokenizer) for name in ("train", "validation", "test")}
+        texts = (space.bert.vocab_size, space.options.special, space.options.text_tokens)
+        self.pairs = tokenized(self.data, options.tokenizer, *texts)
         blind, one = (
             "the reference model, trained and scored on black frames",
             "the reference model with one frame a clip",
@@ -85,12 +81,7 @@ class VideoLanguage(Task):
 
     def _check_fit(self) -> None:
         data, sizes, options = self.data, self.space.options, self.options
-        if (data.channels, data.image_size) != (sizes.in_channels, sizes.image_size):
-            raise InputError(
-                f"task.dataset: {data.name} has frames of {data.channels}x{data.image_size}x{data.image_size}, the "
-                f"space takes {sizes.in_channels}x{sizes.image_size}x{sizes.image_size}; set "
-                "space.options.in_channels and image_size"
-            )
+        check_fit(data, sizes.in_channels, sizes.image_size, options.batch_size)
         if data.train.frames < sizes.clip_frames:
             raise InputError(
                 f"space.clip_frames: {sizes.clip_frames} is more than the {data.train.frames} frames of a clip; lower "
@@ -103,8 +94,6 @@ class VideoLanguage(Task):
         choices = any(q.options for q in data.validation.questions) and any(q.options for q in data.test.questions)
         if options.metric == "choice_top1" and not choices:
             raise InputError("task.metric: choice_top1 needs questions with options, this data set has none")
-        if options.batch_size > len(data.train):
-            raise InputError(f"task.batch_size: {options.batch_size} is more than the {len(data.train)} training clips")
 
     @property
     def max_epochs(self) -> int:
@@ -115,7 +104,9 @@ class VideoLanguage(Task):
         """AdamW with warm-up and half a cosine; rungs carry every part of the loss. See Task.train."""
         return self._train(cast(VideoLanguageModel, model), self.pairs["train"], seed, checkpoint)
 
-    def _train(self, model: VideoLanguageModel, pairs: Pairs, seed: int, checkpoint: Path | None) -> Iterator[Rung]:
+    def _train(
+        self, model: VideoLanguageModel, pairs: TokenizedClips, seed: int, checkpoint: Path | None
+    ) -> Iterator[Rung]:
         model.to(self.device)
         options, design = self.options, model.design
         if not (design.vtc_weight or design.vtm_weight or self.data.answers):
@@ -132,7 +123,7 @@ class VideoLanguage(Task):
         self,
         model: VideoLanguageModel,
         optimiser: torch.optim.Optimizer,
-        pairs: Pairs,
+        pairs: TokenizedClips,
         means: dict[str, Tensor],
         seed: int,
         epoch: int,
@@ -140,16 +131,38 @@ class VideoLanguage(Task):
         """The losses of an epoch; `means` takes the mean of each of their parts."""
         options, frames = self.options, model.design.frames
         generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
-        order = torch.randperm(len(pairs.video), generator=generator)
+        order = torch.randperm(len(pairs), generator=generator)
         steps = len(order) // options.batch_size
         means.clear()
         for step, clips in enumerate(order.split(options.batch_size)[:steps]):
-            batch = pairs.batch(clips, frames, self.space.options, generator, model.answer is not None)
+            batch = self.batch(pairs, clips, frames, generator, model.answer is not None)
             set_learning_rate(optimiser, (epoch + step / steps) / options.epochs, options.warmup)
-            losses: dict[str, Tensor] = model(**{name: tensor.to(self.device) for name, tensor in batch.items()})
+            losses: dict[str, Tensor] = model(**batch)
             for name, loss in losses.items():
                 means[name] = means.get(name, 0) + loss.detach() / steps
             yield losses["loss"]
+
+    def batch(
+        self,
+        pairs: TokenizedClips,
+        clips: Tensor,
+        frames: int,
+        generator: torch.Generator | None = None,
+        questions: bool = False,
+    ) -> dict[str, Tensor]:
+        """What the training forward takes; without generator the first caption and question of each clip."""
+        options, number = self.space.options, len(clips)
+        drawn = torch.rand(number, 2, generator=generator) if generator else torch.zeros(number, 2)
+        batch = {
+            "frames": pairs.frames(clips, frames, generator),
+            "text_ids": pairs.caption(clips, drawn[:, 0]),
+            "visual_noise": torch.rand(number, frames, options.patches, generator=generator),
+            "text_noise": torch.rand(number, options.text_tokens, 3, generator=generator),
+            "negative_noise": torch.rand(number, 2, generator=generator),
+        }
+        if questions and len(pairs.open.clips_Q):
+            batch["question_ids"], batch["answers"] = pairs.question(clips, drawn[:, 1])
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
 
     def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
         """Retrieval and question answering with nothing masked and the sparsification on, in percent.
@@ -177,7 +190,7 @@ class VideoLanguage(Task):
             scores["choice_top1"] = 100 * choice_accuracy(model, pairs, batch)
         return self._joined(scores)
 
-    def _shown(self, part: str, blind: bool) -> Pairs:
+    def _shown(self, part: str, blind: bool) -> TokenizedClips:
         return self.pairs[part].blinded() if blind else self.pairs[part]
 
     def _joined(self, scores: dict[str, float]) -> dict[str, float]:
@@ -193,7 +206,7 @@ class VideoLanguage(Task):
 
     def _chance(self, seed: int, split: Split) -> dict[str, float]:
         pairs, trained = self.pairs[split], self.pairs["train"].open.answers_Q
-        scores = chance_scores(pairs.caption_clips, len(pairs.video))
+        scores = chance_scores(pairs.caption_clips, len(pairs))
         if len(pairs.open.clips_Q) and len(self.data.answers):
             most_frequent = torch.bincount(trained[trained >= 0]).argmax()
             scores["qa_top1"] = 100 * (pairs.open.answers_Q == most_frequent).float().mean().item()
@@ -217,8 +230,7 @@ class VideoLanguage(Task):
     def example_input(self, batch_size: int) -> Inputs:
         """Validation clips with all their frames, of which a model takes its own, and fixed noise; no questions."""
         pairs = self.pairs["validation"]
-        clips = torch.arange(batch_size) % len(pairs.video)
+        clips = torch.arange(batch_size) % len(pairs)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            batch = pairs.batch(clips, self.space.options.clip_frames, self.space.options, None, questions=False)
-        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+            return self.batch(pairs, clips, self.space.options.clip_frames)

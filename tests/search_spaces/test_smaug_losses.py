@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from naslab.search_spaces.common.modules.top_k import PerturbedTopK
 from naslab.search_spaces.common.objectives.contrastive import contrastive_loss, same_text
 from naslab.search_spaces.common.objectives.masked_words import labelled_loss, mask_words
 from naslab.search_spaces.common.objectives.matching import hard_negatives, matching_loss
 from naslab.search_spaces.data.text import IGNORED, SpecialIds
-from naslab.search_spaces.smaug.selector import FrameSelector, PerturbedTopK
+from naslab.search_spaces.smaug.selector import FrameSelector
 
 
 def drawn(*shape, seed=0):

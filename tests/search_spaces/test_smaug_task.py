@@ -7,8 +7,8 @@ import torch
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces import TrainingDiverged, find_space, seed_everything
 from naslab.search_spaces.data.text import SpecialIds, named_tokenizer, train_wordpiece
+from naslab.search_spaces.data.video.tokenized import Choice, Open
 from naslab.search_spaces.smaug.model import Video
-from naslab.search_spaces.smaug.pairs import Choice, Open
 from naslab.search_spaces.smaug.scoring import choice_accuracy, open_accuracy, text_to_video
 from naslab.search_spaces.smaug.task import VideoLanguage, VideoLanguageOptions
 
@@ -199,7 +199,7 @@ def test_weights_alone_decay_and_gradients_are_cut(monkeypatch):
 def test_batches_pair_clips_with_their_own_texts(task):
     pairs = task.pairs["train"]
     clips = torch.tensor([5, 0, 63])
-    batch = pairs.batch(clips, 4, task.space.options, torch.Generator().manual_seed(0), questions=True)
+    batch = task.batch(pairs, clips, 4, torch.Generator().manual_seed(0), questions=True)
     for row, clip in enumerate(clips.tolist()):
         own = pairs.captions_CW[pairs.caption_clips == clip]
         assert (own == batch["text_ids"][row]).all(1).any()
@@ -249,7 +249,7 @@ def test_divergence_is_said(task):
 @pytest.mark.parametrize(
     ("space", "options", "message"),
     [
-        ({"in_channels": 3}, {}, "has frames of 1x16x16, the space takes 3x16x16"),
+        ({"in_channels": 3}, {}, "has 1x16x16 frames, the space takes 3x16x16"),
         ({"clip_frames": 5}, {}, "clip_frames: 5 is more than the 4 frames of a clip"),
         ({"answers": 3}, {}, "answers: 3 is less than the"),
         ({"answers": 0}, {}, "retrieval_qa needs open-ended questions"),

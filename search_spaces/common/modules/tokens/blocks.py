@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from naslab.kernels import Matching, bipartite_match, class_scores, merge_tokens, select_tokens
 from naslab.search_spaces.common.counts import kept_tokens
+from naslab.search_spaces.common.modules.tokens.reduction import Reduction
 
 State: TypeAlias = Tensor | tuple[Tensor, Tensor]
 """Tokens, or tokens and how many of the image's each stands for."""
@@ -141,3 +142,13 @@ class MergingBlock(SparseBlock):
         """See `step`."""
         x_BND, sizes_BN, _ = self.step(*state) if isinstance(state, tuple) else self.step(state)
         return x_BND if self.last or sizes_BN is None else (x_BND, sizes_BN)
+
+
+def sparse_block(block: nn.Module, reduction: Reduction, prefix: int) -> SparseBlock:
+    """The block with the rule of `reduction`, which drops nothing where there is none."""
+    match reduction.rule:
+        case "evit":
+            return SelectingBlock(block, reduction.keep_rate, reduction.fuse, prefix)
+        case "tome":
+            return MergingBlock(block, reduction.merges, prefix, reduction.proportional)
+    return SparseBlock(block)

@@ -1,4 +1,4 @@
-"""A split of clips with its texts as token numbers, and the training batches made of it."""
+"""Clips of a split with their texts as token numbers, drawn clip by clip."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from naslab.search_spaces.data.text import IGNORED, TextTokenizer
-from naslab.search_spaces.data.video import Question, VideoText, VideoTextData
-from naslab.search_spaces.smaug.options import SMAUGOptions
+from naslab.search_spaces.data.text import IGNORED, SpecialIds, TextTokenizer, named_tokenizer, train_wordpiece
+from naslab.search_spaces.data.video.sets import Question, VideoText, VideoTextData
 
 CAPTION_CHOICE = "choice"
 """Kind of a question whose options are whole captions; of others, question and option are read together."""
@@ -35,8 +34,11 @@ class Choice:
     right: int
 
 
-class Pairs:
-    """Clips and texts of one split. `blind` clips are shown as black frames: what is left is the text."""
+class TokenizedClips:
+    """Clips of one split, frames normalised, with their captions and questions as token numbers.
+
+    `blind` clips are shown as black frames: what is left is the text.
+    """
 
     def __init__(self, video: VideoText, data: VideoTextData, tokenizer: TextTokenizer) -> None:
         self.video, self.blind = video, False
@@ -56,7 +58,11 @@ class Pairs:
         self._questions_of = _by_clip(self.open.clips_Q[answerable], len(video), answerable)
         self.choices = [_choice(q, tokenizer) for q in video.questions if q.options]
 
-    def blinded(self) -> Pairs:
+    def __len__(self) -> int:
+        """Clips."""
+        return len(self.video)
+
+    def blinded(self) -> TokenizedClips:
         """The same with black frames."""
         twin = copy.copy(self)
         twin.blind = True
@@ -68,25 +74,34 @@ class Pairs:
         shown = (shown - self.mean) / self.std
         return torch.zeros_like(shown) if self.blind else shown
 
-    def batch(
-        self, clips: Tensor, frames: int, sizes: SMAUGOptions, generator: torch.Generator | None, questions: bool
-    ) -> dict[str, Tensor]:
-        """What a model's training forward takes; without generator the first caption and question of each clip."""
-        drawn = torch.rand(len(clips), 2, generator=generator) if generator else torch.zeros(len(clips), 2)
-        captions = _pick(self._captions_of, clips, drawn[:, 0])
-        batch = {
-            "frames": self.frames(clips, frames, generator),
-            "text_ids": self.captions_CW[captions],
-            "visual_noise": torch.rand(len(clips), frames, sizes.patches, generator=generator),
-            "text_noise": torch.rand(len(clips), sizes.text_tokens, 3, generator=generator),
-            "negative_noise": torch.rand(len(clips), 2, generator=generator),
-        }
-        if questions and len(self.open.clips_Q):
-            chosen = _pick(self._questions_of, clips, drawn[:, 1])
-            there = chosen >= 0
-            batch["question_ids"] = torch.where(there[:, None], self.open.ids_QW[chosen], self.empty_W)
-            batch["answers"] = torch.where(there, self.open.answers_Q[chosen], IGNORED)
-        return batch
+    def caption(self, clips: Tensor, drawn_B: Tensor) -> Tensor:
+        """One caption (B, W) of each clip, by numbers in [0, 1)."""
+        return self.captions_CW[_pick(self._captions_of, clips, drawn_B)]
+
+    def question(self, clips: Tensor, drawn_B: Tensor) -> tuple[Tensor, Tensor]:
+        """One open-ended question (B, W) of each clip and its answer (B,); empty and IGNORED where there is none."""
+        chosen = _pick(self._questions_of, clips, drawn_B)
+        there = chosen >= 0
+        ids = torch.where(there[:, None], self.open.ids_QW[chosen], self.empty_W)
+        return ids, torch.where(there, self.open.answers_Q[chosen], IGNORED)
+
+
+def tokenized(
+    data: VideoTextData, tokenizer: str | None, vocabulary: int, special: SpecialIds, length: int
+) -> dict[str, TokenizedClips]:
+    """The parts `train`, `validation` and `test`, their texts cut and padded to `length` tokens.
+
+    Args:
+        tokenizer: by name or path; None: a WordPiece trained on the training text.
+
+    Raises:
+        InputError: the tokenizer cannot be loaded or trained, or numbers otherwise.
+    """
+    if tokenizer is None:
+        made = train_wordpiece(data.words, vocabulary, special, length)
+    else:
+        made = named_tokenizer(tokenizer, vocabulary, special, length)
+    return {part: TokenizedClips(data.of(part), data, made) for part in ("train", "validation", "test")}
 
 
 def _choice(question: Question, tokenizer: TextTokenizer) -> Choice:
