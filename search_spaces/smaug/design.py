@@ -17,25 +17,25 @@ LAYERS: dict[Layers, tuple[int, ...]] = {"quarters": (1, 2, 3), "half": (2,), "f
 
 @dataclass(frozen=True)
 class Design:
-    """The parameters of the space, and what follows from them."""
+    """The parameters of the space, and what follows from them; the defaults are the most probable published setting."""
 
-    visual_masking_ratio: float
-    text_masking_ratio: float
-    text_masking: Literal["separate", "joint"]
-    keep_rate: float
-    sparsify_layers: Layers
-    rule: Literal["evit", "tome"]
-    fuse: bool
-    frames: int
-    frames_kept: int
-    selection: Selection
-    estimator: Estimator
-    vtc_weight: float
-    vtm_weight: float
-    mlm_weight: float
-    mvm_weight: float
-    qa_weight: float
-    decoder_depth: int
+    visual_masking_ratio: float = 0.65
+    text_masking_ratio: float = 0.5
+    text_masking: Literal["separate", "joint"] = "separate"
+    keep_rate: float = 0.7
+    sparsify_layers: Layers = "quarters"
+    rule: Literal["evit", "tome"] = "evit"
+    fuse: bool = True
+    frames: int = 4
+    frames_kept: int = 2
+    selection: Selection = "after"
+    estimator: Estimator = "straight_through"
+    vtc_weight: float = 1.0
+    vtm_weight: float = 1.0
+    mlm_weight: float = 1.0
+    mvm_weight: float = 1.0
+    qa_weight: float = 1.0
+    decoder_depth: int = 1
 
     @property
     def selects(self) -> bool:

@@ -8,7 +8,7 @@ dropped and selected is what varies. The paper's own ratios are not public: the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
 import torch
@@ -94,27 +94,8 @@ class SMAUG(SearchSpace):
     def reference(self) -> Configuration:
         """The most probable published setting (inferred): masks .65 and .5, keep .7 thrice, half of the frames."""
         frames = min(self.options.reference_frames or 4, self.options.clip_frames)
-        return self.configuration(
-            {
-                "visual_masking_ratio": 0.65,
-                "text_masking_ratio": 0.5,
-                "text_masking": "separate",
-                "keep_rate": 0.7,
-                "sparsify_layers": "quarters",
-                "rule": "evit",
-                "fuse": True,
-                "frames": frames,
-                "frames_kept": max(1, frames // 2),
-                "selection": "after",
-                "estimator": "straight_through",
-                "vtc_weight": 1.0,
-                "vtm_weight": 1.0,
-                "mlm_weight": 1.0,
-                "mvm_weight": 1.0,
-                "qa_weight": 1.0,
-                "decoder_depth": self.options.reference_decoder_depth,
-            }
-        )
+        depth = self.options.reference_decoder_depth
+        return self.configuration(asdict(Design(frames=frames, frames_kept=max(1, frames // 2), decoder_depth=depth)))
 
     @property
     def published(self) -> Mapping[str, Configuration]:
