@@ -76,9 +76,18 @@ def test_collapse_metrics_know_both_ends():
 def test_at_any_temperature_the_votes_are_finite(temperature):
     """Two neighbours outvote one at a high temperature, the nearest alone decides at a low one; none overflows."""
     bank = F.normalize(torch.tensor([[1.0, 0.1], [1.0, 0.5], [1.0, 0.5]]), dim=1)
-    bank_y, query = torch.tensor([0, 1, 1]), torch.tensor([[1.0, 0.0]])
-    assert knn_accuracy(bank, bank_y, query, torch.tensor([0]), 2, k=3, temperature=temperature) == 1.0
-    assert knn_accuracy(bank, bank_y, query, torch.tensor([1]), 2, k=3, temperature=10.0) == 1.0
+    bank_y, query = torch.tensor([1, 0, 0]), torch.tensor([[1.0, 0.0]])
+    assert knn_accuracy(bank, bank_y, query, torch.tensor([1]), 2, k=3, temperature=temperature) == 1.0
+    assert knn_accuracy(bank, bank_y, query, torch.tensor([0]), 2, k=3, temperature=10.0) == 1.0
+
+
+def test_two_hundred_neighbours_vote_if_nothing_else_is_asked_for():
+    """A hundred of class 0 are nearest, a hundred and one of class 1 follow; at a high temperature votes weigh alike."""
+    angle = torch.linspace(0.01, 0.3, 201)
+    bank, bank_y = torch.stack([angle.cos(), angle.sin()], 1), (torch.arange(201) >= 100).long()
+    query = torch.tensor([[1.0, 0.0]])
+    for k, answer in (({}, 0), ({"k": 201}, 1)):
+        assert knn_accuracy(bank, bank_y, query, torch.tensor([answer]), 2, temperature=100.0, **k) == 1.0
 
 
 def test_knn_counts_every_query():

@@ -95,3 +95,6 @@ def test_infinite_similarities_rank_as_they_stand():
     similarity[2] = -torch.inf
     found = retrieval_scores(similarity, owners)
     assert found["recall_at_1"] == pytest.approx(100 * (2 + 1 / 3) / 3)
+    similarity = torch.zeros(3, 3)
+    similarity[0, 1] = -torch.inf
+    assert retrieval_scores(similarity, owners)["recall_at_1"] == pytest.approx(100 * (1 / 2 + 1 / 3 + 1 / 3) / 3)
