@@ -16,7 +16,7 @@ from torch import Tensor
 
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces.data.pixels import UnreadableImage, read_rgb, trouble_with_image
-from naslab.search_spaces.data.sifting import sift
+from naslab.search_spaces.data.sifting import remembered, sift
 
 RESAMPLING = Image.Resampling.BICUBIC
 T = TypeVar("T")
@@ -118,10 +118,10 @@ class FileImages(ImageSet):
     def usable(self, order: Tensor, limit: int | None) -> Tensor:
         """See ImageSet.usable; a warning names those left out."""
 
-        def look(number: int) -> tuple[str, str]:
-            return str(self.paths[number]), trouble_with_image(self.paths[number])
-
-        found, _ = sift(order.tolist(), look, self.where, "images", limit)
+        with remembered([self.paths[i] for i in order.tolist()], limit, trouble_with_image) as trouble:
+            found, _ = sift(
+                order.tolist(), lambda i: (str(self.paths[i]), trouble(self.paths[i])), self.where, "images", limit
+            )
         return torch.tensor(found)
 
     def _each(self, function: Callable[[Path], T], indices: Tensor) -> list[T]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TypeVar
 
 from naslab.efficiency.errors import InputError
+from naslab.kernels._cache import cache_folder, replace_file
 
 NAMED = 5
 """How many of the files left out a warning names; the answer names all."""
@@ -53,3 +58,33 @@ def sift(
         first = f"; the first: {skipped[0]}" if skipped else ""
         raise InputError(f"{where}: none of {len(items)} {kind} can be used{first}")
     return usable[:limit], tuple(skipped)
+
+
+@contextmanager
+def remembered(
+    paths: Sequence[Path], limit: int | None, trouble_with: Callable[[Path], str]
+) -> Iterator[Callable[[Path], str]]:
+    """`trouble_with` for one pass; the next over the same, unchanged files, by another worker, reads none of them again.
+
+    What was found is kept in the user's cache folder, by names, sizes and times of the files. A folder that cannot be
+    written to does no harm.
+    """
+    record = cache_folder() / "first-pass" / f"{_digest(paths, limit)}.json"
+    known: dict[str, str] = {}
+    try:
+        known = json.loads(record.read_bytes())
+    except (OSError, ValueError):
+        yield lambda path: known.setdefault(str(path), trouble_with(path))
+        with suppress(OSError):
+            replace_file(record, json.dumps({path: trouble for path, trouble in known.items() if trouble}).encode())
+    else:
+        yield lambda path: known.get(str(path), "")
+
+
+def _digest(paths: Sequence[Path], limit: int | None) -> str:
+    digest = hashlib.sha256(str(limit).encode())
+    for path in sorted(paths) if limit is None else paths:
+        with suppress(OSError):
+            status = path.stat()
+            digest.update(f"{path.absolute()} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

@@ -10,7 +10,14 @@ import torch
 from PIL import Image
 
 from naslab.efficiency.errors import InputError
-from naslab.search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, FileImages, load_dataset
+from naslab.search_spaces.data import (
+    Augmentation,
+    AugmentationOptions,
+    DatasetOptions,
+    FileImages,
+    images,
+    load_dataset,
+)
 from naslab.search_spaces.data.folders import class_folders
 from naslab.search_spaces.data.pixels import IMAGE_SUFFIXES, read_rgb, trouble_with_image
 
@@ -235,3 +242,29 @@ def test_a_cut_box_is_the_crop_resized(tmp_path):
     for found, (top, left) in zip(cut, ((0, 0), (7, 9)), strict=False):
         assert torch.equal(found, torch.from_numpy(COLOUR[top : top + 7, left : left + 7]).permute(2, 0, 1))
     assert (cut[2].permute(1, 2, 0) == torch.from_numpy(COLOUR[4, 2])).all()
+
+
+def test_the_next_pass_over_the_same_files_reads_none_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("NASLAB_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "images"
+    tree(root, train=4, val=4)
+    (root / "train" / "cat" / "bad.png").write_bytes(b"not an image")
+    read = []
+    monkeypatch.setattr(images, "trouble_with_image", lambda path: read.append(path) or trouble_with_image(path))
+    with pytest.warns(UserWarning, match="1 of 9 images left out"):
+        first = load(root)
+    assert len(read) == 17
+    with pytest.warns(UserWarning, match=r"1 of 9 images left out: .*bad.png \(.+\)"):
+        again = load(root)
+    assert len(read) == 17
+    assert again.train.paths == first.train.paths
+    Image.new("RGB", (16, 16)).save(root / "train" / "cat" / "bad.png")
+    assert len(load(root).train) == 7
+    assert len(read) == 17 + 9
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    monkeypatch.setenv("NASLAB_CACHE", str(tmp_path / "cache"))
+    tree(tmp_path / "images", train=4, val=4)
+    assert len(load(tmp_path / "images").train) == 6

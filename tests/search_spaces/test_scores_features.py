@@ -82,7 +82,7 @@ def test_at_any_temperature_the_votes_are_finite(temperature):
 
 
 def test_two_hundred_neighbours_vote_if_nothing_else_is_asked_for():
-    """A hundred of class 0 are nearest, a hundred and one of class 1 follow; at a high temperature votes weigh alike."""
+    """A hundred of class 0 are nearest, 101 of class 1 follow; at a high temperature votes weigh alike."""
     angle = torch.linspace(0.01, 0.3, 201)
     bank, bank_y = torch.stack([angle.cos(), angle.sin()], 1), (torch.arange(201) >= 100).long()
     query = torch.tensor([[1.0, 0.0]])

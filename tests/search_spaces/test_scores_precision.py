@@ -45,7 +45,8 @@ def test_three_queries_as_published():
     assert found["map_easy"] == pytest.approx(60.4167, abs=1e-4)
     assert found["precision_at_1_easy"] == pytest.approx(50)
     assert found["precision_at_5_easy"] == pytest.approx(66.6667, abs=1e-4)
-    assert "map_hard" not in found
+    names = ("map", "precision_at_1", "precision_at_5", "precision_at_10")
+    assert set(found) == {f"{name}_{difficulty}" for name in names for difficulty in ("easy", "medium")}
     assert found["map_medium"] == found["map_easy"]
 
 
