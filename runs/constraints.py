@@ -80,6 +80,8 @@ def checks_of(result: Mapping[str, object]) -> list[Check]:
     """The checks that a trial's result records; empty where the study has no constraint."""
     found = result.get("constraints", ())
     assert isinstance(found, Iterable)
+    if not found:
+        return []
     return [Check(**check) for check in found]
 
 

@@ -18,6 +18,7 @@ from naslab.nas.grid import grid_points
 from naslab.nas.statistics import Critical, student
 from naslab.runs.constraints import Constraints
 from naslab.runs.objective import Objective, Ranking
+from naslab.runs.yaml_text import read_yaml
 from naslab.search_spaces import Configuration, Options, SearchSpace, Task, explain, find_space, make_task
 from naslab.search_spaces.options import RECORDED
 
@@ -159,7 +160,7 @@ def load_study(path: Path, overrides: list[str] | None = None) -> Study:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     try:
-        document = yaml.safe_load(text)
+        document = read_yaml(text)
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
@@ -193,7 +194,7 @@ def _override(document: dict[str, Any], override: str) -> None:
     if not equals or not path:
         raise InputError(f"--set {override}: write it as a.b=value")
     try:
-        value = yaml.safe_load(text)
+        value = read_yaml(text)
     except yaml.YAMLError:
         raise InputError(f"--set {override}: {text!r} is not a YAML value") from None
     *parents, last = path.split(".")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, Self
 
 from pydantic import (
@@ -42,6 +44,17 @@ class Options(BaseModel):
         when = cls.condition(name)
         return when is None or when.holds({k: field.default for k, field in cls.model_fields.items()} | {**values})
 
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys_only(cls, data: Any) -> Any:
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        for key in data if isinstance(data, Mapping) else ():
+            if key not in known:
+                raise PydanticCustomError(
+                    "unknown_key", "unknown key; {hint}", {"option": key, "hint": near(key, known)}
+                )
+        return data
+
     @model_validator(mode="after")
     def _nothing_without_effect(self, info: ValidationInfo) -> Self:
         if info.context == RECORDED:
@@ -65,9 +78,35 @@ def explain(error: ValidationError, where: str = "") -> str:
     first = error.errors()[0]
     place = ".".join(str(part) for part in (where, *first["loc"], first.get("ctx", {}).get("option", "")) if part != "")
     more = f" (and {len(error.errors()) - 1} more)" if len(error.errors()) > 1 else ""
-    if first["type"] == "extra_forbidden":
-        return f"{place}: unknown key{more}"
-    if first["type"] == "without_effect":
-        return f"{place}: {first['msg']}{more}"
-    given = "" if first["type"] == "missing" else f", not {first['input']!r}"
-    return f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}{given}{more}"
+    return f"{place}: {_problem(first)}{more}"
+
+
+def near(given: object, known: Sequence[str]) -> str:
+    """The known word that is most like `given`, or else all of them."""
+    close = get_close_matches(str(given), known, 1)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+
+
+def _problem(first: Mapping[str, Any]) -> str:
+    context, text = first.get("ctx", {}), f"{first['msg'][0].lower()}{first['msg'][1:]}"
+    match first["type"]:
+        case "unknown_key" | "without_effect" | "missing":
+            return text
+        case "value_error":
+            return str(context["error"])
+        case "tuple_type" | "list_type":
+            text = "must be a list, such as [0, 1, 2]"
+        case "dict_type" | "model_type" | "model_attributes_type":
+            text = "must be a mapping of keys to values"
+        case "literal_error":
+            known = re.findall(r"'([^']*)'", context["expected"])
+            text = f"must be {context['expected']} ({near(first['input'], known)})"
+        case "union_tag_invalid":
+            known = re.findall(r"'([^']*)'", context["expected_tags"])
+            return f"{context['discriminator']} is {context['tag']!r}; {near(context['tag'], known)}"
+    return f"{text}, not {_short(first['input'])}"
+
+
+def _short(value: object) -> str:
+    text = " ".join(repr(value).split())
+    return f"{text[:57]}..." if len(text) > 60 else text

@@ -70,7 +70,7 @@ class Parameter(ABC):
         """The range in words, for error messages and tables."""
 
     def _refuse(self, value: object) -> InputError:
-        return InputError(f"{self.name}: {value!r} is not allowed; use {self.allowed}")
+        return InputError(f"{self.name}: {value!r} is not allowed; use {self.allowed}{_is_text(value)}")
 
 
 @dataclass(frozen=True)
@@ -195,3 +195,12 @@ class Chain(Parameter):
     def sample(self, rng: np.random.Generator) -> Value:
         """See Parameter.sample."""
         return tuple(self.choices[int(i)] for i in rng.integers(len(self.choices), size=self.length))
+
+
+def _is_text(value: object) -> str:
+    """A word on numbers in quotes, which YAML reads as text."""
+    try:
+        number = float(value) if isinstance(value, str) else None
+    except ValueError:
+        return ""
+    return "" if number is None else f" (this is text; without quotes, {number:g}, it is a number)"

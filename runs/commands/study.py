@@ -115,8 +115,9 @@ def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
     from naslab.runs.plan import expected_jobs
     from naslab.runs.storage import shown, storage_url
 
-    task = study.make_task(torch.device("cpu"))
-    jobs = dict(expected_jobs(study, task.controls()))
+    with redirect_stdout(sys.stderr):
+        task = study.make_task(torch.device("cpu"))
+        jobs = dict(expected_jobs(study, task.controls()))
     document: dict[str, Any] = {
         "schema": "naslab.run/1",
         "study": study.name,

@@ -168,4 +168,7 @@ def _work(pipe: Connection) -> None:
             answer = (True, fn(*args, **kwargs))
         except Exception as error:  # noqa: BLE001 - the caller's future carries it
             answer = (False, error)
-        pipe.send(answer)
+        try:
+            pipe.send(answer)
+        except BrokenPipeError:
+            return

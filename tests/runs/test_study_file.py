@@ -4,7 +4,11 @@ import pytest
 import yaml
 
 from naslab.efficiency.errors import InputError
+from naslab.runs.ledger import Ledger
+from naslab.runs.storage import shown
 from naslab.runs.study import load_study, parse_study
+from naslab.runs.yaml_text import read_yaml
+from naslab.search_spaces import Float
 
 DOCUMENT = {
     "schema": "naslab.study/1",
@@ -23,6 +27,61 @@ def write(tmp_path, document):
 
 def changed(**changes):
     return {k: v for k, v in {**DOCUMENT, **changes}.items() if v is not None}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seeds: 3", "seeds: must be a list, such as [0, 1, 2], not 3"),
+        ("seeds: [0, 0]", "seeds [0, 0] repeat"),
+        ("sede: 1", "sede: unknown key; did you mean seed?"),
+        ("limits: {trail_hours: 1}", "limits.trail_hours: unknown key; did you mean trial_hours?"),
+        ("limits: {gpu_hours: -1}", "limits.gpu_hours"),
+        ("limits: 3", "limits: must be a mapping"),
+        ("arms: [{name: a, engine: optna}]", "did you mean optuna?"),
+        ("device: cud", "did you mean cuda?"),
+        ("seed: 1\nseed: 2", "'seed' stands twice"),
+        ("task: " + "[" * 3000 + "]" * 3000, "nested too deep"),
+        ("include: " + "{a: " * 3000 + "1" + "}" * 3000, "nested too deep"),
+    ],
+)
+def test_what_is_wrong_is_one_short_line(tmp_path, text, words):
+    lines = ["schema: naslab.study/1", "name: mine", "space: {name: nasiam, preset: tiny}", text]
+    with pytest.raises(InputError) as caught:
+        load_study(write(tmp_path, "\n".join(lines) + "\n"))
+    message = str(caught.value)
+    assert words in message
+    assert "\n" not in message
+    assert len(message) < 300 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.e-3", "1.0e-3", "0.001", "+1e-3", ".1e-2"])
+def test_a_number_is_a_number_however_it_is_written(text):
+    assert read_yaml(f"lr: [{text}]") == {"lr": [0.001]}
+    assert read_yaml(f"lr: '{text}'") == {"lr": text}
+    assert read_yaml("version: 1e3x") == {"version": "1e3x"}
+
+
+def test_a_number_in_quotes_is_explained():
+    with pytest.raises(InputError, match=r"'1e-3' is not allowed; .*this is text; without quotes, 0.001"):
+        Float("lr", 1e-4, 1e-1).check("1e-3")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:hunter2@host/db",
+        "postgresql+psycopg2://me:hunter2@host:5432/db?sslmode=require",
+        "mysql://me:hunter2@host/db",
+        "postgresql://host/db?user=me&password=hunter2",
+    ],
+)
+def test_a_password_is_never_shown(url):
+    assert "hunter2" not in shown(url)
+    assert "host" in shown(url)
+    with pytest.raises(InputError) as caught:
+        Ledger.open(url, "mine")
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("path", sorted(Path("studies").glob("*.yaml")), ids=lambda p: p.name)

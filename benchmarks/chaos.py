@@ -1,0 +1,199 @@
+"""Studies under random kill -9, SIGTERM and SIGSTOP of their drivers and workers, with 1 to 4 slots.
+
+Usage: python benchmarks/chaos.py [--strikes 200] [--seed 0] [--out benchmarks/results/chaos.json]
+
+Each strike picks a signal and a victim. A driver that ends is started again with another number of slots; a study that
+is done makes room for the next. What must hold is checked after each strike and at the end: no finished trial is lost
+or repeated, the time that the ledger charges to training is the one that the tasks themselves have witnessed (to 1 %
+of the time that slots were held), and what nothing accounts for is never negative.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from results_file import write_result
+
+from naslab.errors import InputError
+from naslab.runs.ledger import Ledger
+from naslab.runs.status import status
+from naslab.runs.trial import Trial
+
+HERE = Path(__file__).resolve().parent
+VICTIMS = ("driver", "worker")
+SIGNALS = ("SIGKILL", "SIGTERM", "SIGSTOP")
+
+
+class Chaos:
+    """The studies in one storage, and the driver that works on the last of them."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.random = folder, random.Random(seed)
+        self.storage = str(folder / "chaos.db")
+        self.names: list[str] = []
+        self.finished: dict[tuple[str, str], int] = {}
+        self.strikes: Counter[str] = Counter()
+        self.starts = 0
+        self._striking = True
+        self.driver: subprocess.Popen[bytes] | None = None
+        self.witness = folder / "witness"
+        self.witness.mkdir()
+
+    def run(self, strikes: int) -> None:
+        """Strike so often, then let the last study end in peace."""
+        self._next_study()
+        while sum(self.strikes.values()) < strikes:
+            self._start_if_needed()
+            time.sleep(self.random.uniform(0.2, 3.0))
+            if self._trials(self.names[-1], "running") and self._strike():
+                self._check_finished()
+        self._striking = False
+        while self._start_if_needed():
+            time.sleep(0.5)
+
+    def _next_study(self) -> None:
+        name = f"chaos{len(self.names)}"
+        document = {
+            "schema": "naslab.study/1",
+            "name": name,
+            "seeds": [0],
+            "space": {"name": "chaos_space:Space"},
+            "task": {"witness": str(self.witness)},
+            "arms": [{"name": "random", "engine": "optuna", "sampler": "random", "trials": 40}],
+            "random_architectures": 2,
+            # Strikes are no fault of a trial, but a worker that is killed looks as one that ran out of memory.
+            "limits": {"attempts": 1000},
+        }
+        (self.folder / f"{name}.yaml").write_text(json.dumps(document))
+        self.names.append(name)
+
+    def _start_if_needed(self) -> bool:
+        """Start a driver if none runs; whether there is something to wait for."""
+        code = None if self.driver is None else self.driver.poll()
+        if self.driver is not None and code is None:
+            return True
+        if code == 0:
+            if self._striking:
+                self._next_study()
+            else:
+                return False
+        elif code not in (None, 130, -signal.SIGKILL, -signal.SIGTERM):
+            raise SystemExit(f"the driver ended with {code}: {(self.folder / 'driver.log').read_text()[-2000:]}")
+        self._start()
+        return True
+
+    def _start(self) -> None:
+        slots = str(self.random.randint(1, 4))
+        command = [sys.executable, "-m", "naslab", "run", f"{self.names[-1]}.yaml", "--storage", self.storage]
+        paths = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
+        with (self.folder / "driver.log").open("ab") as log:
+            self.driver = subprocess.Popen(
+                [*command, "--slots", slots],
+                cwd=self.folder, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": paths},
+            )  # fmt: skip
+        self.starts += 1
+
+    def _strike(self) -> bool:
+        assert self.driver is not None
+        victim, sent = self.random.choice(VICTIMS), self.random.choice(SIGNALS)
+        pids = [self.driver.pid] if victim == "driver" else _workers(self.driver.pid)
+        if not pids:
+            return False
+        pid = self.random.choice(pids)
+        try:
+            os.kill(pid, getattr(signal, sent))
+            if sent == "SIGSTOP":
+                time.sleep(self.random.uniform(0.1, 3.0))
+                os.kill(pid, signal.SIGCONT)
+            elif victim == "driver":
+                self.driver.wait(120)
+        except ProcessLookupError:
+            return False
+        self.strikes[f"{sent} of a {victim}"] += 1
+        return True
+
+    def _check_finished(self) -> None:
+        for trial in self._trials(self.names[-1], "complete"):
+            self.finished.setdefault((self.names[-1], trial.job.key), trial.number)
+
+    def _trials(self, name: str, state: str) -> list[Trial]:
+        try:
+            return [t for t in Ledger.open(self.storage, name).trials() if t.state == state]
+        except InputError:  # not made yet
+            return []
+
+    def result(self) -> dict[str, Any]:
+        """What came of it."""
+        ledgers = [Ledger.open(self.storage, name) for name in self.names]
+        complete = Counter((ledger.study.name, t.job.key) for ledger in ledgers for t in _complete(ledger))
+        numbers = {(ledger.study.name, t.job.key): t.number for ledger in ledgers for t in _complete(ledger)}
+        documents = [status(ledger) for ledger in ledgers]
+        slot_seconds = sum(document["slot_seconds"] for document in documents)
+        charged = sum(document["device_seconds"]["by_phase"].get("train", 0.0) for document in documents)
+        witnessed = sum(_witnessed(path) for path in self.witness.iterdir())
+        return {
+            "strikes": dict(sorted(self.strikes.items())),
+            "drivers_started": self.starts,
+            "studies": len(self.names),
+            "trials": sum((Counter(document["trials"]) for document in documents), Counter()),
+            "finished_lost": sum(numbers.get(key) != number for key, number in self.finished.items()),
+            "finished_repeated": sum(number > 1 for number in complete.values()),
+            "given_up": sum(len(document["failures"]) for document in documents),
+            "slot_seconds": slot_seconds,
+            "train_seconds_charged": charged,
+            "train_seconds_witnessed": witnessed,
+            "difference_share": (charged - witnessed) / slot_seconds,
+            "least_unaccounted_seconds": min(document["unaccounted"] for document in documents),
+        }
+
+
+def _complete(ledger: Ledger) -> list[Trial]:
+    return [t for t in ledger.trials() if t.state == "complete"]
+
+
+def _witnessed(path: Path) -> float:
+    lines = [float(line) for line in path.read_text().splitlines() if line]
+    return lines[-1] - lines[0] if lines else 0.0
+
+
+def _workers(driver: int) -> list[int]:
+    """Its worker processes; the guard and multiprocessing's own helper are not struck."""
+    found = []
+    for task in Path(f"/proc/{driver}/task").glob("*/children"):
+        for pid in task.read_text().split():
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(int(pid))
+    return found
+
+
+def main() -> None:
+    """Strike, check, and write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--strikes", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/chaos.json"))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        chaos = Chaos(Path(folder), arguments.seed)
+        chaos.run(arguments.strikes)
+        found = chaos.result()
+    print(json.dumps(found, indent=2))
+    assert found["finished_lost"] == found["finished_repeated"] == found["given_up"] == 0
+    assert abs(found["difference_share"]) <= 0.01
+    assert found["least_unaccounted_seconds"] >= 0
+    write_result(arguments.out, {"schema": "naslab.chaos/1", "seed": arguments.seed, **found})
+
+
+if __name__ == "__main__":
+    main()
