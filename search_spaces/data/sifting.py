@@ -64,7 +64,7 @@ def sift(
 def remembered(
     paths: Sequence[Path], limit: int | None, trouble_with: Callable[[Path], str]
 ) -> Iterator[Callable[[Path], str]]:
-    """`trouble_with` for one pass; the next over the same, unchanged files, by another worker, reads none of them again.
+    """`trouble_with` for one pass; another worker's pass over the same, unchanged files reads none of them again.
 
     What was found is kept in the user's cache folder, by names, sizes and times of the files. A folder that cannot be
     written to does no harm.
