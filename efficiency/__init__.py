@@ -12,6 +12,7 @@ from naslab.efficiency.flops import FlopCount, count, count_forward, count_train
 from naslab.efficiency.formulas import Call, Work, register_formula
 from naslab.efficiency.frames import frame
 from naslab.efficiency.gpus import DeviceSpec, find_gpu
+from naslab.efficiency.hours import Hours, run_hours, study_hours
 from naslab.efficiency.inputs import Inputs
 from naslab.efficiency.kernel_formulas import register_kernels
 from naslab.efficiency.latency import Comparison, Latency, compare_latency, measure_latency
@@ -35,6 +36,7 @@ __all__ = [
     "Energy",
     "FlopCount",
     "Flops",
+    "Hours",
     "InputError",
     "Inputs",
     "Latency",
@@ -69,6 +71,8 @@ __all__ = [
     "register_formula",
     "resident_memory",
     "resolve_device",
+    "run_hours",
+    "study_hours",
     "sweep_batch_sizes",
     "training_memory",
     "write_samples",

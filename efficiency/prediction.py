@@ -97,10 +97,8 @@ def features(counted: FlopCount, roof: Roof) -> dict[str, float]:
     """What a step's time is predicted from.
 
     Raises:
-        InputError: part of the work has no formula, or no ceiling is known for its number format.
+        InputError: no ceiling is known for the number format of part of the work.
     """
-    if counted.uncovered:
-        raise InputError(f"prediction: no formula for {', '.join(counted.uncovered)}")
     sums = dict.fromkeys(FEATURES, 0.0)
     for operation in counted.operations:
         name = _FEATURE.get(operation.kind, kinds.ELEMENTWISE)
@@ -185,13 +183,3 @@ class StepTimes:
     def predictor(self) -> Predictor:
         """Fitted to these steps."""
         return fit(self.roof.device, self.steps)
-
-
-def run_hours(step_seconds: float, steps: int, loader_seconds: float = 0.0) -> float:
-    """Hours of a training run of `steps` steps.
-
-    Args:
-        loader_seconds: what the data loader needs for one batch with all its workers; it runs beside the steps, so
-            the slower of the two sets the pace (MAE-ST, Feichtenhofer et al. 2022, table 1, is ruled by it).
-    """
-    return steps * max(step_seconds, loader_seconds) / 3600

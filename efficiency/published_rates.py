@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from naslab.efficiency.flop_count import FlopCount
 from naslab.efficiency.gpus import DeviceSpec, find_gpu
 from naslab.efficiency.prediction import Prediction
 
@@ -36,15 +37,23 @@ PUBLISHED = (
 BASIS = "data sheet, at the share of its peak that 3 published training runs sustained on other devices"
 
 
-def predict_training(flops: int, spec: DeviceSpec, dtype: str) -> Prediction:
-    """Seconds of a training step of `flops` on a device known from its data sheet only.
+LAUNCH_SECONDS = 5e-6
+"""What the host needs, in order of magnitude, to launch one operation of an eager model on a GPU: a small model waits
+for its host.
+"""
+
+
+def predict_published(counted: FlopCount, spec: DeviceSpec, dtype: str, bound_seconds: float) -> Prediction:
+    """Seconds of a step on a device known from its data sheet only: its FLOPs at the share of the peak that published
+    training sustained, but no less than its bound under the roof, or than the host needs to launch its operations.
 
     The interval is wide enough to hold each published system when it is predicted from the other two.
     """
     typical = _geometric_mean([run.utilisation for run in PUBLISHED])
-    seconds = flops / (spec.peak_flops[dtype] * typical)
+    sustained = counted.total / (spec.peak_flops[dtype] * typical)
+    seconds = max(sustained, bound_seconds, len(counted.operations) * LAUNCH_SECONDS)
     factor = max(left_out_factors())
-    return Prediction(seconds, seconds / factor, seconds * factor)
+    return Prediction(seconds, max(seconds / factor, bound_seconds), seconds * factor)
 
 
 def left_out_factors() -> list[float]:

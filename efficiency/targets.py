@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ from naslab.efficiency.errors import InputError
 from naslab.efficiency.flop_count import FlopCount
 from naslab.efficiency.gpus import DeviceSpec, find_gpu, match_gpu
 from naslab.efficiency.prediction import Prediction, Predictor, StepTimes, features
-from naslab.efficiency.published_rates import BASIS, predict_training
+from naslab.efficiency.published_rates import BASIS, predict_published
 from naslab.efficiency.roofline import Roof, place
 
 TRAINED_IN = ("bfloat16", "float16")
 """The number formats of the published runs."""
+
+
+MOST_GAP = 0.05
+"""Share of a step's FLOPs that operations without a formula may have at most, before its prediction is refused."""
 
 
 def predict(
@@ -31,44 +36,77 @@ def predict(
     Args:
         name: a device of the table (`naslab devices`).
         dtype: the number format that the counted model ran in.
+        needs: forecast bytes of "forward" and "training_step", so that what does not fit is said.
 
     Raises:
         InputError: no such device, or no peak is known for that format.
     """
     spec = find_gpu(name)
-    measured = _measured_steps(spec)
+    measured = measured_steps(spec)
     roof = Roof.of(spec) if measured is None else measured.roof
     entry: dict[str, Any] = {"device": spec.label, "basis": BASIS if measured is None else "measured steps"}
     for key, counted in (("forward", forward), ("training_step", training)):
-        if counted is None:
-            continue
-        least = place(counted, roof)
-        entry[key] = {"bound_ms": 1e3 * least.bound_seconds, "limit": _limit(least.compute_bound_share)}
-        try:
-            found = _predict(spec, measured, dtype, counted, training=key == "training_step")
-        except InputError as error:
-            entry[key] |= {"ms": None, "refused": str(error)}
-        else:
-            entry[key] |= {"ms": {"median": 1e3 * found.seconds, "low": 1e3 * found.low, "high": 1e3 * found.high}}
-    return entry
+        if counted is not None:
+            entry[key] = _entry(spec, measured, roof, dtype, counted, key == "training_step")
+    memory = {key: fit_in(spec, found) for key, found in (needs or {}).items() if found is not None}
+    return entry | ({"memory": memory} if memory else {})
 
 
-def _predict(
-    spec: DeviceSpec, measured: StepTimes | None, dtype: str, counted: FlopCount, training: bool
+def fit_in(spec: DeviceSpec, needs: int) -> dict[str, Any]:
+    """Whether a device holds so many bytes, and the smallest number of devices that would, all evenly divided."""
+    devices = max(1, -(-needs // spec.memory_bytes))
+    return {"needs_bytes": needs, "device_bytes": spec.memory_bytes, "fits": devices == 1, "devices": devices}
+
+
+def _entry(
+    spec: DeviceSpec, measured: StepTimes | None, roof: Roof, dtype: str, counted: FlopCount, training: bool
+) -> dict[str, Any]:
+    least = place(counted, roof)
+    entry: dict[str, Any] = {"bound_ms": 1e3 * least.bound_seconds, "limit": _limit(least.compute_bound_share)}
+    gap = _gap(counted)
+    if gap is not None:
+        entry["gap"] = gap
+    try:
+        found = step_seconds(spec, measured, dtype, counted, training=training)
+    except InputError as error:
+        return entry | {"ms": None, "refused": str(error)}
+    return entry | {"ms": {"median": 1e3 * found.seconds, "low": 1e3 * found.low, "high": 1e3 * found.high}}
+
+
+def _gap(counted: FlopCount) -> dict[str, Any] | None:
+    """What has no formula, and the largest share of all FLOPs that it could have."""
+    if not counted.uncovered:
+        return None
+    most = counted.most_uncovered
+    return {"names": list(counted.uncovered), "most_share": most / max(counted.total + most, 1)}
+
+
+def step_seconds(
+    spec: DeviceSpec, measured: StepTimes | None, dtype: str, counted: FlopCount, *, training: bool
 ) -> Prediction:
+    """Seconds of a counted step on a device, from steps measured on it or else from published runs on others.
+
+    Raises:
+        InputError: there is no evidence, or too much of the work is unknown; the message says which.
+    """
+    gap = _gap(counted)
+    share = 0.0 if gap is None else float(gap["most_share"])
+    if share > MOST_GAP:
+        names = ", ".join(counted.uncovered)
+        raise InputError(f"no formula for {names}, which may be up to {share:.0%} of the FLOPs")
     if measured is not None:
         predictor: Predictor = measured.predictor()
-        return predictor.predict(features(counted, measured.roof))
-    if not training:
-        raise InputError(f"no step of inference was measured on {spec.label}, here or in a published table")
-    if dtype not in TRAINED_IN:
+        found = predictor.predict(features(counted, measured.roof))
+    elif dtype not in TRAINED_IN:
         raise InputError(f"the published training runs are in half precision, not {dtype}; use --dtype bf16")
-    if counted.uncovered:
-        raise InputError(f"no formula for {', '.join(counted.uncovered)}")
-    return predict_training(counted.total, spec, dtype)
+    else:
+        # Nobody published a count beside an inference's time, so its share of the peak is taken to be training's.
+        found = predict_published(counted, spec, dtype, place(counted, Roof.of(spec)).bound_seconds)
+    return replace(found, high=found.high / (1 - share))
 
 
-def _measured_steps(spec: DeviceSpec) -> StepTimes | None:
+def measured_steps(spec: DeviceSpec) -> StepTimes | None:
+    """The steps that were measured on a device of the table, if any were."""
     for path in step_time_files():
         steps = StepTimes.read(path)
         if match_gpu(steps.roof.device.removeprefix("cuda: ")) == spec:

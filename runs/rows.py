@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any, Literal
 
@@ -82,6 +82,8 @@ class Row:
     """Constraints of the study that the reference breaks; it is trained all the same, and has no rank."""
     cost: float | None = None
     """What the metric is traded against (`Ranking.objective`): mean hours of a run, or a figure of the profile."""
+    predicted_hours: Mapping[str, Any] = field(default_factory=dict)
+    """Of one full training, by device that the study names; predicted, never measured."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the published schema."""
@@ -104,6 +106,7 @@ class Row:
             "trials": list(self.trials),
             "breaks": [asdict(check) for check in self.breaks],
             "cost": self.cost,
+            "predicted_hours": dict(self.predicted_hours),
             "verdict": self.verdict,
             "difference": interval_dict(self.difference),
             "wall_hours": interval_dict(self.wall_hours),
@@ -175,7 +178,8 @@ def rows_of(study: Study, trials: Sequence[Trial], frame: Frame) -> list[Row]:
     complete = [t for t in trials if t.state == "complete" and frame.metric in t.scores]
     groups = _group([t for t in complete if t.job.role in RANKED and t.job.configuration not in broken])
     spends, finders = arm_spend(trials), found_by(study, frame.metric, trials)
-    return _with_costs([_row(study, group, frame, spends, finders) for group in groups], frame.objective, trials)
+    rows = [_row(study, group, frame, spends, finders) for group in groups]
+    return _with_predictions(_with_costs(rows, frame.objective, trials), trials)
 
 
 def refused_of(study: Study, trials: Sequence[Trial]) -> tuple[Refused, ...]:
@@ -343,6 +347,11 @@ def _hours_to_floor(group: Sequence[Trial], frame: Frame) -> Interval | None:
 
 def _seconds_at(trial: Trial, rung: RungRecord) -> float:
     return sum(trial.carried_seconds.values()) + rung.device_seconds
+
+
+def _with_predictions(rows: Sequence[Row], trials: Sequence[Trial]) -> list[Row]:
+    found = {t.job.configuration: t.result["predicted_hours"] for t in trials if t.result.get("predicted_hours")}
+    return [replace(row, predicted_hours=found.get(row.configuration, {})) for row in rows]
 
 
 def _with_costs(rows: Sequence[Row], objective: Objective, trials: Sequence[Trial]) -> list[Row]:

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from naslab.efficiency.gpus import find_gpu
 from naslab.errors import InputError
 from naslab.nas.arms import Arm, Grid, Name, Sampled
 from naslab.nas.grid import grid_points
@@ -70,8 +71,18 @@ class Study(Options):
     ranking: Ranking = Ranking()
     limits: Limits = Limits()
     """When a trial, or the study, is to be stopped."""
+    predict_for: tuple[str, ...] = ()
+    """Devices of the table (`naslab devices`) for which hours are predicted, beside those that are measured."""
     beside: tuple[Name, ...] = ()
     """Other studies in the same storage whose results stand in this one's ranking."""
+
+    @field_validator("predict_for")
+    @classmethod
+    def _devices_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(dict.fromkeys(find_gpu(name).name for name in names))
+        except InputError as error:
+            raise ValueError(str(error)) from None
 
     @model_validator(mode="after")
     def _arms_are_sound(self) -> Study:
@@ -142,9 +153,12 @@ class Study(Options):
 
     @property
     def digest(self) -> str:
-        """Content hash of everything that decides the results; description and limits do not."""
-        document = {k: v for k, v in self.document().items() if k not in ("description", "limits")}
+        """Content hash of everything that decides the results; description, limits and predictions do not."""
+        document = {k: v for k, v in self.document().items() if k not in _WITHOUT_EFFECT}
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
+
+
+_WITHOUT_EFFECT = ("description", "limits", "predict_for")
 
 
 def load_study(path: Path, overrides: list[str] | None = None) -> Study:

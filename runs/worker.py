@@ -22,6 +22,7 @@ from naslab.nas.arms import Differentiable
 from naslab.nas.differentiable import search
 from naslab.runs.constraints import PROFILE_BATCH, Cost, find_costs
 from naslab.runs.events import Trail
+from naslab.runs.predicted_hours import configuration_hours
 from naslab.runs.log import captured
 from naslab.runs.scores import read_rung, read_scores
 from naslab.runs.study import Study, parse_study
@@ -226,6 +227,8 @@ class _Work:
             formula = study.search_space.forward_flops(self.job.configuration, PROFILE_BATCH)
             target = f"{study.name} {self.job.key}"
             self.result["profile"] = profile(model, batch, target=target, formula_flops=formula).to_dict()
+            hours = configuration_hours(study, task, self.job.configuration)
+            self.result["predicted_hours"] = {name: found.to_dict() for name, found in hours.items()}
 
     def _rung(self, epoch: int, scores: dict[str, float]) -> None:
         self.rungs.append(self.trail.rung(epoch, scores))

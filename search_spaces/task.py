@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -45,6 +45,16 @@ class Control:
     trained: bool = False
 
 
+class TrainingPlan(NamedTuple):
+    """A full training, known before it runs: its optimiser steps, the samples of each, and how often each sample goes
+    through the model in a step, such as once for each view.
+    """
+
+    steps: int
+    batch_size: int
+    passes: int = 1
+
+
 class Task(ABC):
     """Trains and scores the models of `space` on one data set. Stateless between calls: state is in the model.
 
@@ -68,6 +78,11 @@ class Task(ABC):
     @abstractmethod
     def max_epochs(self) -> int:
         """The full budget in epochs: the epoch of the last rung; 0 where nothing is trained epoch by epoch."""
+
+    @property
+    def training_plan(self) -> TrainingPlan | None:
+        """What hours are predicted from before a run; None where a task does not say."""
+        return None
 
     @abstractmethod
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:

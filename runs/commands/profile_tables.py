@@ -207,4 +207,10 @@ def _predicted_rows(entry: Mapping[str, Any]) -> dict[str, str]:
             text = f"predicted {times['median']:.3g} ms ({times['low']:.3g} to {times['high']:.3g})" if times else ""
             reason = f"no prediction: {found['refused']}" if "refused" in found else text
             rows[f"{entry['device']}, {name}"] = f"at least {found['bound_ms']:.3g} ms ({found['limit']}); {reason}"
+    for key, held in entry.get("memory", {}).items():
+        if not held["fits"]:
+            rows[f"{entry['device']}, {key.replace('_', ' ')} does not fit"] = (
+                f"needs {held['needs_bytes'] / 1e9:,.1f} GB of {held['device_bytes'] / 1e9:,.1f}; "
+                f"the smallest number of devices that would hold it, evenly divided: {held['devices']}"
+            )
     return rows | {f"{entry['device']}, basis": entry["basis"]}

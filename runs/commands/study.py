@@ -112,6 +112,7 @@ def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
     import torch
 
     from naslab.runs.dry_run import breaks
+    from naslab.runs.predicted_hours import expected_hours
     from naslab.runs.plan import expected_jobs
     from naslab.runs.storage import shown, storage_url
 
@@ -126,6 +127,7 @@ def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
         "jobs": jobs,
         "epochs": task.max_epochs,
         "breaks": breaks(study, task),
+        "predicted_hours": expected_hours(study, task, jobs),
     }
     if as_json:
         print_json(document)
@@ -134,10 +136,26 @@ def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
     for role, number in jobs.items():
         table.add_row(role, str(number))
     out.print(table)
+    for name, found in document["predicted_hours"].items():
+        out.print(_hours_text(name, found), highlight=False, markup=False, soft_wrap=True)
     for one in document["breaks"]:
         fate = "trained all the same, not ranked" if one["arm"] is None else "would not be trained"
         line = f"{one['name']}: {one['constraint']} is {one['value']:,}, at most {one['limit']:,} is allowed: {fate}"
         out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _hours_text(name: str, found: dict[str, Any]) -> str:
+    whole, memory = found["study"], found["study"]["memory"]
+    if whole["hours"] is None:
+        text = f"{name}: hours are not predicted: {whole['refused']}"
+    else:
+        text = (
+            f"{name}: {whole['hours']:.3g} GPU hours predicted ({whole['low']:.2g} to {whole['high']:.2g}) "
+            f"for {found['trainings']} trainings; {whole['basis']}"
+        )
+    if memory is not None and not memory["fits"]:
+        text += f"; a step needs {memory['needs_bytes'] / 1e9:.0f} GB and does not fit: at least {memory['devices']}"
+    return text
 
 
 def _print_status(document: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from naslab.search_spaces.common.training.optimisers import adamw
 from naslab.search_spaces.common.training.schedule import set_learning_rate
 from naslab.search_spaces.data.text import IGNORED, Batch, CausalBatches, TextOptions, load_text
 from naslab.search_spaces.options import Options
-from naslab.search_spaces.task import Control, Rung, Split, Task
+from naslab.search_spaces.task import Control, Rung, Split, Task, TrainingPlan
 
 BETAS = (0.9, 0.95)
 FLOOR = 0.1
@@ -103,6 +103,11 @@ class LanguageModelling(Task):
     def max_epochs(self) -> int:
         """Epochs of training."""
         return self.options.epochs
+
+    @property
+    def training_plan(self) -> TrainingPlan:
+        """Optimiser steps over all epochs."""
+        return TrainingPlan(self.steps_per_epoch * self.options.epochs, self.options.batch_size)
 
     @property
     def steps_per_epoch(self) -> int:

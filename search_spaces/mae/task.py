@@ -27,7 +27,7 @@ from naslab.search_spaces.mae.model import Autoencoder
 from naslab.search_spaces.mae.space import MAE
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.seeds import derive_seed, seed_everything
-from naslab.search_spaces.task import Control, Rung, Split, Task
+from naslab.search_spaces.task import Control, Rung, Split, Task, TrainingPlan
 
 RAW_PIXELS = 200_000
 """Values of a sample up to which raw pixels are a control; a colour image of 224 pixels has 150,528."""
@@ -121,6 +121,11 @@ class MaskedPretraining(Task):
     def max_epochs(self) -> int:
         """Epochs of pre-training."""
         return self.options.epochs
+
+    @property
+    def training_plan(self) -> TrainingPlan:
+        """Optimiser steps over all epochs."""
+        return TrainingPlan(self.num_batches * self.options.epochs, self.options.batch_size)
 
     @property
     def num_batches(self) -> int:

@@ -36,7 +36,7 @@ from naslab.search_spaces.nasiam.frameworks import Framework, Views
 from naslab.search_spaces.nasiam.space import NASiam
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.seeds import derive_seed
-from naslab.search_spaces.task import Control, GradientTask, Rung, Split
+from naslab.search_spaces.task import Control, GradientTask, Rung, Split, TrainingPlan
 
 
 class SelfSupervisedOptions(Options):
@@ -95,6 +95,11 @@ class SelfSupervised(GradientTask):
     def max_epochs(self) -> int:
         """Epochs of pre-training."""
         return self.options.epochs
+
+    @property
+    def training_plan(self) -> TrainingPlan:
+        """Two views of each image."""
+        return TrainingPlan(self.num_batches() * self.options.epochs, self.options.batch_size, passes=2)
 
     def num_batches(self, share: tuple[float, float] = (0.0, 1.0)) -> int:
         """Whole batches in one epoch of `share`; the remainder is dropped, as batch statistics want equal batches."""

@@ -24,7 +24,7 @@ from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.smaug.model import VideoLanguageModel
 from naslab.search_spaces.smaug.scoring import choice_accuracy, open_accuracy, text_to_video
 from naslab.search_spaces.smaug.space import SMAUG
-from naslab.search_spaces.task import Control, Rung, Split, Task
+from naslab.search_spaces.task import Control, Rung, Split, Task, TrainingPlan
 
 Metric = Literal["retrieval_qa", "mean_recall", "recall_at_1", "recall_at_5", "recall_at_10", "qa_top1", "choice_top1"]
 
@@ -99,6 +99,13 @@ class VideoLanguage(Task):
     def max_epochs(self) -> int:
         """Epochs of training."""
         return self.options.epochs
+
+    @property
+    def training_plan(self) -> TrainingPlan:
+        """Optimiser steps over all epochs."""
+        return TrainingPlan(
+            len(self.data.train) // self.options.batch_size * self.options.epochs, self.options.batch_size
+        )
 
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
         """AdamW with warm-up and half a cosine; rungs carry every part of the loss. See Task.train."""

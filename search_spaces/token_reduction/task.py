@@ -20,7 +20,7 @@ from naslab.search_spaces.common.training.finetune import FinetuneOptions
 from naslab.search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, check_fit, load_dataset
 from naslab.search_spaces.parameters import When
 from naslab.search_spaces.seeds import derive_seed, seed_everything
-from naslab.search_spaces.task import Control, Rung, Split, Task
+from naslab.search_spaces.task import Control, Rung, Split, Task, TrainingPlan
 from naslab.search_spaces.token_reduction.model import Classifier
 from naslab.search_spaces.token_reduction.space import TokenReduction
 
@@ -77,6 +77,11 @@ class Classification(Task):
     def max_epochs(self) -> int:
         """Epochs of training."""
         return self.options.epochs
+
+    @property
+    def training_plan(self) -> TrainingPlan:
+        """Optimiser steps over all epochs."""
+        return TrainingPlan(self.num_batches * self.options.epochs, self.options.batch_size)
 
     @property
     def num_batches(self) -> int:
