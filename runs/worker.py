@@ -22,8 +22,8 @@ from naslab.nas.arms import Differentiable
 from naslab.nas.differentiable import search
 from naslab.runs.constraints import PROFILE_BATCH, Cost, find_costs
 from naslab.runs.events import Trail
-from naslab.runs.predicted_hours import configuration_hours
 from naslab.runs.log import captured
+from naslab.runs.predicted_hours import configuration_hours
 from naslab.runs.scores import read_rung, read_scores
 from naslab.runs.study import Study, parse_study
 from naslab.runs.trial import Cause, Job, Outcome, Phase, RungRecord

@@ -112,8 +112,8 @@ def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
     import torch
 
     from naslab.runs.dry_run import breaks
-    from naslab.runs.predicted_hours import expected_hours
     from naslab.runs.plan import expected_jobs
+    from naslab.runs.predicted_hours import expected_hours
     from naslab.runs.storage import shown, storage_url
 
     with redirect_stdout(sys.stderr):
