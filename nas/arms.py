@@ -12,10 +12,10 @@ from optuna.samplers import BaseSampler
 from pydantic import AfterValidator, Field, StringConstraints
 
 from naslab.errors import InputError
-from naslab.nas.pruning import Pruner
-from naslab.search_spaces import Options, When
+from naslab.search_spaces import Options, Unless, When
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+Pruner = Literal["none", "median", "percentile", "asha", "hyperband"]
 GUMBEL = When("relaxation", ("gumbel",))
 
 
@@ -93,6 +93,16 @@ class Sampled(Options):
     device_hours: float | None = Field(None, gt=0)
     """Stop asking once the arm's trials, failed and pruned ones too, have spent this."""
     pruner: Pruner = "none"
+    reduction: Annotated[int, When("pruner", ("asha", "hyperband"))] = Field(2, ge=2)
+    """ASHA's eta: one in so many goes on from each of its rungs."""
+    first_rung: Annotated[int | None, When("pruner", ("asha", "hyperband"))] = Field(None, ge=1)
+    """The epoch of the first rung; by default the first that is reported."""
+    keep: Annotated[float, When("pruner", ("percentile",))] = Field(25.0, gt=0, lt=100)
+    """The best share, in percent, that goes on."""
+    startup: Annotated[int, When("pruner", ("median", "percentile"))] = Field(3, ge=1)
+    """How many proposals must have been scored at an epoch before another is pruned there."""
+    patience: Annotated[int, Unless("pruner", ("none",))] = Field(0, ge=0)
+    """Nothing is pruned whose best score is among its last so many."""
     finalists_by: Literal["score", "score_per_hour"] = "score"
     """What the best proposals are chosen by: validation score, or that per hour of the proposal's own run."""
     enqueue: tuple[dict[str, Any], ...] = ()

@@ -17,22 +17,24 @@ from typing import Any
 import torch
 
 from naslab.efficiency.device import device_name, resolve_device
-from naslab.nas.arms import Sampled
-from naslab.nas.pruning import hyperband_bracket, should_prune
 from naslab.runs.events import Follower
 from naslab.runs.executors import LocalExecutor, WorkerDied
+from naslab.runs.judge import Judge, judged_arm
 from naslab.runs.lease import Lease
 from naslab.runs.ledger import Ledger
 from naslab.runs.limits import FailureStreak, budget_is_spent, deaths_without_progress, forgivable, overdue
 from naslab.runs.log import log_path
-from naslab.runs.plan import Plan, next_job, proposal_index
+from naslab.runs.plan import Plan, next_job
 from naslab.runs.progress import Progress
 from naslab.runs.threads import threads_per_slot
-from naslab.runs.trial import Cause, Job, State, Trial
-from naslab.runs.worker import STOP, run_job
+from naslab.runs.trial import Cause, Job, RungRecord, State, Trial
+from naslab.runs.verdict import STOP, VERDICT, give_verdict
+from naslab.runs.worker import run_job
 
 POLL_SECONDS = 0.2
 """How often running trials' trails are read; results arrive by themselves, at once."""
+JUDGING_SECONDS = 0.02
+"""The same while a trial that runs may be waiting at a rung."""
 
 
 def run_study(ledger: Ledger, slots: int, progress: Progress, retry_failed: bool = False) -> list[Trial]:
@@ -77,10 +79,12 @@ class _Driver:
         self.done: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self.streak = FailureStreak(self.study.name, self.study.limits.failures_in_a_row)
         self.forgiven = forgivable(ledger.trials()) if retry_failed else frozenset()
+        self.judge = Judge(self.study, self.task.max_epochs)
         self.followed = 0.0
 
     def run(self) -> list[Trial]:
         self._adopt()
+        self.judge = self._judge_of_past()
         if not self._has_work():
             return self.ledger.trials()
         self.ledger.name_metric(self.task.metric)
@@ -138,16 +142,26 @@ class _Driver:
             if not self.running:
                 return
             with suppress(queue.Empty):
-                self._finish(self.done.get(timeout=POLL_SECONDS))
-            if time.monotonic() - self.followed >= POLL_SECONDS:
+                self._finish(self.done.get(timeout=self._poll_seconds()))
+            if time.monotonic() - self.followed >= self._poll_seconds():
                 self._follow(executor)
+
+    def _poll_seconds(self) -> float:
+        judging = any(judged_arm(self.study, entry.job) for entry in self.running.values())
+        return JUDGING_SECONDS if judging else POLL_SECONDS
 
     def _start(self, executor: LocalExecutor, job: Job) -> None:
         folder = self.files / "trials" / job.key
         # Whatever an earlier attempt left goes before this one is on record: it must not be taken for this one's.
-        for name in (STOP, "events.jsonl"):
+        for name in (STOP, VERDICT, "events.jsonl"):
             (folder / name).unlink(missing_ok=True)
         trial_id, number = self.ledger.begin(job)
+        if earlier := self.judge.of(job.key):
+            self.ledger.judge(trial_id, earlier)
+        if any(judgement.pruned for judgement in earlier):  # interrupted before it knew
+            rungs = [asdict(rung) for rung in self._earlier_rungs(job)]
+            self._record(trial_id, job, "pruned", {"rungs": rungs, "result": {"metric": self.task.metric}})
+            return
         entry = _Running(trial_id, job, folder)
         log = log_path(self.files, number)
         future = executor.submit(run_job, self.document, job, folder, log, threads=self.threads)
@@ -156,7 +170,7 @@ class _Driver:
 
     def _finish(self, future: Future[Any]) -> None:
         entry = self.running[future]
-        self._record_rungs(entry)
+        self._take_rungs()
         try:
             outcome, rungs = future.result()
         except WorkerDied as death:
@@ -215,42 +229,46 @@ class _Driver:
     def _follow(self, executor: LocalExecutor) -> None:
         self.followed = time.monotonic()
         spent = self._is_spent()
+        self._take_rungs()
         for future, entry in self.running.items():
-            news = self._record_rungs(entry)
             if overdue(self.study.limits, entry.follower):
                 entry.is_overdue = True
                 executor.kill(future)
             elif spent:
                 (entry.folder / STOP).write_text("budget")
-            elif news and self._falls_behind(entry):
-                (entry.folder / STOP).write_text("prune")
 
-    def _record_rungs(self, entry: _Running) -> bool:
-        new = entry.follower.read()
-        for rung in new:
-            if self.task.metric in rung.scores:
-                self.ledger.rung(entry.trial_id, rung.epoch, rung.scores[self.task.metric])
-        return bool(new)
+    def _take_rungs(self) -> None:
+        """Record and judge what is new of every running trial, in the order in which it was reported."""
+        news = [
+            ((entry.follower.began or 0.0) + rung.device_seconds, entry.trial_id, entry, rung)
+            for entry in self.running.values()
+            for rung in entry.follower.read()
+        ]
+        for _, _, entry, rung in sorted(news, key=lambda one: one[:2]):
+            if (score := rung.scores.get(self.task.metric)) is not None:
+                self.ledger.rung(entry.trial_id, rung.epoch, score)
+                self._judge(entry, rung.epoch, score)
 
-    def _falls_behind(self, entry: _Running) -> bool:
-        arm = next((arm for arm in self.study.arms if arm.name == entry.job.arm), None)
-        if not isinstance(arm, Sampled) or entry.job.role != "proposal" or arm.pruner == "none":
-            return False
-        metric = self.task.metric
+    def _judge(self, entry: _Running, epoch: int, score: float) -> None:
+        if judged_arm(self.study, entry.job) is not None:
+            judgement = self.judge.decide(entry.job, epoch, score)
+            self.ledger.judge(entry.trial_id, self.judge.of(entry.job.key))
+            give_verdict(entry.folder, epoch, judgement.pruned)
 
-        def scores(rungs: Any) -> dict[int, float]:
-            return {r.epoch: r.scores[metric] for r in rungs if metric in r.scores}
+    def _judge_of_past(self) -> Judge:
+        """A judge that knows every rung on record; those that nobody judged in time are judged now."""
+        judge = Judge(self.study, self.task.max_epochs, self.ledger.judgements())
+        for trial in self.ledger.trials():
+            if judged_arm(self.study, trial.job) is not None:
+                for rung in trial.rungs:
+                    if self.task.metric in rung.scores:
+                        judge.decide(trial.job, rung.epoch, rung.scores[self.task.metric])
+        return judge
 
-        def bracket(job: Job) -> int:
-            return hyperband_bracket(proposal_index(job), self.task.max_epochs) if arm.pruner == "hyperband" else 0
-
-        finished = [
-            t for t in self.ledger.trials()
-            if t.job.arm == arm.name and t.job.role == "proposal" and t.state in ("complete", "pruned")
-        ]  # fmt: skip
-        own = bracket(entry.job)
-        others = [scores(t.rungs) for t in finished if bracket(t.job) == own]
-        return should_prune(arm.pruner, scores(entry.follower.rungs), others, own)
+    def _earlier_rungs(self, job: Job) -> list[RungRecord]:
+        """What earlier attempts at the job reported, by epoch."""
+        found = {rung.epoch: rung for t in self.ledger.trials() if t.job.key == job.key for rung in t.rungs}
+        return [found[epoch] for epoch in sorted(found)]
 
 
 @contextmanager

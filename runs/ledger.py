@@ -8,7 +8,7 @@ parameters are the configuration's, so that optuna-dashboard shows them; what ha
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial
 from naslab.errors import InputError
 from naslab.runs import optuna_record
 from naslab.runs.growth import check_readable, check_same, recorded_configuration, widen_distributions
+from naslab.runs.judge import Judgement, read_judgement
 from naslab.runs.lease import Lease, sessions_of
 from naslab.runs.optuna_record import ASIDE
 from naslab.runs.storage import SQLITE, connect, runs_folder, shown, storage_errors, storage_url
@@ -31,6 +32,7 @@ from naslab.runs.trial import Job, RungRecord, State, Trial
 from naslab.search_spaces import SearchSpace
 
 SCHEMA = "naslab.ledger/1"
+JUDGED = "judged"
 
 
 class Ledger:
@@ -69,7 +71,7 @@ class Ledger:
         Raises:
             InputError: the storage cannot be used, or holds another study of that name.
         """
-        _ = study.grids  # refuses points that the space does not have, before anything is written
+        study.check_arms()
         url = storage_url(storage)
         ledger = cls(connect(url, create=True), url, study)
         ledger._check_recorded()
@@ -120,6 +122,15 @@ class Ledger:
         """Record a running trial's metric at a rung."""
         with storage_errors(self.url):
             self._storage.set_trial_intermediate_value(trial_id, epoch, score)
+
+    def judge(self, trial_id: int, judgements: Sequence[Judgement]) -> None:
+        """Record what was decided of a running trial at its rungs."""
+        with storage_errors(self.url):
+            self._storage.set_trial_user_attr(trial_id, JUDGED, [judgement.to_dict() for judgement in judgements])
+
+    def judgements(self) -> list[Judgement]:
+        """What was decided at rungs, of every attempt."""
+        return [read_judgement(facts) for frozen in self._all() for facts in frozen.user_attrs.get(JUDGED, ())]
 
     def finish(self, trial_id: int, state: State, outcome: Mapping[str, Any]) -> Trial:
         """Record how an attempt ended. The outcome is written before the state that makes it final."""

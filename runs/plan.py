@@ -196,6 +196,7 @@ def _proposals(view: _View, arm: Sampled) -> Iterator[Job]:
         history,
         [_configuration(t.job) for t in running],
         derive_seed(view.study.seed, arm.name, index),
+        stream=derive_seed(view.study.seed, arm.name),
     )
     yield Job(
         key=f"proposal/{arm.name}/{index}",
@@ -208,9 +209,9 @@ def _proposals(view: _View, arm: Sampled) -> Iterator[Job]:
     )
 
 
-def proposal_index(job: Job) -> int:
-    """The number of a proposal in its arm, from 0."""
-    return int(job.key.rpartition("/")[2])
+def proposal_index(key: str) -> int:
+    """The number in its arm, from 0, of the proposal of that key."""
+    return int(key.rpartition("/")[2])
 
 
 def _spent(arm: Sampled, attempts: Iterable[Trial], proposals: int) -> bool:

@@ -16,6 +16,7 @@ from naslab.efficiency.gpus import find_gpu
 from naslab.errors import InputError
 from naslab.nas.arms import Arm, Grid, Name, Sampled
 from naslab.nas.grid import grid_points
+from naslab.nas.sampling import check_sampler
 from naslab.nas.statistics import Critical, student
 from naslab.runs.constraints import Constraints
 from naslab.runs.objective import Objective, Ranking
@@ -132,6 +133,24 @@ class Study(Options):
             InputError: see `grid_points`.
         """
         return {arm.name: grid_points(arm, self.search_space) for arm in self.arms if isinstance(arm, Grid)}
+
+    def check_arms(self) -> None:
+        """Refuse, before anything is written, an arm that cannot search or sweep the space.
+
+        Raises:
+            InputError: a point or an enqueued configuration that the space does not have; a sampler that is missing, or
+                cannot take the space or the objective; a pruner where the objective is a front.
+        """
+        _ = self.grids
+        front = self.objective.kind == "pareto"
+        for arm in self.arms:
+            if isinstance(arm, Sampled):
+                check_sampler(arm, self.search_space, front)
+                if front and arm.pruner != "none":
+                    raise InputError(
+                        f"arm {arm.name}: pruner {arm.pruner} knows the score alone, and would stop points of the "
+                        "front; with objective pareto use pruner: none"
+                    )
 
     def make_task(self, device: torch.device) -> Task:
         """The task on `device`.

@@ -22,14 +22,16 @@ from naslab.nas.arms import Differentiable
 from naslab.nas.differentiable import search
 from naslab.runs.constraints import PROFILE_BATCH, Cost, find_costs
 from naslab.runs.events import Trail
+from naslab.runs.judge import judged_arm
 from naslab.runs.log import captured
 from naslab.runs.predicted_hours import configuration_hours
 from naslab.runs.scores import read_rung, read_scores
 from naslab.runs.study import Study, parse_study
 from naslab.runs.trial import Cause, Job, Outcome, Phase, RungRecord
+from naslab.runs.verdict import asked_to_stop, await_verdict
 from naslab.search_spaces import GradientTask, RelaxableSpace, Rung, Split, Task, seed_everything
 
-WEIGHTS, CHECKPOINT, COST, STOP = "model.safetensors", "checkpoint", "cost.json", "stop"
+WEIGHTS, CHECKPOINT, COST = "model.safetensors", "checkpoint", "cost.json"
 
 _warm: list[tuple[dict[str, Any], str, Study, Task]] = []
 """The last study document and device, with the study and its task, data in memory: what makes a worker warm."""
@@ -148,7 +150,7 @@ class _Work:
                 self._note_cost()
                 scores = self._evaluate(task, model, "validation", full=False)
                 self._rung(rung.epoch, {**rung.facts, **scores})
-                if rung.epoch < task.max_epochs and (why := _asked_to_stop(self.folder)) is not None:
+                if rung.epoch < task.max_epochs and (why := self._why_stop(study, rung.epoch)) is not None:
                     if why == "budget":
                         self._stop_for_the_budget()
                         return
@@ -161,6 +163,12 @@ class _Work:
         self.scores = _both(test, validation)
         if self.job.role in ("reference", "final"):
             save_weights(model, self.folder / WEIGHTS)
+
+    def _why_stop(self, study: Study, epoch: int) -> str | None:
+        if judged_arm(study, self.job) is None:
+            return asked_to_stop(self.folder)
+        with self.trail.phase("other"):
+            return await_verdict(self.folder, epoch)
 
     def _stop_for_the_budget(self) -> None:
         self.state, self.cause, self.note = "interrupted", "budget", "the study's budget is spent"
@@ -214,7 +222,7 @@ class _Work:
                     break
                 rung = read_rung(Rung(epoch.epoch, {"loss": epoch.train_loss, **epoch.scores}))
                 self._rung(rung.epoch, read_scores(rung.facts, task.metric))
-                if epoch.epoch < arm.epochs and _asked_to_stop(self.folder) == "budget":
+                if epoch.epoch < arm.epochs and asked_to_stop(self.folder) == "budget":
                     self._stop_for_the_budget()
                     return
         self.result["supernet_scores"] = read_scores(self.result["supernet_scores"], task.metric)
@@ -272,14 +280,6 @@ def _place(problem: Exception) -> str:
     frames = traceback.extract_tb(problem.__traceback__)
     where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     return type(problem).__name__ + where
-
-
-def _asked_to_stop(folder: Path) -> str | None:
-    """Why the driver wants the trial to end at this rung: `prune` or `budget`; None where it does not."""
-    try:
-        return (folder / STOP).read_text(encoding="utf-8")
-    except OSError:
-        return None
 
 
 def _both(test: Mapping[str, float], validation: Mapping[str, float]) -> dict[str, float]:

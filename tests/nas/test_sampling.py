@@ -8,7 +8,6 @@ from naslab.efficiency.errors import InputError
 from naslab.nas.arms import SAMPLERS, Sampled
 from naslab.nas.encoding import flatten, unflatten
 from naslab.nas.evolution import mutate
-from naslab.nas.pruning import hyperband_bracket, should_prune
 from naslab.nas.sampling import Told, check_sampler, propose
 from naslab.search_spaces import Categorical, Chain, Float, Integer, Options, SearchSpace, When, derive_seed
 
@@ -151,25 +150,6 @@ def test_a_mutation_changes_at_most_one_decision_and_what_hangs_on_it():
     assert seen == {"head", "width", "depth", "rate", "cell"}
 
 
-def test_the_median_pruner_stops_what_falls_behind():
-    others = [{1: 50.0, 2: 70.0}, {1: 55.0, 2: 72.0}, {1: 60.0, 2: 75.0}, {1: 52.0, 2: 71.0}]
-    assert should_prune("median", {1: 40.0}, others)
-    assert not should_prune("median", {1: 58.0}, others)
-    assert not should_prune("median", {1: 40.0}, others[:1]), "too few to compare with"
-    assert not should_prune("none", {1: 0.0}, others)
-
-
-def test_asha_keeps_the_better_half_at_its_rungs():
-    others = [{1: float(score), 2: float(score), 3: float(score)} for score in range(10, 90, 10)]
-    assert should_prune("asha", {1: 5.0}, others)
-    assert not should_prune("asha", {1: 95.0}, others)
-    assert not should_prune("asha", {1: 55.0}, others)
-    assert should_prune("asha", {1: 45.0}, others)
-    assert should_prune("asha", {1: 55.0, 2: 5.0}, others)
-    assert not should_prune("asha", {1: 55.0, 2: 55.0, 3: 5.0}, others), "epoch 3 is none of its rungs"
-    assert not should_prune("asha", {1: 5.0}, []), "nothing to compare with"
-
-
 def dear(configuration):
     """The planted score, and a cost that grows with one of its operations: the two pull apart."""
     return planted(configuration), float(sum(op in "cd" for op in configuration.chain("cell")))
@@ -217,27 +197,6 @@ def test_values_that_do_not_go_together_are_drawn_anew():
 
     for sampler in ("random", "tpe", "nsga2"):
         assert all(t.configuration.chain("cell")[0] == "a" for t in run(sampler, Fussy(Options()), planted, 6, 0))
-
-
-def test_the_percentile_pruner_keeps_the_best_quarter():
-    others = [{1: float(score)} for score in range(10, 90, 10)]
-    assert should_prune("percentile", {1: 55.0}, others)
-    assert not should_prune("percentile", {1: 75.0}, others)
-    assert not should_prune("median", {1: 55.0}, others)
-
-
-def test_hyperband_takes_its_brackets_in_turn_and_each_halves_later():
-    brackets = [hyperband_bracket(i, 8) for i in range(22)]
-    assert brackets == [0] * 8 + [1] * 6 + [2] * 4 + [3] * 4, "n of Hyperband for eta 2 and 8 epochs"
-    assert [hyperband_bracket(i, 8) for i in range(22, 44)] == brackets
-    assert {hyperband_bracket(i, 1) for i in range(9)} == {0}
-    others = [{e: float(score) for e in (1, 2, 3, 4)} for score in range(10, 90, 10)]
-    behind = {1: 5.0}
-    assert should_prune("hyperband", behind, others, 0) == should_prune("asha", behind, others) is True
-    assert not should_prune("hyperband", behind, others, 1)
-    assert should_prune("hyperband", {1: 5.0, 2: 5.0}, others, 1)
-    assert not should_prune("hyperband", {1: 5.0, 2: 5.0, 3: 5.0}, others, 1)
-    assert should_prune("hyperband", dict.fromkeys((1, 2, 3, 4), 5.0), others, 2)
 
 
 class Numbers(Mixed):
