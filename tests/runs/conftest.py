@@ -64,7 +64,7 @@ def run_here(ledger):
 
 
 class InlineExecutor(Executor):
-    """The contract of an executor without processes, for studies whose workers do not die: one call at a time."""
+    """The contract of an executor without processes, for workers that neither die nor wait for the driver at a rung."""
 
     def __init__(self, slots, device):
         self._device = str(device)

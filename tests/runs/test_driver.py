@@ -124,7 +124,7 @@ def test_a_score_that_is_nan_fails_its_trial_alone(toy_file, inline):
 
 
 @pytest.mark.parametrize("returns", ["float32", "tensor"])
-def test_scores_of_other_kinds_are_numbers(toy_file, inline, returns):
+def test_scores_of_other_kinds_are_numbers(toy_file, returns):
     arms = [{"name": "tpe", "engine": "optuna", "sampler": "tpe", "trials": 3, "pruner": "median"}]
     trials = run(toy_file(task={"epochs": 2, "returns": returns}, arms=arms)).trials()
     assert {t.state for t in trials} <= {"complete", "pruned"}
