@@ -15,11 +15,13 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,7 @@ class Chaos:
         while sum(self.strikes.values()) < strikes:
             self._start_if_needed()
             time.sleep(self.random.uniform(0.2, 3.0))
-            if self._trials(self.names[-1], "running") and self._strike():
+            if self._drives() and self._trials(self.names[-1], "running") and self._strike():
                 self._check_finished()
         self._striking = False
         while self._start_if_needed():
@@ -103,6 +105,17 @@ class Chaos:
                 cwd=self.folder, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": paths},
             )  # fmt: skip
         self.starts += 1
+
+    def _drives(self) -> bool:
+        """Whether the driver has come so far as to hold the study: what it finds running is its own."""
+        assert self.driver is not None
+        try:
+            with closing(sqlite3.connect(self.storage)) as connection:
+                last = "select holder from naslab_sessions where study = ? order by token desc limit 1"
+                row = connection.execute(last, (self.names[-1],)).fetchone()
+        except sqlite3.Error:  # not made yet
+            return False
+        return row is not None and json.loads(row[0])["pid"] == self.driver.pid
 
     def _strike(self) -> bool:
         assert self.driver is not None
@@ -170,10 +183,13 @@ def _witnessed(path: Path) -> float:
 def _workers(driver: int) -> list[int]:
     """Its worker processes; the guard and multiprocessing's own helper are not struck."""
     found = []
-    for task in Path(f"/proc/{driver}/task").glob("*/children"):
-        for pid in task.read_text().split():
-            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(int(pid))
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == driver and b"spawn_main" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:  # it has ended meanwhile
+            continue
     return found
 
 

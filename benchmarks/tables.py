@@ -125,8 +125,12 @@ def driver() -> str:
     found = _result("driver_overhead", None)
     if found is None:
         return "Driver: not measured."
-    ms = found["overhead_ms"]
-    return f"Driver: {ms['median']:.1f} ms a trial (p10 {ms['p10']:.1f}, p90 {ms['p90']:.1f})."
+    if "random" not in found:  # measured before the driver was timed late in a study
+        ms = found["overhead_ms"]
+        return f"Driver: {ms['median']:.1f} ms a trial (p10 {ms['p10']:.1f}, p90 {ms['p90']:.1f})."
+    rows = ((sampler, row) for sampler in ("random", "tpe") for row in found[sampler]["marks"])
+    words = (f"{s} at {r['trials']} trials {r['overhead_ms']:.1f} (Optuna {r['optuna_ms']:.1f})" for s, r in rows)
+    return f"Driver, ms a trial: {', '.join(words)}."
 
 
 def step_times() -> str:

@@ -55,10 +55,11 @@ def number_of(state):
     return Counter(t.state for t in trials())[state]
 
 
-def is_charged():
-    """Whether a trial that has seconds runs."""
-    followers = [Follower(Path("toy/trials") / t.job.key) for t in trials() if t.state == "running"]
-    return any(sum(follower.seconds().values()) > 0 for follower in followers)
+def waits_at_the_gate():
+    """Whether the reference with seed 1 is in its second epoch, where it stays until the gate opens."""
+    waiting = [t.job for t in trials() if t.state == "running" and t.job.role == "reference" and t.job.seed == 1]
+    followers = [Follower(Path("toy/trials") / job.key) for job in waiting]
+    return any(follower.read() and follower.seconds() for follower in followers)
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 130)])
@@ -67,7 +68,7 @@ def test_a_driver_that_is_killed_or_interrupted_goes_on(toy_file, tmp_path, sent
     # The reference with seed 1 waits before its last epoch until the gate opens: it is there to be interrupted.
     path = toy_file(task={"epochs": 3, "trouble": "gate", "marker": str(gate)}, arms=[])
     driver = start(path, "--slots", "2")
-    wait_for(lambda: number_of("complete") >= 2 and is_charged(), driver)
+    wait_for(lambda: number_of("complete") >= 2 and waits_at_the_gate(), driver)
     driver.send_signal(sent)
     assert end(driver)[0] == code
     finished = {t.job.key: t.number for t in trials() if t.state == "complete"}
@@ -92,7 +93,7 @@ def test_interruptions_are_no_attempts(toy_file, tmp_path):
     path = toy_file(task={"epochs": 3, "trouble": "gate", "marker": str(gate)}, arms=[], limits={"attempts": 1})
     for _ in range(2):
         driver = start(path)
-        wait_for(is_charged, driver)
+        wait_for(waits_at_the_gate, driver)
         driver.send_signal(signal.SIGINT)
         assert end(driver)[0] == 130
     gate.touch()
@@ -141,7 +142,7 @@ def test_a_second_driver_is_refused_from_any_folder(toy_file, tmp_path):
     elsewhere.mkdir()
     path = toy_file(task={"epochs": 3, "trouble": "gate", "marker": str(gate)}, arms=[])
     first = start(path)
-    wait_for(is_charged, first)
+    wait_for(waits_at_the_gate, first)
     code, said = end(start(path, folder=elsewhere))
     assert code == 2
     assert said.startswith("naslab: ")
