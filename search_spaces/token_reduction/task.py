@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from naslab.efficiency.errors import InputError
+from naslab.search_spaces.common.controls import Features, raw_pixels, untrained
 from naslab.search_spaces.common.modules.tokens import anneal, set_keep_rate
-from naslab.search_spaces.common.scores import encode, score_features
+from naslab.search_spaces.common.scores import encode, knn_accuracy
 from naslab.search_spaces.common.training import LayerDecay, adamw, scaled_rate, set_learning_rate, train_in_rungs
 from naslab.search_spaces.common.training.finetune import FinetuneOptions
 from naslab.search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, check_fit, load_dataset
 from naslab.search_spaces.parameters import When
-from naslab.search_spaces.seeds import derive_seed, seed_everything
+from naslab.search_spaces.seeds import derive_seed
 from naslab.search_spaces.task import Control, Rung, Split, Task, TrainingPlan
 from naslab.search_spaces.token_reduction.model import Classifier
 from naslab.search_spaces.token_reduction.space import TokenReduction
@@ -144,29 +145,18 @@ class Classification(Task):
     def controls(self) -> tuple[Control, ...]:
         """Nearest neighbours of the pixels, and the reference before its training."""
         return (
-            Control("raw_pixels", "weighted kNN on the images themselves", self._raw_pixels, seeded=False),
-            Control("untrained", "the metric of the reference before any training here", self._untrained),
+            raw_pixels(self._nearest_neighbours, "weighted kNN on the images themselves"),
+            untrained(self, "the metric of the reference before any training here"),
         )
 
-    def _raw_pixels(self, seed: int, split: Split) -> dict[str, float]:
+    def _nearest_neighbours(self, features: Features, split: Split) -> dict[str, float]:
         options = self.options
-        (bank_x, bank_y), (x, y) = (
-            (encode(lambda image: image.flatten(1), images, self.augmentation, self.device), images.labels)
+        bank, queries = (
+            (encode(features, images, self.augmentation, self.device), images.labels.to(self.device))
             for images in (self.train_images, self.data.of(split))
         )
-        scores = score_features(
-            (bank_x, bank_y.to(self.device)),
-            (x, y.to(self.device)),
-            len(self.data.classes),
-            ("knn_top1",),
-            knn_k=options.knn_k,
-            knn_temperature=options.knn_temperature,
-        )
-        return {"top1": scores["knn_top1"]}
-
-    def _untrained(self, seed: int, split: Split) -> dict[str, float]:
-        seed_everything(seed)
-        return self.evaluate(self.space.build(self.space.reference), split)
+        right = knn_accuracy(*bank, *queries, len(self.data.classes), options.knn_k, options.knn_temperature)
+        return {"top1": 100 * right}
 
     @property
     def benchmark(self) -> Mapping[str, Any]:

@@ -21,24 +21,44 @@ class MaskedWords(NamedTuple):
     labels_BL: Tensor
 
 
-def mask_words(ids_BL: Tensor, noise_BL3: Tensor, ratio: float, special: SpecialIds, vocabulary: int) -> MaskedWords:
+def mask_words(
+    ids_BL: Tensor,
+    noise_BL3: Tensor,
+    ratio: float,
+    special: SpecialIds,
+    vocabulary: int,
+    word_numbers_BL: Tensor | None = None,
+) -> MaskedWords:
     """Hide a share `ratio` of each text's words, at least one: 80 % by [MASK], 10 % by any word, 10 % stay.
 
     Args:
         ids_BL: texts with special tokens, which are never hidden.
         noise_BL3: uniform in [0, 1): which words, what with, and by which word.
+        word_numbers_BL: number of the word that each token belongs to; its tokens, side by side, are hidden together
+            (whole-word masking). None: every token is a word.
     """
     words = torch.ones_like(ids_BL, dtype=torch.bool)
     for number in (special.pad, special.cls, special.sep):
         words &= ids_BL != number
-    rank = noise_BL3[..., 0].masked_fill(~words, 2.0).argsort(dim=1, stable=True).argsort(dim=1, stable=True)
-    hidden = words & (rank < hidden_words(words.sum(1), ratio)[:, None])
+    places = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
+    first_BL = places if word_numbers_BL is None else _first_of_word(word_numbers_BL, places)
+    leading = words & (first_BL == places)
+    rank = noise_BL3[..., 0].masked_fill(~leading, 2.0).argsort(dim=1, stable=True).argsort(dim=1, stable=True)
+    chosen = leading & (rank < hidden_words(leading.sum(1), ratio)[:, None])
+    hidden = words & chosen.gather(1, first_BL)
     how = noise_BL3[..., 1]
     first = special.first_word
     other = (first + noise_BL3[..., 2] * (vocabulary - first)).long().clamp(max=vocabulary - 1)
     ids = torch.where(hidden & (how < 0.8), special.mask, ids_BL)
     ids = torch.where(hidden & (how >= 0.8) & (how < 0.9), other, ids)
     return MaskedWords(ids, ids_BL.masked_fill(~hidden, IGNORED))
+
+
+def _first_of_word(word_numbers_BL: Tensor, places_BL: Tensor) -> Tensor:
+    """Place of the first token of each token's word."""
+    new = word_numbers_BL != word_numbers_BL.roll(1, 1)
+    new[:, 0] = True
+    return torch.where(new, places_BL, 0).cummax(1).values
 
 
 def hidden_words(words_B: Tensor, ratio: float) -> Tensor:
