@@ -29,6 +29,7 @@ from naslab.runs.progress import Progress
 from naslab.runs.threads import threads_per_slot
 from naslab.runs.trial import Cause, Job, RungRecord, State, Trial
 from naslab.runs.verdict import STOP, VERDICT, give_verdict
+from naslab.runs.warm_start import Knowledge, warm_starts
 from naslab.runs.worker import run_job
 
 POLL_SECONDS = 0.2
@@ -80,11 +81,13 @@ class _Driver:
         self.streak = FailureStreak(self.study.name, self.study.limits.failures_in_a_row)
         self.forgiven = forgivable(ledger.trials()) if retry_failed else frozenset()
         self.judge = Judge(self.study, self.task.max_epochs)
+        self.warm: Knowledge = {}
         self.followed = 0.0
 
     def run(self) -> list[Trial]:
         self._adopt()
         self.judge = self._judge_of_past()
+        self.warm = warm_starts(self.ledger, self.task.metric)
         if not self._has_work():
             return self.ledger.trials()
         self.ledger.name_metric(self.task.metric)
@@ -121,7 +124,7 @@ class _Driver:
         return self._plan(self.ledger.trials()).state != "done" and not self._is_spent()
 
     def _plan(self, trials: Sequence[Trial]) -> Plan:
-        return next_job(self.study, self.controls, self.task.metric, trials, self.forgiven)
+        return next_job(self.study, self.controls, self.task.metric, trials, self.forgiven, self.warm)
 
     def _is_spent(self) -> bool:
         running = [entry.follower for entry in self.running.values()]

@@ -99,6 +99,17 @@ class Ledger:
         recorded = None if found is None else self._storage.get_study_user_attrs(found).get("naslab", {}).get("files")
         return runs_folder(self.url) / self.study.name if recorded is None else Path(recorded)
 
+    def attribute(self, name: str) -> Any:
+        """What is recorded with the study under `name`; None if nothing is."""
+        with storage_errors(self.url):
+            return self._storage.get_study_user_attrs(self._homes()[0]).get(name)
+
+    def set_attribute(self, name: str, value: Any) -> None:
+        """Record plain values with the study."""
+        self._writable()
+        with storage_errors(self.url):
+            self._storage.set_study_user_attr(self._homes()[0], name, value)
+
     def name_metric(self, metric: str) -> None:
         """Say what the values of both Optuna studies are called."""
         num_values = len(self._storage.get_study_directions(self._homes()[0]))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from naslab.nas.arms import Arm, Differentiable, Grid, Sampled
@@ -42,6 +43,7 @@ def next_job(
     metric: str,
     trials: Sequence[Trial],
     forgiven: frozenset[int] = frozenset(),
+    warm: Mapping[str, Sequence[Told]] = MappingProxyType({}),
 ) -> Plan:
     """The job to start now.
 
@@ -50,8 +52,9 @@ def next_job(
         metric: the name of the score that ranks.
         trials: every attempt so far, running ones included.
         forgiven: numbers of attempts that failed and whose jobs are to be tried again.
+        warm: what each arm's sampler knows from another study, by the arm's name.
     """
-    view = _View(study, metric, trials, forgiven)
+    view = _View(study, metric, trials, forgiven, warm)
     fixed = _fixed_jobs(study, controls, view.replacements, view.of_arm(None, "random"))
     for stage in (fixed, _arm_jobs(view), _final_jobs(view)):
         for job in stage:
@@ -84,8 +87,15 @@ def expected_jobs(study: Study, controls: Sequence[Control]) -> Counter[str]:
 class _View:
     """The trials by key, and which keys are closed."""
 
-    def __init__(self, study: Study, metric: str, trials: Sequence[Trial], forgiven: frozenset[int]) -> None:
-        self.study, self.metric, self.trials = study, metric, trials
+    def __init__(
+        self,
+        study: Study,
+        metric: str,
+        trials: Sequence[Trial],
+        forgiven: frozenset[int] = frozenset(),
+        warm: Mapping[str, Sequence[Told]] = MappingProxyType({}),
+    ) -> None:
+        self.study, self.metric, self.trials, self.warm = study, metric, trials, warm
         self.busy = any(t.state == "running" for t in trials)
         self._closed = {t.job.key for t in trials if t.state != "interrupted" and t.number not in forgiven}
         self.forgiven = forgiven
@@ -197,6 +207,7 @@ def _proposals(view: _View, arm: Sampled) -> Iterator[Job]:
         [_configuration(t.job) for t in running],
         derive_seed(view.study.seed, arm.name, index),
         stream=derive_seed(view.study.seed, arm.name),
+        warm=view.warm.get(arm.name, ()),
     )
     yield Job(
         key=f"proposal/{arm.name}/{index}",
@@ -321,7 +332,7 @@ def _profile_jobs(view: _View) -> Iterator[Job]:
 
 def found_by(study: Study, metric: str, trials: Sequence[Trial]) -> dict[str, list[str]]:
     """Arms whose finalist or point each configuration is, by digest: two arms may have the same one."""
-    view = _View(study, metric, trials, frozenset())
+    view = _View(study, metric, trials)
     found: dict[str, list[str]] = {}
     for arm in study.arms:
         for configuration in finalists(view, arm):
