@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from naslab.search_spaces.common.scores.choices import best_option_accuracy
+from naslab.search_spaces.common import scores
 from naslab.search_spaces.data.video.tokenized import TokenizedClips
 from naslab.search_spaces.smaug.model import Video, VideoLanguageModel
 
@@ -55,12 +55,12 @@ def _reranked(
 
 def open_accuracy(model: VideoLanguageModel, pairs: TokenizedClips, answers: int, batch: int) -> float:
     """Share of open-ended questions whose answer is the likeliest of the first `answers`; unknown answers are wrong."""
-    asked, right = pairs.open, 0
+    asked, logits = pairs.open, []
     for questions in torch.arange(len(asked.clips_Q)).split(batch):
         ids = asked.ids_QW[questions]
-        logits = model.answers(ids.to(_device(model)), _watched(model, pairs, asked.clips_Q[questions]))
-        right += int((logits[:, :answers].argmax(1).cpu() == asked.answers_Q[questions]).sum())
-    return right / len(asked.clips_Q)
+        shown = _watched(model, pairs, asked.clips_Q[questions])
+        logits.append(model.answers(ids.to(_device(model)), shown)[:, :answers].cpu())
+    return scores.accuracy(torch.cat(logits), asked.answers_Q)
 
 
 def choice_accuracy(model: VideoLanguageModel, pairs: TokenizedClips, batch: int) -> float:
@@ -69,7 +69,7 @@ def choice_accuracy(model: VideoLanguageModel, pairs: TokenizedClips, batch: int
     ids_NW = torch.cat([choice.ids_OW for choice in pairs.choices])
     clips_N = torch.tensor([choice.clip for choice in pairs.choices]).repeat_interleave(torch.tensor(sizes))
     fits = _fits(model, pairs, ids_NW, clips_N, batch).split(sizes)
-    return best_option_accuracy(fits, [choice.right for choice in pairs.choices])
+    return scores.choice_accuracy(fits, [choice.right for choice in pairs.choices])
 
 
 def _fits(model: VideoLanguageModel, pairs: TokenizedClips, ids_NW: Tensor, clips_N: Tensor, batch: int) -> Tensor:

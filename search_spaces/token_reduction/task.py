@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from naslab.efficiency.errors import InputError
 from naslab.search_spaces.common.controls import Features, raw_pixels, untrained
 from naslab.search_spaces.common.modules.tokens import anneal, set_keep_rate
-from naslab.search_spaces.common.scores import encode, knn_accuracy
+from naslab.search_spaces.common.scores import accuracy, encode, knn_accuracy
 from naslab.search_spaces.common.training import LayerDecay, adamw, scaled_rate, set_learning_rate, train_in_rungs
 from naslab.search_spaces.common.training.finetune import FinetuneOptions
 from naslab.search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, check_fit, load_dataset
@@ -139,8 +139,8 @@ class Classification(Task):
         classifier = cast(Classifier, model).to(self.device).eval()
         queries = self.data.of(split)
         with torch.no_grad():
-            answers = encode(classifier, queries, self.augmentation, self.device).argmax(1).cpu()
-        return {"top1": 100 * float((answers == queries.labels.cpu()).float().mean())}
+            logits = encode(classifier, queries, self.augmentation, self.device).cpu()
+        return {"top1": 100 * accuracy(logits, queries.labels.cpu())}
 
     def controls(self) -> tuple[Control, ...]:
         """Nearest neighbours of the pixels, and the reference before its training."""

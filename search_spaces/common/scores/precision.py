@@ -105,7 +105,7 @@ class Ranking:
         """Share of right images among the first k, or among those up to the last right one where that comes before."""
         rank, found = 0, 0
         for size, right in self.groups:
-            inside = min(max(k - rank, 0), size)
+            inside = min(k - rank, size)
             if right and found + right == self.returned:
                 return self._precision_in_last(k, rank, found, size, right, inside)
             if rank + size >= k:
