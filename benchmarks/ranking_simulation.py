@@ -144,10 +144,18 @@ def race(studies: int, deviation: float, last: int) -> dict[str, Any]:
         return study
 
     racing = tally(studies, deviation, looks.critical, raced)
-    for seeds in range(looks.first, 2 * last):
-        fixed = tally(studies, deviation, student, lambda rng, n=seeds: Simulated(rng, deviation, n, n))  # type: ignore[misc]
-        if fixed["open"] <= racing["open"]:
-            break
+
+    def fixed_at(seeds: int) -> dict[str, Any]:
+        found: dict[str, Any] = tally(
+            max(studies // 3, 1), deviation, student, lambda rng: Simulated(rng, deviation, seeds, seeds)
+        )
+        return found
+
+    low, high = looks.first, 2 * last
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fixed_at(middle)["open"] <= racing["open"] else (middle + 1, high)
+    seeds, fixed = low, fixed_at(low)
     ratio = racing["seeds_a_study"] / fixed["seeds_a_study"]
     line = {"deviation": deviation, **asdict(looks), "race": racing, "fixed": {"seeds": seeds, **fixed}, "spent": ratio}
     print({key: line[key] for key in ("deviation", "last", "spent")}, racing)

@@ -54,6 +54,7 @@ def assess(
     retrained: float | None = None,
     genotype_skips: float | None = None,
     embedding: Mapping[str, float] | None = None,
+    sign: int = 1,
 ) -> HealthReport:
     """The health report of one arm.
 
@@ -64,8 +65,9 @@ def assess(
         retrained: validation score of the retrained genotype, to hold against the supernet's.
         genotype_skips: share of the genotype's layers that have no parameters.
         embedding: `feature_std` and `effective_rank` of the retrained finalist.
+        sign: -1 where less of the metric is better; the difference is positive where the finalist is better.
     """
-    difference = difference_interval(finalist, random) if finalist and random else None
+    difference = difference_interval(finalist, random).scaled(sign) if finalist and random else None
     embedding = embedding or {}
     facts: dict[str, Any] = _search_facts(search, metric, retrained) if search else {}
     return HealthReport(
@@ -111,14 +113,13 @@ def _verdict(arm: str, finalist: Sequence[float], random: Sequence[float], diffe
 def _warnings(facts: Mapping[str, Any], skips: float | None, embedding: Mapping[str, float]) -> list[str]:
     found = []
     if skips is not None and skips >= SKIP_LIMIT:
-        found.append(
-            f"{skips:.0%} of the layers that could hold a linear are parameter-free: the search has collapsed to "
-            "skips and poolings, the known failure of DARTS"
-        )
+        what = f"{skips:.0%} of the layers that could hold a linear are parameter-free"
+        known = "the search has collapsed to skips and poolings, the known failure of DARTS"
+        found.append(f"{what}: {known}" if facts else f"{what}: what it found hardly transforms its input")
     if facts.get("entropy") and facts["entropy"][-1] > UNDECIDED_ENTROPY:
         found.append(
             f"the architecture parameters are undecided (entropy {facts['entropy'][-1]:.3f} of 1): the genotype hangs "
-            "on small differences; search longer or raise arms.alpha.learning_rate"
+            "on small differences; give the arm more epochs, or a larger alpha.learning_rate"
         )
     if embedding.get("feature_std", 1.0) < COLLAPSED_STD:
         found.append(f"the embedding has collapsed (std {embedding['feature_std']:.2f}, healthy near 1)")

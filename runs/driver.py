@@ -254,7 +254,7 @@ class _Driver:
 
     def _judge(self, entry: _Running, epoch: int, score: float) -> None:
         if judged_arm(self.study, entry.job) is not None:
-            judgement = self.judge.decide(entry.job, epoch, score)
+            judgement = self.judge.decide(entry.job, epoch, self.study.objective.sign * score)
             self.ledger.judge(entry.trial_id, self.judge.of(entry.job.key))
             give_verdict(entry.folder, epoch, judgement.pruned)
 
@@ -265,7 +265,7 @@ class _Driver:
             if judged_arm(self.study, trial.job) is not None:
                 for rung in trial.rungs:
                     if self.task.metric in rung.scores:
-                        judge.decide(trial.job, rung.epoch, rung.scores[self.task.metric])
+                        judge.decide(trial.job, rung.epoch, self.study.objective.sign * rung.scores[self.task.metric])
         return judge
 
     def _earlier_rungs(self, job: Job) -> list[RungRecord]:

@@ -38,7 +38,7 @@ has a colon."""
 
 def directions(study: Study) -> list[StudyDirection]:
     """What the search wants of its values."""
-    score = [StudyDirection.MAXIMIZE]
+    score = [StudyDirection.MAXIMIZE if study.objective.sign > 0 else StudyDirection.MINIMIZE]
     return [*score, StudyDirection.MINIMIZE] if study.objective.kind == "pareto" else score
 
 
@@ -97,6 +97,7 @@ def _values(study: Study, trial: Trial, num_values: int) -> Sequence[float | Non
     metric = str(trial.result.get("metric", ""))
     if is_searched(study, trial.job):
         told = tell(study, trial, metric)
-        return [told.value, told.cost][:num_values]
+        value = None if told.value is None else study.objective.sign * told.value
+        return [value, told.cost][:num_values]
     score = trial.scores.get(metric, last_score(trial, metric))
     return [trial.result.get("supernet_scores", {}).get(metric) if trial.job.role == "search" else score]

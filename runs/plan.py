@@ -238,9 +238,11 @@ def _spent(arm: Sampled, attempts: Iterable[Trial], proposals: int) -> bool:
 
 
 def tell(study: Study, trial: Trial, metric: str) -> Told:
-    """What a sampler is told of a finished proposal."""
+    """What a sampler is told of a finished proposal: of its value, more is better."""
     violations = tuple(check.excess for check in checks_of(trial.result))
-    return Told(_configuration(trial.job), last_score(trial, metric), violations, _traded(study, trial))
+    score = last_score(trial, metric)
+    value = None if score is None else study.objective.sign * score
+    return Told(_configuration(trial.job), value, violations, _traded(study, trial))
 
 
 def _traded(study: Study, trial: Trial) -> float | None:
@@ -290,7 +292,8 @@ def finalists(view: _View, arm: Arm) -> list[Configuration]:
     best: dict[Configuration, float] = {}
     for score, configuration in scored:
         if configuration not in view.broken:
-            best[configuration] = max(score, best.get(configuration, score))
+            signed = view.study.objective.sign * score
+            best[configuration] = max(signed, best.get(configuration, signed))
     return sorted(best, key=lambda c: (-best[c], c.digest))[: view.study.finalists]
 
 

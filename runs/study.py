@@ -103,6 +103,10 @@ class Study(Options):
         for arm in self.arms:
             if isinstance(arm, Sampled) and arm.trials is None and arm.device_hours is None:
                 raise ValueError(f"arm {arm.name!r} needs a budget: trials or device_hours")
+            if isinstance(arm, Sampled) and arm.finalists_by != "score" and self.objective.direction == "minimize":
+                raise ValueError(
+                    f"arm {arm.name!r}: finalists_by score_per_hour would pick the largest loss; use score"
+                )
             if isinstance(arm, Sampled) and arm.finalists_by != "score" and self.objective.kind == "pareto":
                 raise ValueError(f"arm {arm.name!r}: finalists_by goes with objective per_hour; pareto takes the front")
         return self

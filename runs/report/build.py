@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from naslab.runs.hours import by_its_clock
 from naslab.runs.ranking import rank
 from naslab.runs.report.kernels import kernels
 from naslab.runs.report.markup import Html, html, join, tag
-from naslab.runs.report.sections import Findings, Section, all_sections, seconds_in_hours
+from naslab.runs.report.section import Findings, Section
+from naslab.runs.report.sections import all_sections, seconds_in_hours
 from naslab.runs.study import Study
 from naslab.runs.trial import Trial
 
@@ -79,6 +79,7 @@ def build_report(
     found = Findings(study, ranking, tuple(sorted(by_its_clock(trials), key=lambda t: t.number)))
     said = ranking.answer
     sections = (*all_sections(found), *([] if kernel_table is None else [kernels(kernel_table)]))
+    shown = [section for section in sections if not section.empty]
     template = Template(files("naslab.runs.report").joinpath("page.html").read_text(encoding="utf-8"))
     page = template.substitute(
         title=html(study.name),
@@ -86,10 +87,12 @@ def build_report(
         answer=html(said.sentence),
         caveats=_findings(said, ranking.doubts),
         summary=html(_summary(found)),
-        navigation=join(Html(f'<a href="#{s.id}">{html(s.title)}</a>') for s in sections),
-        sections=join(_section(s) for s in sections),
-        download=_download(json.dumps(ranking.to_dict(), indent=2), f"{study.name}-ranking.json"),
-        ranking=_script_safe(json.dumps(ranking.to_dict())),
+        navigation=join(Html(f'<a href="#{s.id}">{html(s.title)}</a>') for s in shown),
+        sections=join(_section(s) for s in shown),
+        download=Html(
+            f'<a class="button" id="download" download="{html(study.name)}-ranking.json">Ranking as JSON</a>'
+        ),
+        ranking=_script_safe(json.dumps(ranking.to_dict(), separators=(",", ":"))),
         plotly=get_plotlyjs(),
     )
     return Report(study.name, said, sections, page)
@@ -116,13 +119,6 @@ def _findings(said: Answer, doubts: Sequence[str]) -> Html:
 
 def _section(section: Section) -> Html:
     return Html(f'<section id="{section.id}"><h2>{html(section.title)}</h2>{section.body}</section>')
-
-
-def _download(text: str, name: str) -> Html:
-    encoded = base64.b64encode(text.encode()).decode()
-    return Html(
-        f'<a class="button" download="{html(name)}" href="data:application/json;base64,{encoded}">Ranking as JSON</a>'
-    )
 
 
 def _script_safe(text: str) -> Html:

@@ -14,7 +14,13 @@ from naslab.runs.rows import Row
 from naslab.runs.spend import NO_ARM, SECONDS_PER_HOUR
 from naslab.runs.trial import Trial
 
-PALETTE = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#a16207", "#ec4899", "#84cc16")
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#A08A00", "#8A8F98")
+"""Okabe and Ito's colours, which colour-blind readers tell apart; their yellow is darker and their black lighter here,
+so that both stand on a light and on a dark page."""
+SHADES = {"meets": "#009E73", "undecided": "#E69F00", "below": "#CC79A7", "unjudged": "#0072B2"}
+SYMBOLS = {"meets": "circle", "undecided": "triangle-up", "below": "x", "unjudged": "circle"}
+FEW = 8
+"""Rows that have a colour of their own; a legend of more would eat the plot."""
 QUIET = "#94a3b8"
 PHASES = ("search", "train", "evaluate", "compile", "profile", "other")
 
@@ -36,9 +42,11 @@ def pareto(ranking: Ranking) -> go.Figure:
         name="Pareto front",
         hoverinfo="skip",
     )
-    for index, row in enumerate(ranking.rows):
-        if row.cost is not None:
-            figure.add_scatter(**_point(row, index, ranking.objective.cost is None))
+    for kind in SHADES:
+        rows = [row for row in ranking.rows if (row.verdict or "unjudged") == kind and not row.reference]
+        _points(figure, [row for row in rows if row.cost is not None], kind, SHADES[kind], SYMBOLS[kind], ranking)
+    own = [row for row in ranking.rows if row.reference and row.cost is not None]
+    _points(figure, own, "reference", PALETTE[0], "diamond", ranking)
     for control in ranking.controls:
         figure.add_hline(
             y=control.metric.mean,
@@ -48,54 +56,66 @@ def pareto(ranking: Ranking) -> go.Figure:
     return figure
 
 
-def _point(row: Row, index: int, hours: bool) -> dict[str, Any]:
-    shape = "diamond" if row.reference else "circle"
-    return {
-        "x": [row.cost],
-        "y": [row.metric.mean],
-        "error_x": _bars(row.device_hours) if hours else None,
-        "error_y": _bars(row.metric),
-        "mode": "markers",
-        "marker": {"size": 12, "color": colour(index), "symbol": shape if row.pareto else f"{shape}-open"},
-        "name": plain(row.name),
-        "customdata": [[", ".join(map(str, row.trials))]],
-        "hovertemplate": f"%{{y:.2f}} at %{{x:.4g}}{' h' if hours else ''}<br>trials %{{customdata[0]}}",
-    }
+def _points(figure: go.Figure, rows: Sequence[Row], name: str, shade: str, symbol: str, ranking: Ranking) -> None:
+    """One trace of rows, filled where they are on the front; bars while there are few enough to see them."""
+    if not rows:
+        return
+    hours, few = ranking.objective.cost is None, len(ranking.rows) <= 3 * FEW
+    figure.add_scatter(
+        x=[row.cost for row in rows],
+        y=[row.metric.mean for row in rows],
+        error_x=_bars([row.device_hours for row in rows]) if hours and few else None,
+        error_y=_bars([row.metric for row in rows]) if few else None,
+        mode="markers",
+        marker={
+            "size": 12 if few else 8,
+            "color": shade,
+            "symbol": [symbol if row.pareto else f"{symbol}-open" for row in rows],
+        },
+        name=name,
+        text=[plain(row.name) for row in rows],
+        customdata=[", ".join(map(str, row.trials)) for row in rows],
+        hovertemplate=f"%{{text}}<br>%{{y:.2f}} at %{{x:.4g}}{' h' if hours else ''}<br>trials %{{customdata}}",
+    )
 
 
-def _bars(value: Interval) -> dict[str, Any]:
-    half = 0.0 if value.high is None else value.high - value.mean
-    return {"type": "data", "array": [half], "visible": half > 0, "thickness": 1.2, "width": 4}
+def _bars(values: Sequence[Interval]) -> dict[str, Any]:
+    halves = [0.0 if value.high is None else value.high - value.mean for value in values]
+    return {"type": "data", "array": halves, "visible": any(halves), "thickness": 1.2, "width": 4}
 
 
 def learning_curves(ranking: Ranking, trials: Mapping[int, Trial]) -> go.Figure | None:
-    """Validation metric by rung against device hours so far, one line a trial; None without rungs."""
-    figure = figure_of(400, "device hours since the run began", f"validation {ranking.metric}")
-    proposals = [t for t in trials.values() if t.job.role == "proposal"]
-    for trial in proposals:
-        _curve(figure, trial, ranking.metric, QUIET, "proposals", trial is proposals[0])
-    for index, row in enumerate(ranking.rows):
-        for number in row.trials if row.study == ranking.study else ():
-            _curve(figure, trials[number], ranking.metric, colour(index), row.name, number == row.trials[0])
-    return figure if any(len(trace.x) for trace in figure.data) else None
+    """Validation metric by rung against hours so far, a line a trial; None without rungs.
+
+    The first rows have a colour each; proposals, and all other rows, are one quiet group each.
+    """
+    figure = figure_of(400, f"{ranking.unit}s since the run began", f"validation {ranking.metric}")
+    _curves(figure, [t for t in trials.values() if t.job.role == "proposal"], ranking.metric, QUIET, "proposals", 1)
+    own = ranking.own_rows
+    rest = [trials[number] for row in own[FEW:] for number in row.trials]
+    _curves(figure, rest, ranking.metric, QUIET, f"{len(own) - FEW} other rows", 1)
+    for index, row in enumerate(own[:FEW]):
+        group = [trials[number] for number in row.trials]
+        _curves(figure, group, ranking.metric, colour(index), row.name, 2)
+    return figure if figure.data else None
 
 
-def _curve(figure: go.Figure, trial: Trial, metric: str, shade: str, name: str, first: bool) -> None:
-    rungs = [rung for rung in trial.rungs if metric in rung.scores]
-    quiet = trial.job.role == "proposal"
-    figure.add_scatter(
-        x=[rung.device_seconds / SECONDS_PER_HOUR for rung in rungs],
-        y=[rung.scores[metric] for rung in rungs],
-        mode="lines+markers",
-        line={"color": shade, "width": 1 if quiet else 2},
-        marker={"size": 4 if quiet else 6},
-        opacity=0.5 if quiet else 1,
-        name=plain(name),
-        legendgroup=name,
-        showlegend=first,
-        customdata=[[rung.epoch] for rung in rungs],
-        hovertemplate=f"%{{y:.2f}} at epoch %{{customdata[0]}}<br>trial {trial.number}, {trial.state}",
-    )
+def _curves(figure: go.Figure, group: Sequence[Trial], metric: str, shade: str, name: str, width: int) -> None:
+    """The trials of one group as one trace, a gap between them."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    told: list[str] = []
+    for trial in group:
+        rungs = [rung for rung in trial.rungs if metric in rung.scores]
+        x += [*(round(rung.device_seconds / SECONDS_PER_HOUR, 7) for rung in rungs), None]
+        y += [*(rung.scores[metric] for rung in rungs), None]
+        told += [*(f"epoch {rung.epoch}, trial {trial.number}" for rung in rungs), ""]
+    if any(value is not None for value in x):
+        figure.add_scatter(
+            x=x, y=y, mode="lines+markers", line={"color": shade, "width": width}, marker={"size": 2 + 2 * width},
+            opacity=0.5 if width == 1 else 1, name=plain(name), text=told if width > 1 else None,
+            hovertemplate="%{y:.2f} at %{text}" if width > 1 else "%{y:.2f}",
+        )  # fmt: skip
 
 
 def alphas(search: Mapping[str, Any], chain: str) -> go.Figure:

@@ -57,6 +57,7 @@ def _assess(study: Study, ranking: Ranking, trials: Sequence[Trial], arm: str) -
             for name in EMBEDDING
             if finals and all(name in t.scores for t in finals)
         },
+        sign=study.objective.sign,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from naslab.errors import InputError
 from naslab.runs.output import significant_digits
 from naslab.runs.report.markup import join, note, table
-from naslab.runs.report.sections import Section
+from naslab.runs.report.section import Section
 
 SCHEMA = "naslab.bench/1"
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from naslab.nas.health import HealthReport
-from naslab.runs.constraints import Check
 from naslab.runs.output import significant_digits
-from naslab.runs.ranking import Ranking
-from naslab.runs.report import figures, findings
+from naslab.runs.report import figures
+from naslab.runs.report.leaderboard import leaderboard, trials_of
 from naslab.runs.report.markup import (
     Html,
     html,
@@ -24,143 +21,20 @@ from naslab.runs.report.markup import (
     tag,
     trial_links,
 )
+from naslab.runs.report.proposals import proposals
 from naslab.runs.report.roofline import HOW, drawable, roofline_body
-from naslab.runs.rows import Row
+from naslab.runs.report.section import Findings, Section, empty
 from naslab.runs.spend import SECONDS_PER_HOUR
-from naslab.runs.study import Study
 from naslab.runs.trial import Trial
 
-
-@dataclass(frozen=True)
-class Section:
-    """A titled part of the page; `empty` where the study has no data for it."""
-
-    id: str
-    title: str
-    body: Html
-    empty: bool = False
-
-
-@dataclass(frozen=True)
-class Findings:
-    """All that the sections draw from."""
-
-    study: Study
-    ranking: Ranking
-    trials: tuple[Trial, ...]
-
-    @cached_property
-    def by_number(self) -> dict[int, Trial]:
-        """Trials by number."""
-        return {trial.number: trial for trial in self.trials}
-
-    @cached_property
-    def searches(self) -> dict[str, Mapping[str, Any]]:
-        """Finished differentiable searches."""
-        return findings.searches(self.trials)
-
-    @cached_property
-    def health(self) -> list[HealthReport]:
-        """One report per arm."""
-        return findings.health(self.study, self.ranking, self.trials)
-
-    @property
-    def hours(self) -> str:
-        """The cost unit in words, plural."""
-        return f"{self.ranking.unit}s"
-
-    @property
-    def against(self) -> str:
-        """What the front trades the metric against, in words."""
-        return self.hours if self.ranking.objective.cost is None else self.ranking.against
+DRAWN = 12
+"""How many architectures are drawn."""
 
 
 def all_sections(found: Findings) -> list[Section]:
     """Every section in reading order."""
-    parts = (leaderboard, controls, front, health, drawings, trajectories, curves, spend, profiles, roof, provenance)
-    return [part(found) for part in (*parts, ledger)]
-
-
-def _empty(id: str, title: str, why: str) -> Section:
-    return Section(id, title, note(why), empty=True)
-
-
-def leaderboard(found: Findings) -> Section:
-    """The ranking as a table."""
-    id, title, ranking = "leaderboard", "Leaderboard", found.ranking
-    if not ranking.rows:
-        return _empty(id, title, "No reference or finalist has finished yet.")
-    one = ranking.unit
-    short = one.removesuffix(" hour")
-    columns = ["#Rank", "Configuration", f"#{ranking.metric}", f"#{short} h a run", f"#Score per {short} h",
-               f"#Gain per {short} h", f"#{short} h of search", f"#{short} h to floor", "Pareto", "Trials"]  # fmt: skip
-    floor = "none" if ranking.floor is None else f"{ranking.floor:.2f} {ranking.metric}"
-    below = (
-        " Rows without a rank are below it." if any(row.rank is None and not row.breaks for row in ranking.rows) else ""
-    )
-    return Section(
-        id,
-        title,
-        join(
-            [
-                table(columns, [_row(row, ranking.study) for row in ranking.rows], css="leaderboard"),
-                note(
-                    f"{_order(ranking)} "
-                    f"Floor: {floor}.{below} Small figures are 95 % intervals over seeds. "
-                    f"The gain is over {_base(ranking)}, and charges the search."
-                ),
-                *(note(f"Not trained: {one.name} breaks {_broken(one.breaks)}.") for one in ranking.refused),
-            ]
-        ),
-    )
-
-
-def _row(row: Row, study: str) -> list[object]:
-    values = row.configuration.as_dict().items()
-    lines = [tag("span", f"{key}: {_words(value)}", css="bounds") for key, value in values]
-    broken = [tag("span", f"breaks {_broken(row.breaks)}, so it has no rank", css="bounds")] if row.breaks else []
-    name = join([tag("strong", row.name), *lines, *broken])
-    return [
-        row.rank if row.rank is not None else "—",
-        name,
-        interval(row.metric),
-        interval(row.device_hours, significant=3),
-        interval(row.score, significant=4),
-        interval(row.gain, significant=3),
-        significant_digits(row.search_hours) if row.arms and not row.reference else "—",
-        interval(row.hours_to_floor, significant=3),
-        "●" if row.pareto else "",
-        _trials(row, study),
-    ]
-
-
-def _trials(row: Row, study: str) -> Html | str:
-    """Links to this report's ledger, or plain numbers of another study's."""
-    return trial_links(row.trials) if row.study == study else f"{row.study}: {', '.join(map(str, row.trials))}"
-
-
-def _order(ranking: Ranking) -> str:
-    if ranking.objective.kind == "pareto":
-        return (
-            f"Rank is the number of the Pareto front of mean {ranking.metric} on the test split against "
-            f"{ranking.against}: 1 is what nothing is at once as good and as cheap as."
-        )
-    return (
-        f"Ordered by score: {ranking.metric} on the test split per {ranking.unit} of one run. Configurations share a "
-        "rank where the interval of their difference in score holds zero."
-    )
-
-
-def _base(ranking: Ranking) -> str:
-    return "the reference" if ranking.gain_over == "reference" else f"the control {ranking.gain_over}"
-
-
-def _broken(checks: Sequence[Check]) -> str:
-    return "; ".join(map(str, checks))
-
-
-def _words(value: object) -> str:
-    return " · ".join(map(str, value)) if isinstance(value, list) else str(value)
+    parts = (leaderboard, front, controls, proposals, health, drawings, trajectories, curves, spend, profiles, roof)
+    return [part(found) for part in (*parts, provenance, ledger)]
 
 
 def controls(found: Findings) -> Section:
@@ -168,11 +42,11 @@ def controls(found: Findings) -> Section:
     id, title, ranking = "controls", "Controls", found.ranking
     lines = [*ranking.controls, *([ranking.random] if ranking.random else [])]
     if not lines:
-        return _empty(id, title, "No control and no random architecture has finished yet.")
+        return empty(id, title, "No control and no random architecture has finished yet.")
     best = next((row for row in ranking.rows if row.rank is not None), None)
     rows = [[line.name.replace("_", " "), interval(line.metric), trial_links(line.trials)] for line in lines]
     if best is not None:
-        rows.append([tag("strong", f"best ranked: {best.name}"), interval(best.metric), _trials(best, ranking.study)])
+        rows.append([tag("strong", f"best ranked: {best.name}"), interval(best.metric), trials_of(best, ranking.study)])
     text = "A result means something only beside what needs no search: these are scored on the same test split."
     return Section(id, title, join([table(["", f"#{ranking.metric}", "Trials"], rows), note(text)]))
 
@@ -181,7 +55,7 @@ def front(found: Findings) -> Section:
     """Pareto front of metric against hours."""
     id, title, ranking = "pareto", f"{found.ranking.metric} against {found.against}", found.ranking
     if not ranking.rows:
-        return _empty(id, title, "No configuration has finished yet.")
+        return empty(id, title, "No configuration has finished yet.")
     best = [row.name for row in ranking.rows if row.pareto]
     text = (
         "Filled: on the Pareto front, no other configuration is at once as good and as cheap "
@@ -195,7 +69,7 @@ def health(found: Findings) -> Section:
     """The verdict on every search, warnings first."""
     id, title = "health", "Health of the searches"
     if not found.health:
-        return _empty(id, title, "This study has no arm that searches, so there is no search to judge.")
+        return empty(id, title, "This study has no arm that searches, so there is no search to judge.")
     parts = [_card(report) for report in found.health]
     if found.searches:
         parts.append(plot(figures.decisiveness(found.searches), "entropy and share of skips by epoch"))
@@ -224,13 +98,13 @@ def drawings(found: Findings) -> Section:
     """The ranked configurations as the space draws them."""
     id, title = "drawings", "Architectures"
     space = found.study.search_space
-    drawn = [(row, space.draw(row.configuration)) for row in found.ranking.own_rows]
+    drawn = [(row, space.draw(row.configuration)) for row in found.ranking.own_rows[:DRAWN]]
     items = [
         tag("figure", tag("figcaption", row.name), tag("div", Html(svg), css="scroll")) for row, svg in drawn if svg
     ]
     if not items:
         why = "No configuration has finished yet." if not drawn else f"The space {space.name} draws no pictures."
-        return _empty(id, title, why)
+        return empty(id, title, why)
     return Section(id, title, join(items))
 
 
@@ -238,7 +112,7 @@ def trajectories(found: Findings) -> Section:
     """Architecture parameters over the search, per chain and layer."""
     id, title = "alphas", "Architecture parameters over the search"
     if not found.searches:
-        return _empty(id, title, "No differentiable search has finished in this study.")
+        return empty(id, title, "No differentiable search has finished in this study.")
     parts: list[Html] = []
     for name, search in found.searches.items():
         for chain in search["candidates"]:
@@ -253,7 +127,7 @@ def curves(found: Findings) -> Section:
     id, title = "curves", "Learning curves"
     figure = figures.learning_curves(found.ranking, found.by_number)
     if figure is None:
-        return _empty(id, title, "No trial has reported a rung yet.")
+        return empty(id, title, "No trial has reported a rung yet.")
     text = "Validation split, one line a trial and a mark a rung. Thin grey lines: configurations that a search tried."
     return Section(id, title, join([plot(figure, "validation metric by device hours"), note(text)]))
 
@@ -262,7 +136,7 @@ def spend(found: Findings) -> Section:
     """Every second, by arm, phase and state."""
     id, title = "spend", "What was spent"
     if not any(trial.device_seconds for trial in found.trials):
-        return _empty(id, title, "No device time has been charged yet.")
+        return empty(id, title, "No device time has been charged yet.")
     rows = []
     for arm in found.ranking.arms:
         states = ", ".join(f"{number} {state}" for state, number in arm.states.items())
@@ -281,11 +155,13 @@ def profiles(found: Findings) -> Section:
     id, title = "profiles", "Measured cost of the models"
     profiled = _profiled(found)
     if not profiled:
-        return _empty(id, title, "No configuration has been profiled.")
+        return empty(id, title, "No configuration has been profiled.")
     rows = [[name, *_costs(profile), trial_links([trial.number])] for name, trial, profile in profiled]
     columns = ["Configuration", "#Parameters", "#Batch", "#Forward MFLOP", "#Training step MFLOP", "#Covered",
                "#Latency ms", "#Peak memory MB", "Trials"]  # fmt: skip
     text = "FLOPs are for the whole batch, a multiply-add is 2. Latency: median of a forward, 10th to 90th percentile."
+    if not any(drawable(profile) for _, _, profile in profiled):
+        text += f" No profile was placed under a roof: {HOW}."
     return Section(id, title, join([table(columns, rows), note(text)]))
 
 
@@ -304,10 +180,10 @@ def roof(found: Findings) -> Section:
     id, title = "roofline", "Under the roofline"
     profiled = _profiled(found)
     if not profiled:
-        return _empty(id, title, "No configuration has been profiled.")
+        return empty(id, title, "No configuration has been profiled.")
     placed = [(name, trial.number, profile) for name, trial, profile in profiled if drawable(profile)]
     if not placed:
-        return _empty(id, title, f"No profile was placed under a roof: {HOW}.")
+        return empty(id, title, f"No profile was placed under a roof: {HOW}.")
     return Section(id, title, roofline_body(placed))
 
 
@@ -353,7 +229,7 @@ def ledger(found: Findings) -> Section:
     """Every trial, so that any figure above can be followed to its source."""
     id, title = "ledger", "Every trial"
     if not found.trials:
-        return _empty(id, title, "The ledger is empty.")
+        return empty(id, title, "The ledger is empty.")
     columns = ["#Trial", "Role", "Arm", "State", "#Seed", "Configuration", f"#{found.ranking.metric}", "#Seconds",
                "Key", "Error"]  # fmt: skip
     rows = [_ledger_row(trial, found.ranking.metric) for trial in found.trials]

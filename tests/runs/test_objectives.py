@@ -37,6 +37,50 @@ def test_finalists_are_the_arms_own_front():
     assert tell(make_study(), trials[1], "knn_top1").cost is None
 
 
+def test_a_loss_is_minimised_by_search_finalists_floor_and_front():
+    loss = {"objective": {"direction": "minimize"}, "ranking": {"by": "gain"}}
+    trials = proposals([(0.7, 100), (0.5, 200), (0.9, 900)])
+    study = make_study(arms=[TPE], **loss)
+    assert finalists_of(study, trials) == {1}
+    assert tell(study, trials[1], "knn_top1").value == -0.5, "samplers want more"
+    rows = [
+        trial(i, "reference" if k == 0 else "final", value + 0.001 * s, seed=s, arm="tpe" if k else None,
+              configuration=(PUBLISHED, BY_DARTS, head("elu"))[k])
+        for i, (k, value, s) in enumerate((k, v, s) for k, v in enumerate((0.5, 0.4, 0.6)) for s in range(3))
+    ]  # fmt: skip
+    ranking = rank(make_study(ranking={"by": "gain", "margin": 0.01}, objective=loss["objective"]), rows)
+    assert [(row.configuration, row.verdict) for row in ranking.rows] == [
+        (BY_DARTS, "meets"), (PUBLISHED, "meets"), (head("elu"), "below")
+    ]  # fmt: skip
+    assert ranking.rows[0].gain.mean > 0
+    assert [row.pareto for row in ranking.rows] == [True, False, False]
+
+
+def test_a_ratio_of_what_is_not_positive_is_refused_with_what_to_use_instead():
+    with pytest.raises(InputError, match=r"a loss per hour would reward a large loss.*ranking\.by: gain.*pareto"):
+        make_study(objective={"direction": "minimize"})
+    trials = [trial(s, "reference", -0.5, configuration=PUBLISHED, seed=s) for s in range(2)]
+    with pytest.raises(InputError, match=r"needs a positive metric; use ranking\.by: gain or objective\.kind: pareto"):
+        rank(make_study(), trials)
+    assert rank(make_study(ranking={"by": "gain"}), trials).rows[0].reference
+
+
+def test_a_reference_that_breaks_a_constraint_is_no_floor_and_on_no_front():
+    broken = {"constraints": [{"constraint": "max_params", "value": 771, "limit": 400}]}
+    trials = [
+        trial(s, "reference", 90.0 + s, configuration=PUBLISHED, seed=s, seconds=1.0, result=broken) for s in range(3)
+    ]
+    trials += [trial(5 + s, "final", 80.0 + s, configuration=BY_DARTS, seed=s, arm="darts") for s in range(3)]
+    study = make_study(constraints={"max_params": 400})
+    alone = rank(study, trials)
+    assert (alone.floor, alone.floor_of) == (None, None)
+    assert [(row.rank, row.pareto) for row in alone.rows] == [(1, True), (None, False)]
+    assert "so there is no floor" in alone.answer.sentence
+    beside = rank(study, [*trials, trial(9, "control", 60.0, label="pixels")])
+    assert (beside.floor, beside.floor_of) == (60.0, "pixels")
+    assert beside.rows[0].verdict == "meets"
+
+
 def test_finalists_by_score_per_hour():
     trials = proposals([(70, 100), (80, 200), (90, 900)])
     assert finalists_of(make_study(arms=[TPE]), trials) == {2}
