@@ -241,6 +241,12 @@ def test_the_example_input_is_fixed_and_fits_every_configuration(task):
         assert torch.isfinite(built(task, **changed).eval()(**a)["loss"])
 
 
+def test_weights_under_which_nothing_is_learned_from_the_data_are_refused():
+    task = make(metric="mean_recall", dataset={**DATA, "questions": ["choice"]})
+    with pytest.raises(InputError, match="both 0, and the data has no open questions"):
+        next(task.train(built(task, vtc_weight=0.0, vtm_weight=0.0), 0))
+
+
 def test_divergence_is_said(task):
     with pytest.raises(TrainingDiverged, match=r"loss is (nan|inf)"):
         list(make(learning_rate=1e30).train(built(task), 0))
