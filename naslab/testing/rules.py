@@ -64,11 +64,11 @@ def proposals_build_and_step(subject: Subject) -> None:
 
 def one_configuration_is_one_function(subject: Subject) -> None:
     """Values that `canonicalise` maps onto another spelling build what that spelling builds."""
-    for values in subject.raw(4 * subject.samples):
-        raw = Configuration(subject.space.name, tuple(subject.space.validated(values).items()))
-        canonical = subject.space.configuration(values)
-        if raw == canonical:
-            continue
+    spellings = (
+        (_as_given(subject, values), subject.space.configuration(values)) for values in subject.raw(4 * subject.samples)
+    )
+    changed = [(raw, canonical) for raw, canonical in spellings if raw != canonical]
+    for raw, canonical in changed[: subject.samples]:
         with torch.device("meta"):
             flops = [count_forward(subject.space.build(c), _on_meta(subject)).total for c in (raw, canonical)]
         _require(
@@ -280,8 +280,15 @@ def _unseeded(subject: Subject, model: nn.Module) -> list[Tensor]:
     return tensors_in(call_model(model, subject.batch))
 
 
+def _as_given(subject: Subject, values: Mapping[str, Any]) -> Configuration:
+    """The values without `canonicalise`."""
+    return Configuration(subject.space.name, tuple(subject.space.validated(values).items()))
+
+
 def _on_meta(subject: Subject) -> Any:
-    return map_tensors(lambda tensor: tensor.to("meta"), subject.batch)
+    with torch.device("cpu"):  # the subject makes its task and batch when first asked for them
+        batch = subject.batch
+    return map_tensors(lambda tensor: tensor.to("meta"), batch)
 
 
 def _has_metric(subject: Subject, scores: Mapping[str, float], source: str) -> None:
