@@ -48,6 +48,7 @@ def run(
     from naslab.runs.study import load_study
 
     study = load_study(path, set_)
+    study.check_arms()
     if dry_run:
         _show_plan(study, storage, as_json)
         return

@@ -2,7 +2,11 @@
 
 import io
 import json
+import shutil
+import subprocess
+import threading
 import warnings
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import optuna
 import pytest
@@ -135,3 +139,35 @@ def test_numbers_count_both_studies_and_a_part_is_no_study(ledgers):
             Ledger.open("runs.db", name + ASIDE)
     with pytest.raises(InputError, match=r"it has front, plain, points$"):
         Ledger.open("runs.db", "other")
+
+
+@pytest.fixture(scope="module")
+def server(ledgers):
+    """The dashboard's address while it serves the storage."""
+    dashboard = pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed: naslab[dashboard]")
+
+    class Quiet(WSGIRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    with make_server("127.0.0.1", 0, dashboard.wsgi(URL), handler_class=Quiet) as served:
+        thread = threading.Thread(target=served.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{served.server_port}"
+        served.shutdown()
+        thread.join()
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell")
+
+
+@pytest.mark.browser
+def test_a_browser_shows_every_study(server):
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"no browser is installed: one of {', '.join(BROWSERS)}")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]
+    page = subprocess.run(
+        [browser, *options, f"{server}/dashboard"], capture_output=True, text=True, timeout=120
+    ).stdout
+    assert all(name in page for name in STUDIES)
