@@ -80,11 +80,13 @@ def _told(what: str, make: Callable[[], T]) -> T:
     except NaslabError:
         raise
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        words = " ".join(str(error).split())
-        raise InputError(
-            f"{what}: {type(error).__name__}: {words} ({Path(place.filename).name}, line {place.lineno})"
-        ) from error
+        raise _in_one_line(what, error) from error
+
+
+def _in_one_line(what: str, error: Exception) -> InputError:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    words = " ".join(str(error).split())
+    return InputError(f"{what}: {type(error).__name__}: {words} ({Path(place.filename).name}, line {place.lineno})")
 
 
 def _space_class(name: str) -> type[SearchSpace]:
@@ -98,9 +100,12 @@ def _space_class(name: str) -> type[SearchSpace]:
         if "" not in sys.path and str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))
         try:
-            found = getattr(importlib.import_module(module_name), class_name, None)
+            module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             raise InputError(f"space: cannot import {module_name!r} of {name!r}: {error}") from None
+        except Exception as error:
+            raise _in_one_line(f"space: cannot import {module_name!r} of {name!r}", error) from error
+        found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, SearchSpace)):
         raise InputError(f"space: {name!r} names no SearchSpace class")
     return found

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from naslab.efficiency.errors import InputError
 from naslab.nas.arms import Grid
 from naslab.nas.grid import describe_point, grid_points
-from naslab.search_spaces import Categorical, Float, Integer, Options, SearchSpace, When
+from naslab.search_spaces import Categorical, Float, Integer, Options, SearchSpace, When, find_space
 
 
 class Masking(SearchSpace):
@@ -91,3 +91,13 @@ def test_what_the_space_refuses_is_one_line_with_the_point(vary, base, message):
 def test_a_grid_varies_something(vary):
     with pytest.raises(ValidationError):
         grid(vary)
+
+
+def test_three_spellings_of_one_network_are_one_point():
+    """Where an identity stands among layers of one width makes no network."""
+    heads = [["relu", "identity", "silu"], ["identity", "relu", "silu"], ["relu", "silu", "identity"]]
+    vary = {"projector": [[*three, "elu", "elu", "avgpool"] for three in heads]}
+    base = {"head": "cell", "predictor": ["relu", "elu", "relu", "relu"]}
+    arm = Grid(engine="grid", name="heads", vary=vary, base=base)
+    (point,) = grid_points(arm, find_space("nasiam", "tiny"))
+    assert point.chain("projector") == ("relu", "silu", "elu", "elu", "avgpool", "identity")

@@ -34,6 +34,10 @@ def refused(capsys, *arguments):
         ({"task": {"epochs": 0}}, "task.epochs"),
         ({"task": {"epoch": 2}}, "task.epoch: unknown key"),
         ({"space": {"name": "nowhere:Space"}}, "cannot import"),
+        (
+            {"space": {"name": "broken_space:Space"}},
+            "cannot import 'broken_space' of 'broken_space:Space': ValueError: no",
+        ),
         ({"device": "cuda"}, "device"),
         (
             {"arms": [{"name": "t", "engine": "optuna", "sampler": "tpe", "trials": 2, "population": 8}]},

@@ -12,20 +12,27 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 FEW = {"train": 200, "validation": 60, "test": 60}
 IMAGES = {"dataset": FEW, "batch_size": 50, "epochs": 2}
 CLIPS = {"dataset": {"train": 24, "validation": 12, "test": 12}, "batch_size": 8, "epochs": 2}
+TEXT = {"epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "rung_windows": 8}
 SPACES = {
     "digits_mlp:Space": {"epochs": 2},
     "nasiam:tiny": IMAGES,
     "mae:tiny": IMAGES,
     "mae:tiny-video": CLIPS,
     "token_reduction:tiny": IMAGES,
-    "altup:tiny": {"epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "rung_windows": 8},
+    "altup:tiny": TEXT,
     "smaug:tiny": CLIPS,
+    "nasiam:tiny byol": (IMAGES, {"framework": "byol"}),
+    "nasiam:tiny mocov2": (IMAGES, {"framework": "mocov2"}),
+    "altup:tiny encoder-decoder": (TEXT, {"form": "encoder_decoder", "context": 32}),
+    "mae:tiny-video": CLIPS,
 }
 
 
 @cache
 def made(name):
-    return subject(name, SPACES[name])
+    target, found = name.split()[0], SPACES[name]
+    task, options = found if isinstance(found, tuple) else (found, None)
+    return subject(target, task, options)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
