@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
@@ -27,6 +28,7 @@ SPLITS: tuple[Split, ...] = ("validation", "test")
 FORMULA_TOLERANCE = 0.01
 SAME_FLOPS = 0.02
 """Within which two spellings of one function cost the same: learned scalars that start as the identity may differ."""
+TRIAL_SECONDS = 60.0
 RELATIVE, ABSOLUTE = 1e-4, 1e-6
 """Within which outputs of one function in two spellings are equal: their operations may come in another order."""
 
@@ -113,6 +115,14 @@ def training_resumes_bit_for_bit(subject: Subject) -> None:
         torch.rand(3)  # a new process's generator stands elsewhere
         resumed, _ = _train(subject, broken)
     _require(_same(unbroken, resumed), "the resumed training ends with other weights than the unbroken one")
+
+
+def a_trial_takes_less_than_a_minute(subject: Subject) -> None:
+    """At the given preset and options a model is built, trained and scored within a minute of one processor."""
+    began = time.process_time()
+    _train(subject, None)
+    spent = time.process_time() - began
+    _require(spent < TRIAL_SECONDS, f"a training and its scores took {spent:.0f} s; give less data or a smaller preset")
 
 
 def scores_are_named_and_repeatable(subject: Subject) -> None:
@@ -214,6 +224,7 @@ RULES: tuple[Rule, ...] = (
     one_configuration_is_one_function,
     different_configurations_differ,
     training_resumes_bit_for_bit,
+    a_trial_takes_less_than_a_minute,
     scores_are_named_and_repeatable,
     controls_work,
     example_inputs_are_batches,
