@@ -24,7 +24,6 @@ SPACES = {
     "nasiam:tiny byol": (IMAGES, {"framework": "byol"}),
     "nasiam:tiny mocov2": (IMAGES, {"framework": "mocov2"}),
     "altup:tiny encoder-decoder": (TEXT, {"form": "encoder_decoder", "context": 32}),
-    "mae:tiny-video": CLIPS,
 }
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pydantic import Field
+from pydantic import BaseModel, Field
 from torch import nn
 
 from naslab.search_spaces import (
@@ -185,8 +185,7 @@ class OneTooMany(Line):
         return super().example_input(batch_size + 1)
 
 
-class AnyOption(Options):
-    model_config = {"extra": "allow"}
+class AnyOption(BaseModel, extra="allow"):
     epochs: int = 2
 
 
