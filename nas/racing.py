@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from naslab.nas.statistics import Critical, Interval, paired_interval
+from naslab.nas.statistics import Critical, Interval, paired_interval, student
 from naslab.nas.verdict import judge
 
 ERROR, RATE = 0.10, 1.0
@@ -32,9 +32,11 @@ class Looks:
     last: int
 
     def critical(self, seeds: int) -> float:
-        """Standard errors to each side of an interval over so many seeds; between looks that of the look before."""
+        """Standard errors to each side of an interval over so many seeds; never fewer than those of one look."""
+        if seeds < self.first:
+            return math.inf
         bounds = boundary(self.first, self.last)
-        return bounds[min(max(seeds, self.first), self.last) - self.first] if seeds >= self.first else math.inf
+        return max(bounds[min(seeds, self.last) - self.first], student(seeds))
 
 
 @lru_cache(maxsize=64)

@@ -10,9 +10,6 @@ from naslab.nas.verdict import judge
 from naslab.runs.rows import Baseline, Row
 from naslab.runs.study import Study
 
-POINTS, SHARE = 1.0, 0.01
-"""Default margins: of a percentage, and as a share of the floor for any other metric."""
-
 
 @dataclass(frozen=True)
 class Floor:
@@ -45,23 +42,14 @@ def floor_of(study: Study, metric: str, rows: Sequence[Row], baselines: Sequence
     if asked == "none":
         return None
     if asked != "reference":
-        return Floor(asked, "given", margin(study, metric, asked), {})
+        return Floor(asked, "given", study.margin(metric, asked), {})
     reference = next((row for row in rows if row.reference), None)
     if reference is not None and not reference.breaks:
-        return Floor(
-            reference.metric.mean, "reference", margin(study, metric, reference.metric.mean), reference.metrics
-        )
+        return Floor(reference.metric.mean, "reference", study.margin(metric, reference.metric.mean), reference.metrics)
     if reference is None or not baselines:
         return None
     best = max(baselines, key=lambda one: study.objective.sign * one.metric.mean)
-    return Floor(best.metric.mean, best.name, margin(study, metric, best.metric.mean), {}, best.values)
-
-
-def margin(study: Study, metric: str, floor: float) -> float:
-    """The margin of the study file, or the default for that metric."""
-    if study.ranking.margin is not None:
-        return study.ranking.margin
-    return POINTS if metric in study.search_space.Task.percentages else SHARE * abs(floor)
+    return Floor(best.metric.mean, best.name, study.margin(metric, best.metric.mean), {}, best.values)
 
 
 def judged(rows: Sequence[Row], floor: Floor | None, sign: int, critical: Critical) -> list[Row]:

@@ -18,6 +18,7 @@ from naslab.nas.grid import describe_point
 from naslab.nas.pareto import spread
 from naslab.nas.sampling import Told, propose, random_configuration
 from naslab.runs.constraints import checks_of
+from naslab.runs.race import is_race_job, race_jobs
 from naslab.runs.spend import SECONDS_PER_HOUR
 from naslab.runs.study import Study
 from naslab.runs.trial import GIVEN_UP, Job, Trial
@@ -58,6 +59,10 @@ def next_job(
     fixed = _fixed_jobs(study, controls, view.replacements, view.of_arm(None, "random"))
     for stage in (fixed, _arm_jobs(view), _final_jobs(view)):
         for job in stage:
+            if view.is_open(job.key):
+                return Plan(job, "ready")
+    if not any(t.state == "running" and not is_race_job(study, t.job) for t in trials):
+        for job in race_jobs(study, metric, trials):
             if view.is_open(job.key):
                 return Plan(job, "ready")
     if view.busy:

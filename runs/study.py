@@ -16,6 +16,7 @@ from naslab.efficiency.gpus import find_gpu
 from naslab.errors import InputError
 from naslab.nas.arms import Arm, Grid, Name, Sampled
 from naslab.nas.grid import grid_points
+from naslab.nas.racing import Looks
 from naslab.nas.sampling import check_sampler
 from naslab.nas.statistics import Critical, student
 from naslab.runs.constraints import Constraints
@@ -58,6 +59,8 @@ class Study(Options):
     """Everything random derives from it."""
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     """Seeds with which the reference and every finalist are trained; intervals are over them."""
+    race_to: int | None = Field(None, ge=3)
+    """Most seeds of a row where seeds race: `seeds: {from: 3, to: 12}` stands for the seeds 0, 1, 2 and this."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     space: SpaceChoice
     task: dict[str, Any] = {}
@@ -84,6 +87,19 @@ class Study(Options):
             return tuple(dict.fromkeys(find_gpu(name).name for name in names))
         except InputError as error:
             raise ValueError(str(error)) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seeds_may_race(cls, values: Any) -> Any:
+        """`seeds: {from: N, to: M}` as the first seeds and the most of them."""
+        seeds = values.get("seeds") if isinstance(values, dict) else None
+        if not isinstance(seeds, dict):
+            return values
+        first, last = seeds.get("from"), seeds.get("to")
+        sound = isinstance(first, int) and isinstance(last, int) and 2 <= first < last
+        if seeds.keys() != {"from", "to"} or not sound:
+            raise ValueError("seeds: a race is written {from: 3, to: 12}, from 2 or more to a larger number")
+        return {**values, "seeds": list(range(int(first or 0))), "race_to": last}
 
     @model_validator(mode="after")
     def _arms_are_sound(self) -> Study:
@@ -118,7 +134,17 @@ class Study(Options):
 
     def critical_of(self, claims: int) -> Critical:
         """The same where one of so many claims is picked for being the largest (Bonferroni)."""
-        return partial(student, level=1 - 0.05 / max(claims, 1))
+        alone = partial(student, level=1 - 0.05 / max(claims, 1))
+        if self.race_to is None:
+            return alone
+        looks = Looks(len(self.seeds), self.race_to)
+        return lambda seeds: max(looks.critical(seeds), alone(seeds))
+
+    def margin(self, metric: str, floor: float) -> float:
+        """By how much a row may be worse than `floor`: as the file says, or 1 point of a percentage, else 1 %."""
+        if self.ranking.margin is not None:
+            return self.ranking.margin
+        return 1.0 if metric in self.search_space.Task.percentages else 0.01 * abs(floor)
 
     @cached_property
     def search_space(self) -> SearchSpace:
