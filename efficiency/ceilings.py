@@ -122,7 +122,7 @@ class Ceilings:
         path = _path(self.device, self.provenance.device_kind, self.provenance.torch_threads)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, json.dumps(self.to_dict(), indent=1, allow_nan=False))
+            replace_file(path, json.dumps(self.to_dict(), indent=1, allow_nan=False))
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror}") from None
         return path
@@ -163,7 +163,7 @@ def _path(device: str, kind: str, threads: int) -> Path:
     return cache / "naslab" / "devices" / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
     """Write beside the file and rename, so that no reader ever sees half of it."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
     try:

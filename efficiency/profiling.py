@@ -29,7 +29,8 @@ from naslab.efficiency.profile_document import HERE, Bytes, EfficiencyProfile, F
 from naslab.efficiency.provenance import collect_provenance, dtype_name
 from naslab.efficiency.resident_memory import Rebuild, resident_memory
 from naslab.efficiency.state import Checkpoint, preserved, state_keeper
-from naslab.efficiency.targets import predict
+from naslab.efficiency.targets import HERE as HERE_CPU
+from naslab.efficiency.targets import measured_here, predict
 from naslab.efficiency.unwrap import as_module, eager, is_compiled
 
 __all__ = ["FIGURES", "EfficiencyProfile", "Flops", "profile"]
@@ -102,7 +103,9 @@ def profile(
     device = device_of(plain, example_input)
     wanted, make_optimiser = _clocks(clocks, device), optimiser_named(optimiser)
     _refuse_impossible(device, only, batch_sizes, energy_seconds, rebuild)
-    others = {find_gpu(name).name: name for name in predict_for}
+    others = {name if name == HERE_CPU else find_gpu(name).name: name for name in predict_for}
+    if HERE_CPU in others:
+        measured_here()  # refuse before anything is measured
     casting = nullcontext() if autocast is None else torch.autocast(device.type, autocast)
     with preserved(model=plain, inputs=example_input), casting:
         inputs = map_tensors(lambda t: t.to(device, dtype if t.is_floating_point() else None), example_input)

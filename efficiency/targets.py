@@ -8,6 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from naslab.efficiency.ceilings import ceilings_path
 from naslab.efficiency.errors import InputError
 from naslab.efficiency.flop_count import FlopCount
 from naslab.efficiency.gpus import DeviceSpec, find_gpu, match_gpu
@@ -41,6 +44,8 @@ def predict(
     Raises:
         InputError: no such device, or no peak is known for that format.
     """
+    if name == HERE:
+        return _predict_here(measured_here(), forward, training)
     spec = find_gpu(name)
     measured = measured_steps(spec)
     roof = Roof.of(spec) if measured is None else measured.roof
@@ -52,6 +57,16 @@ def predict(
     return entry | ({"memory": memory} if memory else {})
 
 
+def _predict_here(measured: StepTimes, forward: FlopCount | None, training: FlopCount | None) -> dict[str, Any]:
+    errors = measured.errors()
+    basis = f"measured steps; half of the models are missed by less than {errors[len(errors) // 2]:.0%}"
+    entry: dict[str, Any] = {"device": measured.roof.device, "basis": basis}
+    for key, counted in (("forward", forward), ("training_step", training)):
+        if counted is not None:
+            entry[key] = _entry(None, measured, measured.roof, "", counted, key == "training_step")
+    return entry
+
+
 def fit_in(spec: DeviceSpec, needs: int) -> dict[str, Any]:
     """Whether a device holds so many bytes, and the smallest number of devices that would, all evenly divided."""
     devices = max(1, -(-needs // spec.memory_bytes))
@@ -59,7 +74,7 @@ def fit_in(spec: DeviceSpec, needs: int) -> dict[str, Any]:
 
 
 def _entry(
-    spec: DeviceSpec, measured: StepTimes | None, roof: Roof, dtype: str, counted: FlopCount, training: bool
+    spec: DeviceSpec | None, measured: StepTimes | None, roof: Roof, dtype: str, counted: FlopCount, training: bool
 ) -> dict[str, Any]:
     least = place(counted, roof)
     entry: dict[str, Any] = {"bound_ms": 1e3 * least.bound_seconds, "limit": _limit(least.compute_bound_share)}
@@ -82,7 +97,7 @@ def _gap(counted: FlopCount) -> dict[str, Any] | None:
 
 
 def step_seconds(
-    spec: DeviceSpec, measured: StepTimes | None, dtype: str, counted: FlopCount, *, training: bool
+    spec: DeviceSpec | None, measured: StepTimes | None, dtype: str, counted: FlopCount, *, training: bool
 ) -> Prediction:
     """Seconds of a counted step on a device, from steps measured on it or else from published runs on others.
 
@@ -97,7 +112,7 @@ def step_seconds(
     if measured is not None:
         predictor: Predictor = measured.predictor()
         found = predictor.predict(features(counted, measured.roof))
-    elif dtype not in TRAINED_IN:
+    elif spec is None or dtype not in TRAINED_IN:
         raise InputError(f"the published training runs are in half precision, not {dtype}; use --dtype bf16")
     else:
         # Nobody published a count beside an inference's time, so its share of the peak is taken to be training's.
@@ -114,10 +129,34 @@ def measured_steps(spec: DeviceSpec) -> StepTimes | None:
     return None
 
 
+HERE = "cpu"
+"""The target that is this machine's processor, once `naslab devices calibrate` has timed the suite of models on it."""
+
+
+def steps_path(device: torch.device) -> Path:
+    """Where the measured steps of a device of this machine are kept; of a CPU, for the present number of threads."""
+    return _cache() / ceilings_path(device).name
+
+
+def measured_here() -> StepTimes:
+    """The steps that were measured on this machine's processor.
+
+    Raises:
+        InputError: none were.
+    """
+    path = steps_path(torch.device("cpu"))
+    if not path.exists():
+        raise InputError(f"target: {HERE} has no measured steps; run `naslab devices calibrate` first")
+    return StepTimes.read(path)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "naslab" / "step_times"
+
+
 def step_time_files() -> Iterable[Path]:
     """Files of measured steps: the user's own, then those that come with the project."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "naslab" / "step_times"
-    for folder in (cache, Path(__file__).parent / "step_times"):
+    for folder in (_cache(), Path(__file__).parent / "step_times"):
         yield from sorted(folder.glob("*.json"))
 
 

@@ -13,6 +13,8 @@ from naslab.runs.commands.model_options import Device, Json
 from naslab.runs.output import out, print_json
 
 if TYPE_CHECKING:
+    import torch
+
     from naslab.efficiency.calibration import Ceilings, Samples
 
 group = typer.Typer(help="The devices here, the table of known ones, and how to calibrate.")
@@ -75,22 +77,56 @@ def _narrow(title: str, first: str, *others: str) -> Table:
 def calibrate(
     device: Device = "auto",
     seconds: Annotated[float, typer.Option(min=0.5, help="Sample for so long.")] = 20.0,
+    step_seconds: Annotated[
+        float | None, typer.Option(min=0, help="Time a suite of models for so long; 0 leaves it out. [default: 60]")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure what a device of this machine does at best, and keep it for later commands."""
+    """Measure what a device of this machine does at best, and how long models take on it, for later commands."""
     from naslab.efficiency.calibration import calibrate as measure_ceilings
     from naslab.efficiency.device import resolve_device
 
-    ceilings = measure_ceilings(resolve_device(device), seconds=seconds)
+    place = resolve_device(device)
+    ceilings = measure_ceilings(place, seconds=seconds)
     path = ceilings.save()
+    # A calibration of a few seconds is a look; one that is meant to last times the models, too.
+    wanted = (60.0 if seconds >= LASTING_SECONDS else 0.0) if step_seconds is None else step_seconds
+    steps = _time_models(place, ceilings, wanted) if wanted else None
     if as_json:
-        print_json(ceilings.to_dict() | {"file": str(path)})
+        print_json(ceilings.to_dict() | {"file": str(path), "steps": steps})
         return
     table = Table("", "ceiling", "middle 80 % of samples", title=f"{ceilings.device}, {_circumstances(ceilings)}")
     for name, value, spread in _ceiling_rows(ceilings):
         table.add_row(name, value, spread)
     out.print(table)
+    if steps is not None:
+        out.print(
+            f"{steps['steps']} steps of {steps['models']} models, each predicted from the other models: half are "
+            f"missed by less than {steps['median_error']:.0%}, nine of ten by less than {steps['p90_error']:.0%}",
+            soft_wrap=True,
+        )
     out.print(f"saved in {path}", soft_wrap=True)
+
+
+LASTING_SECONDS = 5.0
+
+
+def _time_models(device: torch.device, ceilings: Ceilings, seconds: float) -> dict[str, Any]:
+    """The suite of models timed, kept, and how well each is predicted from the others."""
+    from naslab.efficiency.roofline import Roof
+    from naslab.efficiency.step_suite import measure_steps
+    from naslab.efficiency.targets import steps_path
+
+    measured = measure_steps(device, Roof.of(ceilings), seconds=seconds)
+    path, errors = steps_path(device), measured.errors()
+    measured.save(path)
+    return {
+        "file": str(path),
+        "steps": len(measured.steps),
+        "models": len({step.name for step in measured.steps}),
+        "median_error": errors[len(errors) // 2],
+        "p90_error": errors[int(0.9 * len(errors))],
+    }
 
 
 _RATES = {"float32": "fp32", "tf32": "tf32", "bfloat16": "bf16", "float16": "fp16", "fp8": "fp8", "int8": "int8"}
