@@ -7,7 +7,6 @@ from naslab.efficiency.ceilings import Ceilings, load_ceilings
 from naslab.efficiency.clocks import clock_named
 from naslab.efficiency.device import device_name, resolve_device
 from naslab.efficiency.energy import Energy, measure_energy
-from naslab.efficiency.errors import InputError, NaslabError
 from naslab.efficiency.flops import FlopCount, count, count_forward, count_training_step
 from naslab.efficiency.formulas import Call, Work, register_formula
 from naslab.efficiency.frames import frame
@@ -25,6 +24,7 @@ from naslab.efficiency.roofline import Position, Roof, place
 from naslab.efficiency.sample_files import write_samples
 from naslab.efficiency.training_memory import MemorySplit, training_memory
 from naslab.efficiency.training_step import TrainingStep, measure_training_step
+from naslab.errors import InputError, NaslabError
 
 __all__ = [
     "BatchSweep",

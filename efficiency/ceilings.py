@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from naslab.efficiency.device import device_name
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.provenance import Provenance
+from naslab.errors import InputError
 
 SCHEMA = "naslab.calibration/1"
 MATMUL, COPY, DISPATCH = "matmul", "copy", "dispatch"

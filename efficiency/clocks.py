@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 
 from naslab.efficiency.device import synchronise
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 
 END_TO_END, KERNEL, GRAPH = "end to end", "kernel", "graph"
 CLOCKS = (END_TO_END, KERNEL, GRAPH)

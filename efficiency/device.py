@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 
 
 def resolve_device(name: str = "auto") -> torch.device:

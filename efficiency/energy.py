@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from naslab.efficiency.device import synchronise
-from naslab.efficiency.errors import NaslabError
+from naslab.errors import NaslabError
 
 POWERCAP = Path("/sys/class/powercap")
 PROC_STAT = Path("/proc/stat")

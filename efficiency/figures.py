@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from naslab.efficiency.errors import NaslabError
 from naslab.efficiency.state import Checkpoint
+from naslab.errors import NaslabError
 
 T = TypeVar("T")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.profile_parts import read_rows
+from naslab.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.gpu_table import GPUS, DeviceSpec
+from naslab.errors import InputError
 
 __all__ = ["ALIASES", "GPUS", "DeviceSpec", "find_gpu", "match_gpu", "price_per_hour", "prices_path", "read_prices"]
 

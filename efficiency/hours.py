@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.flop_count import FlopCount
 from naslab.efficiency.gpus import find_gpu
 from naslab.efficiency.published_rates import BASIS
 from naslab.efficiency.targets import fit_in, measured_steps, step_seconds
+from naslab.errors import InputError
 
 
 @dataclass(frozen=True)

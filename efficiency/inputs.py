@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 
 Inputs: TypeAlias = Tensor | tuple[Any, ...] | Mapping[str, Any]
 

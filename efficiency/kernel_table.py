@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from naslab.efficiency.clocks import Clock, kernel_clock
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.latency import Comparison, compare_latency, measure_latency
 from naslab.efficiency.provenance import collect_provenance, dtype_name
+from naslab.errors import InputError
 from naslab.kernels import (
     ACTIVATIONS,
     TokenMask,

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.gpus import find_gpu
 from naslab.efficiency.inputs import (
     Inputs,
@@ -25,6 +24,7 @@ from naslab.efficiency.inputs import (
 from naslab.efficiency.memory import LiveBytes
 from naslab.efficiency.training_memory import training_memory
 from naslab.efficiency.unwrap import eager
+from naslab.errors import InputError
 
 MOST_SAMPLES = 2**24
 """No larger batch is looked for."""

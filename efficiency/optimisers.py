@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,

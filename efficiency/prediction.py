@@ -20,9 +20,9 @@ from scipy.optimize import nnls
 
 from naslab.efficiency import kinds
 from naslab.efficiency.ceilings import replace_file
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.flop_count import FlopCount
 from naslab.efficiency.roofline import Roof
+from naslab.errors import InputError
 
 SCHEMA = "naslab.step_times/1"
 DISPATCH = "dispatch"

@@ -14,7 +14,6 @@ from naslab.efficiency.ceilings import load_ceilings
 from naslab.efficiency.clocks import Prepare, nothing
 from naslab.efficiency.device import device_name
 from naslab.efficiency.energy import measure_energy
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.flop_count import OUTSIDE, FlopCount, Operation
 from naslab.efficiency.gpus import match_gpu
 from naslab.efficiency.inputs import Inputs, with_batch_size
@@ -27,6 +26,7 @@ from naslab.efficiency.roofline import Roof, place
 from naslab.efficiency.training_memory import training_peak
 from naslab.efficiency.training_step import MakeOptimiser, NoTrainingStep, training_step_function, training_times
 from naslab.efficiency.work import Work
+from naslab.errors import InputError
 
 TRAINING_PARTS = ("forward", "backward", "optimiser", "step")
 

@@ -14,7 +14,6 @@ from torch import nn
 from naslab.efficiency import profile_parts as parts
 from naslab.efficiency.clocks import END_TO_END, Clock, Prepare, clock_named, nothing
 from naslab.efficiency.cross_check import against_formula, against_fvcore
-from naslab.efficiency.errors import InputError, NaslabError
 from naslab.efficiency.figures import Figures
 from naslab.efficiency.flop_count import FlopCount
 from naslab.efficiency.flops import forward_count, training_count
@@ -32,6 +31,7 @@ from naslab.efficiency.state import Checkpoint, preserved, state_keeper
 from naslab.efficiency.targets import HERE as HERE_CPU
 from naslab.efficiency.targets import measured_here, predict
 from naslab.efficiency.unwrap import as_module, eager, is_compiled
+from naslab.errors import InputError, NaslabError
 
 __all__ = ["FIGURES", "EfficiencyProfile", "Flops", "profile"]
 

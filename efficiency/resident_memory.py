@@ -14,9 +14,9 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import Inputs, call_model
 from naslab.efficiency.training_step import NoTrainingStep, training_step_function
+from naslab.errors import InputError
 
 Rebuild: TypeAlias = Callable[[], tuple[nn.Module, Inputs]]
 """Makes a model and its inputs on the CPU; picklable, so that another process can call it."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from naslab.efficiency.ceilings import Ceilings
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.flop_count import FlopCount, Operation
 from naslab.efficiency.gpus import DeviceSpec
 from naslab.efficiency.provenance import dtype_name
+from naslab.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 
 if TYPE_CHECKING:
     from naslab.efficiency.profile_document import EfficiencyProfile

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from naslab.efficiency.clocks import Prepare, nothing
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.surroundings import undisturbed
 from naslab.efficiency.tensors import is_sparse, parts_of
+from naslab.errors import InputError
 
 
 class Checkpoint:

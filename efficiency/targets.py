@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from naslab.efficiency.ceilings import ceilings_path
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.flop_count import FlopCount
 from naslab.efficiency.gpus import DeviceSpec, find_gpu, match_gpu
 from naslab.efficiency.prediction import Prediction, Predictor, StepTimes, features
 from naslab.efficiency.published_rates import BASIS, predict_published
 from naslab.efficiency.roofline import Roof, place
+from naslab.errors import InputError
 
 TRAINED_IN = ("bfloat16", "float16")
 """The number formats of the published runs."""

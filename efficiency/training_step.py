@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from naslab.efficiency.device import synchronise
-from naslab.efficiency.errors import NaslabError
 from naslab.efficiency.inputs import Inputs, call_model, device_of
 from naslab.efficiency.latency import MIN_SAMPLES, WARM_UP_CALLS, Latency, summarise
 from naslab.efficiency.state import preserved
 from naslab.efficiency.tensors import is_sparse, parts_of, tensors_within
+from naslab.errors import NaslabError
 
 
 class NoTrainingStep(NaslabError):

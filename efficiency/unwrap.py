@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 
 
 def as_module(model: Callable[..., Any]) -> nn.Module:

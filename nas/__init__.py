@@ -3,15 +3,15 @@
 from naslab.nas.arms import Arm, Differentiable, Grid, Sampled
 from naslab.nas.grid import grid_points
 from naslab.nas.health import HealthReport, assess
-from naslab.nas.sampling import Told, propose
+from naslab.nas.sampling import Observation, propose
 
 __all__ = [
     "Arm",
     "Differentiable",
     "Grid",
     "HealthReport",
+    "Observation",
     "Sampled",
-    "Told",
     "assess",
     "grid_points",
     "propose",

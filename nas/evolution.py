@@ -17,16 +17,16 @@ def evolve(ask: Ask) -> Configuration:
     With a cost, the best are the tournament's Pareto front, of which one is drawn.
     """
     arm, rng = ask.arm, np.random.default_rng(ask.seed)
-    alive = [told for told in ask.history if told.value is not None][-arm.population :]
+    alive = [observation for observation in ask.history if observation.value is not None][-arm.population :]
     if len(ask.history) + len(ask.pending) < arm.population or not alive:
         return random_configuration(ask.space, ask.seed)
     chosen = rng.choice(len(alive), size=min(arm.tournament, len(alive)), replace=False)
     tournament = [alive[i] for i in chosen]
-    if any(told.cost is not None for told in tournament):
-        front = first_front([(told.value or 0.0, told.cost or 0.0) for told in tournament])
+    if any(observation.cost is not None for observation in tournament):
+        front = first_front([(observation.value or 0.0, observation.cost or 0.0) for observation in tournament])
         parent = tournament[front[int(rng.integers(len(front)))]]
     else:
-        parent = max(tournament, key=lambda told: told.value or 0.0)
+        parent = max(tournament, key=lambda observation: observation.value or 0.0)
     return mutate(ask.space, parent.configuration, rng)
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.nas.arms import Grid
 from naslab.search_spaces import Configuration, SearchSpace
 

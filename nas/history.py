@@ -16,7 +16,7 @@ REFUSALS = 1000
 
 
 @dataclass(frozen=True)
-class Told:
+class Observation:
     """A proposal of the arm and what came of it; `value` is None where it failed or was not trained.
 
     `violations` say by how much each constraint of the study is broken, positive where it is. `cost` is what the value
@@ -39,7 +39,7 @@ class Ask:
 
     arm: Sampled
     space: SearchSpace
-    history: Sequence[Told]
+    history: Sequence[Observation]
     pending: Sequence[Configuration]
     number: int
     seed: int

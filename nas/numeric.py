@@ -15,7 +15,7 @@ from scipy.stats import qmc
 
 from naslab.errors import InputError
 from naslab.nas.encoding import distributions, flatten, suggest_values
-from naslab.nas.history import Ask, Told
+from naslab.nas.history import Ask, Observation
 from naslab.search_spaces import Configuration, SearchSpace
 
 Vector = NDArray[np.float64]
@@ -84,7 +84,7 @@ def grid(ask: Ask) -> Configuration:
 
     A range of numbers stands on the lattice with `levels` values, evenly spaced on its scale, both ends among them.
     """
-    tried = {told.configuration for told in ask.history} | set(ask.pending)
+    tried = {observation.configuration for observation in ask.history} | set(ask.pending)
     points = _lattice(ask.space, ask.arm.levels)
     if points is not None:
         order = np.random.default_rng(ask.stream).permutation(len(points))
@@ -136,17 +136,19 @@ def cma_es(ask: Ask) -> Configuration:
     size = max(len(names), 2)  # the package knows no line; the second number is then of no effect
     bounds = np.tile([0.0, 1.0], (size, 1))
     optimiser = CMA(np.full(size, 0.5), 0.25, bounds=bounds, seed=ask.seed % 2**32, population_size=ask.arm.population)
-    scored = [told for told in ask.history if told.value is not None]
+    scored = [observation for observation in ask.history if observation.value is not None]
     for start in range(0, len(scored) - ask.arm.population + 1, ask.arm.population):
         generation = scored[start : start + ask.arm.population]
-        optimiser.tell([(_vector(ask.space, names, told, size), -(told.value or 0.0)) for told in generation])
+        optimiser.tell(
+            [(_vector(ask.space, names, observation, size), -(observation.value or 0.0)) for observation in generation]
+        )
     shares = dict(zip(names, map(float, optimiser.ask()), strict=False))
     rng = np.random.default_rng(ask.seed)
     return _at(ask.space, {**{name: rng.random() for name in flat_decisions(ask.space)}, **shares})
 
 
-def _vector(space: SearchSpace, names: dict[str, BaseDistribution], told: Told, size: int) -> Vector:
-    params, _ = flatten(space, told.configuration)
+def _vector(space: SearchSpace, names: dict[str, BaseDistribution], observation: Observation, size: int) -> Vector:
+    params, _ = flatten(space, observation.configuration)
     vector = np.full(size, 0.5)
     for i, (name, distribution) in enumerate(names.items()):
         if name in params:

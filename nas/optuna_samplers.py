@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from naslab.nas.arms import own_sampler
 from naslab.nas.encoding import flatten, suggest_values
-from naslab.nas.history import Ask, Told
+from naslab.nas.history import Ask, Observation
 from naslab.search_spaces import Categorical, Configuration, SearchSpace
 
 
@@ -59,8 +59,8 @@ def _genetic(kind: type[BaseSampler], ask: Ask) -> Configuration:
 
 
 def _constrained(kind: Callable[..., BaseSampler], ask: Ask, options: dict[str, Any]) -> BaseSampler:
-    """The sampler, told of constraints where the study has any; Optuna 5 finds them without being told, and warns."""
-    if any(told.violations for told in ask.history):
+    """The sampler, with the constraints where the study has any; Optuna 5 finds them by itself, and warns."""
+    if any(observation.violations for observation in ask.history):
         options["constraints_func"] = lambda trial: trial.system_attrs["constraints"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -106,7 +106,7 @@ class _Mirror:
 
     space: SearchSpace
     study: Study
-    history: list[Told] = field(default_factory=list)
+    history: list[Observation] = field(default_factory=list)
     complete: int = 0
 
     def serves(self, ask: Ask, several: bool) -> bool:
@@ -123,20 +123,20 @@ _mirrors: dict[str, _Mirror] = {}
 
 def _mirror(ask: Ask, generation: str | None, keep: bool) -> Study:
     """The history as an Optuna study; kept for the next proposal only where the sampler leaves nothing in it."""
-    several = any(told.cost is not None for told in ask.history)
+    several = any(observation.cost is not None for observation in ask.history)
     mirror = _mirrors.get(ask.arm.name) if keep else None
     if mirror is None or not mirror.serves(ask, several):
         directions = [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] if several else [])]
         mirror = _Mirror(ask.space, optuna.create_study(directions=directions))
     if keep:
         _mirrors[ask.arm.name] = mirror
-    for told in ask.history[len(mirror.history) :]:
-        mirror.history.append(told)
-        if _proposable(ask.space, told.configuration):
-            attributes: dict[str, Any] = {"constraints": list(told.violations)} if told.violations else {}
+    for observation in ask.history[len(mirror.history) :]:
+        mirror.history.append(observation)
+        if _proposable(ask.space, observation.configuration):
+            attributes: dict[str, Any] = {"constraints": list(observation.violations)} if observation.violations else {}
             if generation is not None:
                 attributes[generation] = mirror.complete // ask.arm.population
-            trial = _frozen(ask.space, told, several, attributes)
+            trial = _frozen(ask.space, observation, several, attributes)
             mirror.complete += trial.state == TrialState.COMPLETE
             mirror.study.add_trial(trial)
     return mirror.study
@@ -151,12 +151,12 @@ def _proposable(space: SearchSpace, configuration: Configuration) -> bool:
     )
 
 
-def _frozen(space: SearchSpace, told: Told, several: bool, attributes: dict[str, Any]) -> FrozenTrial:
+def _frozen(space: SearchSpace, observation: Observation, several: bool, attributes: dict[str, Any]) -> FrozenTrial:
     """A proposal as Optuna keeps it: complete, failed, or pruned where a constraint kept it from being trained."""
-    params, dists = flatten(space, told.configuration)
+    params, dists = flatten(space, observation.configuration)
     values: Sequence[float] | None = None
-    if told.value is not None and not (several and told.cost is None):
-        values = [told.value] if told.cost is None else [told.value, told.cost]
-    broken = any(violation > 0 for violation in told.violations)
+    if observation.value is not None and not (several and observation.cost is None):
+        values = [observation.value] if observation.cost is None else [observation.value, observation.cost]
+    broken = any(violation > 0 for violation in observation.violations)
     state = TrialState.COMPLETE if values else TrialState.PRUNED if broken else TrialState.FAIL
     return create_trial(state=state, values=values, params=params, distributions=dists, system_attrs=attributes)

@@ -15,10 +15,10 @@ from naslab.errors import InputError
 from naslab.nas import numeric, optuna_samplers
 from naslab.nas.arms import Sampled, own_sampler
 from naslab.nas.evolution import evolve
-from naslab.nas.history import Ask, Told, random_configuration
+from naslab.nas.history import Ask, Observation, random_configuration
 from naslab.search_spaces import Configuration, SearchSpace, derive_seed
 
-__all__ = ["Told", "check_sampler", "enqueued", "propose", "random_configuration"]
+__all__ = ["Observation", "check_sampler", "enqueued", "propose", "random_configuration"]
 
 REDRAWS = 20
 
@@ -46,12 +46,12 @@ SAMPLERS: dict[str, Draw] = {
 def propose(
     arm: Sampled,
     space: SearchSpace,
-    history: Sequence[Told],
+    history: Sequence[Observation],
     pending: Sequence[Configuration],
     seed: int,
     *,
     stream: int = 0,
-    warm: Sequence[Told] = (),
+    warm: Sequence[Observation] = (),
 ) -> Configuration:
     """The arm's next configuration, one not tried or pending unless nothing else was found.
 
@@ -70,7 +70,7 @@ def propose(
     queue = enqueued(arm, space)
     if number < len(queue):
         return queue[number]
-    tried = {told.configuration for told in history} | set(pending)
+    tried = {observation.configuration for observation in history} | set(pending)
     ask = Ask(arm, space, (*warm, *history), pending, number, seed, stream)
     chosen = SAMPLERS.get(arm.sampler, lambda ask, attempt: optuna_samplers.own(ask))
     proposal = None

@@ -1,6 +1,6 @@
 """naslab: which architecture or training recipe is worth its GPU hours.
 
-The one import name of the project. The five floors (`naslab.kernels`, `naslab.efficiency`, `naslab.search_spaces`,
+The one import name of the project. The five layers (`naslab.kernels`, `naslab.efficiency`, `naslab.search_spaces`,
 `naslab.nas`, `naslab.runs`) are folders at the repository's top level, linked here; an installed wheel holds them as
 ordinary packages. What a notebook needs is handed out here, and imported only when it is asked for: `import naslab`
 itself loads neither torch nor pandas.

@@ -96,8 +96,8 @@ def end(study: Study, trial: Trial, num_values: int) -> tuple[TrialState, list[f
 def _values(study: Study, trial: Trial, num_values: int) -> Sequence[float | None]:
     metric = str(trial.result.get("metric", ""))
     if is_searched(study, trial.job):
-        told = tell(study, trial, metric)
-        value = None if told.value is None else study.objective.sign * told.value
-        return [value, told.cost][:num_values]
+        observation = tell(study, trial, metric)
+        value = None if observation.value is None else study.objective.sign * observation.value
+        return [value, observation.cost][:num_values]
     score = trial.scores.get(metric, last_score(trial, metric))
     return [trial.result.get("supernet_scores", {}).get(metric) if trial.job.role == "search" else score]

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from naslab.nas.arms import Arm, Differentiable, Grid, Sampled
 from naslab.nas.grid import describe_point
 from naslab.nas.pareto import spread
-from naslab.nas.sampling import Told, propose, random_configuration
+from naslab.nas.sampling import Observation, propose, random_configuration
 from naslab.runs.constraints import checks_of
 from naslab.runs.race import is_race_job, race_jobs
 from naslab.runs.spend import SECONDS_PER_HOUR
@@ -44,7 +44,7 @@ def next_job(
     metric: str,
     trials: Sequence[Trial],
     forgiven: frozenset[int] = frozenset(),
-    warm: Mapping[str, Sequence[Told]] = MappingProxyType({}),
+    warm: Mapping[str, Sequence[Observation]] = MappingProxyType({}),
 ) -> Plan:
     """The job to start now.
 
@@ -98,7 +98,7 @@ class _View:
         metric: str,
         trials: Sequence[Trial],
         forgiven: frozenset[int] = frozenset(),
-        warm: Mapping[str, Sequence[Told]] = MappingProxyType({}),
+        warm: Mapping[str, Sequence[Observation]] = MappingProxyType({}),
     ) -> None:
         self.study, self.metric, self.trials, self.warm = study, metric, trials, warm
         self.busy = any(t.state == "running" for t in trials)
@@ -242,12 +242,12 @@ def _spent(arm: Sampled, attempts: Iterable[Trial], proposals: int) -> bool:
     return sum(finished) + (running + 0.5) * mean > 3600 * arm.device_hours or (not finished and running > 0)
 
 
-def tell(study: Study, trial: Trial, metric: str) -> Told:
-    """What a sampler is told of a finished proposal: of its value, more is better."""
+def tell(study: Study, trial: Trial, metric: str) -> Observation:
+    """What a sampler observes of a finished proposal; more is better."""
     violations = tuple(check.excess for check in checks_of(trial.result))
     score = last_score(trial, metric)
     value = None if score is None else study.objective.sign * score
-    return Told(_configuration(trial.job), value, violations, _traded(study, trial))
+    return Observation(_configuration(trial.job), value, violations, _traded(study, trial))
 
 
 def _traded(study: Study, trial: Trial) -> float | None:
@@ -304,10 +304,12 @@ def finalists(view: _View, arm: Arm) -> list[Configuration]:
 
 def _front(view: _View, arm: Sampled) -> list[Configuration]:
     """The arm's own Pareto front of validation score against cost, at most `finalists` points spread along it."""
-    told = [tell(view.study, t, view.metric) for t in view.of_arm(arm.name, "proposal") if t.state == "complete"]
+    observations = [
+        tell(view.study, t, view.metric) for t in view.of_arm(arm.name, "proposal") if t.state == "complete"
+    ]
     known = [
         (one.configuration, (one.value, one.cost))
-        for one in told
+        for one in observations
         if one.value is not None and one.cost is not None and one.configuration not in view.broken
     ]
     chosen = spread([point for _, point in known], view.study.finalists)

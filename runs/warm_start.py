@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from naslab.errors import InputError
 from naslab.nas.arms import Sampled
-from naslab.nas.sampling import Told
+from naslab.nas.sampling import Observation
 from naslab.runs.ledger import Ledger
 from naslab.runs.plan import tell
 from naslab.search_spaces import Configuration, SearchSpace
@@ -21,7 +21,7 @@ from naslab.search_spaces import Configuration, SearchSpace
 KEY = "warm_start"
 MEASURED = ("reference", "random", "proposal", "final")
 """Roles of the trials that say something about a configuration."""
-Knowledge: TypeAlias = Mapping[str, Sequence[Told]]
+Knowledge: TypeAlias = Mapping[str, Sequence[Observation]]
 """What each arm knows from the start, by its name."""
 
 
@@ -34,36 +34,39 @@ def warm_starts(ledger: Ledger, metric: str) -> Knowledge:
     recorded = dict(ledger.attribute(KEY) or {})
     for arm in ledger.study.arms:
         if isinstance(arm, Sampled) and arm.warm_start and arm.name not in recorded:
-            told = [one for name in arm.warm_start for one in _measured(ledger, arm, name, metric)]
-            recorded[arm.name] = [{**asdict(one), "configuration": one.configuration.as_dict()} for one in told]
+            observations = [one for name in arm.warm_start for one in _measured(ledger, arm, name, metric)]
+            recorded[arm.name] = [{**asdict(one), "configuration": one.configuration.as_dict()} for one in observations]
             ledger.set_attribute(KEY, recorded)
-    return {name: tuple(_told(ledger.space, facts) for facts in told) for name, told in recorded.items()}
+    return {
+        name: tuple(_observation(ledger.space, facts) for facts in observations)
+        for name, observations in recorded.items()
+    }
 
 
-def _measured(ledger: Ledger, arm: Sampled, name: str, metric: str) -> list[Told]:
+def _measured(ledger: Ledger, arm: Sampled, name: str, metric: str) -> list[Observation]:
     """One measurement of each configuration: the mean over its trials, of the validation score."""
     where = f"arm {arm.name}: warm_start: {name}"
     other = Ledger.open(ledger.url, name)
     if other.study.space.name != ledger.study.space.name:
         raise InputError(f"{where} is of space {other.study.space.name}, not {ledger.study.space.name}")
-    found: dict[Configuration, list[Told]] = {}
+    found: dict[Configuration, list[Observation]] = {}
     for trial in other.trials():
         if trial.job.role in MEASURED and trial.state != "running" and trial.result.get("metric", metric) == metric:
-            told = tell(other.study, trial, metric)
-            configuration = _here(ledger.space, told.configuration)
-            if told.value is not None and configuration is not None:
-                found.setdefault(configuration, []).append(told)
+            one = tell(other.study, trial, metric)
+            configuration = _here(ledger.space, one.configuration)
+            if one.value is not None and configuration is not None:
+                found.setdefault(configuration, []).append(one)
     if not found:
         raise InputError(f"{where} has no score {metric!r} of a configuration that this space has")
     front = ledger.study.objective.kind == "pareto"
-    return [_mean(configuration, told, front) for configuration, told in found.items()]
+    return [_mean(configuration, observations, front) for configuration, observations in found.items()]
 
 
-def _mean(configuration: Configuration, told: Sequence[Told], front: bool) -> Told:
-    costs = [one.cost for one in told if one.cost is not None] if front else []
-    return Told(
+def _mean(configuration: Configuration, observations: Sequence[Observation], front: bool) -> Observation:
+    costs = [one.cost for one in observations if one.cost is not None] if front else []
+    return Observation(
         configuration,
-        fmean(one.value for one in told if one.value is not None),
+        fmean(one.value for one in observations if one.value is not None),
         cost=fmean(costs) if costs else None,
     )
 
@@ -76,5 +79,7 @@ def _here(space: SearchSpace, configuration: Configuration) -> Configuration | N
         return None
 
 
-def _told(space: SearchSpace, facts: Mapping[str, Any]) -> Told:
-    return Told(space.configuration(facts["configuration"]), facts["value"], tuple(facts["violations"]), facts["cost"])
+def _observation(space: SearchSpace, facts: Mapping[str, Any]) -> Observation:
+    return Observation(
+        space.configuration(facts["configuration"]), facts["value"], tuple(facts["violations"]), facts["cost"]
+    )

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from pydantic import ValidationError
 
-from naslab.efficiency.errors import InputError, NaslabError
+from naslab.errors import InputError, NaslabError
 from naslab.search_spaces.options import RECORDED, explain
 from naslab.search_spaces.space import SearchSpace
 from naslab.search_spaces.task import Task

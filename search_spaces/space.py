@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import Inputs
+from naslab.errors import InputError
 from naslab.search_spaces.configuration import Configuration
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import Parameter, Value

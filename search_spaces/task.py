@@ -11,8 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import nn
 
-from naslab.efficiency.errors import NaslabError
 from naslab.efficiency.inputs import Inputs
+from naslab.errors import NaslabError
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.space import SearchSpace
 from naslab.search_spaces.splits import Split as Split

@@ -14,8 +14,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import Inputs
+from naslab.errors import InputError
 from naslab.search_spaces.altup import flops
 from naslab.search_spaces.altup.coefficients import GEMMA_CLIP, Kind
 from naslab.search_spaces.altup.model import Form, Method, Plan, make_model

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.kernels import altup
 from naslab.search_spaces.altup.coefficients import GEMMA_CLIP, Coefficients, Kind, make_coefficients
 from naslab.search_spaces.altup.transformer import Context

@@ -12,8 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import Inputs
+from naslab.errors import InputError
 from naslab.search_spaces.altup import text_baselines
 from naslab.search_spaces.altup.batches import SpanBatches
 from naslab.search_spaces.altup.model import EncoderDecoder, LanguageModel

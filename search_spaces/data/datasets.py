@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.data import files
 from naslab.search_spaces.data.images import ImageSet
 from naslab.search_spaces.options import Options

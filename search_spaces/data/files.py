@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.data.folders import Labelled, class_folders
 from naslab.search_spaces.data.images import FileImages, ImageSet, MemoryImages
 from naslab.search_spaces.data.pixels import IMAGE_SUFFIXES

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.data.pixels import UnreadableImage, read_rgb, trouble_with_image
 from naslab.search_spaces.data.sifting import remembered, sift
 

@@ -9,7 +9,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 
 
 def read_json(path: Path, kind: Any) -> Any:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.kernels._cache import cache_folder, replace_file
 
 NAMED = 5

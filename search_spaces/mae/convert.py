@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.common.modules.vit import Sizes
 from naslab.search_spaces.common.objectives.masked_patches import Masking
 from naslab.search_spaces.mae.model import Design, MaskedAutoencoder, Target

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.common.modules.vit import Sizes, find_sizes
 from naslab.search_spaces.common.objectives.masked_patches import GRID_RATIO, Kind, Masking
 from naslab.search_spaces.configuration import Configuration, into

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.common import controls
 from naslab.search_spaces.common.scores import BOTH
 from naslab.search_spaces.common.scores.evaluation import Evaluation, Scoring

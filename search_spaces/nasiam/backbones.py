@@ -7,7 +7,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 
 SMALL_IMAGE = 64
 """Up to this side a ResNet gets the CIFAR stem: 3x3 stride-1 first convolution and no max-pooling."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.kernels import ACTIVATIONS, mixed_activation
 from naslab.search_spaces.nasiam.frameworks import Framework, Views
 from naslab.search_spaces.nasiam.heads import Sizes, tail

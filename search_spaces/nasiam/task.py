@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.common.controls import Features, raw_pixels, untrained
 from naslab.search_spaces.common.scores import (
     BOTH,

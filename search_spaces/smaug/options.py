@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 from transformers import BertConfig
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.common.modules.bert import bert_config, pretrained_config
 from naslab.search_spaces.data.text import SpecialIds
 from naslab.search_spaces.options import Options

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import Inputs
+from naslab.errors import InputError
 from naslab.search_spaces.common.counts import roundest, visible_tokens
 from naslab.search_spaces.common.objectives.masked_words import hidden_words
 from naslab.search_spaces.configuration import Configuration, into

@@ -11,8 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import Inputs
+from naslab.errors import InputError
 from naslab.search_spaces.common.controls import trained, untrained
 from naslab.search_spaces.common.scores import chance_scores, retrieval_scores
 from naslab.search_spaces.common.training import adamw, set_learning_rate, train_in_rungs

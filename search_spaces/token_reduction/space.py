@@ -16,7 +16,7 @@ from pydantic import Field
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.common.counts import roundest
 from naslab.search_spaces.common.modules.tokens import Reduction, layers_at, sparsify
 from naslab.search_spaces.common.modules.tokens.reduction import Rule

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.common.controls import Features, raw_pixels, untrained
 from naslab.search_spaces.common.modules.tokens import anneal, set_keep_rate
 from naslab.search_spaces.common.scores import accuracy, encode, knn_accuracy

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from naslab.efficiency import kernel_tuning
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.kernel_table import Case
 from naslab.efficiency.kernel_tuning import candidates, tune, tune_kernels
+from naslab.errors import InputError
 from naslab.kernels import _triton
 from naslab.kernels._triton import Launch, launch, trying
 from naslab.runs.cli import run_command_line

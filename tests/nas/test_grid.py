@@ -3,7 +3,7 @@ import itertools
 import pytest
 from pydantic import ValidationError
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.nas.arms import Grid
 from naslab.nas.grid import describe_point, grid_points
 from naslab.search_spaces import Categorical, Float, Integer, Options, SearchSpace, When, find_space

@@ -4,11 +4,11 @@ import numpy as np
 import optuna
 import pytest
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.nas.arms import SAMPLERS, Sampled
 from naslab.nas.encoding import flatten, unflatten
 from naslab.nas.evolution import mutate
-from naslab.nas.sampling import Told, check_sampler, propose
+from naslab.nas.sampling import Observation, check_sampler, propose
 from naslab.search_spaces import Categorical, Chain, Float, Integer, Options, SearchSpace, When, derive_seed
 
 OPERATIONS = ("a", "b", "c", "d")
@@ -78,7 +78,7 @@ def run(sampler, space, score, trials, seed, **options):
     history = []
     for i in range(trials):
         proposal = propose(arm(sampler, **options), space, history, [], derive_seed(seed, i))
-        history.append(Told(proposal, score(proposal)))
+        history.append(Observation(proposal, score(proposal)))
     return history
 
 
@@ -119,7 +119,7 @@ def test_learning_samplers_beat_random_on_a_planted_problem(sampler):
 
 @pytest.mark.parametrize("sampler", NAMES)
 def test_pending_and_failed_proposals_are_taken_in(sampler):
-    history = [Told(SPACE.random(np.random.default_rng(i)), None if i % 2 else 1.0) for i in range(10)]
+    history = [Observation(SPACE.random(np.random.default_rng(i)), None if i % 2 else 1.0) for i in range(10)]
     pending = [SPACE.random(np.random.default_rng(99))]
     proposal = propose(arm(sampler), SPACE, history, pending, 5)
     assert proposal not in pending
@@ -161,7 +161,7 @@ def front_area(sampler, seed):
     for i in range(24):
         proposal = propose(arm(sampler), space, history, [], derive_seed(seed, i))
         score, cost = dear(proposal)
-        history.append(Told(proposal, score, cost=cost))
+        history.append(Observation(proposal, score, cost=cost))
     return sum(max((t.value for t in history if t.cost <= level), default=0.0) for level in range(7))
 
 
@@ -180,7 +180,7 @@ def test_samplers_keep_away_from_what_breaks_a_constraint(sampler):
         for i in range(40):
             proposal = propose(arm(name), space, history, [], derive_seed(seed, i))
             excess = (proposal.chain("cell").count("a") - 1) / 1.0
-            history.append(Told(proposal, None if excess > 0 else planted(proposal), (excess,)))
+            history.append(Observation(proposal, None if excess > 0 else planted(proposal), (excess,)))
         return sum(told.value is None for told in history[20:]) / 20
 
     assert np.mean([broken_share(sampler, s) for s in range(4)]) < np.mean(
@@ -242,7 +242,7 @@ def test_qmc_covers_more_evenly_than_random():
     for stream in (1, 2):
         found = []
         for i in range(32):
-            history = [Told(c, 0.0) for c in found]
+            history = [Observation(c, 0.0) for c in found]
             found.append(propose(arm("qmc"), space, history, [], derive_seed(i), stream=stream))
         assert sum(c["keep"] < 0.5 for c in found) == 16
         assert sum(c["rate"] < 0.01 for c in found) == 16
@@ -264,7 +264,7 @@ def test_enqueued_configurations_come_first_and_once():
     one = arm("tpe", enqueue=queue)
     history = []
     for i in range(4):
-        history.append(Told(propose(one, SPACE, history, [], i), 1.0))
+        history.append(Observation(propose(one, SPACE, history, [], i), 1.0))
     expected = [SPACE.configuration({**SPACE.reference, **first})]
     expected.append(SPACE.configuration({**SPACE.reference, "head": "plain", "keep": 0.5}))
     assert [told.configuration for told in history[:2]] == expected
@@ -277,7 +277,7 @@ def test_enqueued_configurations_come_first_and_once():
 def test_a_warm_start_is_known_from_the_first_proposal(sampler):
     space = Numbers(Options())
     rng = np.random.default_rng(0)
-    warm = [Told(c, near(c)) for c in (space.random(rng) for _ in range(30))]
+    warm = [Observation(c, near(c)) for c in (space.random(rng) for _ in range(30))]
     warm.sort(key=lambda told: told.value)
 
     def first(seed, warm):
@@ -291,7 +291,7 @@ def test_a_warm_start_is_known_from_the_first_proposal(sampler):
     ("sampler", "space", "several", "message"),
     [
         ("no_such_module:Sampler", SPACE, False, "cannot import 'no_such_module'"),
-        ("naslab.nas:Told", SPACE, False, "names no subclass of optuna.samplers.BaseSampler"),
+        ("naslab.nas:Observation", SPACE, False, "names no subclass of optuna.samplers.BaseSampler"),
         ("cmaes", Cells(Options()), False, "needs numbers"),
         ("cmaes", SPACE, True, "knows one objective"),
     ],

@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.nas.arms import AlphaOptimiser, Differentiable
 from naslab.nas.differentiable import search
 from naslab.search_spaces import find_space

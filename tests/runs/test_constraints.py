@@ -11,7 +11,7 @@ from rich.console import Console
 from toy_space import Sized
 
 from naslab.efficiency import profile
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.runs.cli import run_command_line
 from naslab.runs.constraints import Check, Constraints, checks_of, find_costs
 from naslab.runs.driver import run_study

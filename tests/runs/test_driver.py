@@ -3,8 +3,8 @@ from collections import Counter
 import pytest
 from rich.console import Console
 
-from naslab.efficiency.errors import InputError
-from naslab.nas.sampling import Told, propose
+from naslab.errors import InputError
+from naslab.nas.sampling import Observation, propose
 from naslab.runs.driver import run_study
 from naslab.runs.ledger import Ledger
 from naslab.runs.plan import last_score, next_job
@@ -71,7 +71,7 @@ def test_recorded_proposals_replay(toy_file, inline):
         for index, trial in enumerate(own):
             assert trial.job.pending == ()
             told = [t for t in own if t.number < trial.number]
-            history = [Told(t.job.configuration, last_score(t, "score")) for t in told]
+            history = [Observation(t.job.configuration, last_score(t, "score")) for t in told]
             again = propose(arm, ledger.space, history, [], derive_seed(study.seed, arm.name, index))
             assert again == trial.job.configuration
             checked += 1

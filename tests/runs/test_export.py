@@ -13,7 +13,7 @@ import torch
 import yaml
 from synthetic_study import BY_DARTS, PUBLISHED, make_study, make_trials
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.runs.architecture import WEIGHTS, rebuild
 from naslab.runs.export import best_trial, document, export, slug
 from naslab.runs.proof import ProofFailed, prove

@@ -5,7 +5,7 @@ import torch
 from synthetic_study import BY_DARTS, PUBLISHED, head, make_study, make_trials, trial
 from test_constraints import SIZED, run
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.runs.plan import found_by, next_job, tell
 from naslab.runs.ranking import rank
 from naslab.runs.study import load_study

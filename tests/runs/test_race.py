@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from synthetic_study import BY_TPE, PUBLISHED, make_study, trial
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.runs.race import race_jobs
 from naslab.runs.ranking import rank
 from naslab.runs.study import parse_study

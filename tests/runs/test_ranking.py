@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_study import BY_DARTS, BY_TPE, METRIC, PUBLISHED, head, make_study, make_trials, search_result, trial
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.runs.ranking import rank
 from naslab.runs.trial import Trial
 

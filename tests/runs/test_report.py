@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 from synthetic_study import BY_DARTS, BY_TPE, OPERATIONS, PUBLISHED, head, make_study, make_trials, trial
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.nas.statistics import Interval
 from naslab.runs.output import significant_digits
 from naslab.runs.ranking import rank

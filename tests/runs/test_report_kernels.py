@@ -3,7 +3,7 @@ import json
 import pytest
 from synthetic_study import make_study, make_trials
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.runs.report import build_report
 from naslab.runs.report.kernels import load_table
 

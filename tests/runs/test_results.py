@@ -14,7 +14,7 @@ from rich.console import Console
 from synthetic_study import make_study, make_trials
 from typer.testing import CliRunner
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.runs.commands import results
 from naslab.runs.ledger import Ledger
 from naslab.runs.ranking import rank as rank_trials

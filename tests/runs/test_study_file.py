@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.runs.ledger import Ledger
 from naslab.runs.storage import shown
 from naslab.runs.study import load_study, parse_study

@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from rich.console import Console
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.runs.cli import run_command_line
 from naslab.runs.driver import run_study
 from naslab.runs.ledger import Ledger

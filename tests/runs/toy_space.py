@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces import (
     Categorical,
     Chain,

@@ -9,7 +9,7 @@ from transformers.models.gemma3n.configuration_gemma3n import Gemma3nTextConfig
 from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextAltUp
 from transformers.models.t5.modeling_t5 import T5Stack
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.kernels import altup
 from naslab.search_spaces.altup.coefficients import PerTokenCoefficients
 from naslab.search_spaces.altup.hyper_connections import HyperConnections

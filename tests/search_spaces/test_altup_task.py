@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces import TrainingDiverged, find_space
 from naslab.search_spaces.altup.batches import SpanBatches
 from naslab.search_spaces.altup.task import LanguageModelling, LanguageModellingOptions, multiplies

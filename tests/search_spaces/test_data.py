@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import ValidationError
 from torchvision import datasets
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.data import DatasetOptions, few_labels, files, load_dataset
 from naslab.search_spaces.data.datasets import balanced_order
 from naslab.search_spaces.data.embedded.make import first_of_each_class

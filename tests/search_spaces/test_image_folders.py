@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.data import (
     Augmentation,
     AugmentationOptions,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from videos import encode
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.data import sifting
 from naslab.search_spaces.data.augment import AugmentationOptions
 from naslab.search_spaces.data.video import ClipAugmentation, ClipOptions, load_clips

@@ -6,7 +6,7 @@ import pytest
 import torch
 from videos import encode
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.runs.study import parse_study
 from naslab.search_spaces import find_space
 from naslab.search_spaces.common.training.finetune import FinetuneOptions

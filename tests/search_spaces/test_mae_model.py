@@ -5,7 +5,7 @@ import torch
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces import find_space
 from naslab.search_spaces.common.modules.positions import line_positions, plane_positions
 from naslab.search_spaces.common.modules.vit import Sizes

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from naslab.efficiency import count_forward
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces import find_space
 from naslab.search_spaces.mae.space import MAE
 

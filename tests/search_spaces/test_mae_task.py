@@ -5,7 +5,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces import TrainingDiverged, find_space
 from naslab.search_spaces.common.training.finetune import FinetuneOptions
 from naslab.search_spaces.mae.classifier import Classifier

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces import find_space
 from naslab.search_spaces.mae.video import ClipDesign
 

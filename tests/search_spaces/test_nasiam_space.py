@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces import find_space
 from naslab.search_spaces.nasiam.heads import published_heads, searched_heads
 from naslab.search_spaces.nasiam.operations import OPERATIONS, canonical_name, operation

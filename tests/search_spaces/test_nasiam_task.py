@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces import TrainingDiverged, find_space
 from naslab.search_spaces.nasiam.recipes import RECIPES, make_optimiser, set_learning_rate
 from naslab.search_spaces.nasiam.task import SelfSupervised, SelfSupervisedOptions

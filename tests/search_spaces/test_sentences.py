@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.data.text import (
     ParallelOptions,
     SentenceOptions,

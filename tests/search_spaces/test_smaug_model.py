@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.flops import count_forward
+from naslab.errors import InputError
 from naslab.kernels import token_mask, unmerge_tokens
 from naslab.kernels.patch_loss import targets
 from naslab.search_spaces import find_space, seed_everything

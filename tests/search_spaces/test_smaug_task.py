@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces import TrainingDiverged, find_space, seed_everything
 from naslab.search_spaces.data.text import SpecialIds, named_tokenizer, train_wordpiece
 from naslab.search_spaces.data.video.tokenized import Choice, Open

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.data.text import (
     FIRST_SENTINEL,
     TextOptions,

@@ -10,8 +10,8 @@ import torch
 from pydantic import ValidationError
 
 from naslab.efficiency import count_forward
-from naslab.efficiency.errors import InputError
 from naslab.efficiency.inputs import call_model
+from naslab.errors import InputError
 from naslab.search_spaces import TrainingDiverged, find_space
 from naslab.search_spaces.common.modules.tokens import sparsify
 from naslab.search_spaces.common.modules.tokens.blocks import SelectingBlock

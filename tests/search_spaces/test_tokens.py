@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 
 from naslab.efficiency import count_forward, count_training_step
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.kernels._dispatch import switched
 from naslab.search_spaces.common.modules.tokens import (
     MergingBlock,

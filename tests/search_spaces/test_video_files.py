@@ -13,7 +13,7 @@ import pytest
 import torch
 from videos import CODECS, encode
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.data import sifting
 from naslab.search_spaces.data.video import Question, VideoTextOptions, load_video_text
 from naslab.search_spaces.data.video import decode as decoding

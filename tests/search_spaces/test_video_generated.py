@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.data.video import VideoTextOptions, load_video_text
 from naslab.search_spaces.data.video.generated import GeneratedVideo
 from naslab.search_spaces.data.video.options import ALL_EVENTS

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer, BertOnlyMLMHead
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 
 
 class DividedBert(nn.Module):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 
 Tokens = NDArray[np.int64]
 

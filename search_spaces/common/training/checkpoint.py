@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 
 SCHEMA = "naslab.checkpoint/1"
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.data.text.byte_pairs import BYTES, FIRST_SENTINEL, encode, train_byte_pairs
 from naslab.search_spaces.data.text.corpus import TextOptions, read_corpus
 from naslab.search_spaces.splits import Splits

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.data.read import read_table
 from naslab.search_spaces.data.text.parts import held_out_parts, set_apart
 from naslab.search_spaces.options import Options

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 
 Segmenter: TypeAlias = Callable[[str], Sequence[str]]
 """A text in words, in order; of the text only white space may be missing."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.data.folders import split_folders
 from naslab.search_spaces.data.read import read_json, read_lines, read_pickled_captions, read_table
 from naslab.search_spaces.data.video.options import VideoTextOptions

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.data.images import centre_square
 from naslab.search_spaces.data.video.sets import frame_times
 

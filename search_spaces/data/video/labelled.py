@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.data.datasets import ImageData, balanced_order, channel_statistics
 from naslab.search_spaces.data.folders import Labelled, class_folders
 from naslab.search_spaces.data.images import ImageSet, MemoryImages

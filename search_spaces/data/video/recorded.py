@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.data.folders import walk
 from naslab.search_spaces.data.sifting import THREADS, sift
 from naslab.search_spaces.data.video.annotations import SPLITS, Described, read_annotations

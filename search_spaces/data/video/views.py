@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.data.augment import Augmentation, AugmentationOptions
 from naslab.search_spaces.data.images import WholeImages
 

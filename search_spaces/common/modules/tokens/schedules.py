@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 
 
 def check_keep_rate(keep_rate: float) -> None:

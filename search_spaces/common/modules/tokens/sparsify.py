@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.common.modules.tokens.blocks import MergingBlock, SelectingBlock, SparseBlock
 from naslab.search_spaces.common.modules.tokens.pooling import weigh_pooling
 from naslab.search_spaces.common.modules.tokens.schedules import check_keep_rate
