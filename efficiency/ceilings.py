@@ -114,7 +114,7 @@ class Ceilings:
             raise InputError(str(error)) from None
 
     def save(self) -> Path:
-        """Write to the user's cache, whole or not at all, and return the file.
+        """Write to the user's cache atomically, and return the file.
 
         Raises:
             InputError: the cache cannot be written.

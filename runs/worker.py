@@ -255,7 +255,7 @@ class _Work:
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a state as safetensors, whole or not at all.
+    """Write a state as safetensors, atomically.
 
     Raises:
         InputError: the file cannot be written.

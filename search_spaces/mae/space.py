@@ -284,7 +284,7 @@ class MAE(SearchSpace):
         depth, width = options.published_decoder
         if width % options.decoder_heads or width % 4 or not 1 <= depth <= 12:
             raise InputError(
-                f"space.options.published_decoder: {depth} blocks of width {width} do not go; use 1 to 12 blocks and "
+                f"space.options.published_decoder: {depth} blocks of width {width} do not fit; use 1 to 12 blocks and "
                 f"a width divisible by 4 and by {options.decoder_heads} heads"
             )
         if options.frames > 1 and options.frames % options.tubelet:

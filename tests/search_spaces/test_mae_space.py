@@ -145,7 +145,7 @@ def test_bad_configurations_name_the_place(values, message):
         ({"width": 66, "heads": 3}, "66 is not divisible by 4"),
         ({"image_size": 29}, "published_patch: 4 does not divide the image's 29 pixels"),
         ({"published_patch": 3}, "published_patch: 3 does not divide"),
-        ({"decoder_heads": 5}, "published_decoder: 2 blocks of width 32 do not go"),
+        ({"decoder_heads": 5}, "published_decoder: 2 blocks of width 32 do not fit"),
         ({"published_decoder": [0, 32]}, "published_decoder: 0 blocks"),
         ({"width": None}, "an own encoder needs width, depth and heads"),
         ({"encoder": "timm:vit_base_patch16_224", "width": 64}, "width: applies only with encoder = own"),

@@ -1,4 +1,4 @@
-"""Checkpoints: a nested state saved as one safetensors file and one JSON file, whole or not at all.
+"""Checkpoints: a nested state saved as one safetensors file and one JSON file, atomically.
 
 `checkpoint.json` names the tensor file that belongs to it. A save writes the tensors under a name that nothing
 refers to yet, then replaces `checkpoint.json` in one rename; a process killed at any instant leaves either the old
