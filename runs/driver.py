@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -24,7 +24,8 @@ from naslab.runs.lease import Lease
 from naslab.runs.ledger import Ledger
 from naslab.runs.limits import FailureStreak, budget_is_spent, deaths_without_progress, forgivable, overdue
 from naslab.runs.log import log_path
-from naslab.runs.plan import Plan, next_job
+from naslab.runs.past import Past
+from naslab.runs.plan import Plan, plan_next
 from naslab.runs.progress import Progress
 from naslab.runs.threads import threads_per_slot
 from naslab.runs.trial import Cause, Job, RungRecord, State, Trial
@@ -79,7 +80,9 @@ class _Driver:
         self.running: dict[Future[Any], _Running] = {}
         self.done: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self.streak = FailureStreak(self.study.name, self.study.limits.failures_in_a_row)
-        self.forgiven = forgivable(ledger.trials()) if retry_failed else frozenset()
+        trials = ledger.trials()
+        forgiven = forgivable(trials) if retry_failed else frozenset()
+        self.past = Past(self.study, self.task.metric, trials, forgiven)
         self.judge = Judge(self.study, self.task.max_epochs)
         self.warm: Knowledge = {}
         self.followed = 0.0
@@ -121,10 +124,10 @@ class _Driver:
             self._end(entry.trial_id, entry.job, entry.follower, "interrupted", "driver")
 
     def _has_work(self) -> bool:
-        return self._plan(self.ledger.trials()).state != "done" and not self._is_spent()
+        return self._plan().state != "done" and not self._is_spent()
 
-    def _plan(self, trials: Sequence[Trial]) -> Plan:
-        return next_job(self.study, self.controls, self.task.metric, trials, self.forgiven, self.warm)
+    def _plan(self) -> Plan:
+        return plan_next(self.past, self.controls, self.warm)
 
     def _is_spent(self) -> bool:
         running = [entry.follower for entry in self.running.values()]
@@ -132,11 +135,11 @@ class _Driver:
 
     def _loop(self, executor: LocalExecutor) -> None:
         while True:
-            trials = self.ledger.trials()
-            self.progress.update(trials, [(e.job, e.follower) for e in self.running.values()])
+            self.lease.check_heart()
+            self.progress.update(self.ledger.trials, [(e.job, e.follower) for e in self.running.values()])
             spent = self._is_spent()
             while len(self.running) < self.slots and not spent:
-                plan = self._plan(self.ledger.trials())
+                plan = self._plan()
                 if plan.state == "done":
                     return
                 if plan.job is None:
@@ -159,6 +162,7 @@ class _Driver:
         for name in (STOP, VERDICT, "events.jsonl"):
             (folder / name).unlink(missing_ok=True)
         trial_id, number = self.ledger.begin(job)
+        self.past.take(Trial(number, job, "running"))
         if earlier := self.judge.of(job.key):
             self.ledger.judge(trial_id, earlier)
         if any(judgement.pruned for judgement in earlier):  # interrupted before it knew
@@ -222,6 +226,7 @@ class _Driver:
 
     def _record(self, trial_id: int, job: Job, state: State, facts: Mapping[str, Any]) -> Trial:
         trial = self.ledger.finish(trial_id, state, facts)
+        self.past.take(trial)
         metric = self.task.metric
         value = trial.scores.get(metric, trial.scores.get(f"validation_{metric}"))
         self.progress.finished(job, state, value, trial.device_seconds, trial.error)

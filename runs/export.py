@@ -19,7 +19,7 @@ from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
 from naslab.runs.architecture import DOCUMENT, WEIGHTS, file_digest, load_model
 from naslab.runs.architecture import SCHEMA as ARCHITECTURE_SCHEMA
-from naslab.runs.plan import last_score
+from naslab.runs.past import last_score
 from naslab.runs.proof import prove
 from naslab.runs.ranking import Ranking, rank
 from naslab.runs.rows import Row

@@ -3,12 +3,14 @@
 Each driver has a row of `naslab_sessions`, numbered by a token that only grows. It holds the lease while its row is the
 last one and has not ended. A row ends when its driver lets go, or when another driver takes over because the process is
 gone (seen at once on the same machine) or has shown no sign of life for STALE_SECONDS. A driver that was stopped so
-long and wakes up cannot write: every commit asks whether the row still stands (a fencing token).
+long and wakes up cannot write: every commit asks whether the row still stands (a fencing token), and so does every
+heartbeat, by which a driver that has nothing to write learns of it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import threading
@@ -46,6 +48,8 @@ from naslab.errors import InputError, NaslabError
 HEARTBEAT_SECONDS = 2.0
 STALE_SECONDS = 20.0
 """Without a sign of life for so long, a driver on another machine, or a stopped one, is taken for dead."""
+STALE_VARIABLE = "NASLAB_STALE_SECONDS"
+"""The environment may say otherwise: longer where machines are often suspended."""
 
 SESSIONS = Table(
     "naslab_sessions",
@@ -76,6 +80,8 @@ class Lease:
         self._study, self._slots = study, slots
         self.token = 0
         self._released = threading.Event()
+        self._lost = False
+        self._stale = stale_seconds()
 
     def __enter__(self) -> Lease:
         if not inspect(self._engine).has_table(SESSIONS.name):
@@ -103,6 +109,11 @@ class Lease:
             if error is None:
                 raise
 
+    def check_heart(self) -> None:
+        """Raise LeaseLost if the last heartbeat found that another driver has taken over; asks nobody."""
+        if self._lost:
+            raise self._taken_over()
+
     def check(self) -> None:
         """Raise LeaseLost if another driver has taken over."""
         with self._engine.connect() as connection:
@@ -123,7 +134,7 @@ class Lease:
             select(SESSIONS).where(sessions.study == self._study).order_by(sessions.token.desc()).limit(1)
         ).first()
         if last is not None and not last.ended:
-            if now - last.seen <= STALE_SECONDS and not _is_gone(json.loads(last.holder)):
+            if now - last.seen <= self._stale and not _is_gone(json.loads(last.holder)):
                 raise _busy(self._study, _words(last, now))
             # Only if it still is as it was read: a heartbeat or a third driver may have come in between.
             same = and_(self._row(last.token), sessions.seen == last.seen, ~sessions.ended)
@@ -139,17 +150,21 @@ class Lease:
     def _fence(self, connection: Connection) -> None:
         asked = select(SESSIONS.c.ended).where(self._row(self.token)).with_for_update(read=True)
         if connection.scalar(asked) is not False:
-            raise LeaseLost(
-                f"{self._study}: another driver took this study over after this one had shown no sign of life; "
-                "it goes on there, and this one stops"
-            )
+            raise self._taken_over()
+
+    def _taken_over(self) -> LeaseLost:
+        return LeaseLost(
+            f"{self._study}: another driver took this study over after this one had shown no sign of life; it goes on "
+            "there, and this one stops"
+        )
 
     def _beat(self) -> None:
-        while not self._released.wait(HEARTBEAT_SECONDS):
+        while not self._released.wait(min(HEARTBEAT_SECONDS, self._stale / 5)):
             try:
                 self._show_life()
             except LeaseLost:
-                return  # the driver's next write says so
+                self._lost = True
+                return
             except SQLAlchemyError:
                 continue  # a busy or absent server; the next beat may come through
 
@@ -158,7 +173,23 @@ class Lease:
             standing = and_(self._row(self.token), ~SESSIONS.c.ended)
             values = {"seen": _now(connection), "ended": ended}
             if connection.execute(update(SESSIONS).where(standing).values(**values)).rowcount != 1:
-                raise LeaseLost(f"{self._study}: another driver took this study over")
+                raise self._taken_over()
+
+
+def stale_seconds() -> float:
+    """After how many seconds without a sign of life a driver is taken for dead.
+
+    Raises:
+        InputError: NASLAB_STALE_SECONDS is no positive number.
+    """
+    given = os.environ.get(STALE_VARIABLE)
+    try:
+        seconds = STALE_SECONDS if given is None else float(given)
+    except ValueError:
+        seconds = math.nan
+    if given is not None and not 0 < seconds < math.inf:
+        raise InputError(f"{STALE_VARIABLE}={given}: give the seconds after which a silent driver is taken for dead")
+    return seconds
 
 
 def sessions_of(storage: BaseStorage, study: str) -> list[dict[str, float]]:

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from naslab.nas.arms import Grid
 from naslab.nas.encoding import flatten
-from naslab.runs.plan import last_score, tell
+from naslab.runs.past import last_score, tell
 from naslab.runs.study import Study
 from naslab.runs.trial import Job, State, Trial
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console, Group
@@ -17,6 +17,9 @@ from naslab.runs.study import Study
 from naslab.runs.trial import ENDED, Job, Trial
 from naslab.search_spaces import Control
 
+REFRESHES = 4
+"""Times a second that the live table is drawn."""
+
 
 class Progress:
     """Shows a study as it runs. `quiet` shows nothing."""
@@ -25,6 +28,7 @@ class Progress:
         self._console = console
         self._quiet = quiet
         self._live: Live | None = None
+        self._drawn = 0.0
 
     @contextmanager
     def watching(self, study: Study, controls: Sequence[Control], slots: int) -> Iterator[None]:
@@ -34,14 +38,16 @@ class Progress:
         if self._quiet or not self._console.is_terminal:
             yield
             return
-        with Live(console=self._console, refresh_per_second=4, transient=True) as self._live:
+        with Live(console=self._console, refresh_per_second=REFRESHES, transient=True) as self._live:
             yield
         self._live = None
 
-    def update(self, trials: Sequence[Trial], running: Sequence[tuple[Job, Follower]]) -> None:
-        """Draw the present state."""
-        if self._live is not None:
-            self._live.update(Group(self._table(running), Text(self.summary(trials))))
+    def update(self, trials: Callable[[], Sequence[Trial]], running: Sequence[tuple[Job, Follower]]) -> None:
+        """Draw the present state, unless it was drawn just now: `trials` are gone over only for that."""
+        now = time.monotonic()
+        if self._live is not None and now - self._drawn >= 1 / REFRESHES:
+            self._drawn = now
+            self._live.update(Group(self._table(running), Text(self.summary(trials()))))
 
     def finished(self, job: Job, state: str, value: float | None, seconds: float, error: str | None) -> None:
         """Say that a trial ended."""

@@ -24,7 +24,8 @@ from naslab.nas.statistics import (
 from naslab.nas.verdict import Verdict
 from naslab.runs.constraints import Check, checks_of
 from naslab.runs.objective import Objective
-from naslab.runs.plan import breaking, found_by
+from naslab.runs.past import breaking
+from naslab.runs.plan import found_by
 from naslab.runs.spend import SECONDS_PER_HOUR, ArmSpend, arm_spend
 from naslab.runs.study import Study
 from naslab.runs.trial import RungRecord, Trial

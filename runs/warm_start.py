@@ -15,7 +15,7 @@ from naslab.errors import InputError
 from naslab.nas.arms import Sampled
 from naslab.nas.sampling import Observation
 from naslab.runs.ledger import Ledger
-from naslab.runs.plan import tell
+from naslab.runs.past import tell
 from naslab.search_spaces import Configuration, SearchSpace
 
 KEY = "warm_start"

@@ -10,7 +10,7 @@ import torch
 
 from naslab.nas.arms import Grid
 from naslab.nas.health import HealthReport, assess
-from naslab.runs.plan import last_score
+from naslab.runs.past import last_score
 from naslab.runs.ranking import Ranking
 from naslab.runs.rows import Row
 from naslab.runs.study import Study

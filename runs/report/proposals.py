@@ -12,7 +12,7 @@ from optuna import visualization
 from optuna.trial import TrialState, create_trial
 
 from naslab.nas.encoding import flatten
-from naslab.runs.plan import last_score
+from naslab.runs.past import last_score
 from naslab.runs.report import figures
 from naslab.runs.report.markup import Html, join, note, plot, tag
 from naslab.runs.report.section import Findings, Section, empty

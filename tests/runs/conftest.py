@@ -1,6 +1,6 @@
 import os
 import sys
-from concurrent.futures import Executor, Future
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -63,25 +63,21 @@ def run_here(ledger):
     return ledger
 
 
-class InlineExecutor(Executor):
-    """The contract of an executor without processes, for workers that neither die nor wait for the driver at a rung."""
+class InlineExecutor(ThreadPoolExecutor):
+    """An executor without processes: one thread, as a worker at a rung waits for what the driver decides."""
 
     def __init__(self, slots, device):
+        super().__init__(max_workers=1)
         self._device = str(device)
 
     def submit(self, fn, /, *args, **kwargs):
-        future = Future()
-        try:
-            future.set_result(fn(*args, **kwargs, device=self._device))
-        except Exception as error:  # noqa: BLE001 - as an executor has to
-            future.set_exception(error)
-        return future
+        return super().submit(fn, *args, **kwargs, device=self._device)
 
     def kill(self, future):
-        raise AssertionError("nothing runs while the driver looks")
+        raise AssertionError("a thread cannot be killed; use the real executor")
 
 
 @pytest.fixture
 def inline(monkeypatch):
-    """Workers are this very process, which saves the start of theirs."""
+    """The worker is a thread of this very process, which saves the start of another."""
     monkeypatch.setattr("naslab.runs.driver.LocalExecutor", InlineExecutor)

@@ -16,7 +16,8 @@ from naslab.runs.cli import run_command_line
 from naslab.runs.constraints import Check, Constraints, checks_of, find_costs
 from naslab.runs.driver import run_study
 from naslab.runs.ledger import Ledger
-from naslab.runs.plan import next_job, tell
+from naslab.runs.past import tell
+from naslab.runs.plan import next_job
 from naslab.runs.progress import Progress
 from naslab.runs.ranking import rank
 from naslab.runs.report import build_report

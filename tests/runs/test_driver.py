@@ -7,7 +7,8 @@ from naslab.errors import InputError
 from naslab.nas.sampling import Observation, propose
 from naslab.runs.driver import run_study
 from naslab.runs.ledger import Ledger
-from naslab.runs.plan import last_score, next_job
+from naslab.runs.past import last_score
+from naslab.runs.plan import next_job
 from naslab.runs.progress import Progress
 from naslab.runs.ranking import rank
 from naslab.runs.report import build_report
@@ -124,7 +125,7 @@ def test_a_score_that_is_nan_fails_its_trial_alone(toy_file, inline):
 
 
 @pytest.mark.parametrize("returns", ["float32", "tensor"])
-def test_scores_of_other_kinds_are_numbers(toy_file, returns):
+def test_scores_of_other_kinds_are_numbers(toy_file, inline, returns):
     arms = [{"name": "tpe", "engine": "optuna", "sampler": "tpe", "trials": 3, "pruner": "median"}]
     trials = run(toy_file(task={"epochs": 2, "returns": returns}, arms=arms)).trials()
     assert {t.state for t in trials} <= {"complete", "pruned"}
@@ -152,7 +153,7 @@ def test_the_validation_of_a_task_without_rungs_is_charged_to_evaluate(toy_file,
 
 def test_a_worker_that_dies_is_replaced_and_its_trial_tried_again(toy_file, tmp_path):
     path = toy_file(task={"epochs": 2, "trouble": "die_once", "marker": str(tmp_path / "died")}, arms=[])
-    trials = run(path).trials()
+    trials = run(path, slots=1).trials()
     killed = [t for t in trials if t.state == "interrupted"]
     assert len(killed) == 1
     assert killed[0].cause == "worker"
@@ -162,9 +163,9 @@ def test_a_worker_that_dies_is_replaced_and_its_trial_tried_again(toy_file, tmp_
 
 
 def test_a_trial_that_always_dies_is_given_up(toy_file):
-    path = toy_file(task={"epochs": 2, "trouble": "die"}, arms=[], seeds=[1])
+    path = toy_file(task={"epochs": 2, "trouble": "die"}, arms=[], seeds=[1], limits={"attempts": 2})
     ends = [t.state for t in run(path, slots=1).trials() if t.job.role == "reference"]
-    assert ends == ["interrupted"] * 4 + ["failed"]
+    assert ends == ["interrupted", "failed"]
 
 
 def test_a_task_without_epochs_is_searched_charged_ranked_and_reported(toy_file, inline):
@@ -196,9 +197,9 @@ def test_what_only_the_user_can_mend_stops_the_study_and_loses_nothing(toy_file,
     assert not any(t.state in ("running", "failed") for t in after)
 
 
-def test_pruned_proposals_are_charged_and_stop_early(toy_file):
+def test_pruned_proposals_are_charged_and_stop_early(toy_file, inline):
     arm = {"name": "random", "engine": "optuna", "sampler": "random", "trials": 12, "pruner": "hyperband"}
-    path = toy_file(task={"epochs": 6, "seconds": 0.4}, arms=[arm], random_architectures=0, seeds=[0])
+    path = toy_file(task={"epochs": 6}, arms=[arm], random_architectures=0, seeds=[0])
     ledger = run(path)
     trials = ledger.trials()
     pruned = [t for t in trials if t.state == "pruned"]

@@ -35,7 +35,7 @@ def wait_for(condition, driver):
     while not condition():
         assert driver.poll() is None, driver.stderr.read()
         assert time.time() < deadline, "waited in vain"
-        time.sleep(0.05)
+        time.sleep(0.2)  # looking costs the driver a core
 
 
 def end(driver):
@@ -152,3 +152,36 @@ def test_a_second_driver_is_refused_from_any_folder(toy_file, tmp_path):
     assert end(first)[0] == 0
     assert {t.state for t in trials()} == {"complete"}
     assert not list(elsewhere.iterdir())
+
+
+def test_a_driver_that_was_stopped_for_too_long_stops_by_itself(toy_file, tmp_path, monkeypatch):
+    """It has nothing to write, as its only trial waits at the gate; its heart tells it."""
+    monkeypatch.setenv("NASLAB_STALE_SECONDS", "3")
+    gate = tmp_path / "gate"
+    path = toy_file(task={"epochs": 3, "trouble": "gate", "marker": str(gate)}, arms=[], seeds=[1])
+    first = start(path)
+    wait_for(waits_at_the_gate, first)
+    first.send_signal(signal.SIGSTOP)
+    wait_for(lambda: time.time() - Ledger.open("runs.db", "toy").sessions()[-1]["seen"] > 3, first)
+    second = start(path)
+    wait_for(lambda: len(Ledger.open("runs.db", "toy").sessions()) == 2 and waits_at_the_gate(), second)
+    first.send_signal(signal.SIGCONT)
+    code, said = end(first)
+    assert code == 1
+    assert said.splitlines()[-1].startswith("naslab: toy: another driver took this study over")
+    assert "Traceback" not in said
+    gate.touch()
+    assert end(second)[0] == 0
+    assert Counter(t.job.key for t in trials() if t.state == "complete").most_common(1)[0][1] == 1
+    assert {t.state for t in trials()} == {"complete", "interrupted"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what a process has loaded stands in /proc")
+def test_ctrl_c_before_anything_runs_is_one_line(toy_file):
+    """While it still imports; Python's own start, before any of ours, answers as Python does."""
+    driver = start(toy_file())
+    wait_for(lambda: "pydantic_core" in Path(f"/proc/{driver.pid}/maps").read_text(), driver)
+    driver.send_signal(signal.SIGINT)
+    code, said = end(driver)
+    assert code == 130
+    assert said.splitlines() == ["naslab: interrupted; the same command goes on from here"]
