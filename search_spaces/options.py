@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Self
+from pathlib import Path
+from typing import Annotated, Any, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     SerializerFunctionWrapHandler,
@@ -20,6 +22,8 @@ from pydantic_core import PydanticCustomError
 
 from naslab.search_spaces.parameters import When
 
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+"""A path that may begin with `~`."""
 RECORDED = {"recorded": True}
 """Validation context of options that a storage holds: what does not apply is ignored there, as older versions did."""
 

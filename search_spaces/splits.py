@@ -10,7 +10,7 @@ Split = Literal["validation", "test"]
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
-    "validation": ("val", "valid", "validation", "validate", "dev", "eval"),
+    "validation": ("val", "valid", "validation", "validate", "dev", "development", "eval", "evaluation"),
     "test": ("test", "testing"),
 }
 """What the parts are called in folders and annotations, in any case."""

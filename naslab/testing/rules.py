@@ -89,9 +89,10 @@ def one_configuration_is_one_function(subject: Subject) -> None:
 def different_configurations_differ(subject: Subject) -> None:
     """Neighbours that stay two configurations are two functions, in outputs, gradients, or what training makes."""
     for base in (subject.space.reference, *subject.proposed[:1]):
-        own = _answers(subject, base)
+        own = list(_answers(subject, base))
         for name, neighbour in subject.neighbours(base):
-            if _equal(own, _answers(subject, neighbour)) and _train_alike(subject, base, neighbour):
+            answers = zip(own, _answers(subject, neighbour), strict=True)
+            if all(_equal(*pair) for pair in answers) and _train_alike(subject, base, neighbour):
                 raise Broken(
                     f"{name}: {base} and {neighbour} are one function under two names; map one onto the other in "
                     "canonicalise"
@@ -250,15 +251,16 @@ def _is_fixed_point(subject: Subject, configuration: Configuration, name: str) -
         _require(read == configuration, f"{name}: read back, {configuration} becomes {read}")
 
 
-def _answers(subject: Subject, configuration: Configuration) -> list[Tensor]:
-    """Outputs in evaluation, outputs in training, and gradients."""
+def _answers(subject: Subject, configuration: Configuration) -> Iterator[list[Tensor]]:
+    """Outputs in evaluation, then outputs and gradients in training, worked out only when asked for."""
     model = subject.build(configuration)
     with torch.no_grad():
         evaluated = subject.outputs(model.eval())
+    yield evaluated
     trained = subject.outputs(model.train())
     _objective(trained).backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return [*evaluated, *(t.detach() for t in trained), *gradients]
+    yield [*(t.detach() for t in trained), *gradients]
 
 
 def _objective(outputs: list[Tensor]) -> Tensor:

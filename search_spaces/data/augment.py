@@ -10,34 +10,54 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from naslab.efficiency.errors import InputError
 from naslab.search_spaces.data.images import WholeImages
 from naslab.search_spaces.options import Options
+from naslab.search_spaces.parameters import Unless
 
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)
 CROP_TRIES = 10
+COLOURS_ONLY = ("saturation", "hue", "grey_probability")
+"""What does nothing to grey images."""
+
+
+def _rising(ends: tuple[float, float]) -> tuple[float, float]:
+    low, high = ends
+    if not low <= high:
+        raise ValueError(f"[{low:g}, {high:g}] is not from the smallest to the largest")
+    return ends
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Shares = Annotated[
+    tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]], AfterValidator(_rising)
+]
+Span = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
+JITTERED, BLURRED = Unless("jitter_probability", (0,)), Unless("blur_probability", (0,))
 
 
 class AugmentationOptions(Options):
     """Strengths and probabilities; the defaults are SimSiam's for CIFAR. Jitter x draws factors from [1-x, 1+x]."""
 
-    crop_scale: tuple[float, float] = (0.2, 1.0)
+    crop_scale: Shares = (0.2, 1.0)
     """Share of the area that a crop keeps."""
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_ratio: Span = (3 / 4, 4 / 3)
     flip: float = Field(0.5, ge=0, le=1)
-    brightness: float = Field(0.4, ge=0, le=1)
-    contrast: float = Field(0.4, ge=0, le=1)
-    saturation: float = Field(0.4, ge=0, le=1)
-    hue: float = Field(0.1, ge=0, le=0.5)
+    brightness: Annotated[float, JITTERED] = Field(0.4, ge=0, le=1)
+    contrast: Annotated[float, JITTERED] = Field(0.4, ge=0, le=1)
+    saturation: Annotated[float, JITTERED] = Field(0.4, ge=0, le=1)
+    hue: Annotated[float, JITTERED] = Field(0.1, ge=0, le=0.5)
     jitter_probability: float = Field(0.8, ge=0, le=1)
     grey_probability: float = Field(0.2, ge=0, le=1)
     blur_probability: float = Field(0.0, ge=0, le=1)
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_sigma: Annotated[Span, BLURRED] = (0.1, 2.0)
     solarise_probability: float = Field(0.0, ge=0, le=1)
 
     @staticmethod
@@ -52,10 +72,25 @@ class AugmentationOptions(Options):
         return AugmentationOptions()
 
 
+class CropAndFlip(AugmentationOptions):
+    """MAE's augmentation: crops of 20 to 100 % of the area and flips, no colour."""
+
+    jitter_probability: float = Field(0, ge=0, le=1)
+    grey_probability: float = Field(0, ge=0, le=1)
+
+
 class Augmentation:
-    """Random view and plain normalisation of uint8 images or clips, both to float32 of the same shape."""
+    """Random view and plain normalisation of uint8 images or clips, both to float32 of the same shape.
+
+    Raises:
+        InputError: an operation on colours is asked for, and the images are grey.
+    """
 
     def __init__(self, options: AugmentationOptions, mean: Sequence[float], std: Sequence[float]) -> None:
+        for name in COLOURS_ONLY if len(mean) != 3 else ():
+            value = getattr(options, name)
+            if name in options.model_fields_set and value not in (0, type(options).model_fields[name].default):
+                raise InputError(f"task.augmentation.{name}: {value:g}, but the images are grey; leave it out")
         self.options = options
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
 

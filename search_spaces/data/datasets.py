@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from naslab.errors import InputError
 from naslab.search_spaces.data import files
 from naslab.search_spaces.data.images import ImageSet
-from naslab.search_spaces.options import Options
+from naslab.search_spaces.options import Options, UserPath
 from naslab.search_spaces.parameters import When
 from naslab.search_spaces.splits import Splits
 
@@ -25,7 +24,7 @@ class DatasetOptions(Options):
     """Which images. `validation` is held out of the training images; a search looks at it instead of the test set."""
 
     name: Literal["embedded", "fashion_mnist", "cifar10", "cifar100", "stl10", "folder"] = "embedded"
-    root: Annotated[Path | None, When("name", ("fashion_mnist", "cifar10", "cifar100", "stl10", "folder"))] = None
+    root: Annotated[UserPath | None, When("name", ("fashion_mnist", "cifar10", "cifar100", "stl10", "folder"))] = None
     """Where the files are; None: docs/image-data.md says where each data set is looked for."""
     train: int | None = Field(None, gt=0)
     """How many training images, as balanced over the classes as they come; None: all that validation leaves."""

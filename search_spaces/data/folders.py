@@ -16,6 +16,10 @@ from naslab.search_spaces.splits import split_called
 
 NAMED = 5
 """How many of the files or folders left out a warning names."""
+OF_THE_FILE_SYSTEM = frozenset(
+    {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+)
+"""Folders that archives, network drives and file systems make."""
 TEST_SHARE = 5
 """Where no part is set apart for the test, one of so many files is."""
 
@@ -71,7 +75,7 @@ def class_folders(root: Path | None, kind: str, suffixes: Collection[str], seed:
     classes = _class_names(root)
     whole = _files(root, classes, kind, suffixes)
     order = torch.randperm(len(whole.paths), generator=torch.Generator().manual_seed(seed))
-    cut = len(order) // TEST_SHARE
+    cut = max(1, len(order) // TEST_SHARE)
     return ClassFolders(classes, whole.take(order[cut:]), None, whole.take(order[:cut]))
 
 
@@ -93,7 +97,7 @@ def split_folders(root: Path) -> dict[str, Path]:
 
 def hidden(name: str) -> bool:
     """Whether a file or folder is there for the file system's sake (.DS_Store, ._photo.png, __MACOSX)."""
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name in OF_THE_FILE_SYSTEM
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -127,6 +131,8 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 def _files(folder: Path, classes: tuple[str, ...], kind: str, suffixes: Collection[str]) -> Labelled:
     paths: list[Path] = []
     labels: list[int] = []
+    loose = sorted(p.name for p in folder.iterdir() if not p.is_dir() and p.suffix.lower() in suffixes)
+    _say_ignored(folder, f"{kind} that lie in no class folder", [name for name in loose if not hidden(name)])
     ignored: list[str] = []
     for label, name in enumerate(classes):
         places = list(walk(folder / name)) if (folder / name).is_dir() else []

@@ -20,7 +20,7 @@ from naslab.search_spaces.common.scores import BOTH
 from naslab.search_spaces.common.scores.evaluation import Evaluation, Scoring
 from naslab.search_spaces.common.training import adamw, scaled_rate, set_learning_rate, train_in_rungs
 from naslab.search_spaces.common.training.finetune import FinetuneOptions
-from naslab.search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, check_fit, load_dataset
+from naslab.search_spaces.data import Augmentation, CropAndFlip, DatasetOptions, check_fit, load_dataset
 from naslab.search_spaces.data.video import ClipAugmentation, ClipOptions, load_clips
 from naslab.search_spaces.mae.classifier import Classifier, Pool, decays_in_pretraining, pooled
 from naslab.search_spaces.mae.model import Autoencoder
@@ -31,13 +31,6 @@ from naslab.search_spaces.task import Control, Rung, Split, Task, TrainingPlan
 
 RAW_PIXELS = 200_000
 """Values of a sample up to which raw pixels are a control; a colour image of 224 pixels has 150,528."""
-
-
-class CropAndFlip(AugmentationOptions):
-    """MAE's augmentation: crops of 20 to 100 % of the area and flips, no colour."""
-
-    jitter_probability: float = Field(0, ge=0, le=1)
-    grey_probability: float = Field(0, ge=0, le=1)
 
 
 class Recipe(Scoring):

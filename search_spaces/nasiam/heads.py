@@ -38,7 +38,7 @@ def sizes(framework: str, features: int, hidden: int | None, output: int | None,
     f = features
     if framework == "simsiam":
         d = output or (2048 if paper else f)
-        h = hidden or d // 4
+        h = hidden or max(d // 4, 1)
         return Sizes(f, h, d, {"projector": (f,) * 7, "predictor": (d, h, h, h, d)}, "linear+norm")
     if framework == "simclr":
         d, h = output or (128 if paper else f // 4), hidden or (512 if paper else f // 2)
@@ -47,7 +47,7 @@ def sizes(framework: str, features: int, hidden: int | None, output: int | None,
         d = output or (128 if paper else f // 2)
         return Sizes(f, hidden or f, d, {"projector": (f,) * 5}, "linear")
     d, h = output or (256 if paper else f // 2), hidden or (4096 if paper else 2 * f)
-    narrow = d // 4
+    narrow = max(d // 4, 1)
     return Sizes(f, h, d, {"projector": (f,) * 7, "predictor": (d, narrow, narrow, narrow, d)}, "linear")
 
 

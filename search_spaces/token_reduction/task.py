@@ -18,7 +18,7 @@ from naslab.search_spaces.common.modules.tokens import anneal, set_keep_rate
 from naslab.search_spaces.common.scores import accuracy, encode, knn_accuracy
 from naslab.search_spaces.common.training import LayerDecay, adamw, scaled_rate, set_learning_rate, train_in_rungs
 from naslab.search_spaces.common.training.finetune import FinetuneOptions
-from naslab.search_spaces.data import Augmentation, AugmentationOptions, DatasetOptions, check_fit, load_dataset
+from naslab.search_spaces.data import Augmentation, CropAndFlip, DatasetOptions, check_fit, load_dataset
 from naslab.search_spaces.parameters import When
 from naslab.search_spaces.seeds import derive_seed
 from naslab.search_spaces.task import Control, Rung, Split, Task, TrainingPlan
@@ -32,7 +32,7 @@ class ClassificationOptions(FinetuneOptions):
     """Data, budget and recipe; the learning rate is for a batch of 256 and grows linearly with the batch."""
 
     dataset: DatasetOptions = DatasetOptions()
-    augmentation: AugmentationOptions = AugmentationOptions(jitter_probability=0, grey_probability=0)
+    augmentation: CropAndFlip = CropAndFlip()
     """Crops of 20 to 100 % of the area and flips, no colour."""
     epochs: int = Field(ge=1)
     layer_decay: float = Field(1.0, gt=0, le=1)
@@ -61,6 +61,8 @@ class Classification(Task):
 
     def __init__(self, space: TokenReduction, options: ClassificationOptions, device: torch.device) -> None:
         super().__init__(space, options, device)
+        if options.dataset.unlabeled:
+            raise InputError("task.dataset.unlabeled: images without label train no classifier; leave it out")
         self.data = load_dataset(options.dataset)
         check_fit(self.data, space.options.in_channels, space.options.image_size, options.batch_size)
         if len(self.data.classes) != space.options.num_classes:

@@ -1,10 +1,12 @@
 import pytest
 import torch
+from pydantic import ValidationError
 from scipy.stats import ks_2samp
 from torchvision import transforms
 from torchvision.transforms.v2 import functional as tv
 
-from naslab.search_spaces.data import Augmentation, AugmentationOptions
+from naslab.errors import InputError
+from naslab.search_spaces.data import Augmentation, AugmentationOptions, CropAndFlip
 from naslab.search_spaces.data.augment import (
     _Draw,
     blur,
@@ -16,6 +18,7 @@ from naslab.search_spaces.data.augment import (
     sample_boxes,
     saturation,
 )
+from naslab.search_spaces.options import explain
 
 IMAGES = torch.rand(5, 3, 17, 17, generator=torch.Generator().manual_seed(0))
 
@@ -147,3 +150,40 @@ def test_a_clip_of_one_frame_is_augmented_as_its_image():
     image_views, clip_views = (augment(x, torch.Generator().manual_seed(3)) for x in (images, images.unsqueeze(1)))
     assert torch.allclose(clip_views.squeeze(1), image_views, atol=1e-5)
     assert torch.equal(augment.normalise(images.unsqueeze(1)).squeeze(1), augment.normalise(images))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "option"),
+    [
+        ({"crop_scale": [0.8, 0.2]}, "crop_scale"),
+        ({"crop_scale": [0, 1]}, "crop_scale"),
+        ({"crop_scale": [0.2, 1.5]}, "crop_scale"),
+        ({"crop_ratio": [0, 1]}, "crop_ratio"),
+        ({"crop_ratio": [2, 1]}, "crop_ratio"),
+        ({"blur_probability": 1, "blur_sigma": [0, 0]}, "blur_sigma"),
+        ({"blur_sigma": [1, 2]}, "blur_sigma: applies only with blur_probability other than 0"),
+        *(
+            ({"jitter_probability": 0, name: 0.2}, f"{name}: applies only with jitter_probability other than 0")
+            for name in ("brightness", "contrast", "saturation", "hue")
+        ),
+    ],
+)
+def test_strengths_that_cannot_be_or_do_nothing_are_refused(wrong, option):
+    with pytest.raises(ValidationError) as error:
+        AugmentationOptions(**wrong)
+    assert option in explain(error.value)
+
+
+@pytest.mark.parametrize("name", ["saturation", "hue", "grey_probability"])
+def test_colour_operations_on_grey_images_are_refused(name):
+    with pytest.raises(InputError, match=f"{name}: 0.3, but the images are grey"):
+        Augmentation(AugmentationOptions(**{name: 0.3}), (0.5,), (0.2,))
+    Augmentation(AugmentationOptions(**{name: 0.3}), (0.5,) * 3, (0.2,) * 3)
+    Augmentation(AugmentationOptions(**{name: 0}), (0.5,), (0.2,))
+
+
+def test_crop_and_flip_has_no_colour_unless_asked_for():
+    changed = CropAndFlip(flip=0)
+    assert (changed.jitter_probability, changed.grey_probability) == (0, 0)
+    with pytest.raises(ValidationError, match="jitter_probability"):
+        CropAndFlip(hue=0.3)

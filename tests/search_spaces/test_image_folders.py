@@ -44,6 +44,7 @@ def tree(root, **numbers):
     [
         ("train", "val"), ("train", "valid"), ("train", "validation"), ("Train", "Val"), ("training", "testing"),
         ("TRAIN", "TEST"), ("Training", "Validation"), ("train", "dev"), ("train", "eval"), ("train", "test"),
+        ("train", "Evaluation"), ("train", "development"),
     ],
 )  # fmt: skip
 def test_split_folders_are_known_by_any_of_their_names(tmp_path, train, held_out):
@@ -268,3 +269,31 @@ def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, monkeypatch):
     monkeypatch.setenv("NASLAB_CACHE", str(tmp_path / "cache"))
     tree(tmp_path / "images", train=4, val=4)
     assert len(load(tmp_path / "images").train) == 6
+
+
+@pytest.mark.parametrize("name", ["@eaDir", "lost+found", "$RECYCLE.BIN", ".ipynb_checkpoints", "__MACOSX"])
+def test_folders_of_the_file_system_are_no_classes(tmp_path, name):
+    tree(tmp_path, train=6, val=3)
+    (tmp_path / "train" / name).mkdir()
+    assert load(tmp_path).classes == ("cat", "dog")
+
+
+def test_images_beside_the_class_folders_are_said(tmp_path):
+    tree(tmp_path, train=6, val=3)
+    Image.new("L", (16, 16)).save(tmp_path / "train" / "loose.png")
+    with pytest.warns(UserWarning, match=r"1 images that lie in no class folder ignored: loose\.png"):
+        load(tmp_path)
+
+
+def test_of_few_images_one_is_the_test_part(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            Image.new("L", (16, 16), i).save(tmp_path / name / f"{i}.png")
+    assert len(load(tmp_path, validation=1).test) == 1
+
+
+def test_a_root_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tree(tmp_path / "pets", train=6, val=3)
+    assert load("~/pets").classes == ("cat", "dog")

@@ -215,3 +215,12 @@ def test_making_a_space_draws_nothing_from_the_generator():
     drawn = torch.rand(1)
     torch.manual_seed(0)
     assert torch.equal(drawn, torch.rand(1))
+
+
+@pytest.mark.parametrize("framework", ["simsiam", "byol"])
+@pytest.mark.parametrize("width", [2, 3])
+def test_narrow_projections_have_a_predictor(framework, width):
+    space = tiny(framework, output_width=width)
+    cells = {chain.name: (chain.choices[0],) * chain.length for chain in space.chains()}
+    for configuration in (space.reference, space.genotype(cells)):
+        assert space.build(configuration).eval()(space.example_input(2)) is not None

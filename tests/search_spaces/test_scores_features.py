@@ -17,6 +17,7 @@ from naslab.search_spaces.common.scores import (
 )
 from naslab.search_spaces.common.scores.probe import PROBE_L2, fit_probe
 from naslab.search_spaces.data import Augmentation, AugmentationOptions, MemoryImages
+from naslab.search_spaces.task import TrainingDiverged
 
 
 def test_weighted_knn_is_the_papers_vote():
@@ -200,3 +201,43 @@ def test_a_few_labels_are_as_many_of_each_class():
     assert torch.equal(chosen, labelled_few(labels, 4, seed=1))
     assert not torch.equal(chosen, labelled_few(labels, 4, seed=2))
     assert labelled_few(labels, None, seed=1) is None
+
+
+@pytest.mark.parametrize("k", [1, 3, 7, 10])
+def test_a_knn_that_finds_everything_alike_scores_chance(k):
+    bank_y, alike = torch.arange(10) % 5, torch.ones(10, 4)
+    for truth in range(5):
+        score = knn_accuracy(alike, bank_y, alike, torch.full((10,), truth), 5, k=k)
+        assert score == pytest.approx(0.2)
+
+
+def test_neighbours_as_near_as_the_last_share_its_place():
+    """Of k = 2, one is nearest (class 0), and two of class 1 and one of class 2 are level for the other place."""
+    bank = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
+    y = torch.tensor([0, 1, 1, 2])
+    query = torch.tensor([[1.0, 1.0]])
+    scores = [knn_accuracy(bank[1:], y[1:], query, torch.tensor([c]), 3, k=1) for c in range(3)]
+    assert scores == [0.0, 1.0, 0.0]  # two thirds of a vote against one third
+    assert knn_accuracy(bank, y, torch.tensor([[1.0, 0.1]]), torch.tensor([0]), 3, k=2) == 1.0
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-12, 1e-40, 1e-300])
+def test_at_any_low_temperature_the_nearest_decides(temperature):
+    x, y = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 5
+    assert knn_accuracy(x, y, x, y, 5, k=10, temperature=temperature) == 1.0
+
+
+def test_features_that_are_not_finite_are_a_diverged_training():
+    x, y = torch.randn(6, 4), torch.arange(6) % 2
+    for wrong in (math.nan, math.inf):
+        broken = x.clone()
+        broken[2, 1] = wrong
+        with pytest.raises(TrainingDiverged, match="features"):
+            score_features((broken, y), (x, y), 2, knn_k=3, knn_temperature=0.1)
+
+
+def test_a_probe_on_a_single_row_is_of_its_class():
+    assert (
+        linear_probe_accuracy(torch.randn(1, 4), torch.zeros(1).long(), torch.randn(3, 4), torch.zeros(3).long(), 2)
+        == 1
+    )

@@ -10,6 +10,7 @@ from torch import Tensor
 from naslab.search_spaces.common.scores.knn import knn_accuracy
 from naslab.search_spaces.common.scores.probe import linear_probe_accuracy
 from naslab.search_spaces.data import Augmentation, ImageSet, few_labels
+from naslab.search_spaces.task import TrainingDiverged
 
 EVALUATION_BATCH = 1000
 """Images, or frames of clips, that are encoded at once."""
@@ -39,8 +40,13 @@ def score_features(
     Args:
         bank, queries: features (N, F) and labels (N,), on one device.
         few: indices into the bank; given, both scores are taken from these alone, too, as `few_*`.
+
+    Raises:
+        TrainingDiverged: a feature is not finite.
     """
     (bank_x, bank_y), (x, y) = bank, queries
+    if not bool(bank_x.isfinite().all() & x.isfinite().all()):
+        raise TrainingDiverged("the features that the model gives are not finite")
 
     def knn(bx: Tensor, by: Tensor) -> float:
         return 100 * knn_accuracy(bx, by, x, y, num_classes, knn_k, knn_temperature)

@@ -21,10 +21,15 @@ def linear_probe_accuracy(
     """
     labelled = bank_y >= 0
     train, classes = bank_x[labelled].float(), bank_y[labelled]
-    mean, std = train.mean(0), train.std(0).clamp(min=1e-6)
+    mean, std = train.mean(0), _deviation(train)
     train, queries = (train - mean) / std, (x.float() - mean) / std
     weight, bias = fit_probe(train, classes, num_classes, iterations)
     return accuracy(queries @ weight + bias, y)
+
+
+def _deviation(x: Tensor) -> Tensor:
+    """Of each feature; of a single row, which has none, 1."""
+    return x.std(0).clamp(min=1e-6) if len(x) > 1 else torch.ones_like(x[0])
 
 
 def fit_probe(x: Tensor, y: Tensor, num_classes: int, iterations: int) -> tuple[Tensor, Tensor]:

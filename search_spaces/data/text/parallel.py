@@ -16,7 +16,7 @@ from naslab.errors import InputError
 from naslab.search_spaces.data.read import read_lines, read_table
 from naslab.search_spaces.data.text.corpus import docstrings
 from naslab.search_spaces.data.text.parts import held_out_parts, set_apart
-from naslab.search_spaces.options import Options
+from naslab.search_spaces.options import Options, UserPath
 from naslab.search_spaces.parameters import When
 from naslab.search_spaces.splits import Splits, split_called
 
@@ -26,7 +26,7 @@ class ParallelOptions(Options):
 
     name: Literal["docstrings", "files"] = "docstrings"
     """Docstrings of Python's standard library, the rest of each with its first line as its summary; or a user's own."""
-    root: Annotated[Path | None, When("name", ("files",))] = None
+    root: Annotated[UserPath | None, When("name", ("files",))] = None
     """A table with the columns source and target (.csv or .tsv), or a folder with the lines train.source and
     train.target, and perhaps val.* and test.*."""
     pairs: int | None = Field(None, gt=2)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from naslab.search_spaces.options import Options
+from naslab.search_spaces.options import Options, UserPath
 from naslab.search_spaces.parameters import When
 
 GENERATED = When("name", ("generated",))
@@ -23,7 +22,7 @@ ALL_KINDS: tuple[Kind, ...] = ("direction", "order", "presence", "object", "coun
 class VideoOptions(Options):
     """What all clips have in common, whatever is known about them (docs/video-data.md)."""
 
-    root: Annotated[Path | None, RECORDED] = None
+    root: Annotated[UserPath | None, RECORDED] = None
     """Folder of the videos and of their annotation files, if they have any."""
     train: int | None = Field(None, gt=0)
     """How many training clips; None: all there are (generated: 4096)."""
