@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from naslab.efficiency.errors import InputError
+from naslab.errors import InputError
 from naslab.search_spaces.data.images import WholeImages
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import Unless

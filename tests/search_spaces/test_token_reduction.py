@@ -282,7 +282,6 @@ def test_divergence_is_said():
         ({"num_classes": 7}, {}, "num_classes: 7, but embedded has 10 classes"),
         ({}, {"batch_size": 601}, "batch_size: 601 is more than the 600"),
         ({}, {"dataset": {"name": "stl10", "unlabeled": True}}, "dataset.unlabeled: images without label"),
-        ({}, {"augmentation": {"hue": 0.2}}, "hue: applies only with jitter_probability"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_work(space, task, message):
