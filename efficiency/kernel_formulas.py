@@ -9,9 +9,10 @@ from naslab.efficiency.formulas import Call, Work, free, register_formula
 
 altup = importlib.import_module("naslab.kernels.altup")
 class_scores = importlib.import_module("naslab.kernels.class_scores")
-contrastive = importlib.import_module("naslab.kernels.contrastive")
+info_nce = importlib.import_module("naslab.kernels.info_nce")
 mixed_activation = importlib.import_module("naslab.kernels.mixed_activation")
 negative_cosine = importlib.import_module("naslab.kernels.negative_cosine")
+nt_xent = importlib.import_module("naslab.kernels.nt_xent")
 patch_loss = importlib.import_module("naslab.kernels.patch_loss")
 token_mask = importlib.import_module("naslab.kernels.token_mask")
 token_merge = importlib.import_module("naslab.kernels.token_merge")
@@ -37,16 +38,15 @@ def _patch_loss(backward: bool) -> Callable[[Call], Work]:
 def _nt_xent(backward: bool) -> Callable[[Call], Work]:
     def formula(call: Call) -> Work:
         rows, width = call.shape("z")
-        products = contrastive.contraction_flops(rows, rows, width, products=2 if backward else 1)
-        return Work(products, contrastive.pointwise_flops(rows, rows, backward))
+        return Work(nt_xent.contraction_flops(rows, width, backward), nt_xent.pointwise_flops(rows, backward))
 
     return formula
 
 
 def _info_nce(call: Call) -> Work:
-    (rows, width), columns = call.shape("query"), call.shape("queue")[0]
-    products = contrastive.contraction_flops(rows, columns, width, products=1 + bool(call.arguments["attend"]))
-    return Work(products, contrastive.pointwise_flops(rows, columns) + 2 * rows * width)
+    (rows, width), keys = call.shape("query"), call.shape("queue")[0]
+    products = info_nce.contraction_flops(rows, keys, width, call.arguments["attend"])
+    return Work(products, info_nce.pointwise_flops(rows, keys, width))
 
 
 def _info_nce_backward(call: Call) -> Work:

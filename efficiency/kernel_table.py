@@ -248,20 +248,18 @@ def _cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
 
 
 def _contrastive_cases(leaf: Callable[..., Tensor], element_bytes: int, large: bool) -> Iterator[Case]:
-    contrastive, cosine = (
-        importlib.import_module(f"naslab.kernels.{name}") for name in ("contrastive", "negative_cosine")
+    xent, nce, cosine = (
+        importlib.import_module(f"naslab.kernels.{name}") for name in ("nt_xent", "info_nce", "negative_cosine")
     )
 
     for b, d in ((8, 16), (64, 64), (128, 128), (512, 128), *(((4096, 128),) if large else ())):
-        traffic = contrastive.traffic_bytes(2 * b, 0, d, element_bytes)
-        traffic += contrastive.traffic_bytes(2 * b, 0, d, element_bytes, gradients=2 * b)
+        sizes = (2 * b, d, element_bytes)
+        traffic = xent.traffic_bytes(*sizes) + xent.traffic_bytes(*sizes, backward=True)
         step = partial(nt_xent, temperature=0.5)
         yield Case("nt_xent", f"{b}x{d}", (leaf(b, d), leaf(b, d)), step, traffic)
 
     for b, k, d in ((8, 32, 16), (64, 512, 64), (64, 4096, 128), (256, 65_536, 128)):
-        # The query, its key and the queue; backward the query, its key, the mean of the queue and two gradients.
-        traffic = contrastive.traffic_bytes(2 * b, k, d, element_bytes)
-        traffic += contrastive.traffic_bytes(3 * b, 0, d, element_bytes, gradients=2 * b)
+        traffic = nce.traffic_bytes(b, k, d, element_bytes) + nce.traffic_bytes(b, k, d, element_bytes, backward=True)
         leaves = tuple(normalize(leaf(b, d).detach(), dim=1).requires_grad_() for _ in range(2))
         yield Case("info_nce", f"{b}x{k}x{d}", leaves, _against(normalize(leaf(k, d).detach(), dim=1)), traffic)
 

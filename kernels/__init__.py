@@ -2,9 +2,10 @@
 
 from naslab.kernels.altup import altup
 from naslab.kernels.class_scores import class_scores
-from naslab.kernels.contrastive import info_nce, nt_xent
+from naslab.kernels.info_nce import info_nce
 from naslab.kernels.mixed_activation import ACTIVATIONS, Mixed, mixed_activation
 from naslab.kernels.negative_cosine import negative_cosine
+from naslab.kernels.nt_xent import nt_xent
 from naslab.kernels.patch_loss import patch_loss
 from naslab.kernels.token_mask import TokenMask, gather_visible, restore_tokens, token_mask
 from naslab.kernels.token_merge import Matching, bipartite_match, merge_tokens, unmerge_tokens

@@ -104,21 +104,22 @@ BUILT |= {
 }  # fmt: skip
 
 
-CONTRASTIVE = importlib.import_module("naslab.kernels.contrastive")
+CONTRASTIVE = importlib.import_module("naslab.kernels._similarity_tiles")
+NT_XENT = importlib.import_module("naslab.kernels.nt_xent")
 SMALL = {"CHUNK": 64, "CHUNKS": 1, "PRECISION": "tf32x3", "STAGES": CONTRASTIVE.STAGES}
 WIDE = SMALL | {"CHUNK": 128, "CHUNKS": 2}
 ROWS = "a_ptr b_ptr z_ptr"
 BUILT |= {
-    f"{name}{extra}{kind}": Built(
-        getattr(CONTRASTIVE, name), launches, "" if kind == " in float32" else ROWS,
+    f"{kernel.name}{extra}{kind}": Built(
+        kernel, launches, "" if kind == " in float32" else ROWS,
         "num_rows num_columns half width share", constants | options, 272,
         fp32="lse_ptr mean_ptr dz_ptr " + (ROWS if kind == " in float32" else ""), floats="scale",
         shared_bytes=64 * 1024,
     )
-    for name, extra, options in (
-        ("contrast_forward", "", {"EXCLUDE": True, "ATTEND": False}),
-        ("contrast_forward", " with the mean", {"EXCLUDE": False, "ATTEND": True}),
-        ("nt_xent_backward", "", {}),
+    for kernel, extra, options in (
+        (CONTRASTIVE.contrast_forward, "", {"EXCLUDE": True, "ATTEND": False}),
+        (CONTRASTIVE.contrast_forward, " with the mean", {"EXCLUDE": False, "ATTEND": True}),
+        (NT_XENT.nt_xent_backward, "", {}),
     )
     for kind, launches, constants in (
         ("", CONTRASTIVE.LAUNCH, WIDE | {"CHUNKS": 1}),

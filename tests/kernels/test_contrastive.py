@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from naslab.efficiency import count
 from naslab.kernels import info_nce, negative_cosine, nt_xent
 from naslab.kernels._dispatch import switched
-from naslab.kernels.contrastive import _Tiles
+from naslab.kernels._similarity_tiles import Tiles
 
 ways = pytest.mark.parametrize("way", ["fused", "reference"])
 
@@ -167,7 +167,7 @@ def test_the_matrix_of_similarities_is_never_in_memory():
 @pytest.mark.parametrize("columns", [1, 100, 4096, 65_536])
 @pytest.mark.parametrize("width", [16, 128, 2048])
 def test_partial_results_of_a_gpu_stay_below_the_matrix(rows, columns, width):
-    tiles = _Tiles(torch.empty(rows, width, device="meta"), columns, partial_width=width)
+    tiles = Tiles(torch.empty(rows, width, device="meta"), columns, partial_width=width)
     assert tiles.splits == 1 or tiles.splits * width <= columns / 2
     assert (tiles.splits - 1) * tiles.share < columns <= tiles.splits * tiles.share
 

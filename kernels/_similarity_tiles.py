@@ -1,0 +1,282 @@
+"""Tiles of the similarities between two sets of rows, never the whole matrix: what NT-Xent and InfoNCE share.
+
+Similarities are made tile by tile and folded into a running maximum and sum (Milakov & Gimelshein 2018), so that memory
+grows with the rows, not with rows times columns.
+
+Names: N rows, M columns, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, no_type_check
+
+import torch
+from torch import Tensor
+
+from naslab.kernels._check import require
+from naslab.kernels._triton import Launch, architecture, ceil_div, interpreting, kernel, launch
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+LAUNCH = {"any": Launch(64, rows=64, num_warps=4), "gfx": Launch(32, rows=32, num_warps=4)}
+SMALL = {"any": Launch(16, rows=32, num_warps=4), "gfx": Launch(16, rows=32, num_warps=4)}
+"""For float32 and for rows of several chunks, which take more registers."""
+CHUNK = 128
+"""Features of a row that a program holds at once; half as many in float32."""
+STAGES = 2
+TILE = 256
+"""Rows of a tile on the CPU."""
+LOG2_E = 1.4426950408889634
+
+
+@kernel
+@no_type_check
+def load_rows(ptr, start, count, feature, width, ROWS: tl.constexpr, CHUNK: tl.constexpr):
+    """CHUNK features of ROWS rows from `start`, zeros outside. 64 bits for the tile's address, 32 inside the tile."""
+    row, d = tl.arange(0, ROWS), tl.arange(0, CHUNK)
+    here = (row < count - start)[:, None] & (d < width - feature)[None, :]
+    return tl.load(ptr + start * width + feature + row[:, None] * width + d[None, :], mask=here, other=0.0)
+
+
+@kernel
+@no_type_check
+def store_rows(ptr, tile, start, count, feature, width, ROWS: tl.constexpr, CHUNK: tl.constexpr):
+    """The same way back."""
+    row, d = tl.arange(0, ROWS), tl.arange(0, CHUNK)
+    here = (row < count - start)[:, None] & (d < width - feature)[None, :]
+    tl.store(ptr + start * width + feature + row[:, None] * width + d[None, :], tile, mask=here)
+
+
+@kernel
+@no_type_check
+def similarities(
+    a, b, a_ptr, b_ptr, row, column, num_rows, num_columns, width,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Products of a tile's rows and columns; a and b hold them where one chunk is the whole width."""
+    if CHUNKS == 1:
+        s = tl.dot(a, tl.trans(b), input_precision=PRECISION)
+    else:
+        s = tl.zeros((ROWS, BLOCK), tl.float32)
+        for feature in tl.range(0, width, CHUNK, num_stages=1):
+            part_a = load_rows(a_ptr, row, num_rows, feature, width, ROWS, CHUNK)
+            part_b = load_rows(b_ptr, column, num_columns, feature, width, BLOCK, CHUNK)
+            s = tl.dot(part_a, tl.trans(part_b), s, input_precision=PRECISION)
+    return s
+
+
+@kernel
+@no_type_check
+def contrast_forward(
+    a_ptr, b_ptr, lse_ptr, mean_ptr, num_rows, num_columns, width, share, scale,
+    EXCLUDE: tl.constexpr, ATTEND: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    CHUNK: tl.constexpr, CHUNKS: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Log-sum-exp of a tile of rows over a share of the columns (without the row's own if EXCLUDE), and, if ATTEND,
+    one chunk of the softmax-weighted mean of these columns. `scale` is log2(e) / temperature.
+    """
+    first_row = tl.program_id(0).to(tl.int64) * ROWS
+    feature = tl.program_id(2) * CHUNK
+    row = tl.arange(0, ROWS)
+    a = load_rows(a_ptr, first_row, num_rows, feature, width, ROWS, CHUNK)
+    top = tl.full((ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    mean = tl.zeros((ROWS, CHUNK), tl.float32)
+    first = tl.program_id(1) * share
+    for start in tl.range(first, tl.minimum(first + share, num_columns), BLOCK, num_stages=STAGES):
+        column = tl.cast(start, tl.int64)
+        b = load_rows(b_ptr, column, num_columns, feature, width, BLOCK, CHUNK)
+        s = similarities(
+            a, b, a_ptr, b_ptr, first_row, column, num_rows, num_columns, width, ROWS, BLOCK, CHUNK, CHUNKS, PRECISION
+        )
+        seen = (tl.arange(0, BLOCK) < num_columns - start)[None, :]
+        if EXCLUDE:
+            seen = seen & (row[:, None] != (tl.arange(0, BLOCK) + (column - first_row).to(tl.int32))[None, :])
+        s = tl.where(seen, s * scale, float("-inf"))
+        higher = tl.maximum(top, tl.max(s, 1))
+        base = tl.where(higher == float("-inf"), 0.0, higher)
+        p = tl.exp2(s - base[:, None])
+        fade = tl.exp2(top - base)
+        total = total * fade + tl.sum(p, 1)
+        if ATTEND:
+            mean = tl.dot(p.to(b.dtype), b, mean * fade[:, None], input_precision=PRECISION)
+        top = higher
+    some = total != 0.0  # false where the only column was the row's own
+    total = tl.where(some, total, 1.0)
+    lse = tl.where(some, (top + tl.log2(total)) / 1.4426950408889634, float("-inf"))
+    split = tl.program_id(1).to(tl.int64) * num_rows
+    tl.store(lse_ptr + split + first_row + row, lse, mask=(row < num_rows - first_row) & (tl.program_id(2) == 0))
+    if ATTEND:
+        store_rows(
+            mean_ptr + split * width, mean / total[:, None], first_row, num_rows, feature, width, ROWS, CHUNK
+        )  # fmt: skip
+
+
+LOOPS = """
+template <bool keep> static float sum_exp(float* s, int64_t n, float scale, float top) {
+  float total = 0;
+#pragma omp simd reduction(+ : total)
+  for (int64_t c = 0; c < n; ++c) {
+    const float p = fast_exp(s[c] * scale - top);
+    if (keep) s[c] = p;
+    total += p;
+  }
+  return total;
+}
+
+static float highest(const float* s, int64_t n, float scale, float top) {
+#pragma omp simd reduction(max : top)
+  for (int64_t c = 0; c < n; ++c) top = s[c] * scale > top ? s[c] * scale : top;
+  return top;
+}
+
+// Fold a tile into the running maximum and sum of its rows, leaving out column r + diagonal of row r. With a width,
+// the tile becomes the weights, and the rows of `mean` fade to the new maximum.
+extern "C" void fold_rows(float* tile, float* tops, float* sums, float* mean, int64_t R, int64_t C, int64_t width,
+                          int64_t diagonal, double inverse_temperature, int64_t threads) {
+  const float scale = static_cast<float>(inverse_temperature);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+  for (int64_t r = 0; r < R; ++r) {
+    float* s = tile + r * C;
+    const int64_t own = r + diagonal;
+    const bool excluded = own >= 0 && own < C;
+    const int64_t before = excluded ? own : C, after = excluded ? own + 1 : C;
+    if (before + C - after == 0) continue;
+    const float top = highest(s + after, C - after, scale, highest(s, before, scale, tops[r]));
+    const float fade = fast_exp(tops[r] - top);
+    if (width) {
+      for (int64_t d = 0; d < width; ++d) mean[r * width + d] *= fade;
+      sums[r] = sums[r] * fade + sum_exp<true>(s, before, scale, top);
+      sums[r] += sum_exp<true>(s + after, C - after, scale, top);
+    } else {
+      sums[r] = sums[r] * fade + sum_exp<false>(s, before, scale, top);
+      sums[r] += sum_exp<false>(s + after, C - after, scale, top);
+    }
+    tops[r] = top;
+  }
+}
+
+// The same of the columns: the other half of a symmetric matrix.
+extern "C" void fold_columns(const float* tile, float* tops, float* sums, int64_t R, int64_t C,
+                             double inverse_temperature, int64_t threads) {
+  constexpr int64_t W = 64;
+  const float scale = static_cast<float>(inverse_temperature);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+  for (int64_t start = 0; start < C; start += W) {
+    const int64_t n = std::min(W, C - start);
+    float top[W], total[W];
+    for (int64_t c = 0; c < n; ++c) top[c] = tops[start + c];
+    for (int64_t r = 0; r < R; ++r) {
+      const float* s = tile + r * C + start;
+#pragma omp simd
+      for (int64_t c = 0; c < n; ++c) top[c] = s[c] * scale > top[c] ? s[c] * scale : top[c];
+    }
+    for (int64_t c = 0; c < n; ++c) total[c] = sums[start + c] * fast_exp(tops[start + c] - top[c]);
+    for (int64_t r = 0; r < R; ++r) {
+      const float* s = tile + r * C + start;
+#pragma omp simd
+      for (int64_t c = 0; c < n; ++c) total[c] += fast_exp(s[c] * scale - top[c]);
+    }
+    for (int64_t c = 0; c < n; ++c) { tops[start + c] = top[c]; sums[start + c] = total[c]; }
+  }
+}
+
+// Similarities of rows from `row` and columns from `column` become the weights w of the backward pass.
+extern "C" void weights(float* tile, const float* lse, int64_t R, int64_t C, int64_t row, int64_t column, int64_t N,
+                        double inverse_temperature, int64_t threads) {
+  const float scale = static_cast<float>(inverse_temperature);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+  for (int64_t r = 0; r < R; ++r) {
+    float* s = tile + r * C;
+    const float mine = lse[row + r];
+    const float* others = lse + column;
+#pragma omp simd
+    for (int64_t c = 0; c < C; ++c) {
+      const float logit = s[c] * scale;
+      s[c] = fast_exp(logit - mine) + fast_exp(logit - others[c]);
+    }
+    const int64_t own = row + r - column, positive = (row + r + N / 2) % N - column;
+    if (positive >= 0 && positive < C) s[positive] -= 2;
+    if (own >= 0 && own < C) s[own] = 0;
+  }
+}
+"""
+"""Of both operations, so that a machine compiles once."""
+
+
+class Tiles:
+    """How a grid covers rows, columns and features. The columns are split among programs where the rows alone would
+    not fill the device; partial results of `partial_width` floats a row stay under half the matrix that is avoided.
+    """
+
+    def __init__(self, a: Tensor, columns: int, partial_width: int) -> None:
+        (rows, width), exact = a.shape, a.dtype == torch.float32
+        chunk = min(max(16, 1 << max(width - 1, 0).bit_length()), CHUNK)
+        if exact:
+            chunk = min(chunk, CHUNK // 2)
+        name, defaults = ("contrastive", LAUNCH) if width <= chunk and not exact else ("contrastive_small", SMALL)
+        size = launch(name, a.device, defaults)
+        cuda = a.device.type == "cuda"
+        self.chunks = max(ceil_div(width, chunk), 1)
+        self.rows = ceil_div(rows, size.rows)
+        wanted = 4 * torch.cuda.get_device_properties(a.device).multi_processor_count if cuda else 8
+        most = min(ceil_div(columns, size.block), max(columns // max(2 * partial_width, 1), 1))
+        splits = max(1, min(ceil_div(wanted, self.rows * self.chunks), most))
+        self.share = ceil_div(ceil_div(columns, splits), size.block) * size.block
+        self.splits = ceil_div(columns, self.share)
+        # Three TF32 products are as exact as one in float32; AMD's matrix cores take float32 itself.
+        nvidia = cuda and not architecture(a.device).startswith("gfx")
+        self.constants: dict[str, Any] = {
+            "ROWS": size.rows, "BLOCK": size.block, "CHUNK": chunk, "CHUNKS": self.chunks, "STAGES": STAGES,
+            "PRECISION": "tf32x3" if nvidia else "ieee", "num_warps": size.num_warps,
+        }  # fmt: skip
+
+    def grid(self, chunks: int) -> tuple[int, int, int]:
+        """Programs, where `chunks` of them share a row's features."""
+        return self.rows, self.splits, chunks
+
+
+def logsumexp_kernel(
+    a: Tensor, b: Tensor, temperature: float, exclude: bool = False, attend: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp (splits, N) over each share of the columns, and their weighted means (splits, N, D)."""
+    a, b = multipliable(a), multipliable(b)
+    tiles = Tiles(a, len(b), partial_width=a.shape[1] if attend else 1)
+    lse = a.new_empty(tiles.splits, len(a), dtype=torch.float32)
+    mean = a.new_empty(*lse.shape, a.shape[1], dtype=torch.float32) if attend else lse
+    contrast_forward[tiles.grid(tiles.chunks if attend else 1)](
+        a, b, lse, mean, len(a), *b.shape, tiles.share, LOG2_E / temperature,
+        EXCLUDE=exclude, ATTEND=attend, **tiles.constants,
+    )  # fmt: skip
+    return lse, mean
+
+
+def multipliable(rows: Tensor) -> Tensor:
+    """Triton's interpreter multiplies the bit patterns of bfloat16 as if they were integers: float32 there."""
+    return rows.float() if interpreting() and rows.dtype == torch.bfloat16 else rows
+
+
+def parts(size: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, size)) for start in range(0, size, step))
+
+
+def tile_of(buffer: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Products of all rows, in the buffer."""
+    tile = buffer[: len(a) * len(b)].view(len(a), len(b))
+    return torch.mm(a, b.T, out=tile)
+
+
+def elements_from(rows: Tensor, columns: int, similarities: int) -> int:
+    """Elements of the rows from which there are so many similarities."""
+    return similarities * rows.shape[1] // max(columns, 1)
+
+
+def check_rows(tensor: Tensor, name: str) -> None:
+    require(tensor.ndim == 2 and tensor.is_floating_point(), name, tensor, "a floating (batch, width)")
+
+
+def check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature: {temperature} is not above 0")

@@ -1,0 +1,164 @@
+"""InfoNCE, MoCo's contrastive loss, without the matrix of similarities in memory.
+
+    loss = mean over rows i of  log(sum over j of exp(query_i . key_j / t)) - query_i . key_i / t
+
+(He et al. 2020, equation 1): j runs over the query's own key, the positive, and over the K keys of a queue.
+
+The queue gets no gradient, and all that the query's needs is the softmax-weighted mean of the queue, which the forward
+takes along (as in attention): two products in all instead of three.
+
+Names: B queries, D width, K keys in the queue, t temperature.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from naslab.kernels import _native
+from naslab.kernels._check import require
+from naslab.kernels._dispatch import differentiable, fused, gradients, way
+from naslab.kernels._similarity_tiles import (
+    LOOPS,
+    TILE,
+    check_rows,
+    check_temperature,
+    elements_from,
+    logsumexp_kernel,
+    parts,
+    tile_of,
+)
+
+CROSSOVER = 2**19
+"""Similarities from which the C++ loops win on a CPU (`naslab bench kernels`)."""
+QUEUE_TILE = 1024
+"""Columns of a tile on the CPU: with TILE rows it stays in the second-level cache."""
+
+
+def reference_info_nce(query_BD: Tensor, key_BD: Tensor, queue_KD: Tensor, temperature: float, _: bool) -> Tensor:
+    """The definition of InfoNCE."""
+    positive_B1 = (query_BD * key_BD).sum(1, keepdim=True)
+    logits = torch.cat([positive_B1, query_BD @ queue_KD.T], dim=1) / temperature
+    first = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+    return F.cross_entropy(logits, first, reduction="sum") / max(len(logits), 1)
+
+
+@torch.library.custom_op("naslab::info_nce", mutates_args=())
+def _info_nce(
+    query: Tensor, key: Tensor, queue: Tensor, temperature: float, attend: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    path = way(query, LOOPS)
+    size = (len(query) if attend else 0, query.shape[1])
+    mean = query.new_zeros(size, dtype=torch.float32)
+    if path == "reference":
+        loss = reference_info_nce(query, key, queue, temperature, attend)
+        return loss, mean, query.new_zeros(len(query), dtype=torch.float32)
+    positive_N = (query.float() * key.float()).sum(1) / temperature
+    if not (len(query) and len(queue)):
+        return positive_N.sum().to(query.dtype) * 0, mean, torch.zeros_like(positive_N)
+    if path == "native":
+        negatives_N = _queue_logsumexp(query, queue, temperature, mean)
+        lse_N = torch.logaddexp(negatives_N, positive_N)
+        mean *= (negatives_N - lse_N).exp_()[: size[0], None]
+    else:
+        partial, means = logsumexp_kernel(query, queue, temperature, attend=attend)
+        lse_N = torch.logaddexp(partial.logsumexp(0), positive_N)
+        if attend:
+            mean = (means * (partial - lse_N).exp_()[..., None]).sum(0)
+    negative_log_N = lse_N - positive_N
+    return negative_log_N.mean().to(query.dtype), mean, torch.expm1(-negative_log_N)
+
+
+@_info_nce.register_fake
+def _(query: Tensor, key: Tensor, queue: Tensor, temperature: float, attend: bool) -> tuple[Tensor, Tensor, Tensor]:
+    mean = query.new_empty(query.shape[0] if attend else 0, query.shape[1], dtype=torch.float32)
+    return query.new_empty(()), mean, query.new_empty(query.shape[0], dtype=torch.float32)
+
+
+@torch.library.custom_op("naslab::info_nce_backward", mutates_args=())
+def _info_nce_backward(
+    grad: Tensor, mean: Tensor, residual: Tensor, query: Tensor, key: Tensor, queue: Tensor, temperature: float,
+    attend: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    if way(query, LOOPS) == "reference" or not query.numel():
+        back = gradients(reference_info_nce, 2, grad, query, key, queue, temperature, attend)
+        return back[0].contiguous(), back[1].contiguous()
+    if not attend:  # a gradient that the forward could not foresee
+        _, mean, residual = _info_nce(query, key, queue, temperature, True)
+    factor_N1 = (residual * (grad.float() / (temperature * len(query))))[:, None]
+    dquery = mean * (grad.float() / (temperature * len(query))) + factor_N1 * key
+    return dquery.to(query.dtype), (factor_N1 * query).to(key.dtype)
+
+
+@_info_nce_backward.register_fake
+def _(
+    grad: Tensor, mean: Tensor, residual: Tensor, query: Tensor, key: Tensor, queue: Tensor, temperature: float,
+    attend: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return torch.empty_like(query), torch.empty_like(key)
+
+
+def _queue_logsumexp(query: Tensor, queue: Tensor, temperature: float, mean: Tensor) -> Tensor:
+    """Log-sum-exp over the queue; where `mean` has rows it receives the softmax-weighted mean of the queue."""
+    tops, sums = query.new_full((len(query),), float("-inf")), query.new_zeros(len(query))
+    buffer, width = query.new_empty(TILE * QUEUE_TILE), mean.shape[1] if len(mean) else 0
+    for j in parts(len(queue), QUEUE_TILE):
+        for i in parts(len(query), TILE):
+            tile = tile_of(buffer, query[i], queue[j])
+            sizes = (*tile.shape, width, tile.shape[1], 1 / temperature)
+            _native.call(LOOPS, "fold_rows", tile, tops[i], sums[i], mean[i], *sizes)
+            if width:
+                mean[i].addmm_(tile, queue[j])
+    if width:
+        mean /= sums[:, None]
+    return tops + sums.log_()
+
+
+_operation = differentiable("info_nce", reference_info_nce, leading=2)
+
+
+def info_nce(query_BD: Tensor, key_BD: Tensor, queue_KD: Tensor, temperature: float) -> Tensor:
+    """Cross entropy of each query's key among it and the keys of a queue (MoCo, equation 1), a scalar.
+
+    Rows are taken as they are, as the equation has it: MoCo normalises queries and keys. dtypes are promoted.
+
+    Args:
+        query_BD: floating point.
+        key_BD: the positive of each query.
+        queue_KD: the negatives of all; they get no gradient.
+        temperature: above 0.
+
+    Raises:
+        ValueError: an argument's shape, dtype or value does not fit.
+    """
+    check_rows(query_BD, "query_BD")
+    same = key_BD.shape == query_BD.shape and key_BD.is_floating_point()
+    require(same, "key_BD", key_BD, f"a floating {tuple(query_BD.shape)}")
+    width = query_BD.shape[1]
+    fits = queue_KD.ndim == 2 and queue_KD.shape[1] == width and queue_KD.is_floating_point()
+    require(fits, "queue_KD", queue_KD, f"a floating (K, {width})")
+    check_temperature(temperature)
+    dtype = torch.promote_types(torch.promote_types(query_BD.dtype, key_BD.dtype), queue_KD.dtype)
+    query, key, queue = (t.to(dtype) for t in (query_BD, key_BD, queue_KD.detach()))
+    attend = torch.is_grad_enabled() and (query_BD.requires_grad or key_BD.requires_grad)
+    if fused(query, elements_from(query, len(queue), CROSSOVER), LOOPS):
+        tensors = (t.contiguous() for t in (query, key, queue))
+        loss: Tensor = _operation(*tensors, float(temperature), attend)[0]
+        return loss
+    return reference_info_nce(query, key, queue, temperature, attend)
+
+
+def contraction_flops(rows: int, keys: int, width: int, attend: bool) -> int:
+    """FLOPs of the products with the queue: 1 forward, and 1 more where the forward prepares a gradient."""
+    return 2 * (2 if attend else 1) * rows * keys * width
+
+
+def pointwise_flops(rows: int, keys: int, width: int) -> int:
+    """FLOPs of scale and softmax, as of attention, 6 a similarity; and of the products with the positives."""
+    return 6 * rows * keys + 2 * rows * width
+
+
+def traffic_bytes(rows: int, keys: int, width: int, element_bytes: int, backward: bool = False) -> int:
+    """Bytes that must move: query, key and queue; backward query, key, the mean of the queue and two gradients."""
+    return (5 * rows if backward else 2 * rows + keys) * width * element_bytes

@@ -1,0 +1,199 @@
+"""NT-Xent, SimCLR's contrastive loss, without the matrix of similarities in memory.
+
+    loss = mean over rows i of  log(sum over j of exp(z_i . z_j / t)) - z_i . positive_i / t
+
+(Chen et al. 2020, equation 1): z are the 2B normalised embeddings of a batch, j runs over all but i, the positive is
+the other view.
+
+Backward makes the tiles of similarities again: with w_ij = exp(s_ij - lse_i) + exp(s_ij - lse_j), less 2 at the
+positive and 0 at i = j, dz_i = sum_j w_ij z_j / (2B t); w is symmetric, so one pass that owns rows is enough.
+
+Names: N = 2B rows, D width, t temperature.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, no_type_check
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from naslab.kernels import _native
+from naslab.kernels._check import require
+from naslab.kernels._dispatch import differentiable, fused, gradients, way
+from naslab.kernels._similarity_tiles import (
+    LOG2_E,
+    LOOPS,
+    TILE,
+    Tiles,
+    check_rows,
+    check_temperature,
+    elements_from,
+    load_rows,
+    logsumexp_kernel,
+    multipliable,
+    parts,
+    similarities,
+    store_rows,
+    tile_of,
+)
+from naslab.kernels._triton import kernel
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+CROSSOVER = 2**18
+"""Similarities from which the C++ loops win on a CPU (`naslab bench kernels`): 512 rows, a batch of 256."""
+
+
+def reference_nt_xent(z_ND: Tensor, temperature: float) -> Tensor:
+    """The definition of NT-Xent for unit rows, the first views before the second ones."""
+    rows = len(z_ND)
+    similarity_NN = (z_ND @ z_ND.T / temperature).fill_diagonal_(float("-inf"))
+    positive_N = torch.arange(rows, device=z_ND.device).roll(rows // 2)
+    return F.cross_entropy(similarity_NN, positive_N, reduction="sum") / max(rows, 1)
+
+
+@kernel
+@no_type_check
+def nt_xent_backward(
+    z_ptr, lse_ptr, dz_ptr, num_rows, half, width, share, scale,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, PRECISION: tl.constexpr,
+    STAGES: tl.constexpr,
+):  # fmt: skip
+    """sum_j w_ij z_j of a tile of rows over a share of the columns, one chunk of the features."""
+    first_row = tl.program_id(0).to(tl.int64) * ROWS
+    feature = tl.program_id(2) * CHUNK
+    row = (first_row + tl.arange(0, ROWS)).to(tl.int32)
+    positive = tl.where(row < half, row + half, row - half)
+    a = load_rows(z_ptr, first_row, num_rows, feature, width, ROWS, CHUNK)
+    lse_row = tl.load(lse_ptr + row, mask=row < num_rows, other=0.0) * 1.4426950408889634
+    dz = tl.zeros((ROWS, CHUNK), tl.float32)
+    first = tl.program_id(1) * share
+    for start in tl.range(first, tl.minimum(first + share, num_rows), BLOCK, num_stages=STAGES):
+        b = load_rows(z_ptr, tl.cast(start, tl.int64), num_rows, feature, width, BLOCK, CHUNK)
+        s = similarities(
+            a, b, z_ptr, z_ptr, first_row, tl.cast(start, tl.int64), num_rows, num_rows, width,
+            ROWS, BLOCK, CHUNK, CHUNKS, PRECISION,
+        )  # fmt: skip
+        column = start + tl.arange(0, BLOCK)
+        lse_column = tl.load(lse_ptr + column, mask=column < num_rows, other=0.0) * 1.4426950408889634
+        w = tl.exp2(s * scale - lse_row[:, None]) + tl.exp2(s * scale - lse_column[None, :])
+        w = tl.where(positive[:, None] == column[None, :], w - 2.0, w)
+        seen = (row < num_rows)[:, None] & (column < num_rows)[None, :] & (row[:, None] != column[None, :])
+        dz = tl.dot(tl.where(seen, w, 0.0).to(b.dtype), b, dz, input_precision=PRECISION)
+    split = tl.program_id(1).to(tl.int64) * num_rows
+    store_rows(dz_ptr + split * width, dz, first_row, num_rows, feature, width, ROWS, CHUNK)
+
+
+@torch.library.custom_op("naslab::nt_xent", mutates_args=())
+def _nt_xent(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    path = way(z, LOOPS)
+    if path == "reference" or not len(z):
+        return reference_nt_xent(z, temperature), z.new_zeros(len(z), dtype=torch.float32)
+    if path == "native":
+        lse_N = _symmetric_logsumexp(z, temperature)
+    else:
+        lse_N = logsumexp_kernel(z, z, temperature, exclude=True)[0].logsumexp(0)
+    first, second = z.chunk(2)
+    positives = (first.float() * second.float()).sum() * (2 / temperature)
+    return ((lse_N.sum() - positives) / len(z)).to(z.dtype), lse_N
+
+
+@_nt_xent.register_fake
+def _(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    return z.new_empty(()), z.new_empty(z.shape[0], dtype=torch.float32)
+
+
+@torch.library.custom_op("naslab::nt_xent_backward", mutates_args=())
+def _nt_xent_backward(grad: Tensor, lse: Tensor, z: Tensor, temperature: float) -> tuple[Tensor]:
+    path, dtype = way(z, LOOPS), z.dtype
+    if path == "reference" or not z.numel():
+        (back,) = gradients(reference_nt_xent, 1, grad, z, temperature)
+        return (back.contiguous(),)
+    factor = grad.float() / (temperature * len(z))
+    if path == "native":
+        return (_symmetric_backward(z, lse, temperature).mul_(factor),)
+    z = multipliable(z)
+    (rows, width), tiles = z.shape, Tiles(z, len(z), partial_width=z.shape[1])
+    dz = z.new_empty(tiles.splits, rows, width, dtype=torch.float32)
+    nt_xent_backward[tiles.grid(tiles.chunks)](
+        z, lse, dz, rows, rows // 2, width, tiles.share, LOG2_E / temperature, **tiles.constants
+    )
+    return ((dz.sum(0) * factor).to(dtype),)
+
+
+@_nt_xent_backward.register_fake
+def _(grad: Tensor, lse: Tensor, z: Tensor, temperature: float) -> tuple[Tensor]:
+    return (torch.empty_like(z),)
+
+
+def _symmetric_logsumexp(z: Tensor, temperature: float) -> Tensor:
+    """Log-sum-exp over all other rows; each tile above the diagonal serves its rows and its columns."""
+    tops, sums, buffer = z.new_full((len(z),), float("-inf")), z.new_zeros(len(z)), z.new_empty(TILE * TILE)
+    for i in parts(len(z), TILE):
+        for j in parts(len(z), TILE):
+            if j.start < i.start:
+                continue
+            tile = tile_of(buffer, z[i], z[j])
+            sizes = (*tile.shape, 0, i.start - j.start, 1 / temperature)
+            _native.call(LOOPS, "fold_rows", tile, tops[i], sums[i], sums, *sizes)
+            if i.start != j.start:
+                _native.call(LOOPS, "fold_columns", tile, tops[j], sums[j], *tile.shape, 1 / temperature)
+    return tops + sums.log_()
+
+
+def _symmetric_backward(z: Tensor, lse: Tensor, temperature: float) -> Tensor:
+    """sum_j w_ij z_j; each tile above the diagonal serves its rows and its columns."""
+    dz, buffer = torch.zeros_like(z), z.new_empty(TILE * TILE)
+    for i in parts(len(z), TILE):
+        for j in parts(len(z), TILE):
+            if j.start < i.start:
+                continue
+            tile = tile_of(buffer, z[i], z[j])
+            _native.call(LOOPS, "weights", tile, lse, *tile.shape, i.start, j.start, len(z), 1 / temperature)
+            dz[i].addmm_(tile, z[j])
+            if i.start != j.start:
+                dz[j].addmm_(tile.T, z[i])
+    return dz
+
+
+_operation = differentiable("nt_xent", reference_nt_xent, leading=1)
+
+
+def nt_xent(z_a_BD: Tensor, z_b_BD: Tensor, temperature: float) -> Tensor:
+    """Normalised temperature-scaled cross entropy over the 2B views of a batch (SimCLR, equation 1), a scalar.
+
+    Args:
+        z_a_BD: embeddings of the first views, floating point; normalised here, as the equation has it.
+        z_b_BD: those of the second views, row by row of the same images.
+        temperature: above 0.
+
+    Raises:
+        ValueError: an argument's shape, dtype or value does not fit.
+    """
+    check_rows(z_a_BD, "z_a_BD")
+    same = z_b_BD.shape == z_a_BD.shape and z_b_BD.is_floating_point()
+    require(same, "z_b_BD", z_b_BD, f"a floating {tuple(z_a_BD.shape)}")
+    check_temperature(temperature)
+    z_ND = F.normalize(torch.cat([z_a_BD, z_b_BD]), dim=1)
+    if fused(z_ND, elements_from(z_ND, len(z_ND), CROSSOVER), LOOPS):
+        loss: Tensor = _operation(z_ND.contiguous(), float(temperature))[0]
+        return loss
+    return reference_nt_xent(z_ND, temperature)
+
+
+def contraction_flops(rows: int, width: int, backward: bool = False) -> int:
+    """FLOPs of the products of 2B rows: 1 forward, 2 backward."""
+    return 2 * (2 if backward else 1) * rows * rows * width
+
+
+def pointwise_flops(rows: int, backward: bool = False) -> int:
+    """FLOPs of scale and softmax, as of attention: 6 a similarity, 12 where the backward makes weights of it."""
+    return rows * rows * (12 if backward else 6)
+
+
+def traffic_bytes(rows: int, width: int, element_bytes: int, backward: bool = False) -> int:
+    """Bytes that must move: the 2B rows, and backward their gradients too."""
+    return (2 if backward else 1) * rows * width * element_bytes
