@@ -57,8 +57,9 @@ def _t_paths(first: int, last: int) -> np.ndarray:
     """t statistics after `first` to `last` standard normal observations, [paths, looks]."""
     draws = np.random.default_rng(0).standard_normal((PATHS, last), dtype=np.float32)
     counts = np.arange(first, last + 1)
-    sums = draws.cumsum(axis=1)[:, first - 1 :]
-    squares = (draws**2).cumsum(axis=1)[:, first - 1 :]
+    # In double precision: of two draws that are nearly equal, single precision finds a negative variance.
+    sums = draws.cumsum(axis=1, dtype=np.float64)[:, first - 1 :]
+    squares = (draws.astype(np.float64) ** 2).cumsum(axis=1)[:, first - 1 :]
     variances = (squares - sums**2 / counts) / (counts - 1)
     return np.asarray(sums / np.sqrt(counts * variances))
 

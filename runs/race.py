@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from statistics import fmean
 
 from naslab.nas.racing import Contender, Looks, next_seeds
+from naslab.runs.constraints import checks_of
 from naslab.runs.spend import SECONDS_PER_HOUR, cost_unit
 from naslab.runs.study import Study
 from naslab.runs.trial import Job, Trial
@@ -16,23 +18,45 @@ TIE = 0.05
 
 
 def race_jobs(study: Study, metric: str, trials: Sequence[Trial]) -> Iterator[Job]:
-    """The jobs that the race asks for now, the reference's before those that are paired with it."""
+    """The jobs that the race asks for now, the reference's before those that are paired with it.
+
+    A reference that breaks a constraint is no floor (see `floor_of`) and takes no part. No run is begun that the rest
+    of `limits.gpu_hours` would cut short.
+    """
     if study.race_to is None:
         return
     groups: dict[Configuration, list[Trial]] = {}
     for trial in trials:
         if trial.job.role in ("reference", "final") and trial.job.configuration is not None:
             groups.setdefault(trial.job.configuration, []).append(trial)
-    rows = {c.digest: _contender(study, c, group, metric) for c, group in groups.items()}
-    reference = rows.get(study.search_space.reference.digest)
-    floor, margin = _floor(study, metric, reference)
+    published = groups.get(study.search_space.reference, [])
+    pairs = bool(published) and not _breaks(published)
+    if not pairs:
+        groups.pop(study.search_space.reference, None)
+    rows = {c: _contender(study, c, group, metric) for c, group in groups.items()}
+    floor, margin = _floor(study, metric, rows.get(study.search_space.reference), trials)
     known = [row for row in rows.values() if row.quality]
     wanted = set(next_seeds(known, floor, margin, Looks(len(study.seeds), study.race_to), TIE))
     for configuration, group in groups.items():
-        if configuration.digest in wanted and (seed := _next_seed(study, group)) is not None:
-            if configuration != study.search_space.reference and study.search_space.reference in groups:
-                yield _job(groups[study.search_space.reference][0].job, seed)
+        seed = _next_seed(study, group) if configuration.digest in wanted else None
+        if seed is not None and _fits(study, trials, group):
+            if configuration != study.search_space.reference and pairs:
+                yield _job(published[0].job, seed)
             yield _job(group[0].job, seed)
+
+
+def _breaks(group: Sequence[Trial]) -> bool:
+    return any(check.broken for trial in group for check in checks_of(trial.result))
+
+
+def _fits(study: Study, trials: Sequence[Trial], group: Sequence[Trial]) -> bool:
+    """Whether the rest of the study's budget has room for another run of the row, beside those that run."""
+    if study.limits.gpu_hours is None:
+        return True
+    ended = [t.device_seconds for t in group if t.state == "complete"]
+    runs = 1 + sum(t.state == "running" for t in trials)
+    rest = study.limits.gpu_hours * SECONDS_PER_HOUR - sum(t.device_seconds for t in trials)
+    return runs * fmean(ended) <= rest if ended else rest > 0
 
 
 def is_race_job(study: Study, job: Job) -> bool:
@@ -53,14 +77,27 @@ def _hours(trial: Trial) -> float:
     return (trial.run_core_seconds if by_core else trial.run_seconds) / SECONDS_PER_HOUR
 
 
-def _floor(study: Study, metric: str, reference: Contender | None) -> tuple[dict[int, float] | None, float]:
+def _floor(
+    study: Study, metric: str, reference: Contender | None, trials: Sequence[Trial]
+) -> tuple[dict[int, float] | None, float]:
     asked = study.ranking.floor
     if asked == "reference" and reference is not None and reference.quality:
-        mean = sum(reference.quality.values()) / len(reference.quality)
-        return dict(reference.quality), study.margin(metric, mean)
-    if isinstance(asked, float) and study.race_to is not None:
-        return dict.fromkeys(range(study.race_to), study.objective.sign * asked), study.margin(metric, asked)
+        return dict(reference.quality), study.margin(metric, fmean(reference.quality.values()))
+    value = _best_baseline(study, metric, trials) if asked == "reference" else asked
+    if isinstance(value, float) and study.race_to is not None:
+        return dict.fromkeys(range(study.race_to), study.objective.sign * value), study.margin(metric, value)
     return None, 0.0
+
+
+def _best_baseline(study: Study, metric: str, trials: Sequence[Trial]) -> float | None:
+    """What stands for a reference that breaks a constraint: the mean of the best control or of the random baseline."""
+    groups: dict[str, list[float]] = {}
+    for trial in trials:
+        if trial.job.role in ("control", "random") and trial.state == "complete" and metric in trial.scores:
+            label = trial.job.label if trial.job.role == "control" else "random architectures"
+            groups.setdefault(label, []).append(trial.scores[metric])
+    sign = study.objective.sign
+    return max((fmean(scores) for scores in groups.values()), key=lambda mean: sign * mean, default=None)
 
 
 def _next_seed(study: Study, group: Sequence[Trial]) -> int | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping
-from numbers import Number
+from decimal import Decimal
+from numbers import Number, Real
 from typing import Any
 
 from naslab.errors import NaslabError
@@ -60,16 +61,14 @@ def _numbers(given: object, source: str) -> dict[str, float]:
 
 
 def _number(value: object, place: str) -> float:
-    """Python's, NumPy's and torch's numbers; a truth value, a text or an array with axes is none."""
-    plain = value
-    if not isinstance(value, Number) and getattr(value, "shape", None) == () and hasattr(value, "item"):
-        plain = value.item()
-    if isinstance(plain, Number) and not isinstance(plain, bool) and type(plain).__name__ not in ("bool_", "bool"):
-        number: Any = plain
-        try:
-            return float(number)
-        except (TypeError, ValueError, OverflowError):
-            pass
+    """Python's, NumPy's and torch's real numbers; no truth value, text, masked value or array with axes."""
+    try:
+        is_scalar = getattr(value, "shape", None) == () and hasattr(value, "item") and not isinstance(value, Number)
+        plain: Any = value.item() if is_scalar and not getattr(value, "mask", False) else value  # type: ignore[attr-defined]
+        if isinstance(plain, Real | Decimal) and type(plain).__name__ not in ("bool", "bool_"):
+            return float(plain)
+    except Exception:  # noqa: BLE001 - whatever a number of the user's own raises, it is no score
+        pass
     raise BadScores(f"{place} is {_short(value)}, not a number")
 
 
@@ -82,5 +81,8 @@ def _names(scores: Mapping[str, float]) -> str:
 
 
 def _short(value: object) -> str:
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # noqa: BLE001 - it cannot even say what it is
+        return f"a {type(value).__name__}"
     return f"{text[:80]}... ({type(value).__name__})" if len(text) > 80 else f"{text} ({type(value).__name__})"

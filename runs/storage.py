@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 import optuna
 import sqlalchemy.exc
@@ -26,10 +27,20 @@ def storage_url(text: str | None) -> str:
     return text if "://" in text else f"{SQLITE}{text}"
 
 
+_PASSWORD = re.compile(r"(?s)(?<=://)([^:/@]*):(.*)@")
+"""As SQLAlchemy reads a URL: everything between the first colon and an @, whatever stands in it."""
+_NAMED = re.compile(r"(?i)([?&][^=&]*(?:pass|pwd|secret|token|key|auth|cred|options)[^=&]*=)([^&#\s]*)")
+
+
 def shown(url: str) -> str:
     """The URL as it may be printed: without a password."""
-    hidden = re.sub(r"(?<=://)([^/@?#]*?):[^/?#]*@", r"\1:***@", url)
-    return re.sub(r"(?i)((?:password|passwd|pwd|secret|token)=)[^&]*", r"\1***", hidden)
+    return _NAMED.sub(r"\1***", _PASSWORD.sub(r"\1:***@", url))
+
+
+def _secrets(url: str) -> list[str]:
+    """What must not be printed, the longest first: as it stands in the URL, and as a driver would decode it."""
+    found = [match[2] for pattern in (_PASSWORD, _NAMED) for match in pattern.finditer(url)]
+    return sorted({secret for raw in found for secret in (raw, unquote(raw)) if len(secret) > 2}, key=len, reverse=True)
 
 
 def runs_folder(url: str) -> Path:
@@ -93,6 +104,8 @@ def storage_errors(url: str) -> Iterator[None]:
 
 
 def _first_line(error: BaseException, url: str) -> str:
-    """What a database's driver says; some repeat the URL."""
+    """What a database's driver says; some repeat the URL, or parts of it."""
     text = str(error).strip().replace(url, shown(url))
-    return shown(text.splitlines()[0]) if text else type(error).__name__
+    for secret in _secrets(url):
+        text = text.replace(secret, "***")
+    return text.splitlines()[0] if text else type(error).__name__

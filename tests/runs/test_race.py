@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from conftest import run_here
 from synthetic_study import BY_TPE, PUBLISHED, make_study, trial
 
 from naslab.errors import InputError
+from naslab.runs.ledger import Ledger
 from naslab.runs.race import race_jobs
 from naslab.runs.ranking import rank
-from naslab.runs.study import parse_study
+from naslab.runs.study import load_study, parse_study
 
 
 def rows(scores, seconds=180.0):
@@ -34,6 +36,63 @@ def test_looks_are_paid_for_in_the_intervals():
         rank(make_study(**seeds), trials).rows[1].difference for seeds in ({}, {"seeds": {"from": 3, "to": 12}})
     )
     assert racing.high - racing.low > plain.high - plain.low
+
+
+def seeds_by_row(trials):
+    rows = {}
+    for t in trials:
+        if t.job.role in ("reference", "final") and t.state == "complete":
+            rows.setdefault((t.job.role, t.job.configuration), []).append(t.job.seed)
+    return rows
+
+
+def raced(toy_file, luck, **more):
+    """A whole race through the driver: all layers fair, which is the reference's worth, and all layers good."""
+    vary = {"cell": [["fair", "fair", "fair", "poor"], ["good"] * 4]}
+    grid = {"name": "cells", "engine": "grid", "vary": vary}
+    settings = {"seeds": {"from": 2, "to": 4}, "arms": [grid], "random_architectures": 0, "ranking": {"by": "gain"}}
+    path = toy_file(task={"epochs": 1, "seconds": 0.0, "luck": luck}, **{**settings, **more})
+    return run_here(Ledger.start("runs.db", load_study(path))).trials()
+
+
+def test_a_race_through_the_driver(toy_file):
+    trials = raced(toy_file, luck=30.0)
+    rows = seeds_by_row(trials)
+    assert all(seeds == list(range(len(seeds))) for seeds in rows.values()), "each row's seeds follow one another"
+    (published,) = [len(seeds) for (role, _), seeds in rows.items() if role == "reference"]
+    assert 2 < max(map(len, rows.values())) == published <= 4
+    finals = [t.job.seed for t in trials if t.job.role == "final"]
+    assert finals[:4] == [0, 0, 1, 1], "each row has its first seed before any has its second"
+    assert len(raced(toy_file, luck=30.0)) == len(trials), "a race that is over is over"
+
+
+def test_what_is_settled_gets_no_more_seeds(toy_file):
+    assert {len(seeds) for seeds in seeds_by_row(raced(toy_file, luck=0.0)).values()} == {2}
+
+
+BROKEN = {"result": {"constraints": [{"constraint": "max_params", "value": 9.0, "limit": 5.0}]}}
+
+
+def test_a_reference_that_breaks_a_constraint_takes_no_part():
+    def published(s):
+        return trial(s, "reference", 90.0 + s, configuration=PUBLISHED, seed=s, **BROKEN)
+
+    finals = rows((75.0, 80.0, 85.0))[3:]
+    control = trial(90, "control", 80.0, label="raw_pixels")
+    study = make_study(seeds={"from": 3, "to": 5}, constraints={"max_params": 5})
+    jobs = list(race_jobs(study, "knn_top1", [*map(published, range(3)), *finals, control]))
+    assert [(job.role, job.seed) for job in jobs] == [("final", 3)], "open against the control, and paired with nobody"
+    low = trial(90, "control", 20.0, label="raw_pixels")
+    assert list(race_jobs(study, "knn_top1", [*map(published, range(3)), *finals, low])) == []
+
+
+def test_no_run_is_begun_that_the_budget_would_cut_short():
+    trials = rows((75.0, 80.0, 85.0))
+    spent = sum(t.device_seconds for t in trials) / 3600
+    room = {0.04: 0, 0.06: 2}  # hours left; a run of the row takes 0.05
+    for left, jobs in room.items():
+        study = make_study(seeds={"from": 3, "to": 5}, limits={"gpu_hours": spent + left})
+        assert len(list(race_jobs(study, "knn_top1", trials))) == jobs
 
 
 @pytest.mark.parametrize("seeds", [{"from": 3}, {"from": 5, "to": 3}, {"from": 1, "to": 3}, {"from": "a", "to": 3}])

@@ -37,6 +37,29 @@ def test_what_comes_out_is_finite_and_as_it_was(others, metric):
     assert scores == {k: v for k, v in {**others, "score": metric}.items() if math.isfinite(v)}
 
 
+class Raises:
+    """A number of the user's own that breaks, and cannot even be shown."""
+
+    shape = ()
+
+    def item(self):
+        raise RuntimeError
+
+    def __repr__(self):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1 + 0j, np.complex64(1), torch.tensor(1 + 0j), np.ma.masked, torch.empty((), device="meta"), Decimal("sNaN"),
+     True, np.bool_(True), torch.tensor(True), np.array([0.5]), torch.tensor([0.5]), "0.9", b"0.9", 10**400, Raises(),
+     np.timedelta64(1, "s"), {"a": 0.5}],
+)  # fmt: skip
+def test_what_is_no_real_number_is_no_score(value):
+    with pytest.raises(BadScores, match=r"score is .*not a number"):
+        read_scores({"score": value}, "score")
+
+
 @pytest.mark.parametrize(
     ("returned", "words"),
     [

@@ -5,7 +5,7 @@ import yaml
 
 from naslab.errors import InputError
 from naslab.runs.ledger import Ledger
-from naslab.runs.storage import shown
+from naslab.runs.storage import _first_line, shown
 from naslab.runs.study import load_study, parse_study
 from naslab.runs.yaml_text import read_yaml
 from naslab.search_spaces import Float
@@ -74,6 +74,12 @@ def test_a_number_in_quotes_is_explained():
         "postgresql+psycopg2://me:hunter2@host:5432/db?sslmode=require",
         "mysql://me:hunter2@host/db",
         "postgresql://host/db?user=me&password=hunter2",
+        "postgresql://me:hunter2/x@host/db",
+        "postgresql://me:hunter2#x@host/db",
+        "postgresql://me:x?hunter2@host/db",
+        "postgresql://me:x%40hunter2@host/db",
+        "postgresql://host/db?options=-cpassword%3Dhunter2",
+        "postgresql://host/db?api_key=hunter2&sslpassword=hunter2",
     ],
 )
 def test_a_password_is_never_shown(url):
@@ -82,6 +88,14 @@ def test_a_password_is_never_shown(url):
     with pytest.raises(InputError) as caught:
         Ledger.open(url, "mine")
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_driver_may_repeat_a_password_in_its_own_words():
+    url = "postgresql://me:p%40ss%2Fword@host/db"
+    for said in (f"bad URL {url}", "no user me with p@ss/word", "password p%40ss%2Fword refused"):
+        line = _first_line(ValueError(said), url)
+        assert "p@ss" not in line
+        assert "p%40ss" not in line
 
 
 @pytest.mark.parametrize("path", sorted(Path("studies").glob("*.yaml")), ids=lambda p: p.name)

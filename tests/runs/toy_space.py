@@ -48,6 +48,8 @@ class ToyOptions(Options):
     rungs: bool = True
     trouble: str = ""
     trouble_seed: int = 1
+    luck: float = 0.0
+    """Noise of this range that depends on the seed and on the configuration, so that pairs do not cancel it."""
     marker: str = ""
 
 
@@ -72,7 +74,8 @@ class ToyTask(Task):
             if self.options.trouble and seed == self.options.trouble_seed and epoch == 1:
                 self._misbehave(model)
             model.trained = torch.tensor((epoch + 1) / self.max_epochs)
-            model.noise = torch.tensor(derive_seed(seed) % 100 / 100)
+            luck = derive_seed(seed, int(model.value)) % 1000 / 1000 - 0.5
+            model.noise = torch.tensor(derive_seed(seed) % 100 / 100 + self.options.luck * luck)
             if self.options.rungs:
                 yield Rung(epoch + 1, {"loss": 1.0 / (epoch + 1)})
 
