@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,3 +46,9 @@ def test_settled_rows_get_no_seed(quality, cost, wanted):
     scores = {s: 80.0 / cost * (1 + 0.0001 * s) for s in range(3)}
     row = Contender("row", dict(enumerate(quality)), scores)
     assert next_seeds([reference, row], reference.quality, 1.0, LOOKS, 0.05) == wanted
+
+
+@pytest.mark.filterwarnings("error")
+def test_bounds_of_a_race_from_two_seeds_are_numbers():
+    """Of two draws that are nearly equal, single precision would find a negative variance."""
+    assert all(math.isfinite(bound) and bound > 1 for bound in boundary(2, 5))
