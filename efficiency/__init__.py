@@ -1,6 +1,5 @@
 """What each configuration costs. Useful by itself: `from naslab.efficiency import profile`."""
 
-from naslab.efficiency.algebra_formulas import register_algebra
 from naslab.efficiency.batch_sweep import BatchSweep, sweep_batch_sizes
 from naslab.efficiency.calibration import calibrate
 from naslab.efficiency.ceilings import Ceilings, load_ceilings
@@ -13,7 +12,6 @@ from naslab.efficiency.frames import frame
 from naslab.efficiency.gpus import DeviceSpec, find_gpu
 from naslab.efficiency.hours import Hours, run_hours, study_hours
 from naslab.efficiency.inputs import Inputs
-from naslab.efficiency.kernel_formulas import register_kernels
 from naslab.efficiency.latency import Comparison, Latency, compare_latency, measure_latency
 from naslab.efficiency.memory_forecast import MemoryForecast, forecast, forecast_peak_bytes, largest_batch
 from naslab.efficiency.profile_document import EfficiencyProfile, Flops
@@ -77,6 +75,3 @@ __all__ = [
     "training_memory",
     "write_samples",
 ]
-
-register_algebra()
-register_kernels()

@@ -9,12 +9,7 @@ from __future__ import annotations
 
 from math import log2, prod
 
-from naslab.efficiency.formulas import FORMULAS, Call, Formula, Work, free, per_element, per_output
-
-
-def register_algebra() -> None:
-    """Put the formulas of this file into the table."""
-    FORMULAS.update(ALGEBRA)
+from naslab.efficiency.work import Call, Formula, Work, free, per_element, per_output
 
 
 def _grouped_product(call: Call) -> Work:

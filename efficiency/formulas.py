@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 
+from naslab.efficiency.algebra_formulas import ALGEBRA
 from naslab.efficiency.attention_formulas import ATTENTION
+from naslab.efficiency.kernel_formulas import KERNELS
 from naslab.efficiency.product_formulas import PRODUCTS
 from naslab.efficiency.work import (
     GELU,
@@ -177,6 +179,8 @@ FORMULAS: dict[str, Formula] = {
     **table(per_element("src"), "scatter_add"),
     **table(per_element("source"), "index_add"),
     **table(per_output(1), "upsample_nearest1d_backward upsample_nearest2d_backward upsample_nearest3d_backward"),
+    **ALGEBRA,
+    **KERNELS,
 }
 """By name of the operation, without the `aten::` namespace, overload, and the `_` of in-place variants."""
 

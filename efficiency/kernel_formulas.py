@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
-from naslab.efficiency.formulas import Call, Work, free, register_formula
+from naslab.efficiency.work import Call, Formula, Work, free
 
 altup = importlib.import_module("naslab.kernels.altup")
 class_scores = importlib.import_module("naslab.kernels.class_scores")
@@ -100,22 +100,25 @@ def _merged(tokens: str) -> Callable[[Call], Work]:
     return lambda call: Work(pointwise=token_merge.flops(call.arguments["sources"].numel(), call.shape(tokens)[2]))
 
 
-def register_kernels() -> None:
-    """Give every operation of `kernels` its formula."""
-    register_formula("naslab::token_mask", _ranked)
-    register_formula("naslab::token_match", _matched)
-    register_formula("naslab::token_unmerge", free)
-    register_formula("naslab::token_unmerge_backward", _merged("merged"))
-    register_formula("naslab::info_nce", _info_nce)
-    register_formula("naslab::info_nce_backward", _info_nce_backward)
-    for backward, suffix in ((False, ""), (True, "_backward")):
-        register_formula(f"naslab::altup{suffix}", _altup(backward))
-        register_formula(f"naslab::mixed_activation{suffix}", _mixed_activation(backward))
-        register_formula(f"naslab::negative_cosine{suffix}", _negative_cosine(backward))
-        register_formula(f"naslab::nt_xent{suffix}", _nt_xent(backward))
-        register_formula(f"naslab::patch_loss{suffix}", _patch_loss(backward))
-        register_formula(f"naslab::token_gather{suffix}", _moved("visible"))
-        register_formula(f"naslab::token_restore{suffix}", _moved("rank"))
-        register_formula(f"naslab::class_scores{suffix}", _class_scores(backward))
-        register_formula(f"naslab::token_select{suffix}", _selected(backward))
-        register_formula(f"naslab::token_merge{suffix}", _merged("tokens"))
+def _both_ways(name: str, formula: Callable[[bool], Formula]) -> dict[str, Formula]:
+    return {f"naslab::{name}": formula(False), f"naslab::{name}_backward": formula(True)}
+
+
+KERNELS: dict[str, Formula] = {
+    "naslab::token_mask": _ranked,
+    "naslab::token_match": _matched,
+    "naslab::token_unmerge": free,
+    "naslab::token_unmerge_backward": _merged("merged"),
+    "naslab::info_nce": _info_nce,
+    "naslab::info_nce_backward": _info_nce_backward,
+    **_both_ways("altup", _altup),
+    **_both_ways("mixed_activation", _mixed_activation),
+    **_both_ways("negative_cosine", _negative_cosine),
+    **_both_ways("nt_xent", _nt_xent),
+    **_both_ways("patch_loss", _patch_loss),
+    **_both_ways("class_scores", _class_scores),
+    **_both_ways("token_select", _selected),
+    **_both_ways("token_gather", lambda _: _moved("visible")),
+    **_both_ways("token_restore", lambda _: _moved("rank")),
+    **_both_ways("token_merge", lambda _: _merged("tokens")),
+}

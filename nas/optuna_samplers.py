@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from naslab.nas.arms import own_sampler
 from naslab.nas.encoding import flatten, suggest_values
 from naslab.nas.history import Ask, Observation
+from naslab.nas.quiet import optuna_warns_only
 from naslab.search_spaces import Categorical, Configuration, SearchSpace
 
 
@@ -127,7 +128,8 @@ def _mirror(ask: Ask, generation: str | None, keep: bool) -> Study:
     mirror = _mirrors.get(ask.arm.name) if keep else None
     if mirror is None or not mirror.serves(ask, several):
         directions = [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] if several else [])]
-        mirror = _Mirror(ask.space, optuna.create_study(directions=directions))
+        with optuna_warns_only():
+            mirror = _Mirror(ask.space, optuna.create_study(directions=directions))
     if keep:
         _mirrors[ask.arm.name] = mirror
     for observation in ask.history[len(mirror.history) :]:

@@ -21,6 +21,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from naslab.errors import InputError
+from naslab.nas.quiet import optuna_warns_only
 from naslab.runs import optuna_record
 from naslab.runs.growth import check_readable, check_same, recorded_configuration, widen_distributions
 from naslab.runs.judge import Judgement, read_judgement
@@ -255,7 +256,8 @@ class Ledger:
         known = _studies(self._storage, self.url)
         for name, directions in names.items():
             if name not in known:
-                self._storage.create_new_study(directions, name)
+                with optuna_warns_only():
+                    self._storage.create_new_study(directions, name)
         attribute = {"schema": SCHEMA, "study": self.study.document(), "digest": self.study.digest}
         if not self.url.startswith(SQLITE):
             attribute["files"] = str(self.files.resolve())
@@ -305,6 +307,3 @@ def _recorded_study(storage: BaseStorage, url: str, study_id: int, name: str) ->
             f"{shown(url)}: study {name!r} has schema {attribute.get('schema')!r}; this version reads {SCHEMA!r}"
         )
     return parse_study(attribute["study"], f"{shown(url)}, study {name!r}", recorded=True)
-
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)

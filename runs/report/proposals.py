@@ -12,6 +12,7 @@ from optuna import visualization
 from optuna.trial import TrialState, create_trial
 
 from naslab.nas.encoding import flatten
+from naslab.nas.quiet import optuna_warns_only
 from naslab.runs.past import last_score
 from naslab.runs.report import figures
 from naslab.runs.report.markup import Html, join, note, plot, tag
@@ -41,7 +42,8 @@ def proposals(found: Findings) -> Section:
 
 def _study_of(study: Study, tried: list[Trial], metric: str) -> optuna.Study:
     """The arm's scored proposals as an Optuna study in memory."""
-    made = optuna.create_study(direction=study.objective.direction)
+    with optuna_warns_only():
+        made = optuna.create_study(direction=study.objective.direction)
     for trial in tried:
         score = last_score(trial, metric)
         if trial.state == "complete" and score is not None and trial.job.configuration is not None:
