@@ -9,9 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
 
+from naslab.nas.arms import Sampled
 from naslab.nas.statistics import ratio_interval
 from naslab.runs.rows import Row
 from naslab.runs.spend import cost_unit, one_device
+from naslab.runs.study import Study
 from naslab.runs.trial import RungRecord, Trial
 
 COUNTED_APART = 1.05
@@ -47,6 +49,15 @@ def doubts(rows: Sequence[Row], trials: Sequence[Trial], clock: str) -> tuple[st
     ranked = {number for row in rows for number in row.trials}
     of_rows = [t for t in trials if t.number in ranked]
     return (*_old_records(of_rows, clock), *_threads(of_rows), *_contended(of_rows), *_disagreement(rows))
+
+
+def borrowed(study: Study) -> tuple[str, ...]:
+    """One line for each arm whose search began with results that another study paid for."""
+    return tuple(
+        f"Arm {arm.name} began with what {', '.join(arm.warm_start)} measured: those hours are not among its own."
+        for arm in study.arms
+        if isinstance(arm, Sampled) and arm.warm_start
+    )
 
 
 def _old_records(trials: Sequence[Trial], clock: str) -> Iterable[str]:

@@ -19,7 +19,7 @@ from naslab.runs.answer import Answer, answer_of
 from naslab.runs.beside import Neighbour, check_comparable
 from naslab.runs.failures import failures_of
 from naslab.runs.floor import floor_of, judged
-from naslab.runs.hours import by_its_clock, doubts
+from naslab.runs.hours import borrowed, by_its_clock, doubts
 from naslab.runs.objective import Objective
 from naslab.runs.ranking_table import ranking_html, ranking_text
 from naslab.runs.rows import (
@@ -132,7 +132,7 @@ def rank(study: Study, trials: Sequence[Trial], beside: Sequence[Neighbour] = ()
         margin=None if floor is None else floor.margin,
         clock=clock,
         failures=failures_of(study, recorded),
-        doubts=doubts(rows, recorded, clock),
+        doubts=(*doubts(rows, recorded, clock), *borrowed(study)),
         critical=frame.critical,
         better_critical=study.critical_of(len(rows)),
     )

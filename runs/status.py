@@ -7,6 +7,7 @@ from typing import Any
 
 from naslab.runs.ledger import Ledger
 from naslab.runs.limits import forecast_hours, given_up, spent_hours
+from naslab.runs.warm_start import warm_started
 
 SCHEMA = "naslab.status/1"
 
@@ -17,6 +18,7 @@ def status(ledger: Ledger) -> dict[str, Any]:
     `slot_seconds` is what the drivers held: slots times the time between a driver's start and its last sign of life.
     `unaccounted` is that less every charged second: waiting slots, and processes starting. `failures` are the jobs that
     were given up, by their last attempt. `budget` says what the study may spend, has spent, and is likely to need.
+    `warm_starts` are the arms that began with another study's results.
     """
     trials = ledger.trials()
     phases: dict[str, float] = defaultdict(float)
@@ -41,4 +43,5 @@ def status(ledger: Ledger) -> dict[str, Any]:
             "spent_hours": spent_hours(trials),
             "forecast_hours": forecast_hours(ledger.study, trials),
         },
+        "warm_starts": warm_started(ledger),
     }

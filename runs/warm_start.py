@@ -43,6 +43,15 @@ def warm_starts(ledger: Ledger, metric: str) -> Knowledge:
     }
 
 
+def warm_started(ledger: Ledger) -> list[dict[str, Any]]:
+    """The arms that began with what other studies measured: these studies, and of how many configurations."""
+    recorded = ledger.attribute(KEY) or {}
+    arms = [arm for arm in ledger.study.arms if isinstance(arm, Sampled) and arm.name in recorded]
+    return [
+        {"arm": arm.name, "studies": list(arm.warm_start), "configurations": len(recorded[arm.name])} for arm in arms
+    ]
+
+
 def _measured(ledger: Ledger, arm: Sampled, name: str, metric: str) -> list[Observation]:
     """One measurement of each configuration: the mean over its trials, of the validation score."""
     where = f"arm {arm.name}: warm_start: {name}"

@@ -112,7 +112,7 @@ def logs(
 def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
     import torch
 
-    from naslab.runs.dry_run import breaks
+    from naslab.runs.dry_run import breaks, seed_advice, seed_words
     from naslab.runs.plan import expected_jobs
     from naslab.runs.predicted_hours import expected_hours
     from naslab.runs.storage import shown, storage_url
@@ -129,6 +129,7 @@ def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
         "epochs": task.max_epochs,
         "breaks": breaks(study, task),
         "predicted_hours": expected_hours(study, task, jobs),
+        "seeds": seed_advice(study),
     }
     if as_json:
         print_json(document)
@@ -137,6 +138,7 @@ def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
     for role, number in jobs.items():
         table.add_row(role, str(number))
     out.print(table)
+    out.print(seed_words(document["seeds"]), highlight=False, markup=False, soft_wrap=True)
     for name, found in document["predicted_hours"].items():
         out.print(_hours_text(name, found), highlight=False, markup=False, soft_wrap=True)
     for one in document["breaks"]:
@@ -175,6 +177,9 @@ def _print_status(document: dict[str, Any]) -> None:
     if budget["limit_hours"] is not None:
         need = "" if budget["forecast_hours"] is None else f"; the rest needs about {budget['forecast_hours']:.3g}"
         out.print(f"{budget['spent_hours']:.3g} of {budget['limit_hours']:g} device hours spent{need}", highlight=False)
+    for one in document["warm_starts"]:
+        known = f"{one['configurations']} configurations that {', '.join(one['studies'])} measured"
+        out.print(f"arm {one['arm']} began with {known}", highlight=False, markup=False, soft_wrap=True)
     for failure in document["failures"]:
         line = f"{failure['state'].replace('_', ' ')}: trial {failure['trial']}, {failure['key']}: {failure['error']}"
         out.print(line, highlight=False, markup=False, soft_wrap=True)

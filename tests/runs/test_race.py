@@ -7,6 +7,8 @@ from conftest import run_here
 from synthetic_study import BY_TPE, PUBLISHED, make_study, trial
 
 from naslab.errors import InputError
+from naslab.nas.verdict import tellable
+from naslab.runs.dry_run import seed_advice, seed_words
 from naslab.runs.ledger import Ledger
 from naslab.runs.race import race_jobs
 from naslab.runs.ranking import rank
@@ -99,3 +101,12 @@ def test_no_run_is_begun_that_the_budget_would_cut_short():
 def test_a_race_that_makes_no_sense_is_refused_in_a_line(seeds):
     with pytest.raises(InputError, match=r"a race is written \{from: 3, to: 12\}"):
         make_study(seeds=seeds)
+
+
+def test_a_dry_run_says_what_the_seeds_can_tell():
+    plain, race, one = (seed_advice(make_study(seeds=seeds)) for seeds in ([0, 1, 2], {"from": 3, "to": 12}, [0]))
+    assert plain["first_tells"] == plain["most_tells"] == tellable(1.0, 3)
+    assert race["most"] == 12
+    assert race["most_tells"] < plain["first_tells"] < race["first_tells"], "looks are paid for, seeds pay off"
+    assert "12" in seed_words(race)
+    assert one["first_tells"] is None

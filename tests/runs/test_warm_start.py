@@ -3,6 +3,8 @@ from conftest import run_here
 
 from naslab.errors import InputError
 from naslab.runs.ledger import Ledger
+from naslab.runs.ranking import rank
+from naslab.runs.status import status
 from naslab.runs.study import load_study
 from naslab.runs.warm_start import warm_starts
 
@@ -27,6 +29,10 @@ def test_what_another_study_measured_is_known_recorded_and_kept(toy_file):
     told = {one.configuration: one.value for one in known["warm"]}
     assert {c: told[c] for c in scores} == scores
     assert len(told) == len(scores) + 1, "the reference, too"
+    (said,) = status(mine)["warm_starts"]
+    assert said == {"arm": "warm", "studies": ["theirs"], "configurations": len(told)}
+    assert "Arm warm began with what theirs measured" in " ".join(rank(mine.study, mine.trials()).doubts)
+    assert status(theirs)["warm_starts"] == []
     assert not [t for t in mine.trials() if t.job.role == "final" and t.job.configuration in told and t.job.arm is None]
     again = study(
         toy_file,
