@@ -13,7 +13,8 @@ from itertools import product
 
 import torch
 
-from naslab.efficiency.kernel_table import Case, cases, is_correct, time_ms
+from naslab.efficiency.kernel_cases import Case, cases
+from naslab.efficiency.kernel_table import is_correct, time_ms
 from naslab.errors import InputError
 from naslab.kernels._triton import Launch, asked_launches, device_key, remember, trying
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from naslab.efficiency import kernel_tuning
-from naslab.efficiency.kernel_table import Case
+from naslab.efficiency.kernel_cases import Case
 from naslab.efficiency.kernel_tuning import candidates, tune, tune_kernels
 from naslab.errors import InputError
 from naslab.kernels import _triton
