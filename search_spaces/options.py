@@ -37,16 +37,20 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @classmethod
-    def condition(cls, name: str) -> When | None:
-        """What an option's key may stand beside; None: it always applies."""
+    def conditions(cls, name: str) -> tuple[When, ...]:
+        """What an option's key may stand beside, all of it; none: it always applies."""
         field = cls.model_fields.get(name)
-        return next((mark for mark in field.metadata if isinstance(mark, When)), None) if field else None
+        return tuple(mark for mark in field.metadata if isinstance(mark, When)) if field else ()
 
     @classmethod
     def applies(cls, name: str, values: Mapping[str, Any]) -> bool:
         """Whether the option has an effect beside `values`; those left out have their defaults."""
-        when = cls.condition(name)
-        return when is None or when.holds({k: field.default for k, field in cls.model_fields.items()} | {**values})
+        return cls._unmet(name, values) is None
+
+    @classmethod
+    def _unmet(cls, name: str, values: Mapping[str, Any]) -> When | None:
+        known = {k: field.default for k, field in cls.model_fields.items()} | {**values}
+        return next((when for when in cls.conditions(name) if not when.holds(known)), None)
 
     @model_validator(mode="before")
     @classmethod
@@ -64,11 +68,11 @@ class Options(BaseModel):
         if info.context == RECORDED:
             return self
         for name in self.model_fields_set:
-            if not self.applies(name, self.__dict__):
+            if (unmet := self._unmet(name, self.__dict__)) is not None:
                 raise PydanticCustomError(
                     "without_effect",
                     "applies only with {condition}",
-                    {"option": name, "condition": str(self.condition(name))},
+                    {"option": name, "condition": str(unmet)},
                 )
         return self
 

@@ -59,7 +59,7 @@ class MAEOptions(Options):
     """Frames of a space-time patch."""
     positions: Annotated[Literal["separable", "sinusoid"], CLIPS] = "separable"
     class_token: Annotated[bool, CLIPS] = True
-    predicted_frames: Annotated[Literal["one", "all"], CLIPS] = "one"
+    predicted_frames: Annotated[Literal["one", "all"], CLIPS, Unless("tubelet", (1,))] = "one"
     """Of each tube."""
     normalised_by: Annotated[Literal["patch", "channel"], CLIPS] = "patch"
     clip_mask: Annotated[Literal["agnostic", "tube"], CLIPS] = "agnostic"

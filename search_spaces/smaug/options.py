@@ -12,9 +12,10 @@ from naslab.errors import InputError
 from naslab.search_spaces.common.modules.bert import bert_config, pretrained_config
 from naslab.search_spaces.data.text import SpecialIds
 from naslab.search_spaces.options import Options
-from naslab.search_spaces.parameters import When
+from naslab.search_spaces.parameters import Unless, When
 
 OWN_TEXT = When("text_model", (None,))
+SELECTED = Unless("clip_frames", (1,))
 
 
 class SMAUGOptions(Options):
@@ -47,8 +48,10 @@ class SMAUGOptions(Options):
     answers: int = Field(64, ge=0)
     """Answers that the question head can tell apart, at least as many as the data has; 0: no head."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    selector_samples: int = Field(500, ge=1)
-    selector_sigma: float = Field(0.1, gt=0)
+    selector_samples: Annotated[int, SELECTED] = Field(500, ge=1)
+    """Noise samples of the `perturbed` estimator; they do nothing to configurations with the other."""
+    selector_sigma: Annotated[float, SELECTED] = Field(0.1, gt=0)
+    """Deviation of that noise."""
     text_model: str | None = None
     """A pre-trained BERT by name or path, which brings the sizes of the text."""
 

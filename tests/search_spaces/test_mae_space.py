@@ -151,6 +151,11 @@ def test_bad_configurations_name_the_place(values, message):
         ({"encoder": "timm:vit_base_patch16_224", "width": 64}, "width: applies only with encoder = own"),
         ({"tubelet": 2}, "tubelet: applies only with frames other than 1"),
         ({"clip_mask": "tube"}, "clip_mask: applies only with frames other than 1"),
+        ({"predicted_frames": "all"}, "predicted_frames: applies only with frames other than 1"),
+        (
+            {"frames": 8, "tubelet": 1, "predicted_frames": "all"},
+            "predicted_frames: applies only with tubelet other than 1",
+        ),
         ({"class_token": False}, "class_token: applies only with frames other than 1"),
         ({"decoder_keep": 0.5}, "decoder_keep: applies only with frames other than 1"),
         ({"frames": 2, "clip_mask": "tube"}, "clip_mask: with one tubelet a clip nothing runs through time"),

@@ -416,3 +416,11 @@ def test_the_mean_of_a_frame_counts_merged_tokens_by_their_patches():
     features = frame_features(encoded.tokens_FND[None, :, 1:], encoded.sizes_FN[None, :, 1:])[0]
     assert torch.allclose(features[:, :24], places[:, 1:].mean(1))
     assert torch.equal(features[:, 24:], places[:, 1:].amax(1))
+
+
+@pytest.mark.parametrize("option", ["selector_samples", "selector_sigma"])
+def test_clips_of_one_frame_have_no_selector_to_set(option):
+    find_space("smaug", "tiny", {option: 2})
+    with pytest.raises(InputError, match=f"{option}: applies only with clip_frames other than 1"):
+        find_space("smaug", "tiny", {"clip_frames": 1, option: 2})
+    assert find_space("smaug", "tiny", {"clip_frames": 1}).options.selector_samples == 500
