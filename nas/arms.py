@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +12,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 
 from naslab.errors import InputError
 from naslab.search_spaces import Options, Unless, When
+from naslab.search_spaces.user_modules import import_from
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 Pruner = Literal["none", "median", "percentile", "asha", "hyperband"]
@@ -71,8 +71,7 @@ def own_sampler(name: str) -> type[BaseSampler]:
         InputError: it cannot be imported, or is no subclass of `optuna.samplers.BaseSampler`.
     """
     place, _, kind = name.partition(":")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    import_from(Path.cwd())
     try:
         found = getattr(importlib.import_module(place), kind, None)
     except (ModuleNotFoundError, ValueError) as error:

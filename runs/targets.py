@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import sys
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from naslab.runs.example_batch import Batch
 from naslab.runs.hugging_face import hugging_face
 from naslab.runs.locate import open_study
 from naslab.search_spaces import find_space
+from naslab.search_spaces.user_modules import import_from
 
 
 class Target(NamedTuple):
@@ -141,8 +141,7 @@ def resolve_trial(study: str, number: int, *, batch_size: int = 1, storage: str 
 
 def _callable(module_name: str, name: str, batch: Batch) -> tuple[nn.Module, Inputs]:
     where = f"{module_name}:{name}"
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    import_from(Path.cwd())
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

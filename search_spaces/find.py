@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from naslab.errors import InputError, NaslabError
 from naslab.search_spaces.options import RECORDED, explain
 from naslab.search_spaces.space import SearchSpace
 from naslab.search_spaces.task import Task
+from naslab.search_spaces.user_modules import import_from
 
 T = TypeVar("T")
 
@@ -97,8 +97,7 @@ def _space_class(name: str) -> type[SearchSpace]:
         module_name = f"naslab.search_spaces.{name}"
         found = getattr(importlib.import_module(module_name), "Space", None)
     else:
-        if "" not in sys.path and str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))
+        import_from(Path.cwd())
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:

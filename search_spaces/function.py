@@ -28,6 +28,7 @@ from naslab.search_spaces.parameters import Parameter, Scalar, When
 from naslab.search_spaces.space import SearchSpace
 from naslab.search_spaces.splits import Split
 from naslab.search_spaces.task import Control, Rung, Task
+from naslab.search_spaces.user_modules import import_from
 
 UNKNOWN_EPOCHS = 1000
 """The budget of a function that does not say how often it yields; it is never cut off there."""
@@ -221,8 +222,7 @@ def load_function(reference: str) -> Callable[..., Any]:
 
 
 def _module(name: str, reference: str) -> Any:
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    import_from(Path.cwd())
     try:
         return importlib.import_module(name)
     except (ModuleNotFoundError, ValueError) as error:
@@ -240,8 +240,7 @@ def _file(path: Path) -> Any:
         raise InputError(f"function: {path}: no such file; it holds the function of this study")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    if str(path.resolve().parent) not in sys.path:
-        sys.path.insert(0, str(path.resolve().parent))
+    import_from(path.resolve().parent)
     spec.loader.exec_module(module)
     return module
 
