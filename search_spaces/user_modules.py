@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import naslab
+from naslab import version
 
 
 def import_from(folder: Path) -> None:
@@ -13,7 +13,7 @@ def import_from(folder: Path) -> None:
 
     A folder with a `naslab` of its own comes last: workers take over the path, and would import that in our place.
     """
-    name, home = str(folder.resolve()), str(Path(naslab.__file__).resolve().parents[1])
+    name, home = str(folder.resolve()), str(Path(version.__file__).resolve().parents[1])
     if name in sys.path or ("" in sys.path and folder.resolve() == Path.cwd()):
         return
     if name == home or not _has_namesake(folder):
