@@ -34,6 +34,8 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 """The activations that may be mixed, by the name they carry in a genotype."""
 
 CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
+MOST_PACKED = 31
+"""Candidates whose codes of two bits fit an int64; more take the reference."""
 CROSSOVER = 8_192
 """Elements from which the C++ loops win on a CPU (`naslab bench kernels`)."""
 LAUNCH = {"any": Launch(32, rows=32), "gfx": Launch(32, rows=32, num_warps=4)}
@@ -86,12 +88,12 @@ def _reference_with_statistics(
 def activate(y, CODE: tl.constexpr):
     """Activation by its code."""
     if CODE == 0:
-        return tl.maximum(y, 0.0)
+        return tl.where(y <= 0, 0.0, y)  # NaN stays
     if CODE == 1:
         return y / (1.0 + tl.exp(-y))
     if CODE == 2:
         return y * tl.minimum(tl.maximum(y + 3.0, 0.0), 6.0) / 6.0
-    return tl.where(y > 0, y, tl.exp(tl.minimum(y, 0.0)) - 1.0)
+    return tl.where(y <= 0, tl.exp(tl.minimum(y, 0.0)) - 1.0, y)
 
 
 @kernel
@@ -99,13 +101,13 @@ def activate(y, CODE: tl.constexpr):
 def slope(y, CODE: tl.constexpr):
     """Derivative of an activation by its code."""
     if CODE == 0:
-        return tl.where(y > 0, 1.0, 0.0)
+        return tl.where(y <= 0, 0.0, 1.0)
     if CODE == 1:
         sigmoid = 1.0 / (1.0 + tl.exp(-y))
         return sigmoid * (1.0 + y * (1.0 - sigmoid))
     if CODE == 2:
         return tl.where(y <= -3.0, 0.0, tl.where(y >= 3.0, 1.0, y / 3.0 + 0.5))
-    return tl.where(y > 0, 1.0, tl.exp(tl.minimum(y, 0.0)))
+    return tl.where(y <= 0, tl.exp(tl.minimum(y, 0.0)), 1.0)
 
 
 @kernel
@@ -232,19 +234,19 @@ static int64_t chunk(int64_t D, int64_t threads) {
 }
 
 template <int code> static inline float act(float y) {
-  if (code == 0) return y > 0 ? y : 0;
+  if (code == 0) return y <= 0 ? 0 : y;  // NaN stays
   if (code == 1) return y / (1 + fast_exp(-y));
   if (code == 2) { const float r = y + 3 < 0 ? 0 : (y + 3 > 6 ? 6 : y + 3); return y * r * (1 / 6.0f); }
   const float e = fast_exp(y < 0 ? y : 0) - 1;
-  return y > 0 ? y : e;
+  return y <= 0 ? e : y;
 }
 
 template <int code> static inline float slope(float y) {
-  if (code == 0) return y > 0 ? 1 : 0;
+  if (code == 0) return y <= 0 ? 0 : 1;
   if (code == 1) { const float s = 1 / (1 + fast_exp(-y)); return s * (1 + y * (1 - s)); }
   if (code == 2) return y <= -3 ? 0 : (y >= 3 ? 1 : y * (1 / 3.0f) + 0.5f);
   const float e = fast_exp(y < 0 ? y : 0);
-  return y > 0 ? 1 : e;
+  return y <= 0 ? e : 1;
 }
 
 struct Columns { float mean[C], inverse[C], scale[C], shift[C]; };
@@ -519,7 +521,7 @@ def mixed_activation(
         raise ValueError("x_BKD: a batch of 1 has no statistics, training needs more than 1 value per channel")
     codes = [CODES[name] for name in activations]
     arguments = (mixing_K, scale_KD, shift_KD, mean_KD, variance_KD, codes, epsilon, training)
-    if fused(x_BKD, CROSSOVER, LOOPS):
+    if len(codes) <= MOST_PACKED and fused(x_BKD, CROSSOVER, LOOPS):
         dense = x_BKD.stride()[1:] == (x_BKD.shape[2], 1)
         contiguous = (t.contiguous() if isinstance(t, Tensor) else t for t in arguments)
         return Mixed(*_operation(x_BKD if dense else x_BKD.contiguous(), *contiguous))

@@ -76,3 +76,34 @@ def test_the_profiler_sees_it():
 def test_wrong_arguments_are_named(shapes, names, message):
     with pytest.raises(ValueError, match=message):
         mixed_activation(*(torch.rand(shape) for shape in shapes), names)
+
+
+@pytest.mark.parametrize("candidates", [31, 32, 33, 70])
+def test_any_number_of_candidates(candidates):
+    names = tuple(ACTIVATIONS)
+    chosen = tuple(names[(3 * k + k // 32) % len(names)] for k in range(candidates))
+    inputs = (torch.randn(6, candidates, 5), *(torch.randn(s) for s in ((candidates,), *[(candidates, 5)] * 2)))
+    with switched("fused"):
+        actual = mixed_activation(*inputs, chosen).output
+    with switched("reference"):
+        expected = mixed_activation(*(t.double() for t in inputs), chosen).output
+    assert (actual - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_nan_stays_nan_both_ways(name):
+    statistics = torch.zeros(1, 5), torch.ones(1, 5)
+    found = []
+    for to in ("fused", "reference"):
+        x = torch.linspace(-4, 4, 20).reshape(4, 1, 5)
+        x[2, 0, 3] = float("nan")
+        x.requires_grad_()
+        with switched(to):
+            output = mixed_activation(x, torch.ones(1), torch.ones(1, 5), torch.zeros(1, 5), (name,), statistics).output
+            found.append((output.detach(), *torch.autograd.grad(output.sum(), x)))
+    assert found[0][0].isnan().nonzero().tolist() == [[2, 3]]
+    for fused, reference in zip(*found, strict=True):
+        assert not (reference.isnan() & ~fused.isnan()).any(), "a NaN is lost"
+        number = ~fused.isnan()  # the fused backward may spread one over its feature
+        assert number[..., [0, 1, 2, 4]].all()
+        assert torch.allclose(fused[number], reference[number], atol=1e-5)
