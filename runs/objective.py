@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from naslab.runs.constraints import Cost
 from naslab.search_spaces import Options
@@ -13,7 +13,7 @@ from naslab.search_spaces import Options
 class Ranking(Options):
     """How the configurations are ordered: by accuracy per device hour among those as good as an accuracy floor."""
 
-    floor: Literal["reference", "none"] | float = "reference"
+    floor: Literal["reference", "none"] | FiniteFloat = "reference"
     margin: float | None = Field(None, ge=0)
     """By how much a configuration may be worse than the floor, in units of the metric; default 1 point of a
     percentage, 1 % of the floor for any other metric."""

@@ -26,6 +26,8 @@ from naslab.search_spaces import Configuration, Options, SearchSpace, Task, expl
 from naslab.search_spaces.options import RECORDED
 
 SCHEMA = "naslab.study/1"
+MOST_OF_A_RACE = 100
+"""Seeds of a row where seeds race: its bounds are simulated look by look."""
 
 
 class SpaceChoice(Options):
@@ -96,9 +98,12 @@ class Study(Options):
         if not isinstance(seeds, dict):
             return values
         first, last = seeds.get("from"), seeds.get("to")
-        sound = isinstance(first, int) and isinstance(last, int) and 2 <= first < last
+        sound = isinstance(first, int) and isinstance(last, int) and 2 <= first < last <= MOST_OF_A_RACE
         if seeds.keys() != {"from", "to"} or not sound:
-            raise ValueError("seeds: a race is written {from: 3, to: 12}, from 2 or more to a larger number")
+            raise ValueError(
+                "seeds: a race is written {from: 3, to: 12}, from 2 or more to a larger number, at most "
+                f"{MOST_OF_A_RACE}"
+            )
         return {**values, "seeds": list(range(int(first or 0))), "race_to": last}
 
     @model_validator(mode="after")

@@ -15,11 +15,12 @@ class _Loader(yaml.SafeLoader):
         """A mapping whose keys differ."""
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
-                line = key.start_mark.line + 1
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.YAMLError(f"a key is a list or a mapping in line {line}; keys are plain words")
+            if key.value in seen:
                 raise yaml.YAMLError(f"the key {key.value!r} stands twice in one mapping, again in line {line}")
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from optuna import visualization
 from optuna.trial import TrialState, create_trial
 
+from naslab.errors import InputError
 from naslab.nas.encoding import flatten
 from naslab.nas.quiet import optuna_warns_only
 from naslab.runs.past import last_score
@@ -19,6 +20,7 @@ from naslab.runs.report.markup import Html, join, note, plot, tag
 from naslab.runs.report.section import Findings, Section, empty
 from naslab.runs.study import Study
 from naslab.runs.trial import Trial
+from naslab.search_spaces import Configuration, SearchSpace
 
 FEWEST = 4
 """Proposals with a score from which the plots say something."""
@@ -40,13 +42,22 @@ def proposals(found: Findings) -> Section:
     return Section(id, title, join([*parts, note("By the validation score, which is what a search may look at.")]))
 
 
+def _is_in(space: SearchSpace, configuration: Configuration | None) -> bool:
+    """Whether the space still has it: a space that has shrunk since draws what it can."""
+    try:
+        return configuration is not None and space.configuration(configuration) == configuration
+    except InputError:
+        return False
+
+
 def _study_of(study: Study, tried: list[Trial], metric: str) -> optuna.Study:
     """The arm's scored proposals as an Optuna study in memory."""
     with optuna_warns_only():
         made = optuna.create_study(direction=study.objective.direction)
     for trial in tried:
         score = last_score(trial, metric)
-        if trial.state == "complete" and score is not None and trial.job.configuration is not None:
+        if trial.state == "complete" and score is not None and _is_in(study.search_space, trial.job.configuration):
+            assert trial.job.configuration is not None
             params, distributions = flatten(study.search_space, trial.job.configuration)
             made.add_trial(
                 create_trial(state=TrialState.COMPLETE, value=score, params=params, distributions=distributions)

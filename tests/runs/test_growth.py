@@ -9,6 +9,8 @@ from naslab.runs.driver import run_study
 from naslab.runs.ledger import Ledger
 from naslab.runs.output import err
 from naslab.runs.progress import Progress
+from naslab.runs.ranking import rank
+from naslab.runs.report import build_report
 from naslab.runs.study import load_study
 from naslab.search_spaces import Categorical
 
@@ -47,19 +49,23 @@ def test_a_choice_more_goes_on_with_the_study(toy_file, inline, monkeypatch, ope
     [
         ("MORE_PARAMETERS", (Categorical("width", (1, 2)),), "width: missing"),
         ("OPERATIONS", ("good", "poor"), "fair"),
+        ("OPERATIONS", ("other",), "not allowed"),
     ],
 )
 def test_a_space_that_lost_its_records_is_refused_in_one_line_and_still_read(
     toy_file, inline, monkeypatch, name, value, words
 ):
-    before = run(study(toy_file, 2))
-    path = study(toy_file, 3)
+    before = run(study(toy_file, 5))
+    path = study(toy_file, 6)
     monkeypatch.setattr(toy_space, name, value)
     monkeypatch.setattr(toy_space.Space, "reference", property(lambda self: before[-1].job.configuration))
     with pytest.raises(InputError, match=f"has changed since trial .*{words}.*another name") as caught:
         run(path)
     assert "\n" not in str(caught.value)
-    assert values(Ledger.open("runs.db", "toy").trials()) == values(before)
+    ledger = Ledger.open("runs.db", "toy")
+    assert values(ledger.trials()) == values(before)
+    assert rank(ledger.study, ledger.trials()).rows
+    assert build_report(ledger.study, ledger.trials()).answer.sentence, "Optuna's plots show what the space still has"
 
 
 def test_random_architectures_keep_their_seeds_when_seeds_grow(toy_file, inline):

@@ -180,7 +180,7 @@ def test_a_driver_that_was_stopped_for_too_long_stops_by_itself(toy_file, tmp_pa
 def test_ctrl_c_before_anything_runs_is_one_line(toy_file):
     """While it still imports; Python's own start, before any of ours, answers as Python does."""
     driver = start(toy_file())
-    wait_for(lambda: "pydantic_core" in Path(f"/proc/{driver.pid}/maps").read_text(), driver)
+    wait_for(lambda: "libtorch_cpu" in Path(f"/proc/{driver.pid}/maps").read_text(), driver)
     driver.send_signal(signal.SIGINT)
     code, said = end(driver)
     assert code == 130
