@@ -54,6 +54,9 @@ for command in (
 app.add_typer(devices.group, name="devices")
 
 
+INTERRUPTED = 130
+
+
 def run_command_line(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
@@ -68,12 +71,14 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _fail(error.format_message(), 2)
     except typer.Exit as stop:
-        return stop.exit_code
+        result = stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; the same command goes on from here", 130)
+        return _fail("interrupted; the same command goes on from here", INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    if result == INTERRUPTED:  # typer turns Ctrl-C into this code, without a word
+        return _fail("interrupted; the same command goes on from here", INTERRUPTED)
     return result if isinstance(result, int) else 0
 
 
