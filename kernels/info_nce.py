@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from naslab.kernels import _native
-from naslab.kernels._check import require
+from naslab.kernels._check import require, same_device
 from naslab.kernels._dispatch import differentiable, fused, gradients, way
 from naslab.kernels._similarity_tiles import (
     LOOPS,
@@ -135,9 +135,11 @@ def info_nce(query_BD: Tensor, key_BD: Tensor, queue_KD: Tensor, temperature: fl
     check_rows(query_BD, "query_BD")
     same = key_BD.shape == query_BD.shape and key_BD.is_floating_point()
     require(same, "key_BD", key_BD, f"a floating {tuple(query_BD.shape)}")
+    same_device("key_BD", key_BD, query_BD)
     width = query_BD.shape[1]
     fits = queue_KD.ndim == 2 and queue_KD.shape[1] == width and queue_KD.is_floating_point()
     require(fits, "queue_KD", queue_KD, f"a floating (K, {width})")
+    same_device("queue_KD", queue_KD, query_BD)
     check_temperature(temperature)
     dtype = torch.promote_types(torch.promote_types(query_BD.dtype, key_BD.dtype), queue_KD.dtype)
     query, key, queue = (t.to(dtype) for t in (query_BD, key_BD, queue_KD.detach()))

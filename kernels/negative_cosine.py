@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from naslab.kernels import _native
-from naslab.kernels._check import require
+from naslab.kernels._check import require, same_device
 from naslab.kernels._dispatch import differentiable, fused, gradients, way
 from naslab.kernels._triton import Launch, kernel, launch
 
@@ -179,6 +179,7 @@ def negative_cosine(p_BD: Tensor, z_BD: Tensor) -> Tensor:
     require(p_BD.ndim == 2 and p_BD.is_floating_point(), "p_BD", p_BD, "a floating (batch, width)")
     same = z_BD.shape == p_BD.shape and z_BD.is_floating_point()
     require(same, "z_BD", z_BD, f"a floating {tuple(p_BD.shape)}")
+    same_device("z_BD", z_BD, p_BD)
     dtype = torch.promote_types(p_BD.dtype, z_BD.dtype)
     p, z = p_BD.to(dtype), z_BD.detach().to(dtype)
     if fused(p, CROSSOVER, LOOPS):

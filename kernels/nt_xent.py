@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from naslab.kernels import _native
-from naslab.kernels._check import require
+from naslab.kernels._check import require, same_device
 from naslab.kernels._dispatch import differentiable, fused, gradients, way
 from naslab.kernels._similarity_tiles import (
     LOG2_E,
@@ -176,6 +176,7 @@ def nt_xent(z_a_BD: Tensor, z_b_BD: Tensor, temperature: float) -> Tensor:
     check_rows(z_a_BD, "z_a_BD")
     same = z_b_BD.shape == z_a_BD.shape and z_b_BD.is_floating_point()
     require(same, "z_b_BD", z_b_BD, f"a floating {tuple(z_a_BD.shape)}")
+    same_device("z_b_BD", z_b_BD, z_a_BD)
     check_temperature(temperature)
     z_ND = F.normalize(torch.cat([z_a_BD, z_b_BD]), dim=1)
     if fused(z_ND, elements_from(z_ND, len(z_ND), CROSSOVER), LOOPS):

@@ -211,3 +211,12 @@ def test_wrong_arguments_are_named(function, arguments, message):
 def test_integers_are_refused():
     with pytest.raises(ValueError, match="z_a_BD"):
         nt_xent(torch.ones(2, 2).long(), torch.ones(2, 2).long(), 0.5)
+
+
+@ways
+@pytest.mark.parametrize(("function", "other"), [(nt_xent, 1), (info_nce, 1), (info_nce, 2), (negative_cosine, 1)])
+def test_tensors_of_two_devices_are_refused(way, function, other):
+    tensors = [torch.randn(4, 6) for _ in range(3 if function is info_nce else 2)]
+    tensors[other] = tensors[other].to("meta")
+    with switched(way), pytest.raises(ValueError, match="on meta, but the other tensors are on cpu"):
+        function(*tensors, *([] if function is negative_cosine else [0.5]))
