@@ -73,7 +73,9 @@ class Past:
             self._spent[group] = seconds + trial.device_seconds, finished + 1
         self.broken |= breaking(self.study, [trial])
         if trial.job.role == "proposal":
-            observation = None if trial.state == "running" else tell(self.study, trial, self.metric)
+            # A search by gradient descent has no configuration before it ends; one that failed never has.
+            known = trial.state != "running" and trial.job.configuration is not None
+            observation = tell(self.study, trial, self.metric) if known else None
             self._observed.setdefault(group, {})[key] = observation
 
     def _closes(self, trial: Trial) -> bool:

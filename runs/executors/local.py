@@ -86,14 +86,22 @@ class LocalExecutor(Executor):
             slot.future = None
             if not slot.alive:
                 slot.bury()
-                if not self._closing.is_set():
-                    slot.start()
+                self._start_again(slot)
             if error is None:
                 future.set_result(answer)
             else:
                 future.set_exception(error)
         slot.kill()
         slot.bury()
+
+    def _start_again(self, slot: _Slot) -> None:
+        if self._closing.is_set():
+            return
+        try:
+            slot.start()
+        except OSError:  # the worker was killed while it started
+            if not self._closing.is_set():
+                raise
 
 
 class _Slot:
@@ -113,6 +121,7 @@ class _Slot:
         process.start()
         assert process.pid is not None
         self._process, self._group = process, process.pid  # only now: another thread may kill what stands here
+        self._buried = False
         # The process itself, as its sentinel is a pipe that forked children keep open when it is gone.
         self._end = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else process.sentinel
         self._guard.watch(self._group)
@@ -128,7 +137,10 @@ class _Slot:
         end_group(self._group)
 
     def bury(self) -> None:
-        """Wait for its end, and end whatever it started."""
+        """Wait for its end, and end whatever it started; once, as the numbers may then get other owners."""
+        if self._buried:
+            return
+        self._buried = True
         self._process.join()
         end_group(self._group)
         self._guard.forget(self._group)

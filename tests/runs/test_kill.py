@@ -169,7 +169,7 @@ def test_a_driver_that_was_stopped_for_too_long_stops_by_itself(toy_file, tmp_pa
     code, said = end(first)
     assert code == 1
     assert said.splitlines()[-1].startswith("naslab: toy: another driver took this study over")
-    assert "Traceback" not in said
+    assert "Traceback" not in said, said
     gate.touch()
     assert end(second)[0] == 0
     assert Counter(t.job.key for t in trials() if t.state == "complete").most_common(1)[0][1] == 1

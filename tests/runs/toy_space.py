@@ -71,10 +71,10 @@ class ToyTask(Task):
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
         for epoch in range(self.max_epochs):
             time.sleep(self.options.seconds)
+            luck = derive_seed(seed, int(model.value)) % 1000 / 1000 - 0.5
             if self.options.trouble and seed == self.options.trouble_seed and epoch == 1:
                 self._misbehave(model)
             model.trained = torch.tensor((epoch + 1) / self.max_epochs)
-            luck = derive_seed(seed, int(model.value)) % 1000 / 1000 - 0.5
             model.noise = torch.tensor(derive_seed(seed) % 100 / 100 + self.options.luck * luck)
             if self.options.rungs:
                 yield Rung(epoch + 1, {"loss": 1.0 / (epoch + 1)})
