@@ -1,9 +1,10 @@
 """Which way an operation runs: its Triton kernel, its C++ loops, or its plain PyTorch reference.
 
 An operation is a pair of custom operations, forward and backward, which run anywhere; `differentiable` joins them for
-autograd and torch.func. Where those cannot win, the public function calls the reference instead and never gets here:
-below a crossover size, in programs that are exported (they stay free of this package), and on a CPU inside
-torch.compile, which fuses the reference by itself.
+autograd. Where those cannot win, the public function calls the reference instead and never gets here: below a
+crossover size, in programs that are exported (they stay free of this package), and on a CPU inside torch.compile,
+which fuses the reference by itself. So it does under torch.func's transforms and forward-mode gradients, which need
+rules that the operations do not have.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from naslab.kernels._native import library
 from naslab.kernels._triton import has_triton, interpreting
@@ -34,7 +36,7 @@ def fused(tensor: Tensor, crossover: int, source: str = "") -> bool:
         crossover: elements from which the C++ loops beat the reference on a CPU, measured.
         source: the operation's C++ loops.
     """
-    if _switched_off or torch.compiler.is_exporting():
+    if _switched_off or torch.compiler.is_exporting() or _transformed():
         return False
     if _forced:
         return True
@@ -45,6 +47,11 @@ def fused(tensor: Tensor, crossover: int, source: str = "") -> bool:
     if torch.compiler.is_compiling() or tensor.dtype != torch.float32 or tensor.numel() < crossover:
         return False
     return tensor.device.type == "cpu" and bool(source) and library(source) is not None
+
+
+def _transformed() -> bool:
+    """Whether torch.func maps or differentiates what runs here, or tensors carry forward-mode gradients."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def way(tensor: Tensor, source: str = "") -> Way:
@@ -77,40 +84,34 @@ def gradients(reference: Callable[..., Tensor], leading: int, grad: Tensor, *inp
 
 
 def differentiable(name: str, reference: Callable[..., Tensor], leading: int) -> Callable[..., tuple[Tensor, ...]]:
-    """Join the custom operations `naslab::NAME` and `naslab::NAME_backward` into one with gradients.
+    """The custom operation `naslab::NAME`, with gradients from `naslab::NAME_backward`.
 
     Both take the same inputs, tensors first, constants after. Forward returns (result, *kept); backward, of (gradient,
     *kept, *inputs), one gradient for each of the `leading` first inputs, the differentiable ones.
-    Gradients of gradients, and torch.func's, come from the reference.
+    Gradients of gradients come from the reference.
     """
-    forward_op = getattr(torch.ops.naslab, name).default
+    operation = getattr(torch.ops.naslab, name).default
     backward_op = getattr(torch.ops.naslab, f"{name}_backward").default
 
-    class Operation(torch.autograd.Function):
-        @staticmethod
-        def forward(*inputs: Any) -> tuple[Tensor, ...]:
-            return tuple(forward_op(*inputs))
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        tensors = [value for value in inputs if isinstance(value, Tensor)]
+        ctx.constants = inputs[len(tensors) :]
+        ctx.num_kept = len(output) - 1
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*output[1:], *tensors)
 
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-            tensors = [value for value in inputs if isinstance(value, Tensor)]
-            ctx.constants = inputs[len(tensors) :]
-            ctx.num_kept = len(output) - 1
-            ctx.mark_non_differentiable(*output[1:])
-            ctx.set_materialize_grads(False)
-            ctx.save_for_backward(*output[1:], *tensors)
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        kept, tensors = saved[: ctx.num_kept], saved[ctx.num_kept :]
+        num_inputs = len(tensors) + len(ctx.constants)
+        if grad is None:
+            return (None,) * num_inputs
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            back = gradients(reference, leading, grad, *tensors, *ctx.constants)
+        else:
+            back = backward_op(grad.contiguous(), *kept, *tensors, *ctx.constants)
+        return (*back, *(None,) * (num_inputs - len(back)))
 
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-            saved = ctx.saved_tensors
-            kept, tensors = saved[: ctx.num_kept], saved[ctx.num_kept :]
-            num_inputs = len(tensors) + len(ctx.constants)
-            if grad is None:
-                return (None,) * num_inputs
-            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-                back = gradients(reference, leading, grad, *tensors, *ctx.constants)
-            else:
-                back = backward_op(grad.contiguous(), *kept, *tensors, *ctx.constants)
-            return (*back, *(None,) * (num_inputs - len(back)))
-
-    return Operation.apply  # type: ignore[no-any-return]
+    torch.library.register_autograd(f"naslab::{name}", backward, setup_context=setup_context)
+    return operation  # type: ignore[no-any-return]

@@ -11,14 +11,15 @@ import importlib.util
 import json
 import os
 import types
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from naslab.kernels._cache import cache_folder, replace_file
 
@@ -56,8 +57,18 @@ class Kernel:
         function.__qualname__ = self.function.__qualname__
         return triton.jit(function)
 
-    def __getitem__(self, grid: tuple[int, ...]) -> Any:
-        return self.jitted[grid]
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return partial(self._launch, grid)
+
+    def _launch(self, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+        with device_of(arguments):
+            self.jitted[grid](*arguments, **constants)
+
+
+def device_of(arguments: Iterable[Any]) -> AbstractContextManager[None]:
+    """Make the tensors' GPU the current one for a while: Triton launches on whichever is current."""
+    device = next(value.device for value in arguments if isinstance(value, Tensor))
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def kernel(function: Callable[..., None]) -> Kernel:
@@ -74,8 +85,9 @@ class Launch:
     num_warps: int = 4
 
 
+@cache
 def architecture(device: torch.device) -> str:
-    """`sm_90`, `gfx942`, ...; "any" where no GPU is involved."""
+    """`sm_90`, `gfx942`, ...; "any" where no GPU is involved. Asked on every launch, so remembered."""
     if device.type != "cuda":
         return "any"
     properties = torch.cuda.get_device_properties(device)
@@ -129,6 +141,7 @@ def asked_launches() -> Iterator[dict[str, Launch]]:
         asked.update(_asked)
 
 
+@cache
 def device_key(device: torch.device) -> str:
     """What a tuned choice depends on: device, torch and Triton."""
     import triton

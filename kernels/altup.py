@@ -51,7 +51,7 @@ def altup_forward(
     d = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     tile = t[:, None] * width + d[None, :]
     here = (t < tokens)[:, None] & (d < width)[None, :]
-    plane = tokens.to(tl.int64) * width
+    plane = tl.cast(tokens, tl.int64) * width
     p = p_ptr + t * token_stride * STREAMS * STREAMS
     g = g_ptr + t * token_stride * STREAMS
     y = tl.load(y_ptr + tile, mask=here, other=0.0).to(tl.float32)
@@ -79,7 +79,7 @@ def altup_backward(
     program = tl.program_id(0).to(tl.int64)
     t = program * ROWS + tl.arange(0, ROWS)
     there = t < tokens
-    plane = tokens.to(tl.int64) * width
+    plane = tl.cast(tokens, tl.int64) * width
     p = p_ptr + t * token_stride * STREAMS * STREAMS
     g = g_ptr + t * token_stride * STREAMS
     products = ()

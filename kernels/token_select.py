@@ -177,7 +177,7 @@ def _forward(tokens: Tensor, scores: Tensor, kept: Tensor, dropped: Tensor, rank
     if path == "reference":
         return (reference(tokens, scores, kept, dropped, rank, fuse),)
     (batch, length, width), scored, num_kept = tokens.shape, rank.shape[1], kept.shape[1]
-    prefix, rows = length - scored, length - scored + num_kept + fuse
+    prefix, rows = length - scored, length - scored + num_kept + int(fuse)
     out = tokens.new_empty(batch, rows, width)
     if path == "native":
         sizes = (*tokens.shape, scored, num_kept, int(fuse))
@@ -200,7 +200,7 @@ def _forward(tokens: Tensor, scores: Tensor, kept: Tensor, dropped: Tensor, rank
 @_forward.register_fake
 def _(tokens: Tensor, scores: Tensor, kept: Tensor, dropped: Tensor, rank: Tensor, fuse: bool) -> tuple[Tensor]:
     batch, length, width = tokens.shape
-    return (tokens.new_empty(batch, length - rank.shape[1] + kept.shape[1] + fuse, width),)
+    return (tokens.new_empty(batch, length - rank.shape[1] + kept.shape[1] + int(fuse), width),)
 
 
 @torch.library.custom_op("naslab::token_select_backward", mutates_args=())

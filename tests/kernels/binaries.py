@@ -20,11 +20,38 @@ class Binary:
 def compiled(kernel, pointers, integers=(), floats=(), num_warps=4, target="sm_90", **constants):
     """Compile with pointers {argument: "bf16"}; `integers` and `floats` name the other runtime arguments."""
     import triton
+
+    source, gpu = _source(kernel, pointers, integers, floats, constants), _gpu(target)
+    made = triton.compile(source, target=gpu, options={"num_warps": num_warps})
+    return _amd(made) if gpu.backend == "hip" else _nvidia(made)
+
+
+def parse(kernel, pointers, integers=(), floats=(), target="sm_90", **constants):
+    """The front end alone, which is where the types of Python meet Triton's: a hundred times faster.
+
+    An integer of `integers` that stands in `constants` is that constant, as Triton makes it of arguments that are 1.
+    """
+    from triton._C.libtriton import ir
+    from triton.compiler.compiler import make_backend
+
+    integers = [name for name in integers if name not in constants]
+    source, gpu = _source(kernel, pointers, integers, floats, constants), _gpu(target)
+    backend, context = make_backend(gpu), ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    options = backend.parse_options(source.parse_options())
+    source.make_ir(gpu, options, backend.get_codegen_implementation(options), backend.get_module_map(), context)
+
+
+def _gpu(target):
     from triton.backends.compiler import GPUTarget
+
+    return GPUTarget("hip", target, 64) if target.startswith("gfx") else GPUTarget("cuda", int(target[3:]), 32)
+
+
+def _source(kernel, pointers, integers, floats, constants):
     from triton.compiler import ASTSource
 
-    amd = target.startswith("gfx")
-    gpu = GPUTarget("hip", target, 64) if amd else GPUTarget("cuda", int(target[3:]), 32)
     signature, attributes = {}, {}
     for position, name in enumerate(kernel.jitted.arg_names):
         if name in pointers:
@@ -33,9 +60,7 @@ def compiled(kernel, pointers, integers=(), floats=(), num_warps=4, target="sm_9
         else:
             signature[name] = "i32" if name in integers else "fp32" if name in floats else "constexpr"
     values = {(kernel.jitted.arg_names.index(name),): value for name, value in constants.items()}
-    source = ASTSource(kernel.jitted, signature, values, attributes)
-    made = triton.compile(source, target=gpu, options={"num_warps": num_warps})
-    return _amd(made) if amd else _nvidia(made)
+    return ASTSource(kernel.jitted, signature, values, attributes)
 
 
 def _amd(made):

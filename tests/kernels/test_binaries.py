@@ -4,7 +4,7 @@ import importlib
 from dataclasses import dataclass
 
 import pytest
-from binaries import TARGETS, compiled
+from binaries import TARGETS, compiled, parse
 
 pytest.importorskip("triton")
 
@@ -143,18 +143,33 @@ BUILT |= {
 def test_it_fits(name, target):
     built = BUILT[name]
     launch = built.launches.get(target) or built.launches["gfx" if target.startswith("gfx") else "any"]
-    types = dict.fromkeys(built.pointers.split(), "bf16")
-    types |= dict.fromkeys(built.fp32.split(), "fp32") | dict.fromkeys(built.int64.split(), "i64")
-    sizes = {"BLOCK": launch.block, "ROWS": launch.rows}
-    names = built.kernel.jitted.arg_names
-    constants = {k: v for k, v in (sizes | built.constants).items() if k in names}
-    types = {k: v for k, v in types.items() if k in names}
-    if target.startswith("gfx") and "PRECISION" in constants:
-        constants["PRECISION"] = "ieee"
-    binary = compiled(
-        built.kernel, types, built.integers.split(), built.floats.split(), launch.num_warps, target, **constants
-    )
+    types, integers, floats, constants = arguments(built, launch, target)
+    binary = compiled(built.kernel, types, integers, floats, launch.num_warps, target, **constants)
     print(f"{name} {target}: {binary}")
     assert binary.spills == 0
     assert binary.registers <= built.limit
     assert binary.shared_bytes <= built.shared_bytes
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_each_integer_may_be_one(name):
+    """Triton compiles an argument of 1 into the kernel as a Python constant, which has no methods."""
+    built = BUILT[name]
+    types, integers, floats, constants = arguments(built, built.launches["any"], "sm_90")
+    assert integers
+    for one in integers:
+        parse(built.kernel, types, integers, floats, **constants, **{one: 1})
+    parse(built.kernel, types, integers, floats, **constants, **dict.fromkeys(integers, 1))
+
+
+def arguments(built, launch, target):
+    """Pointers with their types, names of integers and of floats, and constants of a kernel."""
+    names = built.kernel.jitted.arg_names
+    types = dict.fromkeys(built.pointers.split(), "bf16")
+    types |= dict.fromkeys(built.fp32.split(), "fp32") | dict.fromkeys(built.int64.split(), "i64")
+    constants = {"BLOCK": launch.block, "ROWS": launch.rows} | built.constants
+    if target.startswith("gfx") and "PRECISION" in constants:
+        constants["PRECISION"] = "ieee"
+    types, constants = ({k: v for k, v in given.items() if k in names} for given in (types, constants))
+    integers, floats = ([k for k in given.split() if k in names] for given in (built.integers, built.floats))
+    return types, integers, floats, constants

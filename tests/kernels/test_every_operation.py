@@ -10,6 +10,7 @@ import torch
 from cases import CASES, SIZES, assert_close, outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.autograd import forward_ad
 
 from naslab.kernels._dispatch import switched
 
@@ -108,6 +109,24 @@ def test_functional_gradients(name):
 
 
 @everything
+def test_maps_and_forward_mode_gradients(name):
+    """On every way: these need rules that the custom operations do not have."""
+    case = CASES[name]
+    inputs = tuple(t.detach() for t in case.made(5, torch.float32))
+    tangents = tuple(torch.ones_like(t) for t in inputs)
+    with switched("fused"):
+        mapped = torch.func.vmap(case.function)(*(torch.stack([t, t / 2]) for t in inputs))
+        assert_close(list(mapped), [case.function(*inputs), case.function(*(t / 2 for t in inputs))], case.tolerance)
+        along = torch.func.jvp(case.function, inputs, tangents)[1]
+        with forward_ad.dual_level():
+            dual = case.function(*(forward_ad.make_dual(t, ones) for t, ones in zip(inputs, tangents, strict=True)))
+            assert torch.equal(forward_ad.unpack_dual(dual).tangent, along)
+    with switched("reference"):
+        exact = torch.func.jvp(case.function, *(tuple(t.double() for t in ts) for ts in (inputs, tangents)))[1]
+        assert_close([along], [exact], 10 * case.tolerance)
+
+
+@everything
 @pytest.mark.parametrize("to", ["fused", "auto"])
 def test_it_compiles_into_one_graph(name, to):
     torch.compiler.reset()
@@ -122,6 +141,17 @@ def test_it_compiles_into_one_graph(name, to):
             case_compiled = type(case)(compiled, case.inputs, case.tolerance)
             assert_close(outcome(case_compiled, case.made(9, torch.float32)), plain, case.tolerance)
     assert_close([results], expected(case, 9)[:1], case.tolerance)
+
+
+@everything
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_it_compiles_where_no_gradient_is_needed(name, mode):
+    torch.compiler.reset()
+    case = CASES[name]
+    inputs = tuple(t.detach() for t in case.made(9, torch.float32))
+    with switched("fused"), mode():
+        result = torch.compile(case.function, fullgraph=True, backend="aot_eager")(*inputs)
+    assert_close([result], expected(case, 9)[:1], case.tolerance)
 
 
 @everything

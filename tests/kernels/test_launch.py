@@ -1,0 +1,60 @@
+"""How a kernel is launched, on GPUs that are not there."""
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from naslab.kernels import _triton
+from naslab.kernels._triton import Launch, launch
+
+
+@pytest.fixture
+def kernel():
+    """A kernel that has been compiled, whose launches are written down with the GPU that was current."""
+    seen, current = [], []
+    made = _triton.Kernel(lambda: None)
+    made.jitted = {(4,): lambda *arguments, **constants: seen.append((current[-1] if current else None, constants))}
+    made.seen, made.current = seen, current
+    return made
+
+
+def test_a_kernel_runs_on_the_gpu_of_its_tensors(kernel, monkeypatch):
+    """Triton launches on the current device, which need not be that of the tensors."""
+
+    @contextmanager
+    def device(chosen):
+        kernel.current.append(chosen)
+        yield
+        kernel.current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    with FakeTensorMode():
+        for name in ("cuda:1", "cuda:0"):
+            kernel[(4,)](3, torch.empty(2, device=name), BLOCK=16)
+    assert kernel.seen == [(torch.device("cuda:1"), {"BLOCK": 16}), (torch.device("cuda:0"), {"BLOCK": 16})]
+    assert kernel.current == []
+
+
+def test_the_interpreter_needs_no_gpu(kernel):
+    kernel[(4,)](torch.empty(2), BLOCK=16)
+    assert kernel.seen == [(None, {"BLOCK": 16})]
+
+
+def test_a_device_is_asked_once_what_it_is(monkeypatch, tmp_path):
+    pytest.importorskip("triton")
+    monkeypatch.setenv("NASLAB_CACHE", str(tmp_path))
+    asked = []
+    answers = {"get_device_properties": SimpleNamespace(major=9, minor=0), "get_device_name": "NVIDIA Toy"}
+    for question, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, question, lambda device, a=answer, q=question: asked.append(q) or a)
+    remembered = (_triton.architecture, _triton.device_key, _triton._tuned)
+    for function in remembered:
+        function.cache_clear()
+    sizes = {"any": Launch(64), "sm_90": Launch(128)}
+    assert [launch("toy", torch.device("cuda:3"), sizes).block for _ in range(5)] == [128] * 5
+    assert sorted(asked) == sorted(answers)
+    for function in remembered:
+        function.cache_clear()
