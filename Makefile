@@ -9,7 +9,7 @@ PYTEST = env $(VARIANT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) 
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint pytest variants format docs bench clean
+.PHONY: help quickstart test lint pytest variants format docs bench gpu clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F': ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -55,6 +55,10 @@ pytest-again:
 	$(PYTEST)
 
 variants: $(addprefix pytest-,default avx2 narrow wide shuffled homeless loaded lowest)  ## the suite as other machines see it (hours)
+
+# No virtual environment: a machine with a GPU brings its own torch, and often no network.
+gpu:  ## tests and first measurements on a machine with a GPU (8 minutes)
+	$(or $(PYTHON),python3) benchmarks/gpu_day.py $(GPU_DAY)
 
 format: .venv/.installed-test  ## let ruff put the code in order
 	$(BIN)/ruff format .

@@ -63,7 +63,7 @@ def kernel_table(
     chosen = cases(device, dtype, only)
     clock = kernel_clock(device)
     bandwidth = copy_bandwidth(device)
-    rows = [_measure(case, device, clock, dtype, bandwidth, max_seconds, compiled) for case in chosen]
+    rows = [measure_case(case, device, clock, dtype, bandwidth, max_seconds, compiled) for case in chosen]
     return {
         "schema": "naslab.bench/1",
         "clock": clock.name,
@@ -81,7 +81,7 @@ def copy_bandwidth(device: torch.device) -> float:
     return 2 * COPIED_BYTES / (latency.median / 1e3)
 
 
-def _measure(
+def measure_case(
     case: Case,
     device: torch.device,
     clock: Clock,
@@ -90,6 +90,7 @@ def _measure(
     max_seconds: float,
     compiled: bool,
 ) -> Row:
+    """One line of the table; see `kernel_table`."""
     limit_ms = case.traffic_bytes / bandwidth * 1e3
     facts = (case.kernel, case.shape, dtype_name(dtype))
     if not is_correct(case, dtype):
@@ -107,7 +108,7 @@ def _measure(
             other, ours, device, min_seconds=min(0.2, max_seconds), max_seconds=max_seconds, clock=clock
         )
 
-    with_eager, with_compiled = beside(eager), beside(_compiled(case)) if compiled else None
+    with_eager, with_compiled = beside(eager), beside(compile_case(case)) if compiled else None
     ours_ms = with_eager.b.median
     timed = {"eager": with_eager.a, "ours": with_eager.b}
     if with_compiled is not None:
@@ -130,7 +131,7 @@ def _ratio(comparison: Comparison) -> dict[str, float]:
     return {"ratio": comparison.ratio, "low": comparison.low, "high": comparison.high}
 
 
-def _compiled(case: Case) -> Callable[[], None]:
+def compile_case(case: Case) -> Callable[[], None]:
     """The reference by torch.compile; compiled at the first call, which belongs to the warm-up."""
     torch.compiler.reset()
     step = torch.compile(case.step, fullgraph=True)
