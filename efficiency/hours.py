@@ -90,10 +90,10 @@ def _trained_in(step: FlopCount, dtype: str) -> FlopCount:
     )
 
 
-def study_hours(runs: Sequence[tuple[Hours, int]]) -> Hours | None:
-    """The sum over runs, each made so often. Their errors go together, as one model of the device made them all, so
-    the ends of the intervals add up. None where there is no run.
+def study_hours(runs: Sequence[tuple[Hours, float]]) -> Hours | None:
+    """The sum over runs, each made so often, which may be a part of once. None where there is no run.
 
+    Their errors go together, as one model of the device made them all, so the ends of the intervals add up.
     Where any run is refused, so is the sum: hours without it would be too few.
     """
     if not runs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,9 @@ from naslab.efficiency.flops import count_training_step
 from naslab.efficiency.hours import Hours, run_hours, study_hours
 from naslab.efficiency.inputs import Inputs, map_tensors
 from naslab.efficiency.memory_forecast import memory_needs
+from naslab.runs.output import significant_digits
 from naslab.runs.study import Study
+from naslab.runs.trial import Trial
 from naslab.search_spaces import Configuration, Task
 
 TRAININGS = ("reference", "random", "search", "proposal", "final")
@@ -49,6 +51,67 @@ def expected_hours(study: Study, task: Task, jobs: Mapping[str, int]) -> dict[st
         assert whole is not None
         found[name] = {"run": run.to_dict(), "study": whole.to_dict(), "trainings": trainings}
     return found
+
+
+def spent_hours(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
+    """The `predicted_hours` of a ranking, by device: what all trainings so far would have taken there.
+
+    A training that ended early counts by its share of the epochs. One whose configuration was not profiled, such as a
+    proposal or a search by gradient, counts as one of the reference.
+    """
+    known = _profiled(trials)
+    reference = known.get(study.search_space.reference, {})
+    shares = [(t.job.configuration, share) for t in trials if (share := _share(t, _full_length(trials)))]
+    found: dict[str, Any] = {}
+    for device in study.predict_for:
+        own = [known.get(configuration, {}).get(device) for configuration, _ in shares]
+        runs = [(run or reference.get(device), share) for run, (_, share) in zip(own, shares, strict=True)]
+        whole = study_hours([(run, share) for run, share in runs if run is not None])
+        if whole is None or any(run is None for run, _ in runs):
+            whole = Hours(device, None, None, None, "none", "the reference has not been profiled for it yet")
+        as_reference = sum(run is None for run in own)
+        found[device] = {"study": whole.to_dict(), "trainings": len(shares), "as_reference": as_reference}
+    return found
+
+
+def _profiled(trials: Sequence[Trial]) -> dict[Configuration | None, dict[str, Hours]]:
+    """Hours of one full training by configuration and device, as their profiles say."""
+    return {
+        t.job.configuration: {name: Hours(**hours) for name, hours in t.result["predicted_hours"].items()}
+        for t in trials
+        if t.result.get("predicted_hours")
+    }
+
+
+def _full_length(trials: Sequence[Trial]) -> int:
+    return max((t.last_epoch for t in trials if t.job.role in TRAININGS and t.state == "complete"), default=0)
+
+
+def _share(trial: Trial, epochs: int) -> float:
+    """How much of a full training a trial has done; a search by gradient counts as one."""
+    if trial.job.role not in TRAININGS:
+        return 0.0
+    if trial.state == "complete" and (trial.job.role == "search" or not trial.last_epoch):
+        return 1.0
+    return trial.last_epoch / epochs if epochs else 0.0
+
+
+def hours_words(device: str, hours: Mapping[str, Any]) -> str:
+    """Predicted hours in words, of one run or of many: never without the word, the interval, or the reason."""
+    if hours["hours"] is None:
+        return f"hours on {device} are not predicted: {hours['refused']}"
+    hours_text, low, high = (significant_digits(hours[key], 2) for key in ("hours", "low", "high"))
+    return f"{hours_text} GPU hours predicted on {device} ({low} to {high})"
+
+
+def fit_words(memory: Mapping[str, Any] | None) -> str:
+    """What does not fit, and how many devices would hold it; nothing where it does, or where it is not known."""
+    if memory is None or memory["fits"]:
+        return ""
+    return (
+        f"a training step needs {memory['needs_bytes'] / 1e9:,.0f} GB and does not fit on one: at least "
+        f"{memory['devices']} devices would hold it"
+    )
 
 
 def _on_meta(study: Study, task: Task, configuration: Configuration, size: int) -> tuple[nn.Module, Inputs]:

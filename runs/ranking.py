@@ -21,6 +21,7 @@ from naslab.runs.failures import failures_of
 from naslab.runs.floor import floor_of, judged
 from naslab.runs.hours import borrowed, by_its_clock, doubts
 from naslab.runs.objective import Objective
+from naslab.runs.predicted_hours import spent_hours
 from naslab.runs.ranking_table import ranking_html, ranking_text
 from naslab.runs.rows import (
     RANKED,
@@ -81,6 +82,7 @@ class Ranking(Standing):
             "clock": self.clock,
             "failures": list(self.failures),
             "doubts": list(self.doubts),
+            "predicted_hours": dict(self.predicted_hours),
             "answer": self.answer.to_dict(),
         }
 
@@ -133,6 +135,7 @@ def rank(study: Study, trials: Sequence[Trial], beside: Sequence[Neighbour] = ()
         clock=clock,
         failures=failures_of(study, recorded),
         doubts=(*doubts(rows, recorded, clock), *borrowed(study)),
+        predicted_hours=spent_hours(study, recorded),
         critical=frame.critical,
         better_critical=study.critical_of(len(rows)),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from naslab.nas.statistics import Critical, student
 from naslab.runs.objective import Objective
@@ -39,6 +41,8 @@ class Standing:
     clock: str = "wall"
     failures: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    predicted_hours: Mapping[str, Any] = field(default_factory=dict)
+    """Of the whole study so far, by device that it names; predicted, never measured."""
     critical: Critical = field(default=student, compare=False)
     """By how many standard errors the intervals reach: more than Student's where seeds race."""
     better_critical: Critical = field(default=student, compare=False)

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from naslab.nas.statistics import Interval
 from naslab.runs.output import significant_digits
+from naslab.runs.predicted_hours import fit_words, hours_words
 from naslab.runs.ranking import Ranking
 from naslab.runs.rows import Row
 
@@ -27,7 +28,10 @@ NARROWEST_NAME = 16
 PADDING = 3
 HELD = "\u2060"
 """Stands for a space at which no line may end."""
-VALUE = re.compile(r"[-+\d.]+(?: higher| lower)? \[[^\]]*\]|\w+ \d[\d.,]*(?=[;.] )|\w+: \S+ > \S+|95 % interval")
+VALUE = re.compile(
+    r"[-+\d.]+(?: higher| lower)? \[[^\]]*\]|\w+ \d[\d.,]*(?=[;.] )|\w+: \S+ > \S+|95 % interval|"
+    r"\S+ GPU hours predicted on \S+|\(\S+ to \S+\)"
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,21 @@ def columns_of(ranking: Ranking) -> list[Column]:
         Column(f"{short} of search", lambda row: "-" if row.reference else significant_digits(row.search_hours), 7),
         Column(f"{short} to floor", lambda row: plus_minus(row.hours_to_floor, 3), 8),
         Column("seeds", lambda row: str(len(row.seeds)), 5),
+        *(_predicted_column(device) for device in ranking.predicted_hours),
     ]
+
+
+def _predicted_column(device: str) -> Column:
+    """Hours of a run on a device that was not at hand: marked, with their interval, the first column to give way."""
+
+    def cell(row: Row) -> str:
+        hours = row.predicted_hours.get(device)
+        if hours is None or hours["hours"] is None:
+            return "-"
+        mean, low, high = (significant_digits(hours[key], 2) for key in ("hours", "low", "high"))
+        return f"≈{mean}\n{low}–{high}"
+
+    return Column(f"{device} h, predicted", cell, 9)
 
 
 def fitting(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[Column]:
@@ -125,7 +143,8 @@ def _table(ranking: Ranking, columns: Sequence[Column]) -> Table:
 def _print_lists(ranking: Ranking, console: Console) -> None:
     for row in ranking.rows:
         console.print()
-        for column in columns_of(ranking)[:5]:
+        columns = columns_of(ranking)
+        for column in (*columns[:5], *columns[len(columns) - len(ranking.predicted_hours) :]):
             value = column.cell(row).replace("\n", " ")
             _print_wrapped(f"{column.title} {value}", console)
     console.print()
@@ -151,7 +170,25 @@ def footnote(ranking: Ranking) -> str:
     controls = "; ".join(f"{one.name} {one.metric.mean:.2f}" for one in beside) or "none"
     gain = "" if ranking.gain_over == "reference" else f" Gain over the control {ranking.gain_over}."
     refused = "".join(f"\nNot trained: {one.name}: {'; '.join(map(str, one.breaks))}" for one in ranking.refused)
-    return f"{floor_in_words(ranking)} ±: 95 % interval over seeds. Controls: {controls}.{gain}{refused}"
+    predicted = "".join(f"\n{line}" for line in predicted_lines(ranking))
+    return f"{floor_in_words(ranking)} ±: 95 % interval over seeds. Controls: {controls}.{gain}{refused}{predicted}"
+
+
+def predicted_lines(ranking: Ranking) -> list[str]:
+    """For each device that the study names: the hours of a run and of all trainings so far, and what does not fit."""
+    lines, bases = [], dict[str, None]()
+    for device, found in ranking.predicted_hours.items():
+        whole = found["study"]
+        lines.append(f"All {found['trainings']} trainings so far: {hours_words(device, whole)}.")
+        run = ranking.reference and ranking.reference.predicted_hours.get(device)
+        if run and run["hours"] is not None:
+            lines[-1] = f"A run of the reference: {hours_words(device, run)}. {lines[-1]}"
+        lines += [f"{device}: {text}." for text in [fit_words(whole["memory"])] if text]
+        bases |= {} if whole["hours"] is None else {whole["basis"]: None}
+    as_reference = max((found["as_reference"] for found in ranking.predicted_hours.values()), default=0)
+    if as_reference and bases:
+        lines.append(f"{as_reference} of the trainings count as the reference's, as their models were not profiled.")
+    return lines + [f"Basis of the predictions: {basis}." for basis in bases]
 
 
 def floor_in_words(ranking: Ranking) -> str:

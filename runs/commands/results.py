@@ -106,7 +106,8 @@ def export(
 
 def _print_csv(ranking: Ranking) -> None:
     rows = [_flat(row.to_dict()) for row in ranking.rows]
-    writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else ["rank"], lineterminator="\n")
+    columns = list(dict.fromkeys(name for row in rows for name in row)) or ["rank"]
+    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
 
@@ -117,6 +118,12 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in row.items():
         if key in INTERVALS:
             flat |= {f"{key}_{part}": (value or {}).get(part) for part in ("mean", "low", "high")}
+        elif key == "predicted_hours":
+            flat |= {
+                f"{key}_{device}_{part}": hours[part]
+                for device, hours in value.items()
+                for part in ("hours", "low", "high")
+            }
         elif key == "breaks":
             flat[key] = " ".join(check["constraint"] for check in value)
         elif key == "configuration":

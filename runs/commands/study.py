@@ -140,25 +140,24 @@ def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
     out.print(table)
     out.print(seed_words(document["seeds"]), highlight=False, markup=False, soft_wrap=True)
     for name, found in document["predicted_hours"].items():
-        out.print(_hours_text(name, found), highlight=False, markup=False, soft_wrap=True)
+        for line in _hours_lines(name, found):
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
     for one in document["breaks"]:
         fate = "trained all the same, not ranked" if one["arm"] is None else "would not be trained"
         line = f"{one['name']}: {one['constraint']} is {one['value']:,}, at most {one['limit']:,} is allowed: {fate}"
         out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _hours_text(name: str, found: dict[str, Any]) -> str:
-    whole, memory = found["study"], found["study"]["memory"]
+def _hours_lines(device: str, found: dict[str, Any]) -> list[str]:
+    from naslab.runs.predicted_hours import fit_words, hours_words
+
+    run, whole = found["run"], found["study"]
     if whole["hours"] is None:
-        text = f"{name}: hours are not predicted: {whole['refused']}"
+        lines = [hours_words(device, whole)]
     else:
-        text = (
-            f"{name}: {whole['hours']:.3g} GPU hours predicted ({whole['low']:.2g} to {whole['high']:.2g}) "
-            f"for {found['trainings']} trainings; {whole['basis']}"
-        )
-    if memory is not None and not memory["fits"]:
-        text += f"; a step needs {memory['needs_bytes'] / 1e9:.0f} GB and does not fit: at least {memory['devices']}"
-    return text
+        many = f"{found['trainings']} trainings, the whole study"
+        lines = [f"a training: {hours_words(device, run)}", f"{many}: {hours_words(device, whole)}; {whole['basis']}"]
+    return [*lines, *([f"{device}: {text}"] if (text := fit_words(whole["memory"])) else [])]
 
 
 def _print_status(document: dict[str, Any]) -> None:

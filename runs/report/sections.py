@@ -21,6 +21,7 @@ from naslab.runs.report.markup import (
     tag,
     trial_links,
 )
+from naslab.runs.report.predicted import predicted
 from naslab.runs.report.proposals import proposals
 from naslab.runs.report.roofline import HOW, drawable, roofline_body
 from naslab.runs.report.section import Findings, Section, empty
@@ -33,7 +34,8 @@ DRAWN = 12
 
 def all_sections(found: Findings) -> list[Section]:
     """Every section in reading order."""
-    parts = (leaderboard, front, controls, proposals, health, drawings, trajectories, curves, spend, profiles, roof)
+    costs = (spend, predicted, profiles, roof)
+    parts = (leaderboard, front, controls, proposals, health, drawings, trajectories, curves, *costs)
     return [part(found) for part in (*parts, provenance, ledger)]
 
 
