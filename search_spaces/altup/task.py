@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -119,17 +120,16 @@ class LanguageModelling(Task):
         model.to(self.device)
         options, clip_norm = self.options, self.options.clip_norm
         optimiser = adamw(model.named_parameters(), options.learning_rate, options.weight_decay, BETAS, multiplies)
-        losses = partial(self._losses, model, optimiser, seed)
-        for rung in train_in_rungs(model, optimiser, losses, self.options, seed, checkpoint, clip_norm):
+        batches = partial(self._steps, seed=seed)
+        for rung in train_in_rungs(model, optimiser, batches, _loss, self.options, seed, checkpoint, clip_norm):
             steps = rung.epoch * self.steps_per_epoch
-            yield Rung(rung.epoch, {**rung.facts, "steps": steps, "tokens": steps * self.batching.tokens})
+            yield replace(rung, facts={**rung.facts, "steps": steps, "tokens": steps * self.batching.tokens})
 
-    def _losses(self, model: nn.Module, optimiser: torch.optim.Optimizer, seed: int, epoch: int) -> Iterator[Tensor]:
+    def _steps(self, model: nn.Module, optimiser: torch.optim.Optimizer, epoch: int, seed: int) -> Iterator[Batch]:
         steps = self.steps_per_epoch
         for step in range(epoch * steps, (epoch + 1) * steps):
             set_learning_rate(optimiser, step / (self.options.epochs * steps), self.options.warmup, FLOOR)
-            batch = self.batching.batch(self.data.train.tokens, seed, step, self.batches_per_pass)
-            yield model(**self._sent(batch))
+            yield self._sent(self.batching.batch(self.data.train.tokens, seed, step, self.batches_per_pass))
 
     def _sent(self, batch: Batch) -> dict[str, Tensor]:
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
@@ -223,6 +223,10 @@ class LanguageModelling(Task):
         """Windows of the validation part."""
         whole = next(self.batching.evaluation(self.data.validation.tokens, 1))
         return {name: tensor[:1].expand(batch_size, -1).contiguous().to(self.device) for name, tensor in whole.items()}
+
+
+def _loss(model: nn.Module, batch: Batch) -> Tensor:
+    return model(**batch)  # type: ignore[no-any-return]
 
 
 def multiplies(name: str, parameter: nn.Parameter) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from naslab.kernels import TokenMask, gather_visible, patch_loss, restore_tokens
 from naslab.search_spaces.common.modules.positions import plane_positions
 from naslab.search_spaces.common.modules.vit import EPSILON, Sizes, check_shape, initialise, make_blocks
+from naslab.search_spaces.common.objectives.float32 import in_float32
 from naslab.search_spaces.common.objectives.masked_patches import Masking, gather_masked
 from naslab.search_spaces.common.objectives.running_cell import RunningCell
 
@@ -240,4 +241,5 @@ class MaskedAutoencoder(Autoencoder):
     def reconstruction_loss(self, predicted_BMP: Tensor, samples: Tensor, decoded_BM: Tensor) -> Tensor:
         """On pixels, or on pixels normalised by the mean and deviation of their patch."""
         design = self.design
-        return patch_loss(predicted_BMP, samples, decoded_BM, design.patch_size, design.target == "normalised_pixel")
+        normalised = design.target == "normalised_pixel"
+        return in_float32(patch_loss)(predicted_BMP, samples, decoded_BM, design.patch_size, normalised)

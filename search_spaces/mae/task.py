@@ -138,19 +138,21 @@ class MaskedPretraining(Task):
         autoencoder = cast(Autoencoder, model).to(self.device)
         autoencoder.standardised_by(self.data.mean, self.data.std)
         optimiser = self._optimiser(autoencoder)
-        losses = partial(self._losses, autoencoder, optimiser, seed)
-        return train_in_rungs(autoencoder, optimiser, losses, self.options, seed, checkpoint)
+        batches = partial(self._steps, seed=seed)
+        return train_in_rungs(autoencoder, optimiser, batches, _loss, self.options, seed, checkpoint)
 
     def _optimiser(self, model: Autoencoder) -> torch.optim.Optimizer:
         options = self.options
         rate = scaled_rate(options.learning_rate, options.batch_size)
         return adamw(model.named_parameters(), rate, options.weight_decay, (0.9, 0.95), decays_in_pretraining)
 
-    def _losses(self, model: Autoencoder, optimiser: torch.optim.Optimizer, seed: int, epoch: int) -> Iterator[Tensor]:
-        steps = self.num_batches
-        for step, (images, noise) in enumerate(self.batches(seed, epoch, model.design.masking.length)):
+    def _steps(
+        self, model: nn.Module, optimiser: torch.optim.Optimizer, epoch: int, seed: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        steps, tokens = self.num_batches, cast(Autoencoder, model).design.masking.length
+        for step, batch in enumerate(self.batches(seed, epoch, tokens)):
             set_learning_rate(optimiser, (epoch + step / steps) / self.options.epochs, self.options.warmup)
-            yield model(images, noise).loss
+            yield batch
 
     def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
         """Scores in percent of the encoder on whole samples: `knn_top1`, `linear_top1`, `finetune_top1`, `few_*`.
@@ -233,3 +235,7 @@ class ClipPretraining(MaskedPretraining):
     """The same on clips."""
 
     Options = ClipPretrainingOptions
+
+
+def _loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return cast(Autoencoder, model)(*batch).loss  # type: ignore[no-any-return]

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from naslab.kernels import info_nce, negative_cosine, nt_xent
+from naslab import kernels
+from naslab.search_spaces.common.objectives.float32 import in_float32
 
 
 class Views(NamedTuple):
@@ -26,6 +27,7 @@ class Views(NamedTuple):
     second: Tensor
 
 
+info_nce, negative_cosine, nt_xent = map(in_float32, (kernels.info_nce, kernels.negative_cosine, kernels.nt_xent))
 Encoded = tuple[Tensor, ...]
 MakeHead = Callable[[], nn.Module]
 

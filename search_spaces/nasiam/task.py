@@ -137,18 +137,16 @@ class SelfSupervised(GradientTask):
         """Pre-train by the framework's loss; see Task.train."""
         framework = cast(Framework, model).to(self.device)
         optimiser = self.optimiser(framework, [p for p in framework.parameters() if p.requires_grad])
-        losses = partial(self._losses, framework, optimiser, seed)
-        return train_in_rungs(framework, optimiser, losses, self.options, seed, checkpoint)
+        batches = partial(self._steps, seed=seed)
+        return train_in_rungs(framework, optimiser, batches, _loss, self.options, seed, checkpoint)
 
-    def _losses(
-        self, framework: Framework, optimiser: torch.optim.Optimizer, seed: int, epoch: int
-    ) -> Iterator[Tensor]:
+    def _steps(self, model: nn.Module, optimiser: torch.optim.Optimizer, epoch: int, seed: int) -> Iterator[Views]:
         steps = self.num_batches()
         for step, views in enumerate(self.batches(seed, epoch)):
             progress = (epoch + step / steps) / self.options.epochs
             self.set_learning_rate(optimiser, progress)
-            yield framework.loss(views)
-            framework.after_step(progress)
+            yield views
+            cast(Framework, model).after_step(progress)
 
     def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
         """kNN on backbone features, collapse metrics of the projections; in full also the linear probe.
@@ -202,3 +200,7 @@ class SelfSupervised(GradientTask):
         """Normalised validation images."""
         images = self.data.validation.fetch(torch.arange(batch_size) % len(self.data.validation))
         return self.augmentation.normalise(images.to(self.device))
+
+
+def _loss(model: nn.Module, views: Views) -> Tensor:
+    return cast(Framework, model).loss(views)

@@ -19,6 +19,7 @@ from transformers import BertConfig
 from naslab.kernels import patch_loss, token_mask
 from naslab.search_spaces.common.modules.bert import DividedBert
 from naslab.search_spaces.common.objectives.contrastive import contrastive_loss, same_text
+from naslab.search_spaces.common.objectives.float32 import in_float32
 from naslab.search_spaces.common.objectives.masked_words import labelled_loss, mask_words
 from naslab.search_spaces.common.objectives.matching import hard_negatives, matching_loss
 from naslab.search_spaces.smaug.design import Design
@@ -144,7 +145,7 @@ class VideoLanguageModel(nn.Module):
 
     def _rebuild(self, encoded: Encoded, frames_FCHW: Tensor, masked_FM: Tensor) -> Tensor:
         assert self.decoder is not None
-        return patch_loss(self.decoder(encoded, masked_FM), frames_FCHW, masked_FM, self.sizes.patch_size)
+        return in_float32(patch_loss)(self.decoder(encoded, masked_FM), frames_FCHW, masked_FM, self.sizes.patch_size)
 
     def _match(
         self, text: Tensor, ids: Tensor, video: Video, similarity: Tensor, same: Tensor, noise: Tensor
@@ -190,13 +191,10 @@ class VideoLanguageModel(nn.Module):
         a contrastive loss learns to read it. Frames are encoded one by one, so in evaluation choosing before or after
         encoding is the same here.
         """
-        text_QE = F.normalize(self.project_text(text_QD), dim=-1)
-        frames_VTE = self.project_video(classes_VTD)
+        text_QE, frames_VTE = self.project_text(text_QD), self.project_video(classes_VTD)
         if self.selector is None or features_VTF is None:
-            return text_QE @ F.normalize(frames_VTE.mean(1), dim=-1).T
-        shares_QVT = self.selector.shares_of_all(features_VTF, text_QD).to(frames_VTE.dtype)
-        video_QVE = F.normalize(torch.einsum("qvt,vte->qve", shares_QVT, frames_VTE), dim=-1)
-        return torch.einsum("qe,qve->qv", text_QE, video_QVE)
+            return _cosines(text_QE, frames_VTE, None)
+        return _cosines(text_QE, frames_VTE, self.selector.shares_of_all(features_VTF, text_QD))
 
     def fit(self, ids: Tensor, video: Video) -> Tensor:
         """How much better each text (B, W) fits its clip than not, as log-odds (B,)."""
@@ -208,6 +206,15 @@ class VideoLanguageModel(nn.Module):
         assert self.answer is not None
         answers: Tensor = self.answer(self._fuse(self.text.encode(ids), ids, video)[:, 0])
         return answers
+
+
+@in_float32
+def _cosines(text_QE: Tensor, frames_VTE: Tensor, shares_QVT: Tensor | None) -> Tensor:
+    text_QE = F.normalize(text_QE, dim=-1)
+    if shares_QVT is None:
+        return text_QE @ F.normalize(frames_VTE.mean(1), dim=-1).T
+    video_QVE = F.normalize(torch.einsum("qvt,vte->qve", shares_QVT.to(frames_VTE.dtype), frames_VTE), dim=-1)
+    return torch.einsum("qe,qve->qv", text_QE, video_QVE)
 
 
 def _features(encoded: Encoded, tokens_BTND: Tensor) -> Tensor:

@@ -121,33 +121,20 @@ class VideoLanguage(Task):
                 "vtc_weight, vtm_weight: both 0, and the data has no open questions, so nothing joins video and text"
             )
         optimiser = adamw(model.named_parameters(), options.learning_rate, options.weight_decay)
-        means: dict[str, Tensor] = {}
-        losses = partial(self._losses, model, optimiser, pairs, means, seed)
-        for rung in train_in_rungs(model, optimiser, losses, options, seed, checkpoint, options.clip_norm):
-            yield Rung(rung.epoch, {name: mean.item() for name, mean in means.items()})
+        batches = partial(self._steps, pairs=pairs, seed=seed)
+        return train_in_rungs(model, optimiser, batches, _loss, options, seed, checkpoint, options.clip_norm)
 
-    def _losses(
-        self,
-        model: VideoLanguageModel,
-        optimiser: torch.optim.Optimizer,
-        pairs: TokenizedClips,
-        means: dict[str, Tensor],
-        seed: int,
-        epoch: int,
-    ) -> Iterator[Tensor]:
-        """The losses of an epoch; `means` takes the mean of each of their parts."""
-        options, frames = self.options, model.design.frames
+    def _steps(
+        self, model: nn.Module, optimiser: torch.optim.Optimizer, epoch: int, pairs: TokenizedClips, seed: int
+    ) -> Iterator[dict[str, Tensor]]:
+        options, video_language = self.options, cast(VideoLanguageModel, model)
+        frames, asks = video_language.design.frames, video_language.answer is not None
         generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
         order = torch.randperm(len(pairs), generator=generator)
         steps = len(order) // options.batch_size
-        means.clear()
         for step, clips in enumerate(order.split(options.batch_size)[:steps]):
-            batch = self.batch(pairs, clips, frames, generator, model.answer is not None)
             set_learning_rate(optimiser, (epoch + step / steps) / options.epochs, options.warmup)
-            losses: dict[str, Tensor] = model(**batch)
-            for name, loss in losses.items():
-                means[name] = means.get(name, 0) + loss.detach() / steps
-            yield losses["loss"]
+            yield self.batch(pairs, clips, frames, generator, asks)
 
     def batch(
         self,
@@ -241,3 +228,7 @@ class VideoLanguage(Task):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return self.batch(pairs, clips, self.space.options.clip_frames)
+
+
+def _loss(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return model(**batch)  # type: ignore[no-any-return]

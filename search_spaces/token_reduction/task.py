@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from naslab.errors import InputError
 from naslab.search_spaces.common.controls import Features, raw_pixels, untrained
 from naslab.search_spaces.common.modules.tokens import anneal, set_keep_rate
+from naslab.search_spaces.common.objectives.float32 import in_float32
 from naslab.search_spaces.common.scores import accuracy, encode, knn_accuracy
 from naslab.search_spaces.common.training import LayerDecay, adamw, scaled_rate, set_learning_rate, train_in_rungs
 from naslab.search_spaces.common.training.finetune import FinetuneOptions
@@ -103,8 +104,8 @@ class Classification(Task):
         """Train with labels; see Task.train. At a rung the model has the configuration's own keep rate."""
         classifier = cast(Classifier, model).to(self.device)
         optimiser = self._optimiser(classifier)
-        losses = partial(self._losses, classifier, optimiser, seed)
-        return train_in_rungs(classifier, optimiser, losses, self.options, seed, checkpoint)
+        batches = partial(self._steps, seed=seed)
+        return train_in_rungs(classifier, optimiser, batches, self._loss, self.options, seed, checkpoint)
 
     def keep_rate(self, target: float, epoch: float) -> float:
         """The rate in training after `epoch` epochs, fractions included."""
@@ -113,17 +114,23 @@ class Classification(Task):
             return target
         return anneal(epoch, target, options.anneal_start * options.epochs, options.anneal_share * options.epochs)
 
-    def _losses(self, model: Classifier, optimiser: torch.optim.Optimizer, seed: int, epoch: int) -> Iterator[Tensor]:
-        steps, options, reduction = self.num_batches, self.options, model.reduction
+    def _steps(
+        self, model: nn.Module, optimiser: torch.optim.Optimizer, epoch: int, seed: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        steps, options, reduction = self.num_batches, self.options, cast(Classifier, model).reduction
         selects = reduction.rule == "evit"
-        for step, (images, labels) in enumerate(self.batches(seed, epoch)):
+        for step, batch in enumerate(self.batches(seed, epoch)):
             now = epoch + step / steps
             set_learning_rate(optimiser, now / options.epochs, options.warmup)
             if selects:
                 set_keep_rate(model, self.keep_rate(reduction.keep_rate, now))
-            yield F.cross_entropy(cast(Tensor, model(images)), labels, label_smoothing=options.label_smoothing)
+            yield batch
         if selects:
             set_keep_rate(model, reduction.keep_rate)
+
+    def _loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = batch
+        return in_float32(F.cross_entropy)(model(images), labels, label_smoothing=self.options.label_smoothing)
 
     def _optimiser(self, model: Classifier) -> torch.optim.Optimizer:
         options, depth = self.options, model.depth

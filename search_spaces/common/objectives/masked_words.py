@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from naslab.search_spaces.common.objectives.float32 import in_float32
 from naslab.search_spaces.data.text import IGNORED, SpecialIds
 
 
@@ -66,6 +67,7 @@ def hidden_words(words_B: Tensor, ratio: float) -> Tensor:
     return (ratio * words_B).round().clamp(min=1)
 
 
+@in_float32
 def labelled_loss(logits_BLV: Tensor, labels_BL: Tensor) -> Tensor:
     """Mean cross-entropy over what is labelled; 0 where nothing is."""
     count = (labels_BL != IGNORED).sum().clamp(min=1)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from naslab.search_spaces.common.objectives.float32 import in_float32
+
 
 class Negatives(NamedTuple):
     """For each text a wrong video, for each video a wrong text, (B,); `valid` where there is one at all."""
@@ -41,6 +43,7 @@ def _draw(share_BB: Tensor, noise_B: Tensor) -> Tensor:
     return below.sum(1).clamp(max=share_BB.shape[1] - 1)
 
 
+@in_float32
 def matching_loss(logits_3B2: Tensor, valid_B: Tensor) -> Tensor:
     """Cross-entropy of "fits" (1) for the pairs, "does not" (0) for both sorts of negatives where there are any."""
     batch = len(valid_B)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from naslab.kernels import patch_loss
 from naslab.kernels.patch_loss import patches
+from naslab.search_spaces.common.objectives.float32 import in_float32
 
 CHANNEL_EPSILON = 1e-6
 """Added to the deviation, not to the variance, where each colour channel is normalised by itself (VideoMAE)."""
@@ -16,6 +17,7 @@ Over: TypeAlias = Literal["patch", "channel"]
 """Over what a normalised target has mean 0 and deviation 1: all values of a patch, or each colour by itself."""
 
 
+@in_float32
 def tube_loss(
     predicted_BMP: Tensor, clips: Tensor, tubes_BM: Tensor, patch_size: int, tubelet: int, normalised_over: Over | None
 ) -> Tensor:

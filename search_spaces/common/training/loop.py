@@ -5,14 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from naslab.search_spaces.common.training.checkpoint import resume_training, save_training
+from naslab.search_spaces.common.training.policy import Loss, Policy
+from naslab.search_spaces.common.training.step import Stepper
 from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.task import Rung, TrainingDiverged
+
+Batches = Callable[[nn.Module, torch.optim.Optimizer, int], Iterator[Any]]
+"""The batches of an epoch (from 0), one a step, for a model and its optimiser.
+
+What it does before a `yield`, such as setting the learning rate, comes before the optimiser's step; what it does after
+the `yield` comes after the step.
+"""
 
 
 class Budget(Protocol):
@@ -30,42 +39,52 @@ class Budget(Protocol):
 def train_in_rungs(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
-    losses: Callable[[int], Iterator[Tensor]],
+    batches: Batches,
+    loss: Loss,
     budget: Budget,
     seed: int,
     checkpoint: Path | None,
     clip_norm: float | None = None,
+    policy: Policy | None = None,
 ) -> Iterator[Rung]:
-    """Train `model` on its device; see Task.train. Fact of a rung: `loss`, the mean over its last epoch.
+    """Train `model` on its device; see Task.train. Facts of a rung: means over its last epoch of `loss` and its parts.
 
     Args:
-        losses: the scalar losses of an epoch (from 0), one a step. What it does before a `yield`, such as setting the
-            learning rate, comes before the optimiser's step; what it does after the `yield` comes after the step.
+        batches, loss: functions of the model that they are given; neither holds one itself.
         clip_norm: largest norm of the gradient.
+        policy: None: plain PyTorch.
 
     Raises:
         TrainingDiverged: the mean loss of an epoch is not finite.
     """
-    device = next(model.parameters()).device
-    start = resume_training(checkpoint, model, optimiser, device)
+    start = resume_training(checkpoint, model, optimiser, next(model.parameters()).device)
     if start == 0:
         seed_everything(derive_seed(seed, "train"))
+    step = Stepper(model, optimiser, loss, policy or Policy(), clip_norm)
     for epoch in range(start, budget.epochs):
-        model.train()
-        total, steps = torch.zeros((), device=device), 0
-        for loss in losses(epoch):
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            if clip_norm is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-            optimiser.step()
-            total += loss.detach()
-            steps += 1
-        mean = total.item() / steps
-        if not math.isfinite(mean):
-            raise TrainingDiverged(f"the training loss is {mean} in epoch {epoch + 1}")
+        means = _means(_epoch(step, batches, epoch))
+        if not math.isfinite(means["loss"]):
+            raise TrainingDiverged(f"the training loss is {means['loss']} in epoch {epoch + 1}")
         if (epoch + 1) % budget.rung_epochs and epoch + 1 < budget.epochs:
             continue
         if checkpoint is not None:
             save_training(checkpoint, epoch + 1, model, optimiser)
-        yield Rung(epoch + 1, {"loss": mean})
+        yield Rung(epoch + 1, means)
+
+
+def _epoch(step: Stepper, batches: Batches, epoch: int) -> Iterator[dict[str, Tensor]]:
+    step.model.train()
+    with step.policy.blocks(step.model):
+        for batch in batches(step.model, step.optimiser, epoch):
+            yield step(batch)
+
+
+def _means(steps: Iterator[dict[str, Tensor]]) -> dict[str, float]:
+    """The mean over all steps of each value; the device is waited for at the end alone."""
+    totals: dict[str, Tensor] = {}
+    number = 0
+    for values in steps:
+        number += 1
+        for name, value in values.items():
+            totals[name] = totals[name] + value if name in totals else value
+    return {name: total.item() / number for name, total in totals.items()}

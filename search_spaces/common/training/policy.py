@@ -1,0 +1,114 @@
+"""The training policy: in which number format, memory layout and form a step runs, whatever the task.
+
+What a study asks for is `PolicyOptions`, where `auto` may stand; what a training follows is a `Policy`. Only the shared
+loop applies it: a task never sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+from naslab.search_spaces.common.training.recomputation import recomputed_blocks
+from naslab.search_spaces.options import Options
+
+Precision = Literal["float32", "bfloat16", "float16"]
+MemoryFormat = Literal["contiguous", "channels_last"]
+Loss = Callable[[nn.Module, Any], Tensor | Mapping[str, Tensor]]
+"""A model's loss of a batch: a scalar, or named scalars of which `loss` is the one to descend."""
+
+
+class PolicyOptions(Options):
+    """What a study may ask of every task's training; `auto` is decided by a measurement (docs/training.md)."""
+
+    precision: Literal["auto", Precision] = "auto"
+    """Of the forward's products; weights, losses, statistics and optimiser are float32 in any case."""
+    memory_format: Literal["auto", MemoryFormat] = "auto"
+    compile: Literal["auto", "off", "on"] = "auto"
+    """torch.compile of the loss."""
+    cuda_graphs: bool = False
+    """With `compile: on`, on a GPU: launch a whole step at once."""
+    accumulation: int = Field(1, ge=1)
+    """Parts that a batch is cut into, one after the other through the model: less memory, the same batch."""
+    recompute: bool = False
+    """Activation checkpointing: repeated blocks are computed again in the backward, not kept."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a step runs; the defaults are plain PyTorch. See PolicyOptions for the fields."""
+
+    precision: Precision = "float32"
+    memory_format: MemoryFormat = "contiguous"
+    compile: bool = False
+    cuda_graphs: bool = False
+    accumulation: int = 1
+    recompute: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for checkpoint and record."""
+        return asdict(self)
+
+    def forward(self, device: torch.device) -> AbstractContextManager[Any]:
+        """The context of one forward and no more.
+
+        Autocast keeps the rounded weights until its context ends. One that spans several optimiser steps goes on with
+        the weights of the first, and a contrastive model collapses without an error.
+        """
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(device.type, getattr(torch, self.precision))
+
+    def scaler(self, device: torch.device) -> torch.amp.GradScaler:
+        """Scales the loss where gradients would underflow in float16; does nothing otherwise."""
+        return torch.amp.GradScaler(device.type, enabled=self.precision == "float16")
+
+    def blocks(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Within it the model's repeated blocks keep no activations, where the policy says so."""
+        return recomputed_blocks(model) if self.recompute else nullcontext()
+
+    def compiled(self, loss: Loss) -> Loss:
+        """The loss as it is to be called."""
+        if not self.compile:
+            return loss
+        return torch.compile(loss, mode="reduce-overhead" if self.cuda_graphs else "default")
+
+    def place(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+        """Give the weights of convolutions, and what the optimiser keeps of them, the policy's layout.
+
+        Fused optimisers walk weight, gradient and state in memory order, so that all must have the same.
+        """
+        layout = self._layout
+        for parameter in model.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=layout)
+        for parameter, state in optimiser.state.items():
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.ndim == 4 and value.shape == parameter.shape:
+                    state[name] = value.contiguous(memory_format=layout)
+
+    def parts(self, batch: Any) -> Iterator[tuple[Any, float]]:
+        """The batch, images in the policy's layout, as parts with the share of the samples that each has."""
+        batch = tree_map(self._laid_out, batch)
+        if self.accumulation == 1:
+            yield batch, 1.0
+            return
+        size = len(tree_leaves(batch)[0])
+        leaves, structure = tree_flatten(batch)
+        for part in zip(*(leaf.chunk(self.accumulation) for leaf in leaves), strict=True):
+            yield tree_unflatten(part, structure), len(part[0]) / size
+
+    @property
+    def _layout(self) -> torch.memory_format:
+        return torch.channels_last if self.memory_format == "channels_last" else torch.contiguous_format
+
+    def _laid_out(self, value: Any) -> Any:
+        is_images = isinstance(value, Tensor) and value.ndim == 4 and self.memory_format == "channels_last"
+        return value.contiguous(memory_format=self._layout) if is_images else value

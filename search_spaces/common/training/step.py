@@ -1,0 +1,59 @@
+"""One optimiser step under a policy: the one place where it is applied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from naslab.search_spaces.common.training.policy import Loss, Policy
+
+
+class Stepper:
+    """Takes optimiser steps; nothing in one waits for the device.
+
+    Attributes:
+        scaler: of float16's gradients; its state belongs into a checkpoint.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        loss: Loss,
+        policy: Policy,
+        clip_norm: float | None = None,
+    ) -> None:
+        policy.place(model, optimiser)
+        self.model, self.optimiser, self.policy, self.clip_norm = model, optimiser, policy, clip_norm
+        self.loss = policy.compiled(loss)
+        self.device = next(model.parameters()).device
+        self.scaler = policy.scaler(self.device)
+
+    def __call__(self, batch: Any) -> dict[str, Tensor]:
+        """Descend the loss of `batch`; the means of its parts, detached, `loss` among them."""
+        self.optimiser.zero_grad(set_to_none=True)
+        means: dict[str, Tensor] = {}
+        for part, share in self.policy.parts(batch):
+            for name, value in self._backward(part, share).items():
+                means[name] = means[name] + value if name in means else value
+        self._step()
+        return means
+
+    def _backward(self, part: Any, share: float) -> dict[str, Tensor]:
+        with self.policy.forward(self.device):
+            found = self.loss(self.model, part)
+        values = found if isinstance(found, Mapping) else {"loss": found}
+        if share != 1:
+            values = {name: value * share for name, value in values.items()}
+        self.scaler.scale(values["loss"]).backward()
+        return {name: value.detach() for name, value in values.items()}
+
+    def _step(self) -> None:
+        if self.clip_norm is not None:
+            self.scaler.unscale_(self.optimiser)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
