@@ -27,7 +27,8 @@ class Views(NamedTuple):
     second: Tensor
 
 
-info_nce, negative_cosine, nt_xent = map(in_float32, (kernels.info_nce, kernels.negative_cosine, kernels.nt_xent))
+info_nce, negative_cosine = in_float32(kernels.info_nce), in_float32(kernels.negative_cosine)
+nt_xent = in_float32(kernels.nt_xent)
 Encoded = tuple[Tensor, ...]
 MakeHead = Callable[[], nn.Module]
 

@@ -89,9 +89,9 @@ class Policy:
         for parameter in model.parameters():
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=layout)
-        for parameter, state in optimiser.state.items():
+        for weight, state in optimiser.state.items():
             for name, value in state.items():
-                if isinstance(value, Tensor) and value.ndim == 4 and value.shape == parameter.shape:
+                if isinstance(value, Tensor) and value.ndim == 4 and value.shape == weight.shape:
                     state[name] = value.contiguous(memory_format=layout)
 
     def parts(self, batch: Any) -> Iterator[tuple[Any, float]]:
