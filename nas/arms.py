@@ -15,7 +15,10 @@ from naslab.search_spaces import Options, Unless, When
 from naslab.search_spaces.user_modules import import_from
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+Names = Annotated[tuple[Name, ...], AfterValidator(lambda names: tuple(dict.fromkeys(names)))]
 Pruner = Literal["none", "median", "percentile", "asha", "hyperband"]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
 GUMBEL = When("relaxation", ("gumbel",))
 
 
@@ -23,7 +26,7 @@ class AlphaOptimiser(Options):
     """Adam over the architecture parameters; the defaults are DARTS's (Liu 2019)."""
 
     learning_rate: float = Field(3e-4, gt=0)
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: tuple[Decay, Decay] = (0.5, 0.999)
     weight_decay: float = Field(1e-3, ge=0)
 
 
@@ -37,7 +40,7 @@ class Differentiable(Options):
     relaxation: Literal["softmax", "sigmoid", "gumbel"] = "softmax"
     gumbel_hard: Annotated[bool, GUMBEL] = True
     """GDAS samples one candidate with a straight-through gradient; SNAS (false) samples soft weights."""
-    temperature: Annotated[tuple[float, float], GUMBEL] = (10.0, 0.1)
+    temperature: Annotated[tuple[Positive, Positive], GUMBEL] = (10.0, 0.1)
     """Gumbel temperature at the start and at the end of the search, geometric in between."""
     partial_channels: int = Field(1, ge=1)
     entropy_weight: float = Field(0.0, ge=0)
@@ -106,7 +109,7 @@ class Sampled(Options):
     """What the best proposals are chosen by: validation score, or that per hour of the proposal's own run."""
     enqueue: tuple[dict[str, Any], ...] = ()
     """Configurations that are tried first; what they leave out is the reference's."""
-    warm_start: tuple[Name, ...] = ()
+    warm_start: Names = ()
     """Studies in the same storage, of the same space, whose measurements the sampler knows from the start."""
     levels: Annotated[int, When("sampler", ("grid",))] = Field(5, ge=2)
     """How many values of a range of numbers are on the lattice."""

@@ -6,6 +6,11 @@ import signal
 import sys
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C. Python ends a process by the signal itself once a plain KeyboardInterrupt has left code in a string,
+    such as that of a dataclass, even where it was caught; not so with a class of its own."""
+
+
 def main() -> None:
     """Entry point of the `naslab` command."""
     interrupted = False
@@ -13,7 +18,7 @@ def main() -> None:
     def interrupt(*_: object) -> None:
         nonlocal interrupted
         interrupted = True
-        raise KeyboardInterrupt
+        raise Interrupted
 
     # A shell starts what runs in its background with Ctrl-C ignored; that stays.
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from naslab.efficiency.device import device_name, resolve_device
+from naslab.errors import InputError
 from naslab.runs.events import Follower
 from naslab.runs.executors import LocalExecutor, WorkerDied
 from naslab.runs.judge import Judge, judged_arm
@@ -55,6 +56,8 @@ def run_study(ledger: Ledger, slots: int, progress: Progress, retry_failed: bool
         InputError: data, storage or disk that only the user can mend, or another driver on this study.
         NaslabError: so many equal failures in a row that the rest would fail, too; another driver took over.
     """
+    if type(slots) is not int or slots < 1:
+        raise InputError(f"slots: {slots!r}: how many trials run at once, an integer from 1")
     with _termination_interrupts(), ledger.hold(slots) as lease:
         return _Driver(ledger, lease, slots, progress, retry_failed).run()
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from naslab.runs.constraints import Cost
 from naslab.search_spaces import Options
@@ -13,7 +14,7 @@ from naslab.search_spaces import Options
 class Ranking(Options):
     """How the configurations are ordered: by accuracy per device hour among those as good as an accuracy floor."""
 
-    floor: Literal["reference", "none"] | FiniteFloat = "reference"
+    floor: Literal["reference", "none"] | float = "reference"
     margin: float | None = Field(None, ge=0)
     """By how much a configuration may be worse than the floor, in units of the metric; default 1 point of a
     percentage, 1 % of the floor for any other metric."""
@@ -21,6 +22,14 @@ class Ranking(Options):
     """What orders them: metric per hour, or gain over the base per hour, search included."""
     gain_over: str = "reference"
     """What the gain per hour is a gain over: the reference, or a control of the task by its name."""
+
+    @field_validator("floor", mode="before")
+    @classmethod
+    def _is_a_floor(cls, floor: object) -> object:
+        number = isinstance(floor, int | float) and not isinstance(floor, bool) and math.isfinite(floor)
+        if not number and floor not in ("reference", "none"):
+            raise ValueError(f"must be reference, none or a finite number, not {floor!r}")
+        return floor
 
 
 class Objective(Options):

@@ -6,7 +6,7 @@ import hashlib
 import json
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import yaml
@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from naslab.efficiency.gpus import find_gpu
 from naslab.errors import InputError
-from naslab.nas.arms import Arm, Grid, Name, Sampled
+from naslab.nas.arms import Arm, Grid, Name, Names, Sampled
 from naslab.nas.grid import grid_points
 from naslab.nas.racing import Looks
 from naslab.nas.sampling import check_sampler
@@ -26,8 +26,17 @@ from naslab.search_spaces import Configuration, Options, SearchSpace, Task, expl
 from naslab.search_spaces.options import RECORDED
 
 SCHEMA = "naslab.study/1"
+Seed = Annotated[int, Field(ge=0)]
 MOST_OF_A_RACE = 100
 """Seeds of a row where seeds race: its bounds are simulated look by look."""
+
+
+RACE = f"a race is written seeds: {{from: 3, to: 12}}, from 2 or more to a larger number, at most {MOST_OF_A_RACE}"
+
+
+def _may_race(first: object, last: object) -> bool:
+    whole = type(first) is int and type(last) is int
+    return whole and 2 <= first < last <= MOST_OF_A_RACE  # type: ignore[operator]
 
 
 class SpaceChoice(Options):
@@ -57,9 +66,9 @@ class Study(Options):
     schema_: Literal["naslab.study/1"] = Field(alias="schema")
     name: Name
     description: str = ""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Everything random derives from it."""
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1)
     """Seeds with which the reference and every finalist are trained; intervals are over them."""
     race_to: int | None = Field(None, ge=3)
     """Most seeds of a row where seeds race: `seeds: {from: 3, to: 12}` stands for the seeds 0, 1, 2 and this."""
@@ -79,7 +88,7 @@ class Study(Options):
     """When a trial, or the study, is to be stopped."""
     predict_for: tuple[str, ...] = ()
     """Devices of the table (`naslab devices`) for which hours are predicted, beside those that are measured."""
-    beside: tuple[Name, ...] = ()
+    beside: Names = ()
     """Other studies in the same storage whose results stand in this one's ranking."""
 
     @field_validator("predict_for")
@@ -98,13 +107,9 @@ class Study(Options):
         if not isinstance(seeds, dict):
             return values
         first, last = seeds.get("from"), seeds.get("to")
-        sound = isinstance(first, int) and isinstance(last, int) and 2 <= first < last <= MOST_OF_A_RACE
-        if seeds.keys() != {"from", "to"} or not sound:
-            raise ValueError(
-                "seeds: a race is written {from: 3, to: 12}, from 2 or more to a larger number, at most "
-                f"{MOST_OF_A_RACE}"
-            )
-        return {**values, "seeds": list(range(int(first or 0))), "race_to": last}
+        if seeds.keys() != {"from", "to"} or not _may_race(first, last):
+            raise ValueError(f"seeds: {RACE}")
+        return {**values, "seeds": list(range(first)), "race_to": last}
 
     @model_validator(mode="after")
     def _arms_are_sound(self) -> Study:
@@ -114,6 +119,9 @@ class Study(Options):
                 raise ValueError(f"two arms are named {name!r}; names must differ")
         if self.name in self.beside:
             raise ValueError(f"beside: {self.name!r} is this study; name others")
+        first = len(self.seeds)
+        if self.race_to is not None and not (self.seeds == tuple(range(first)) and _may_race(first, self.race_to)):
+            raise ValueError(f"race_to: {self.race_to} does not go with seeds {list(self.seeds)}; {RACE}")
         if self.objective.direction == "minimize" and self.objective.kind == "per_hour" and self.ranking.by == "score":
             raise ValueError(
                 "objective.direction: a loss per hour would reward a large loss; with minimize use ranking.by: gain "
@@ -286,6 +294,6 @@ def _step(node: Any, part: str, override: str) -> Any:
 
 
 def _index(items: list[Any], part: str, override: str) -> int:
-    if not part.isdigit() or int(part) >= len(items):
+    if not part.isdecimal() or int(part) >= len(items):
         raise InputError(f"--set {override}: {part!r} is not an index into a list of {len(items)}")
     return int(part)

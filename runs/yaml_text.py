@@ -1,4 +1,4 @@
-"""YAML as people mean it: 1e-3 is a number, a key stands once, and nesting has an end."""
+"""YAML as people mean it: 1e-3 is a number, 010 is ten, a key stands once, and a document is a tree of plain values."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ from typing import Any
 
 import yaml
 
+MOST_VALUES = 100_000
+"""More values than any study file has: an alias that holds itself, or aliases of aliases, would never end."""
+
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1, with the numbers of YAML 1.2: 1e-3 has no point and is one all the same."""
+    """YAML 1.1 with the numbers of YAML 1.2: 1e-3 has no point and is one all the same; no dates, no base 8 or 60."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, found) for tag, found in resolvers if tag.rpartition(":")[2] not in ("int", "float", "timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A mapping whose keys differ."""
@@ -24,8 +32,22 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+def _number(tag: str, pattern: str, read: Any) -> None:
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern, re.ASCII), list("-+.0123456789"))
+    _Loader.add_constructor(f"tag:yaml.org,2002:{tag}", lambda loader, node: read(loader.construct_scalar(node)))
+
+
+def _integer(text: str) -> int:
+    return int(text, 16) if "x" in text else int(text)
+
+
+def _real(text: str) -> float:
+    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+_number("int", r"^(?:[-+]?\d+(?:_\d+)*|0x[0-9a-fA-F]+)$", _integer)
+_number(
+    "float", r"^(?:[-+]?(?:\d+(?:_\d+)*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", _real
 )
 
 
@@ -33,9 +55,31 @@ def read_yaml(text: str) -> Any:
     """The document in `text`.
 
     Raises:
-        yaml.YAMLError: it is no YAML, a key stands twice in one mapping, or it is nested too deep to be read.
+        yaml.YAMLError: it is no YAML, a key stands twice in one mapping, it is nested too deep to be read, or holds
+            what is neither text nor a number, a truth value, a list or a mapping.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        document = yaml.load(text, Loader=_Loader)
+        _check_plain(document)
     except RecursionError:
         raise yaml.YAMLError("nested too deep") from None
+    except (ValueError, KeyError, AttributeError) as error:  # what a tag such as !!bool does not fit
+        raise yaml.YAMLError(f"a value that cannot be read: {error}") from None
+    return document
+
+
+def _check_plain(document: Any) -> None:
+    """Refuse what is not a tree of plain values."""
+    number, todo = 0, [document]
+    while todo:
+        value, number = todo.pop(), number + 1
+        if number > MOST_VALUES:
+            raise yaml.YAMLError(f"more than {MOST_VALUES:,} values; an alias may hold itself")
+        if isinstance(value, dict):
+            todo += [*value, *value.values()]
+        elif isinstance(value, list):
+            todo += value
+        elif isinstance(value, str):
+            value.encode()  # half a character is no text
+        elif not (value is None or isinstance(value, int | float)):
+            raise yaml.YAMLError(f"a {type(value).__name__} is no value of a study file")

@@ -12,15 +12,17 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    GetCoreSchemaHandler,
     SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     model_serializer,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from naslab.search_spaces.parameters import When
+from naslab.search_spaces.strict_numbers import strict_numbers
 
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 """A path that may begin with `~`."""
@@ -31,10 +33,17 @@ RECORDED = {"recorded": True}
 class Options(BaseModel):
     """Frozen; unknown keys are refused, and so is a key whose condition (`When`, in the field's type) does not hold.
 
-    An option that does not apply keeps its default and is left out where the options are written down.
+    An option that does not apply keeps its default and is left out where the options are written down. Numbers are
+    numbers: no text and no truth value stands for one, each is finite, and integers fit 64 bits.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """What pydantic makes of the fields, without the conversions that would hide a slip."""
+        schema: CoreSchema = strict_numbers(handler(source))
+        return schema
 
     @classmethod
     def conditions(cls, name: str) -> tuple[When, ...]:
@@ -84,9 +93,10 @@ class Options(BaseModel):
 def explain(error: ValidationError, where: str = "") -> str:
     """The first problem of a pydantic error in one line: place, what is wrong, what was given."""
     first = error.errors()[0]
-    place = ".".join(str(part) for part in (where, *first["loc"], first.get("ctx", {}).get("option", "")) if part != "")
+    parts = [str(part) for part in (where, *first["loc"], first.get("ctx", {}).get("option", ""))]
+    place = ".".join(part for part in parts if part)
     more = f" (and {len(error.errors()) - 1} more)" if len(error.errors()) > 1 else ""
-    return f"{place}: {_problem(first)}{more}"
+    return f"{place}: {_problem(first)}{more}" if place else f"{_problem(first)}{more}"
 
 
 def near(given: object, known: Sequence[str]) -> str:
@@ -102,6 +112,16 @@ def _problem(first: Mapping[str, Any]) -> str:
             return text
         case "value_error":
             return str(context["error"])
+        case "float_type":
+            text = "must be a number"
+        case "finite_number":
+            text = "must be a finite number"
+        case "bool_type":
+            text = "must be true or false"
+        case "string_type":
+            text = "must be text"
+        case "too_short":
+            text = f"must have {context['min_length']} or more values"
         case "tuple_type" | "list_type":
             text = "must be a list, such as [0, 1, 2]"
         case "dict_type" | "model_type" | "model_attributes_type":

@@ -185,3 +185,25 @@ def test_ctrl_c_before_anything_runs_is_one_line(toy_file):
     code, said = end(driver)
     assert code == 130
     assert said.splitlines() == ["naslab: interrupted; the same command goes on from here"]
+
+
+CTRL_C_IN_A_STRING = """
+import signal, sys, types
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from naslab.__main__ import main
+cli = sys.modules["naslab.runs.cli"] = types.ModuleType("cli")
+def run_command_line():
+    try:
+        exec("import signal; signal.raise_signal(signal.SIGINT)")  # as a dataclass that is being made
+    except KeyboardInterrupt:
+        return 130
+cli.run_command_line = run_command_line
+main()
+"""
+
+
+def test_ctrl_c_while_python_runs_code_in_a_string_is_still_130(tmp_path):
+    (tmp_path / "ctrl_c.py").write_text(CTRL_C_IN_A_STRING)
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    ended = subprocess.run([sys.executable, "-m", "ctrl_c"], env={**os.environ, "PYTHONPATH": path})
+    assert ended.returncode == 130

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from naslab.runs.storage import _first_line, shown
 from naslab.runs.study import load_study, parse_study
 from naslab.runs.yaml_text import read_yaml
 from naslab.search_spaces import Float
+from naslab.search_spaces.function import Choice
 
 DOCUMENT = {
     "schema": "naslab.study/1",
@@ -46,6 +48,37 @@ def changed(**changes):
         ("ranking: {floor: .nan}", "ranking.floor"),
         ("ranking: {floor: -.inf}", "ranking.floor"),
         ("seeds: {from: 2, to: 100000}", "at most 100"),
+        ("seeds: {from: true, to: 3}", "a race is written"),
+        ("seeds: {from: 2.0, to: 3}", "a race is written"),
+        ("race_to: 3", "race_to: 3 does not go with seeds [0, 1, 2]"),
+        ("seeds: [7, 8, 9]\nrace_to: 12", "does not go with seeds [7, 8, 9]"),
+        ("seeds: [true]", "seeds.0: must be an integer, not True"),
+        ("seeds: [-1]", "seeds.0"),
+        ("seeds: ['1']", "seeds.0: must be an integer, not '1'"),
+        ("seeds: [.5]", "seeds.0: must be an integer, not 0.5"),
+        ("seeds: [1, 1.0]", "seeds [1, 1] repeat"),
+        ("seed: 1e30", "seed"),
+        ("seed: 9223372036854775808", "seed"),
+        ("random_architectures: yes", "random_architectures: must be an integer, not True"),
+        ("finalists: .inf", "finalists: must be an integer, not inf"),
+        ("limits: {gpu_hours: .inf}", "limits.gpu_hours: must be a finite number, not inf"),
+        ("limits: {trial_hours: .nan}", "limits.trial_hours: must be a finite number, not nan"),
+        ("limits: {gpu_hours: true}", "limits.gpu_hours: must be a number, not True"),
+        ("limits: {gpu_hours: '3'}", "limits.gpu_hours: must be a number, not '3'"),
+        ("constraints: {max_params: '3'}", "constraints.max_params: must be an integer, not '3'"),
+        ("ranking: {floor: true}", "ranking.floor: must be reference, none or a finite number, not True"),
+        ("ranking: {floor: '90'}", "ranking.floor: must be reference, none or a finite number, not '90'"),
+        ("ranking: {margin: .inf}", "ranking.margin"),
+        ("arms: [{name: a, engine: grid, vary: {}}]", "vary: must have 1 or more values"),
+        ("arms: [{name: a, engine: grid, vary: {lr: []}}]", "vary.lr: must have 1 or more values"),
+        ("arms: [{name: a, engine: optuna, sampler: tpe, trials: true}]", "trials: must be an integer, not True"),
+        ("arms: [{name: a, engine: differentiable, epochs: 2, alpha: {betas: [.5, 1]}}]", "betas.1"),
+        ("arms: [{name: a, engine: differentiable, epochs: 2, relaxation: gumbel, gumbel_hard: 1}]", "true or false"),
+        ("arms: [{name: a, engine: differentiable, epochs: 2, relaxation: gumbel, temperature: [0, 1]}]", "temp"),
+        ("task: &a {x: *a}", "an alias may hold itself"),
+        ("task: {x: !!binary aGk=}", "a bytes is no value of a study file"),
+        ("task: {x: !!bool x}", "cannot be read"),
+        ('description: "\\ud800"', "cannot be read"),
         ("task: " + "[" * 3000 + "]" * 3000, "nested too deep"),
         ("include: " + "{a: " * 3000 + "1" + "}" * 3000, "nested too deep"),
     ],
@@ -65,6 +98,30 @@ def test_a_number_is_a_number_however_it_is_written(text):
     assert read_yaml(f"lr: [{text}]") == {"lr": [0.001]}
     assert read_yaml(f"lr: '{text}'") == {"lr": text}
     assert read_yaml("version: 1e3x") == {"version": "1e3x"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("010", 10), ("1_000", 1000), ("0x1f", 31), ("-.inf", -math.inf), ("1:30", "1:30"), ("1__0", "1__0")],
+)
+def test_base_60_and_base_8_are_no_surprise(text, value):
+    assert read_yaml(f"x: {text}") == {"x": value}
+
+
+def test_whole_numbers_may_be_written_with_an_exponent():
+    study = parse_study(changed(constraints={"max_params": 1e6}, seeds=[0.0, 1]), "mine.yaml")
+    assert repr((study.constraints.max_params, study.seeds)) == "(1000000, (0, 1))"
+
+
+def test_a_choice_keeps_the_kind_of_number_that_it_was_given():
+    assert repr(Choice(values=[1, 2.0, True, "x"]).values) == "(1, 2.0, True, 'x')"
+
+
+def test_aliases_of_aliases_end_at_once():
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    with pytest.raises(yaml.YAMLError, match="values"):
+        read_yaml("\n".join(lines))
 
 
 def test_a_number_in_quotes_is_explained():
