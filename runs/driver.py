@@ -25,9 +25,11 @@ from naslab.runs.lease import Lease
 from naslab.runs.ledger import Ledger
 from naslab.runs.limits import FailureStreak, budget_is_spent, deaths_without_progress, forgivable, overdue
 from naslab.runs.log import log_path
+from naslab.runs.made_with import made_with
 from naslab.runs.past import Past
 from naslab.runs.plan import Plan, plan_next
 from naslab.runs.progress import Progress
+from naslab.runs.reuse import Circumstances, Reusable, reusable
 from naslab.runs.threads import threads_per_slot
 from naslab.runs.trial import Cause, Job, RungRecord, State, Trial
 from naslab.runs.verdict import STOP, VERDICT, give_verdict
@@ -88,6 +90,7 @@ class _Driver:
         self.past = Past(self.study, self.task.metric, trials, forgiven)
         self.judge = Judge(self.study, self.task.max_epochs)
         self.warm: Knowledge = {}
+        self.reusable = Reusable(self.study)
         self.followed = 0.0
 
     def run(self) -> list[Trial]:
@@ -97,6 +100,7 @@ class _Driver:
         if not self._has_work():
             return self.ledger.trials()
         self.ledger.name_metric(self.task.metric)
+        self._look_for_equals()
         executor = LocalExecutor(self.slots, self.device)
         try:
             with self.progress.watching(self.study, self.controls, self.slots):
@@ -107,6 +111,13 @@ class _Driver:
             raise
         executor.shutdown()
         return self.ledger.trials()
+
+    def _look_for_equals(self) -> None:
+        """What the study may take over from others, said before it begins."""
+        here = Circumstances(device_name(self.device), self.threads, made_with(self.task))
+        self.reusable, lines = reusable(self.ledger, here, self.study.reuse)
+        for line in lines:
+            self.progress.say(line)
 
     def _adopt(self) -> None:
         """Settle what a driver that died left running: an end that was told is recorded, the rest is interrupted."""
@@ -171,6 +182,10 @@ class _Driver:
         if any(judgement.pruned for judgement in earlier):  # interrupted before it knew
             rungs = [asdict(rung) for rung in self._earlier_rungs(job)]
             self._record(trial_id, job, "pruned", {"rungs": rungs, "result": {"metric": self.task.metric}})
+            return
+        if (source := self.reusable.find(job)) is not None:
+            source.copy_weights(folder)
+            self._record(trial_id, job, "complete", source.facts())
             return
         entry = _Running(trial_id, job, folder)
         log = log_path(self.files, number)

@@ -17,7 +17,18 @@ from naslab.runs.study import Study
 from naslab.search_spaces import Configuration
 
 GROWABLE = frozenset(
-    {"description", "seeds", "arms", "finalists", "random_architectures", "ranking", "limits", "beside", "device"}
+    {
+        "description",
+        "seeds",
+        "arms",
+        "finalists",
+        "random_architectures",
+        "ranking",
+        "limits",
+        "beside",
+        "reuse",
+        "device",
+    }
 )
 """What may change between two runs of a study: more of something, or how results are read."""
 

@@ -5,9 +5,11 @@ On a CPU the unit is core hours, by the CPU clock of each worker and its childre
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
+from typing import Literal
 
 from naslab.nas.arms import Sampled
 from naslab.nas.statistics import ratio_interval
@@ -26,13 +28,23 @@ def by_its_clock(trials: Sequence[Trial]) -> tuple[Trial, ...]:
     Raises:
         InputError: as for `one_device`.
     """
-    charged = [t for t in trials if t.device_seconds and t.state != "running"]
-    if cost_unit(one_device(trials)) != "cpu_hours" or not all(t.core_seconds for t in charged):
+    if clock_of(trials) == "wall":
         return tuple(trials)
     return tuple(
         replace(t, seconds=t.core_seconds, carried_seconds=t.carried_core_seconds, rungs=tuple(map(_by_cores, t.rungs)))
         for t in trials
     )
+
+
+def clock_of(trials: Sequence[Trial]) -> Literal["core", "wall"]:
+    """The clock by which the trials can be counted.
+
+    Raises:
+        InputError: as for `one_device`.
+    """
+    charged = [t for t in trials if t.full_seconds and t.state != "running"]
+    timed = bool(charged) and all(t.core_seconds or t.carried_core_seconds for t in charged)
+    return "core" if timed and cost_unit(one_device(trials)) == "cpu_hours" else "wall"
 
 
 def _by_cores(rung: RungRecord) -> RungRecord:
@@ -60,8 +72,17 @@ def borrowed(study: Study) -> tuple[str, ...]:
     )
 
 
+def taken_over(trials: Sequence[Trial]) -> tuple[str, ...]:
+    """One line for each study whose finished trials stand for some of this one's."""
+    found = Counter(t.reused["study"] for t in trials if t.reused is not None)
+    return tuple(
+        f"{number} trials were taken over from {study} (reuse): their hours count in the rows, and were spent there."
+        for study, number in sorted(found.items())
+    )
+
+
 def _old_records(trials: Sequence[Trial], clock: str) -> Iterable[str]:
-    timed = [t for t in trials if t.core_seconds]
+    timed = [t for t in trials if t.core_seconds or t.carried_core_seconds]
     if clock == "wall" and timed and len(timed) < len(trials):
         yield "Some trials have no CPU clock (an earlier version ran them): hours are wall hours, which load changes."
 

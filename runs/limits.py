@@ -89,10 +89,10 @@ def forecast_hours(study: Study, trials: Sequence[Trial]) -> float | None:
     ended = [t for t in trials if t.state in ENDED]
     if not ended or any(isinstance(arm, Sampled) and arm.trials is None for arm in study.arms):
         return None
-    overall = sum(t.device_seconds for t in ended) / len(ended)
+    overall = sum(t.full_seconds for t in ended) / len(ended)
     seconds = 0.0
     for role, number in expected_jobs(study, ()).items():
-        own = [t.device_seconds for t in ended if t.job.role == role]
+        own = [t.full_seconds for t in ended if t.job.role == role]
         seconds += max(number - len(own), 0) * (sum(own) / len(own) if own else overall)
     return seconds / SECONDS_PER_HOUR
 

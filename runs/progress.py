@@ -49,6 +49,11 @@ class Progress:
             self._drawn = now
             self._live.update(Group(self._table(running), Text(self.summary(trials()))))
 
+    def say(self, line: str) -> None:
+        """Say something about the study as a whole."""
+        if not self._quiet:
+            self._console.print(Text(line), highlight=False)
+
     def finished(self, job: Job, state: str, value: float | None, seconds: float, error: str | None) -> None:
         """Say that a trial ended."""
         if self._quiet:
@@ -62,7 +67,7 @@ class Progress:
         finished = [t for t in trials if t.state in ENDED]
         spent = sum(t.device_seconds for t in trials)
         left = max(self._expected - len(finished), 0)
-        mean = sum(t.device_seconds for t in finished) / len(finished) if finished else 0.0
+        mean = sum(t.full_seconds for t in finished) / len(finished) if finished else 0.0
         minutes = left * mean / self._slots / 60
         budget = self._study.limits.gpu_hours
         of_budget = "" if budget is None else f" of {budget:g}"

@@ -53,7 +53,7 @@ def _fits(study: Study, trials: Sequence[Trial], group: Sequence[Trial]) -> bool
     """Whether the rest of the study's budget has room for another run of the row, beside those that run."""
     if study.limits.gpu_hours is None:
         return True
-    ended = [t.device_seconds for t in group if t.state == "complete"]
+    ended = [t.full_seconds for t in group if t.state == "complete"]
     runs = 1 + sum(t.state == "running" for t in trials)
     rest = study.limits.gpu_hours * SECONDS_PER_HOUR - sum(t.device_seconds for t in trials)
     return runs * fmean(ended) <= rest if ended else rest > 0
@@ -73,7 +73,7 @@ def _contender(study: Study, configuration: Configuration, group: Sequence[Trial
 
 
 def _hours(trial: Trial) -> float:
-    by_core = cost_unit(trial.device) == "cpu_hours" and trial.core_seconds
+    by_core = cost_unit(trial.device) == "cpu_hours" and trial.run_core_seconds
     return (trial.run_core_seconds if by_core else trial.run_seconds) / SECONDS_PER_HOUR
 
 

@@ -19,7 +19,7 @@ from naslab.runs.answer import Answer, answer_of
 from naslab.runs.beside import Neighbour, check_comparable
 from naslab.runs.failures import failures_of
 from naslab.runs.floor import floor_of, judged
-from naslab.runs.hours import borrowed, by_its_clock, doubts
+from naslab.runs.hours import borrowed, by_its_clock, clock_of, doubts, taken_over
 from naslab.runs.objective import Objective
 from naslab.runs.predicted_hours import spent_hours
 from naslab.runs.ranking_table import ranking_html, ranking_text
@@ -113,7 +113,7 @@ def rank(study: Study, trials: Sequence[Trial], beside: Sequence[Neighbour] = ()
     controls, random = _controls(scored, metric), _random(scored, metric)
     floor = floor_of(study, metric, [row for row in rows if row.study == study.name], _baselines(controls, random))
     rows = judged(rows, floor, study.objective.sign, frame.critical)
-    clock = "core" if any(t.core_seconds and t.seconds is t.core_seconds for t in trials) else "wall"
+    clock = clock_of(recorded)
     return Ranking(
         study=study.name,
         metric=metric,
@@ -134,7 +134,7 @@ def rank(study: Study, trials: Sequence[Trial], beside: Sequence[Neighbour] = ()
         margin=None if floor is None else floor.margin,
         clock=clock,
         failures=failures_of(study, recorded),
-        doubts=(*doubts(rows, recorded, clock), *borrowed(study)),
+        doubts=(*doubts(rows, recorded, clock), *borrowed(study), *taken_over(recorded)),
         predicted_hours=spent_hours(study, recorded),
         critical=frame.critical,
         better_critical=study.critical_of(len(rows)),

@@ -18,7 +18,11 @@ NO_ARM = "(study)"
 
 @dataclass(frozen=True)
 class ArmSpend:
-    """Device hours charged to one arm. `search_hours` leaves out the retraining of its finalists."""
+    """Device hours charged to one arm.
+
+    `search_hours` are what its search takes: without the retraining of its finalists, and with what trials that were
+    taken over had cost elsewhere.
+    """
 
     arm: str
     device_hours: float
@@ -47,9 +51,13 @@ def _spend(arm: str, trials: Sequence[Trial]) -> ArmSpend:
     return ArmSpend(
         arm,
         hours(t.device_seconds for t in trials),
-        hours(t.device_seconds for t in trials if t.job.role in ("search", "proposal")),
+        hours(_own_cost(t) for t in trials if t.job.role in ("search", "proposal")),
         dict(sorted(Counter(t.state for t in trials).items())),
     )
+
+
+def _own_cost(trial: Trial) -> float:
+    return trial.device_seconds if trial.reused is None else trial.full_seconds
 
 
 def phase_hours(trials: Iterable[Trial]) -> dict[Phase, float]:
@@ -74,7 +82,7 @@ def one_device(trials: Sequence[Trial]) -> str:
     """
     numbers: dict[str, list[int]] = {}
     for trial in trials:
-        if trial.device and trial.device_seconds:
+        if trial.device and trial.full_seconds:
             numbers.setdefault(device_kind(trial.device), []).append(trial.number)
     for bare in [kind for kind in numbers if any(other.startswith(f"{kind}: ") for other in numbers)]:
         del numbers[bare]  # failed before its device was asked for its name

@@ -7,6 +7,7 @@ from typing import Any
 
 from naslab.runs.ledger import Ledger
 from naslab.runs.limits import forecast_hours, given_up, spent_hours
+from naslab.runs.reuse import reused
 from naslab.runs.warm_start import warm_started
 
 SCHEMA = "naslab.status/1"
@@ -18,7 +19,7 @@ def status(ledger: Ledger) -> dict[str, Any]:
     `slot_seconds` is what the drivers held: slots times the time between a driver's start and its last sign of life.
     `unaccounted` is that less every charged second: waiting slots, and processes starting. `failures` are the jobs that
     were given up, by their last attempt. `budget` says what the study may spend, has spent, and is likely to need.
-    `warm_starts` are the arms that began with another study's results.
+    `warm_starts` are the arms that began with another study's results, `reused` the trials that were taken over.
     """
     trials = ledger.trials()
     phases: dict[str, float] = defaultdict(float)
@@ -44,4 +45,5 @@ def status(ledger: Ledger) -> dict[str, Any]:
             "forecast_hours": forecast_hours(ledger.study, trials),
         },
         "warm_starts": warm_started(ledger),
+        "reused": reused(trials),
     }

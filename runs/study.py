@@ -88,6 +88,8 @@ class Study(Options):
     """When a trial, or the study, is to be stopped."""
     predict_for: tuple[str, ...] = ()
     """Devices of the table (`naslab devices`) for which hours are predicted, beside those that are measured."""
+    reuse: Names = ()
+    """Other studies in the same storage whose equal finished trials stand for this one's."""
     beside: Names = ()
     """Other studies in the same storage whose results stand in this one's ranking."""
 
@@ -109,7 +111,7 @@ class Study(Options):
         first, last = seeds.get("from"), seeds.get("to")
         if seeds.keys() != {"from", "to"} or not _may_race(first, last):
             raise ValueError(f"seeds: {RACE}")
-        return {**values, "seeds": list(range(first)), "race_to": last}
+        return {**values, "seeds": list(range(int(first or 0))), "race_to": last}
 
     @model_validator(mode="after")
     def _arms_are_sound(self) -> Study:
@@ -119,6 +121,8 @@ class Study(Options):
                 raise ValueError(f"two arms are named {name!r}; names must differ")
         if self.name in self.beside:
             raise ValueError(f"beside: {self.name!r} is this study; name others")
+        if self.name in self.reuse:
+            raise ValueError(f"reuse: {self.name!r} is this study; name others")
         first = len(self.seeds)
         if self.race_to is not None and not (self.seeds == tuple(range(first)) and _may_race(first, self.race_to)):
             raise ValueError(f"race_to: {self.race_to} does not go with seeds {list(self.seeds)}; {RACE}")
@@ -220,7 +224,7 @@ class Study(Options):
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
 
 
-_WITHOUT_EFFECT = ("description", "limits", "predict_for")
+_WITHOUT_EFFECT = ("description", "limits", "predict_for", "reuse")
 
 
 def load_study(path: Path, overrides: list[str] | None = None) -> Study:

@@ -65,6 +65,7 @@ class Job:
 class RungRecord:
     """One rung of a trial: its epoch, device seconds since the trial began, and the scores and facts there.
 
+    The seconds are negative where the rung came before: its trial was taken over from another study.
     `core_seconds` are those of the CPU clock; None in records of versions that did not read it.
     """
 
@@ -138,6 +139,16 @@ class Trial:
     def run_core_seconds(self) -> float:
         """The same by the CPU clock; 0 where it was not read."""
         return _of_run(self.core_seconds, self.carried_core_seconds)
+
+    @property
+    def full_seconds(self) -> float:
+        """What the job takes from its start, all phases: this attempt's seconds, and those that it went on from."""
+        return self.device_seconds + sum(self.carried_seconds.values())
+
+    @property
+    def reused(self) -> Mapping[str, Any] | None:
+        """The `study` and `trial` that it was taken over from; None where it ran itself."""
+        return self.result.get("reused")
 
     @property
     def contended(self) -> bool:

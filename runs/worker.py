@@ -24,6 +24,7 @@ from naslab.runs.constraints import PROFILE_BATCH, Cost, find_costs
 from naslab.runs.events import Trail
 from naslab.runs.judge import judged_arm
 from naslab.runs.log import captured
+from naslab.runs.made_with import made_with
 from naslab.runs.predicted_hours import configuration_hours
 from naslab.runs.scores import read_rung, read_scores
 from naslab.runs.study import Study, parse_study
@@ -107,6 +108,7 @@ class _Work:
     def run(self, study: Study, task: Task) -> None:
         """Dispatch on the job's role."""
         self.result["metric"] = task.metric
+        self.result["made_with"] = made_with(task)
         steps: Mapping[str, Callable[[Study, Task], None]] = {
             "control": self._control,
             "search": self._search,

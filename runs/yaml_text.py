@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -32,9 +33,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _number(tag: str, pattern: str, read: Any) -> None:
+def _number(tag: str, pattern: str, read: Callable[[str], float]) -> None:
+    def construct(loader: _Loader, node: yaml.ScalarNode) -> float:
+        return read(str(loader.construct_scalar(node)))
+
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern, re.ASCII), list("-+.0123456789"))
-    _Loader.add_constructor(f"tag:yaml.org,2002:{tag}", lambda loader, node: read(loader.construct_scalar(node)))
+    _Loader.add_constructor(f"tag:yaml.org,2002:{tag}", construct)
 
 
 def _integer(text: str) -> int:

@@ -179,6 +179,9 @@ def _print_status(document: dict[str, Any]) -> None:
     for one in document["warm_starts"]:
         known = f"{one['configurations']} configurations that {', '.join(one['studies'])} measured"
         out.print(f"arm {one['arm']} began with {known}", highlight=False, markup=False, soft_wrap=True)
+    for one in document["reused"]:
+        line = f"{len(one['trials'])} trials were taken over from {one['study']}; {one['carried_seconds']:.1f} s there"
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
     for failure in document["failures"]:
         line = f"{failure['state'].replace('_', ' ')}: trial {failure['trial']}, {failure['key']}: {failure['error']}"
         out.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -107,7 +107,8 @@ def _curves(figure: go.Figure, group: Sequence[Trial], metric: str, shade: str, 
     told: list[str] = []
     for trial in group:
         rungs = [rung for rung in trial.rungs if metric in rung.scores]
-        x += [*(round(rung.device_seconds / SECONDS_PER_HOUR, 7) for rung in rungs), None]
+        before = sum(trial.carried_seconds.values()) if trial.reused else 0.0
+        x += [*(round((before + rung.device_seconds) / SECONDS_PER_HOUR, 7) for rung in rungs), None]
         y += [*(rung.scores[metric] for rung in rungs), None]
         told += [*(f"epoch {rung.epoch}, trial {trial.number}" for rung in rungs), ""]
     if any(value is not None for value in x):
