@@ -31,7 +31,7 @@ MOST_OF_A_RACE = 100
 """Seeds of a row where seeds race: its bounds are simulated look by look."""
 
 
-RACE = f"a race is written seeds: {{from: 3, to: 12}}, from 2 or more to a larger number, at most {MOST_OF_A_RACE}"
+RACE = f"a race is written {{from: 3, to: 12}}, from 2 or more to a larger number, at most {MOST_OF_A_RACE}"
 
 
 def _may_race(first: object, last: object) -> bool:
@@ -125,7 +125,7 @@ class Study(Options):
             raise ValueError(f"reuse: {self.name!r} is this study; name others")
         first = len(self.seeds)
         if self.race_to is not None and not (self.seeds == tuple(range(first)) and _may_race(first, self.race_to)):
-            raise ValueError(f"race_to: {self.race_to} does not go with seeds {list(self.seeds)}; {RACE}")
+            raise ValueError(f"race_to: {self.race_to} does not go with seeds {list(self.seeds)}; {RACE} at `seeds`")
         if self.objective.direction == "minimize" and self.objective.kind == "per_hour" and self.ranking.by == "score":
             raise ValueError(
                 "objective.direction: a loss per hour would reward a large loss; with minimize use ranking.by: gain "
