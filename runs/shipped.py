@@ -21,7 +21,7 @@ def find_study_file(path: Path) -> Path:
     Raises:
         InputError: neither is there.
     """
-    if path.exists():
+    if path.is_file():
         return path
     names = shipped_studies()
     if str(path) in names:

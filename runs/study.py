@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from naslab.efficiency.gpus import find_gpu
 from naslab.errors import InputError
@@ -21,6 +21,7 @@ from naslab.nas.sampling import check_sampler
 from naslab.nas.statistics import Critical, student
 from naslab.runs.constraints import Constraints
 from naslab.runs.objective import Objective, Ranking
+from naslab.runs.shipped import find_study_file
 from naslab.runs.yaml_text import read_yaml
 from naslab.search_spaces import Configuration, Options, SearchSpace, Task, explain, find_space, make_task
 from naslab.search_spaces.options import RECORDED
@@ -92,6 +93,8 @@ class Study(Options):
     """Other studies in the same storage whose equal finished trials stand for this one's."""
     beside: Names = ()
     """Other studies in the same storage whose results stand in this one's ranking."""
+    _recorded: bool = PrivateAttr(False)
+    """It is from a storage, where an older version may have kept options without effect."""
 
     @field_validator("predict_for")
     @classmethod
@@ -170,7 +173,7 @@ class Study(Options):
         Raises:
             InputError: see `find_space`.
         """
-        return find_space(self.space.name, self.space.preset, self.space.options)
+        return find_space(self.space.name, self.space.preset, self.space.options, self._recorded)
 
     @cached_property
     def grids(self) -> dict[str, tuple[Configuration, ...]]:
@@ -205,7 +208,7 @@ class Study(Options):
         Raises:
             InputError: see `make_task`; or a ranking that asks for the gain over a control that the task does not have.
         """
-        task = make_task(self.search_space, self.task, device)
+        task = make_task(self.search_space, self.task, device, self._recorded)
         base = self.ranking.gain_over
         if base != "reference" and base not in (names := [control.name for control in task.controls()]):
             raise InputError(
@@ -228,15 +231,16 @@ _WITHOUT_EFFECT = ("description", "limits", "predict_for", "reuse")
 
 
 def load_study(path: Path, overrides: list[str] | None = None) -> Study:
-    """Read a study file and apply `a.b=c` overrides (values are YAML; list items by index).
+    """Read a study file, or by its name a study that ships, and apply `a.b=c` overrides.
+
+    Values are YAML; list items go by index.
 
     Raises:
         InputError: no such file, not YAML, an unknown key or impossible value, an older or newer schema.
     """
+    path = find_study_file(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such study file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     try:
@@ -264,9 +268,11 @@ def parse_study(document: dict[str, Any], where: str, recorded: bool = False) ->
         problem = "has no 'schema' key" if schema is None else f"has schema {schema!r}"
         raise InputError(f"{where}: {problem}; this version reads {SCHEMA!r} (see docs/studies.md for changes)")
     try:
-        return Study.model_validate(document, context=RECORDED if recorded else None)
+        study = Study.model_validate(document, context=RECORDED if recorded else None)
     except ValidationError as error:
         raise InputError(f"{where}: {explain(error)}") from None
+    study._recorded = recorded
+    return study
 
 
 def _override(document: dict[str, Any], override: str) -> None:

@@ -2,7 +2,7 @@
 
 from naslab.search_spaces.configuration import Configuration
 from naslab.search_spaces.find import find_space, make_task, space_names
-from naslab.search_spaces.options import Options, explain
+from naslab.search_spaces.options import Mechanical, Options, explain
 from naslab.search_spaces.parameters import Categorical, Chain, Float, Integer, Parameter, Unless, When
 from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.space import SearchSpace
@@ -18,6 +18,7 @@ __all__ = [
     "Float",
     "GradientTask",
     "Integer",
+    "Mechanical",
     "Options",
     "Parameter",
     "RelaxableSpace",

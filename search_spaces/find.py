@@ -56,15 +56,15 @@ def find_space(
     return _told(f"space {name}", lambda: cls(validated))
 
 
-def make_task(space: SearchSpace, values: dict[str, Any], device: torch.device) -> Task:
-    """The task of `space` on `device`, with options given as plain values.
+def make_task(space: SearchSpace, values: dict[str, Any], device: torch.device, recorded: bool = False) -> Task:
+    """The task of `space` on `device`, with options given as plain values; `recorded` as for `find_space`.
 
     Raises:
         InputError: an option that the task does not allow, data that is missing, broken or does not fit, or anything
             else that the task's constructor raises; a budget below zero.
     """
     try:
-        options = space.Task.Options.model_validate(values)
+        options = space.Task.Options.model_validate(values, context=RECORDED if recorded else None)
     except ValidationError as error:
         raise InputError(explain(error, "task")) from None
     task: Task = _told(f"task of space {space.name}", lambda: space.Task(space, options, device))

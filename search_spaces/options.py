@@ -30,6 +30,10 @@ RECORDED = {"recorded": True}
 """Validation context of options that a storage holds: what does not apply is ignored there, as older versions did."""
 
 
+class Mechanical:
+    """Mark of an option that decides how results are worked out, not what they are: `Annotated[int, Mechanical()]`."""
+
+
 class Options(BaseModel):
     """Frozen; unknown keys are refused, and so is a key whose condition (`When`, in the field's type) does not hold.
 

@@ -82,6 +82,8 @@ class Categorical(Parameter):
 
     choices: tuple[Scalar, ...]
     proposed: tuple[Scalar, ...] = ()
+    meaning: str = "one of"
+    """What the choices are, for error messages."""
 
     def __post_init__(self) -> None:
         """Default `proposed` to every choice."""
@@ -93,7 +95,7 @@ class Categorical(Parameter):
     @property
     def allowed(self) -> str:
         """The choices in words."""
-        return "one of " + ", ".join(str(choice) for choice in self.choices)
+        return f"{self.meaning} {', '.join(map(str, self.choices))}"
 
     def check(self, value: object) -> Value:
         """See Parameter.check."""

@@ -21,6 +21,7 @@ from naslab.efficiency import count_forward
 from naslab.efficiency.inputs import batch_size, call_model, map_tensors, tensors_in
 from naslab.errors import InputError
 from naslab.search_spaces import Configuration, Options, RelaxableSpace, Split, find_space, make_task
+from naslab.testing.effects import options_have_an_effect
 from naslab.testing.subject import BATCH, SEED, Broken, Subject
 
 Rule = Callable[[Subject], None]
@@ -233,6 +234,7 @@ RULES: tuple[Rule, ...] = (
     bad_options_are_refused,
     bad_configurations_are_refused,
     gradient_can_search_it,
+    options_have_an_effect,
 )
 
 

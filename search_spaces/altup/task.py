@@ -20,12 +20,11 @@ from naslab.search_spaces.altup.batches import SpanBatches
 from naslab.search_spaces.altup.model import EncoderDecoder, LanguageModel
 from naslab.search_spaces.altup.space import AltUp
 from naslab.search_spaces.common.controls import untrained
-from naslab.search_spaces.common.training import train_in_rungs
-from naslab.search_spaces.common.training.optimisers import adamw
-from naslab.search_spaces.common.training.schedule import set_learning_rate
+from naslab.search_spaces.common.tasks import EpochTask
+from naslab.search_spaces.common.training import adamw, set_learning_rate, train_in_rungs
 from naslab.search_spaces.data.text import IGNORED, Batch, CausalBatches, TextOptions, load_text
 from naslab.search_spaces.options import Options
-from naslab.search_spaces.task import Control, Rung, Split, Task, TrainingPlan
+from naslab.search_spaces.task import Control, Rung, Split
 
 BETAS = (0.9, 0.95)
 FLOOR = 0.1
@@ -61,7 +60,7 @@ class LanguageModellingOptions(Options):
     """How many windows a rung's score may use; the full evaluation uses all."""
 
 
-class LanguageModelling(Task):
+class LanguageModelling(EpochTask):
     """Trains a language model by AdamW with warm-up and cosine.
 
     Causal: `saved_bits_per_byte` = 8 - `bits_per_byte` ranks; it is positive, so that a gain per hour has a meaning.
@@ -99,16 +98,6 @@ class LanguageModelling(Task):
                 f"task.data: the training part has {len(self.data.train.tokens)} tokens; a batch of {size} windows of "
                 f"{length} needs {self.batching.least_tokens()}"
             )
-
-    @property
-    def max_epochs(self) -> int:
-        """Epochs of training."""
-        return self.options.epochs
-
-    @property
-    def training_plan(self) -> TrainingPlan:
-        """Optimiser steps over all epochs."""
-        return TrainingPlan(self.steps_per_epoch * self.options.epochs, self.options.batch_size)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -68,37 +68,11 @@ class MAEOptions(Options):
     """Share of all tokens that the decoder rebuilds, as far as they are masked (VideoMAE V2: .5); 1: all masked."""
 
 
-def _sizes(encoder: tuple[int, int, int], decoder: tuple[int, int, int], patch: int) -> dict[str, Any]:
-    """Options of an own encoder (width, depth, heads), of the published decoder (depth, width, heads) and patch."""
-    width, depth, heads = encoder
-    own = {"encoder": "own", "width": width, "depth": depth, "heads": heads, "published_patch": patch}
-    return {**own, "published_decoder": decoder[:2], "decoder_heads": decoder[2]}
-
-
 VIDEO_MAE = {
-    "encoder": "timm:vit_base_patch16_224",
-    "published_decoder": (4, 384),
-    "decoder_heads": 6,
-    "frames": 16,
-    "published_ratio": 0.9,
-    "positions": "sinusoid",
-    "class_token": False,
-    "predicted_frames": "all",
-    "normalised_by": "channel",
-    "clip_mask": "tube",
-}
-
-
-@dataclass(frozen=True)
-class PatchSize(Categorical):
-    """Side of a patch in pixels; only sizes that divide the image."""
-
-    image_size: int = 0
-
-    @property
-    def allowed(self) -> str:
-        """The sizes that divide the image."""
-        return f"a size that divides the {self.image_size}-pixel image: {', '.join(map(str, self.choices))}"
+    "encoder": "timm:vit_base_patch16_224", "published_decoder": (4, 384), "decoder_heads": 6, "frames": 16,
+    "published_ratio": 0.9, "positions": "sinusoid", "class_token": False, "predicted_frames": "all",
+    "normalised_by": "channel", "clip_mask": "tube",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -121,29 +95,29 @@ class MAE(SearchSpace):
     Options = MAEOptions
     options: MAEOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "tiny": {**_sizes((64, 4, 4), (2, 32, 4), patch=4), "in_channels": 1, "image_size": 28},
-        "small": {**_sizes((192, 12, 3), (4, 128, 4), patch=8), "in_channels": 3, "image_size": 96},
+        "tiny": {
+            "encoder": "own", "width": 64, "depth": 4, "heads": 4, "published_decoder": (2, 32), "decoder_heads": 4,
+            "published_patch": 4, "in_channels": 1, "image_size": 28,
+        },
+        "small": {
+            "encoder": "own", "width": 192, "depth": 12, "heads": 3, "published_decoder": (4, 128), "decoder_heads": 4,
+            "published_patch": 8, "in_channels": 3, "image_size": 96,
+        },
         "tiny-video": {
-            **_sizes((64, 4, 4), (2, 64, 2), patch=8),
-            "in_channels": 1,
-            "image_size": 32,
-            "frames": 8,
-            "published_ratio": 0.9,
-            "positions": "sinusoid",
-            "predicted_frames": "all",
+            "encoder": "own", "width": 64, "depth": 4, "heads": 4, "published_decoder": (2, 64), "decoder_heads": 2,
+            "published_patch": 8, "in_channels": 1, "image_size": 32, "frames": 8, "published_ratio": 0.9,
+            "positions": "sinusoid", "predicted_frames": "all",
         },
         "paper": {"encoder": "timm:vit_large_patch16_224"},
         "paper-base": {"encoder": "timm:vit_base_patch16_224"},
         "paper-huge": {"encoder": "timm:vit_huge_patch14_224", "published_patch": 14},
         "paper-video": {
-            "encoder": "timm:vit_large_patch16_224",
-            "published_decoder": (4, 512),
-            "frames": 16,
+            "encoder": "timm:vit_large_patch16_224", "published_decoder": (4, 512), "frames": 16,
             "published_ratio": 0.9,
         },
         "paper-videomae": VIDEO_MAE,
         "paper-videomae-v2": {**VIDEO_MAE, "decoder_keep": 0.5},
-    }
+    }  # fmt: skip
 
     def __init__(self, options: MAEOptions) -> None:
         super().__init__(options)
@@ -186,27 +160,20 @@ class MAE(SearchSpace):
         """The published setting, scaled to the preset's sizes: 75 % of an image or 90 % of a clip, light decoder."""
         options = self.options
         depth, width = options.published_decoder
-        return self.configuration(
-            {
-                "masking_ratio": options.published_ratio,
-                "mask": "random" if options.frames == 1 else options.clip_mask,
-                "decoder_depth": depth,
-                "decoder_width": width,
-                "target": "normalised_pixel",
-                "encoder_mask_tokens": False,
-                "patch_size": options.published_patch,
-            }
+        mask: Kind = "random" if options.frames == 1 else options.clip_mask
+        published = Chosen(
+            options.published_ratio, mask, depth, width, "normalised_pixel", False, options.published_patch
         )
+        return self.configuration(asdict(published))
 
     @property
     def published(self) -> Mapping[str, Configuration]:
         """The paper's other settings: the cheapest decoder, and the encoder that sees mask tokens."""
         reference = self.reference.as_dict()
-        changed: dict[str, dict[str, object]] = {
-            "one-block": {"decoder_depth": 1},
-            "with-mask-tokens": {"encoder_mask_tokens": True},
+        return {
+            "one-block": self.configuration({**reference, "decoder_depth": 1}),
+            "with-mask-tokens": self.configuration({**reference, "encoder_mask_tokens": True}),
         }
-        return {name: self.configuration({**reference, **change}) for name, change in changed.items()}
 
     def canonicalise(self, values: dict[str, Value]) -> dict[str, Value]:
         """Refuse what leaves no token visible or none masked, and a grid mask at another ratio than 3 in 4.
@@ -242,17 +209,8 @@ class MAE(SearchSpace):
         )
         if options.frames == 1:
             return MaskedAutoencoder(design)
-        return VideoMaskedAutoencoder(
-            design,
-            ClipDesign(
-                options.frames,
-                options.tubelet,
-                options.positions,
-                options.class_token,
-                options.predicted_frames,
-                options.normalised_by,
-            ),
-        )
+        clip = {name: getattr(options, name) for name in ClipDesign.__dataclass_fields__}
+        return VideoMaskedAutoencoder(design, ClipDesign(**clip))
 
     def example_input(self, batch_size: int) -> dict[str, Tensor]:
         """Images (B, C, H, W) or clips (B, T, C, H, W), and noise enough for the smallest patches."""
@@ -304,11 +262,12 @@ class MAE(SearchSpace):
         side = self.options.image_size
         return tuple(p for p in range(SMALLEST_PATCH, side // 2 + 1) if side % p == 0)
 
-    def _patch_parameter(self) -> PatchSize:
+    def _patch_parameter(self) -> Categorical:
         side = self.options.image_size
+        meaning = f"a size that divides the {side}-pixel image:"
         proposed = tuple(p for p in self._patches if p <= LARGEST_PATCH and (side // p) ** 2 >= FEWEST_TOKENS)
         reason = "smaller patches are more tokens and a finer target; MAE has 16 at 224 pixels, 14 for ViT-H"
-        return PatchSize("patch_size", self._patches, proposed, image_size=side, reason=reason)
+        return Categorical("patch_size", self._patches, proposed, meaning, reason=reason)
 
     @property
     def _kinds(self) -> tuple[Kind, ...]:

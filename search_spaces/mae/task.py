@@ -17,30 +17,27 @@ from torch import Tensor, nn
 from naslab.errors import InputError
 from naslab.search_spaces.common import controls
 from naslab.search_spaces.common.scores import BOTH
-from naslab.search_spaces.common.scores.evaluation import Evaluation, Scoring
+from naslab.search_spaces.common.tasks import PretrainingBudget, SampleTask
 from naslab.search_spaces.common.training import adamw, scaled_rate, set_learning_rate, train_in_rungs
 from naslab.search_spaces.common.training.finetune import FinetuneOptions
-from naslab.search_spaces.data import Augmentation, CropAndFlip, DatasetOptions, check_fit, load_dataset
-from naslab.search_spaces.data.video import ClipAugmentation, ClipOptions, load_clips
+from naslab.search_spaces.data import Augmentation, CropAndFlip, DatasetOptions
+from naslab.search_spaces.data.video import ClipAugmentation, ClipOptions
 from naslab.search_spaces.mae.classifier import Classifier, Pool, decays_in_pretraining, pooled
 from naslab.search_spaces.mae.model import Autoencoder
 from naslab.search_spaces.mae.space import MAE
 from naslab.search_spaces.options import Options
-from naslab.search_spaces.seeds import derive_seed, seed_everything
-from naslab.search_spaces.task import Control, Rung, Split, Task, TrainingPlan
+from naslab.search_spaces.seeds import seed_everything
+from naslab.search_spaces.task import Control, Rung, Split
 
 RAW_PIXELS = 200_000
 """Values of a sample up to which raw pixels are a control; a colour image of 224 pixels has 150,528."""
 
 
-class Recipe(Scoring):
+class Recipe(PretrainingBudget):
     """Budget and evaluation of a masked pre-training of images or clips; the defaults are MAE's."""
 
-    dataset: DatasetOptions | ClipOptions
     augmentation: CropAndFlip | None = None
     """None: CropAndFlip's defaults, without flips where they would make labels wrong."""
-    epochs: int = Field(gt=0)
-    batch_size: int = Field(256, ge=2)
     learning_rate: float = Field(1.5e-4, gt=0)
     """For a batch of 256; grows linearly with the batch."""
     weight_decay: float = Field(0.05, ge=0)
@@ -49,8 +46,6 @@ class Recipe(Scoring):
     metric: Literal["linear_top1", "knn_top1", "finetune_top1"] = "linear_top1"
     pool: Pool = "mean"
     """Features of a sample: the mean of its patches, or the class token, which the loss does not reach directly."""
-    rung_epochs: int = Field(1, gt=0)
-    """Epochs between two rungs."""
     finetune: FinetuneOptions | None = None
     """Recipe of fine-tuning; None: no `finetune_top1`, unless it is the metric."""
 
@@ -74,25 +69,20 @@ class ClipPretrainingOptions(Recipe):
     dataset: ClipOptions = ClipOptions()
 
 
-class MaskedPretraining(Task):
+class MaskedPretraining(SampleTask):
     """Trains a masked autoencoder without labels; labels serve evaluation alone."""
 
-    percentages = frozenset({"linear_top1", "knn_top1", "finetune_top1"})
+    percentages = frozenset((*BOTH, "finetune_top1"))
+    compared = SampleTask.compared | {"pool"}
     Options: ClassVar[type[Options]] = PretrainingOptions
     space: MAE
     options: Recipe
 
     def __init__(self, space: MAE, options: Recipe, device: torch.device) -> None:
-        super().__init__(space, options, device)
         if options.pool == "class" and not space.options.class_token:
             raise InputError("task.pool: class needs space.options.class_token, which is off; use mean")
+        super().__init__(space, options, device)
         self.metric = options.metric
-        dataset = options.dataset
-        self.data = load_clips(dataset) if isinstance(dataset, ClipOptions) else load_dataset(dataset)
-        check_fit(self.data, space.options.in_channels, space.options.image_size, options.batch_size)
-        self.train_images = self.data.train.to(device)
-        self.augmentation = self._views()
-        self.scores = Evaluation(self.data, self.augmentation, device, options, dataset.seed)
         self._scratch = controls.trained(
             "scratch",
             "the metric after supervised training from scratch with all labels, as many steps as pre-training",
@@ -100,7 +90,8 @@ class MaskedPretraining(Task):
             self._scratch_scores,
         )
 
-    def _views(self) -> Augmentation:
+    def views(self) -> Augmentation:
+        """Crops and flips, of clips with a window of frames; no flips where they make labels wrong."""
         dataset, data = self.options.dataset, self.data
         chosen = self.options.augmentation or (CropAndFlip(flip=0) if data.sided else CropAndFlip())
         if data.sided and chosen.flip > 0:
@@ -110,27 +101,10 @@ class MaskedPretraining(Task):
         frames, stored = self.space.options.frames, data.train.frames
         return ClipAugmentation(chosen, data.mean, data.std, stored=stored, frames=frames, stride=dataset.stride)
 
-    @property
-    def max_epochs(self) -> int:
-        """Epochs of pre-training."""
-        return self.options.epochs
-
-    @property
-    def training_plan(self) -> TrainingPlan:
-        """Optimiser steps over all epochs."""
-        return TrainingPlan(self.num_batches * self.options.epochs, self.options.batch_size)
-
-    @property
-    def num_batches(self) -> int:
-        """Whole batches in an epoch."""
-        return len(self.data.train) // self.options.batch_size
-
     def batches(self, seed: int, epoch: int, tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented samples and the noise of their masks (B, tokens), both of which seed and epoch decide."""
-        generator = torch.Generator(self.device).manual_seed(derive_seed(seed, "order", epoch))
-        order = torch.randperm(len(self.data.train), generator=generator, device=self.device)
-        for indices in order.split(self.options.batch_size)[: self.num_batches]:
-            images = self.augmentation(self.train_images.whole(indices).to(self.device), generator)
+        for indices, generator in self.whole_batches(len(self.data.train), seed, "order", epoch):
+            images = self.view(indices, generator)
             yield images, torch.rand(len(indices), tokens, generator=generator, device=self.device)
 
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
@@ -149,7 +123,7 @@ class MaskedPretraining(Task):
     def _steps(
         self, model: nn.Module, optimiser: torch.optim.Optimizer, epoch: int, seed: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        steps, tokens = self.num_batches, cast(Autoencoder, model).design.masking.length
+        steps, tokens = self.steps_per_epoch, cast(Autoencoder, model).design.masking.length
         for step, batch in enumerate(self.batches(seed, epoch, tokens)):
             set_learning_rate(optimiser, (epoch + step / steps) / self.options.epochs, self.options.warmup)
             yield batch
@@ -200,7 +174,7 @@ class MaskedPretraining(Task):
         options = self.options.finetuning or FinetuneOptions(**self.options.model_dump(include=recipe))
         seed_everything(seed)
         model = self.space.build(self.space.reference)
-        steps = self.options.epochs * self.num_batches
+        steps = self.options.epochs * self.steps_per_epoch
         if self.options.finetuning is not None:
             steps += options.steps(self._labelled)
         return self.scores.tuned(self._classifier(model), options, steps, seed, layer_decay=1.0)
@@ -212,23 +186,15 @@ class MaskedPretraining(Task):
 
     @property
     def benchmark(self) -> Mapping[str, Any]:
-        """The samples that are scored, the labelled bank and the scoring; see Task.benchmark."""
-        included = {"metric", "dataset", "knn_k", "knn_temperature", "rung_bank", "pool"}
-        facts = self.options.model_dump(mode="json", include=included)
-        options = self.options.finetuning
-        return (
-            {**facts, "finetune": options.model_dump(mode="json")}
-            if self.metric == "finetune_top1" and options
-            else facts
-        )
+        """See Task.benchmark; of fine-tuning its recipe, too."""
+        tuned = self.options.finetuning if self.metric == "finetune_top1" else None
+        return {**super().benchmark, **({"finetune": tuned.model_dump(mode="json")} if tuned else {})}
 
     def example_input(self, batch_size: int) -> dict[str, Tensor]:
         """Standardised validation samples, and noise for the smallest patches."""
-        chosen = torch.arange(batch_size) % len(self.data.validation)
-        images = self.augmentation.normalise(self.data.validation.fetch(chosen).to(self.device))
         generator = torch.Generator().manual_seed(0)
         noise = torch.rand(batch_size, self.space.most_tokens, generator=generator)
-        return {"images": images, "noise": noise.to(self.device)}
+        return {"images": self.examples(batch_size)[0], "noise": noise.to(self.device)}
 
 
 class ClipPretraining(MaskedPretraining):

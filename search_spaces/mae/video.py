@@ -21,21 +21,21 @@ from naslab.search_spaces.mae.model import Autoencoder, Design
 
 @dataclass(frozen=True)
 class ClipDesign:
-    """What the video form adds to a Design."""
+    """What the video form adds to a Design, each under the name of its option."""
 
     frames: int
     tubelet: int
     positions: Literal["separable", "sinusoid"]
     """Learned, a place plus a time (MAE-ST), or fixed along the sequence (VideoMAE)."""
     class_token: bool
-    predicted: Literal["one", "all"]
+    predicted_frames: Literal["one", "all"]
     """Frames of each tube that are predicted: one, evenly spread over the clip (MAE-ST), or all (VideoMAE)."""
     normalised_by: Over
 
     @property
     def target_frames(self) -> tuple[int, ...]:
         """Frames that are predicted, in order."""
-        if self.predicted == "all":
+        if self.predicted_frames == "all":
             return tuple(range(self.frames))
         tubes = self.frames // self.tubelet
         return tuple(i * (self.frames - 1) // max(tubes - 1, 1) for i in range(tubes))
@@ -48,7 +48,7 @@ class VideoMaskedAutoencoder(Autoencoder):
     pixel_std: Tensor
 
     def __init__(self, design: Design, clip: ClipDesign) -> None:
-        frames_predicted = clip.tubelet if clip.predicted == "all" else 1
+        frames_predicted = clip.tubelet if clip.predicted_frames == "all" else 1
         super().__init__(design, design.patch_pixels * frames_predicted, clip.class_token)
         self.clip = clip
         self.frames_predicted = frames_predicted

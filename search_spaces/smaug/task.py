@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -15,16 +15,17 @@ from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
 from naslab.search_spaces.common.controls import trained, untrained
 from naslab.search_spaces.common.scores import chance_scores, retrieval_scores
+from naslab.search_spaces.common.tasks import EpochTask
 from naslab.search_spaces.common.training import adamw, set_learning_rate, train_in_rungs
 from naslab.search_spaces.data import check_fit
 from naslab.search_spaces.data.video import VideoTextOptions, load_video_text
 from naslab.search_spaces.data.video.tokenized import TokenizedClips, tokenized
-from naslab.search_spaces.options import Options
+from naslab.search_spaces.options import Mechanical, Options
 from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.smaug.model import VideoLanguageModel
 from naslab.search_spaces.smaug.scoring import choice_accuracy, open_accuracy, text_to_video
 from naslab.search_spaces.smaug.space import SMAUG
-from naslab.search_spaces.task import Control, Rung, Split, Task, TrainingPlan
+from naslab.search_spaces.task import Control, Rung, Split
 
 Metric = Literal["retrieval_qa", "mean_recall", "recall_at_1", "recall_at_5", "recall_at_10", "qa_top1", "choice_top1"]
 
@@ -48,10 +49,10 @@ class VideoLanguageOptions(Options):
     """How many of each text's best videos are ordered anew by the matching head, on `test` only; 0: none."""
     tokenizer: str | None = None
     """A tokenizer by name or path; None: a WordPiece trained on the training text."""
-    evaluation_batch: int = Field(128, gt=0)
+    evaluation_batch: Annotated[int, Mechanical()] = Field(128, gt=0)
 
 
-class VideoLanguage(Task):
+class VideoLanguage(EpochTask):
     """Trains a SMAUG model on pairs of clips and captions, with one open-ended question a clip."""
 
     percentages = frozenset(
@@ -96,16 +97,9 @@ class VideoLanguage(Task):
             raise InputError("task.metric: choice_top1 needs questions with options, this data set has none")
 
     @property
-    def max_epochs(self) -> int:
-        """Epochs of training."""
-        return self.options.epochs
-
-    @property
-    def training_plan(self) -> TrainingPlan:
-        """Optimiser steps over all epochs."""
-        return TrainingPlan(
-            len(self.data.train) // self.options.batch_size * self.options.epochs, self.options.batch_size
-        )
+    def steps_per_epoch(self) -> int:
+        """Whole batches in an epoch."""
+        return len(self.data.train) // self.options.batch_size
 
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
         """AdamW with warm-up and half a cosine; rungs carry every part of the loss. See Task.train."""
@@ -131,7 +125,7 @@ class VideoLanguage(Task):
         frames, asks = video_language.design.frames, video_language.answer is not None
         generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
         order = torch.randperm(len(pairs), generator=generator)
-        steps = len(order) // options.batch_size
+        steps = self.steps_per_epoch
         for step, clips in enumerate(order.split(options.batch_size)[:steps]):
             set_learning_rate(optimiser, (epoch + step / steps) / options.epochs, options.warmup)
             yield self.batch(pairs, clips, frames, generator, asks)

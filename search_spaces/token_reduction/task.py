@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field
@@ -16,13 +16,13 @@ from naslab.errors import InputError
 from naslab.search_spaces.common.controls import Features, raw_pixels, untrained
 from naslab.search_spaces.common.modules.tokens import anneal, set_keep_rate
 from naslab.search_spaces.common.objectives.float32 import in_float32
-from naslab.search_spaces.common.scores import accuracy, encode, knn_accuracy
+from naslab.search_spaces.common.scores.evaluation import Scoring
+from naslab.search_spaces.common.tasks import SampleTask
 from naslab.search_spaces.common.training import LayerDecay, adamw, scaled_rate, set_learning_rate, train_in_rungs
 from naslab.search_spaces.common.training.finetune import FinetuneOptions
-from naslab.search_spaces.data import Augmentation, CropAndFlip, DatasetOptions, check_fit, load_dataset
+from naslab.search_spaces.data import Augmentation, CropAndFlip, DatasetOptions
 from naslab.search_spaces.parameters import When
-from naslab.search_spaces.seeds import derive_seed
-from naslab.search_spaces.task import Control, Rung, Split, Task, TrainingPlan
+from naslab.search_spaces.task import Control, Rung, Split
 from naslab.search_spaces.token_reduction.model import Classifier
 from naslab.search_spaces.token_reduction.space import TokenReduction
 
@@ -51,7 +51,7 @@ class ClassificationOptions(FinetuneOptions):
     """Of the raw pixels' control."""
 
 
-class Classification(Task):
+class Classification(SampleTask):
     """Trains on labelled images; the metric `top1` is the percentage of images told right."""
 
     percentages = frozenset({"top1"})
@@ -60,45 +60,32 @@ class Classification(Task):
     options: ClassificationOptions
     metric = "top1"
 
+    compared = frozenset({"dataset"})
+
     def __init__(self, space: TokenReduction, options: ClassificationOptions, device: torch.device) -> None:
-        super().__init__(space, options, device)
         if options.dataset.unlabeled:
             raise InputError("task.dataset.unlabeled: images without label train no classifier; leave it out")
-        self.data = load_dataset(options.dataset)
-        check_fit(self.data, space.options.in_channels, space.options.image_size, options.batch_size)
+        super().__init__(space, options, device)
         if len(self.data.classes) != space.options.num_classes:
             raise InputError(
                 f"space.options.num_classes: {space.options.num_classes}, but {self.data.name} has "
                 f"{len(self.data.classes)} classes"
             )
-        labelled = (self.data.train.labels >= 0).nonzero().flatten()
-        if len(labelled) < options.batch_size:
-            raise InputError(f"task.batch_size: {options.batch_size} is more than the {len(labelled)} labelled images")
-        self.train_images = self.data.train.take(labelled).to(device)
-        self.augmentation = Augmentation(options.augmentation, self.data.mean, self.data.std)
+
+    def views(self) -> Augmentation:
+        """Crops and flips."""
+        return Augmentation(self.options.augmentation, self.data.mean, self.data.std)
 
     @property
-    def max_epochs(self) -> int:
-        """Epochs of training."""
-        return self.options.epochs
-
-    @property
-    def training_plan(self) -> TrainingPlan:
-        """Optimiser steps over all epochs."""
-        return TrainingPlan(self.num_batches * self.options.epochs, self.options.batch_size)
-
-    @property
-    def num_batches(self) -> int:
-        """Whole batches in an epoch."""
-        return len(self.train_images) // self.options.batch_size
+    def scoring(self) -> Scoring:
+        """Of the raw pixels' control."""
+        return Scoring(knn_k=self.options.knn_k, knn_temperature=self.options.knn_temperature)
 
     def batches(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented images (B, C, H, W) and labels (B,), which seed and epoch decide."""
-        generator = torch.Generator(self.device).manual_seed(derive_seed(seed, "order", epoch))
-        order = torch.randperm(len(self.train_images), generator=generator, device=self.device)
-        for indices in order.split(self.options.batch_size)[: self.num_batches]:
-            images = self.augmentation(self.train_images.whole(indices).to(self.device), generator)
-            yield images, self.train_images.labels[indices.to(self.train_images.labels.device)].to(self.device)
+        labels = self.train_images.labels
+        for indices, generator in self.whole_batches(len(labels), seed, "order", epoch):
+            yield self.view(indices, generator), labels[indices.to(labels.device)].to(self.device)
 
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
         """Train with labels; see Task.train. At a rung the model has the configuration's own keep rate."""
@@ -117,7 +104,7 @@ class Classification(Task):
     def _steps(
         self, model: nn.Module, optimiser: torch.optim.Optimizer, epoch: int, seed: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        steps, options, reduction = self.num_batches, self.options, cast(Classifier, model).reduction
+        steps, options, reduction = self.steps_per_epoch, self.options, cast(Classifier, model).reduction
         selects = reduction.rule == "evit"
         for step, batch in enumerate(self.batches(seed, epoch)):
             now = epoch + step / steps
@@ -145,11 +132,7 @@ class Classification(Task):
 
     def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
         """`top1`, percent of the split's images, whole, at the configuration's keep rate."""
-        classifier = cast(Classifier, model).to(self.device).eval()
-        queries = self.data.of(split)
-        with torch.no_grad():
-            logits = encode(classifier, queries, self.augmentation, self.device).cpu()
-        return {"top1": 100 * accuracy(logits, queries.labels.cpu())}
+        return {"top1": self.scores.accuracy(model.to(self.device).eval(), split)}
 
     def controls(self) -> tuple[Control, ...]:
         """Nearest neighbours of the pixels, and the reference before its training."""
@@ -159,24 +142,12 @@ class Classification(Task):
         )
 
     def _nearest_neighbours(self, features: Features, split: Split) -> dict[str, float]:
-        options = self.options
-        bank, queries = (
-            (encode(features, images, self.augmentation, self.device), images.labels.to(self.device))
-            for images in (self.train_images, self.data.of(split))
-        )
-        right = knn_accuracy(*bank, *queries, len(self.data.classes), options.knn_k, options.knn_temperature)
-        return {"top1": 100 * right}
-
-    @property
-    def benchmark(self) -> Mapping[str, Any]:
-        """The images that are scored; see Task.benchmark."""
-        return {"metric": self.metric, **self.options.model_dump(mode="json", include={"dataset"})}
+        return {"top1": self.scores.features(features, split, full=True, wanted=("knn_top1",))["knn_top1"]}
 
     def example_input(self, batch_size: int) -> dict[str, Tensor]:
         """Standardised validation images and their labels."""
-        chosen = torch.arange(batch_size) % len(self.data.validation)
-        images = self.augmentation.normalise(self.data.validation.fetch(chosen).to(self.device))
-        return {"images": images, "labels": self.data.validation.labels[chosen].to(self.device)}
+        images, labels = self.examples(batch_size)
+        return {"images": images, "labels": labels}
 
 
 def _layer(name: str, depth: int) -> int:

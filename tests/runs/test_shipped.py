@@ -25,6 +25,15 @@ def test_a_file_of_the_same_name_comes_first(toy_file):
     assert find_study_file(Path("quickstart")) == Path("quickstart")
 
 
+def test_a_folder_of_the_same_name_hides_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").mkdir()
+    assert load_study(Path("quickstart")).name == "quickstart"
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError, match=r"^mine: no such study file$"):
+        load_study(Path("mine"))
+
+
 def test_a_shipped_study_is_found_from_any_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_command_line(["run", "quickstart", "--dry-run"]) == 0

@@ -2,6 +2,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from naslab.errors import InputError
@@ -207,6 +208,15 @@ def test_a_bad_file_gets_one_line_with_the_place(tmp_path, document, message):
 def test_a_bad_space_gets_one_line(space, message):
     with pytest.raises(InputError, match=message):
         _ = parse_study(changed(space=space), "mine.yaml").search_space
+
+
+def test_a_stored_study_may_hold_options_that_are_refused_today():
+    old = changed(task={"epochs": 2, "dataset": {"root": "~/images"}}, space={"name": "nasiam", "options": {
+        "backbone": "tiny", "in_channels": 1, "image_size": 28, "queue_size": 64}})  # fmt: skip
+    with pytest.raises(InputError, match="applies only with"):
+        parse_study(old, "mine.yaml").make_task(torch.device("cpu"))
+    task = parse_study(old, "storage", recorded=True).make_task(torch.device("cpu"))
+    assert task.options.epochs == 2
 
 
 def test_files_that_are_not_there_or_not_text(tmp_path):

@@ -23,7 +23,7 @@ HERE = "test_testing"
 
 class LineOptions(Options):
     epochs: int = Field(2, ge=0)
-    noise: float = Field(0.0, ge=0)
+    noise: float = Field(1.0, ge=0)
 
 
 class Line(Task):
@@ -48,7 +48,7 @@ class Line(Task):
             model.load_state_dict(state)
         for epoch in range(start, self.max_epochs):
             generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
-            loss = (model(self.x) - torch.randn(16, 2, generator=generator)).square().mean()
+            loss = (model(self.x) - self.options.noise * torch.randn(16, 2, generator=generator)).square().mean()
             model.zero_grad()
             loss.backward()
             with torch.no_grad():

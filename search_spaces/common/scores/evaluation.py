@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from naslab.search_spaces.common.scores.accuracy import accuracy
 from naslab.search_spaces.common.scores.features import BOTH, encode, labelled_few, score_features
 from naslab.search_spaces.common.training.finetune import FinetuneOptions, fine_tune
-from naslab.search_spaces.data import Augmentation, ImageData
+from naslab.search_spaces.data import Augmentation, ImageData, ImageSet
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.seeds import derive_seed
 from naslab.search_spaces.splits import Split
@@ -53,13 +53,18 @@ class Evaluation:
     seed: int
 
     @torch.no_grad()
+    def encoded(self, function: Callable[[Tensor], Tensor], images: ImageSet) -> Tensor:
+        """`function` of all images, float32 (N, F)."""
+        return encode(function, images, self.augmentation, self.device)
+
+    @torch.no_grad()
     def features(
         self, function: Callable[[Tensor], Tensor], split: Split, full: bool, wanted: Collection[str] = BOTH
     ) -> dict[str, float]:
         """Percent right by features (N, F) of samples, the wanted of `knn_top1` and `linear_top1`; in full `few_*`."""
         bank, queries = self.data.train.labelled(None if full else self.scoring.rung_bank), self.data.of(split)
         bank_y, y = bank.labels.to(self.device), queries.labels.to(self.device)
-        bank_x, x = (encode(function, images, self.augmentation, self.device) for images in (bank, queries))
+        bank_x, x = self.encoded(function, bank), self.encoded(function, queries)
         return score_features(
             (bank_x, bank_y),
             (x, y),
@@ -112,8 +117,7 @@ class Evaluation:
     def accuracy(self, classifier: nn.Module, split: Split) -> float:
         """Percent right by the logits of a classifier."""
         queries = self.data.of(split)
-        logits = encode(classifier, queries, self.augmentation, self.device)
-        return 100 * accuracy(logits, queries.labels.to(self.device))
+        return 100 * accuracy(self.encoded(classifier, queries), queries.labels.to(self.device))
 
     def accuracies(self, classifiers: Mapping[str, nn.Module], split: Split) -> dict[str, float]:
         """The same of each by its name."""

@@ -1,0 +1,105 @@
+"""What tasks share: a budget in epochs, and the samples, batches and scores of those on labelled images or clips."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Set
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from naslab.search_spaces.common.scores.evaluation import Evaluation, Scoring
+from naslab.search_spaces.data import Augmentation, DatasetOptions, check_fit, load_dataset
+from naslab.search_spaces.data.video import ClipOptions, load_clips
+from naslab.search_spaces.seeds import derive_seed
+from naslab.search_spaces.space import SearchSpace
+from naslab.search_spaces.task import Task, TrainingPlan
+
+
+class EpochTask(Task):
+    """A task whose options have `epochs` and `batch_size`."""
+
+    passes: ClassVar[int] = 1
+    """How often a sample goes through the model in a step."""
+
+    @property
+    @abstractmethod
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch."""
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of training."""
+        return int(self.options.epochs)
+
+    @property
+    def training_plan(self) -> TrainingPlan:
+        """Optimiser steps over all epochs."""
+        return TrainingPlan(self.steps_per_epoch * self.max_epochs, self.options.batch_size, self.passes)
+
+
+class PretrainingBudget(Scoring):
+    """Data and budget of a training without labels that is scored by its features."""
+
+    dataset: DatasetOptions | ClipOptions = DatasetOptions()
+    epochs: int = Field(gt=0)
+    batch_size: int = Field(256, ge=2)
+    rung_epochs: int = Field(1, gt=0)
+    """Epochs between two rungs."""
+
+
+class SampleTask(EpochTask):
+    """A task on labelled images (C, H, W) or clips (T, C, H, W), of which the options name the `dataset`."""
+
+    compared: ClassVar[Set[str]] = frozenset({"dataset", "knn_k", "knn_temperature", "rung_bank"})
+    """Options that decide, beside the metric, whether two studies are comparable; see Task.benchmark."""
+
+    def __init__(self, space: SearchSpace, options: Any, device: torch.device) -> None:
+        super().__init__(space, options, device)
+        dataset, sizes = options.dataset, space.options
+        self.data = load_clips(dataset) if isinstance(dataset, ClipOptions) else load_dataset(dataset)
+        check_fit(self.data, sizes.in_channels, sizes.image_size, options.batch_size)
+        self.train_images = self.data.train.to(device)
+        self.augmentation = self.views()
+        self.scores = Evaluation(self.data, self.augmentation, device, self.scoring, dataset.seed)
+
+    @abstractmethod
+    def views(self) -> Augmentation:
+        """Random views of `self.data` for training, plain ones for scoring."""
+
+    @property
+    def scoring(self) -> Scoring:
+        """How features are scored."""
+        scoring: Scoring = self.options
+        return scoring
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in an epoch."""
+        return len(self.data.train) // int(self.options.batch_size)
+
+    def whole_batches(self, number: int, *key: int | str) -> Iterator[tuple[Tensor, torch.Generator]]:
+        """Indices of each whole batch of `number` samples, and the generator of their views; `key` decides both."""
+        generator = torch.Generator(self.device).manual_seed(derive_seed(*key))
+        order = torch.randperm(number, generator=generator, device=self.device)
+        size = self.options.batch_size
+        for indices in order.split(size)[: number // size]:
+            yield indices, generator
+
+    def view(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        """A random view of each of the chosen training samples, standardised, on the device."""
+        views: Tensor = self.augmentation(self.train_images.whole(indices).to(self.device), generator)
+        return views
+
+    def examples(self, number: int) -> tuple[Tensor, Tensor]:
+        """Standardised validation samples and their labels, on the device."""
+        chosen = torch.arange(number) % len(self.data.validation)
+        samples = self.augmentation.normalise(self.data.validation.fetch(chosen).to(self.device))
+        return samples, self.data.validation.labels[chosen].to(self.device)
+
+    @property
+    def benchmark(self) -> Mapping[str, Any]:
+        """The samples that are scored, and how; see Task.benchmark."""
+        return {"metric": self.metric, **self.options.model_dump(mode="json", include=set(self.compared))}
