@@ -72,7 +72,7 @@ def _reference_with_statistics(
         y_BE, mean_E, inverse_E = torch.native_batch_norm(
             x_BKD.flatten(1), scale_KD.flatten(), shift_KD.flatten(), mean, variance, statistics is None, 0.0, epsilon
         )
-        y_BKD = y_BE.unflatten(1, shape)
+        y_BKD = y_BE.reshape(x_BKD.shape)
         statistics = statistics or (mean_E.view(shape), inverse_E.view(shape) ** -2 - epsilon)
     else:
         y_BKD = x_BKD * scale_KD + shift_KD

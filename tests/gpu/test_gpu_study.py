@@ -28,7 +28,8 @@ STUDY = {
 
 
 def naslab(folder, *arguments):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / "cache")}
+    found = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PYTHONPATH": found, "XDG_CACHE_HOME": str(folder / "cache")}
     command = [sys.executable, "-m", "naslab", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=140)
 
