@@ -12,12 +12,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from naslab.kernels._check import transformed
 from naslab.kernels._native import library
 from naslab.kernels._triton import has_triton, interpreting
 
@@ -36,7 +37,7 @@ def fused(tensor: Tensor, crossover: int, source: str = "") -> bool:
         crossover: elements from which the C++ loops beat the reference on a CPU, measured.
         source: the operation's C++ loops.
     """
-    if _switched_off or torch.compiler.is_exporting() or _transformed():
+    if _switched_off or torch.compiler.is_exporting() or transformed():
         return False
     if _forced:
         return True
@@ -47,11 +48,6 @@ def fused(tensor: Tensor, crossover: int, source: str = "") -> bool:
     if torch.compiler.is_compiling() or tensor.dtype != torch.float32 or tensor.numel() < crossover:
         return False
     return tensor.device.type == "cpu" and bool(source) and library(source) is not None
-
-
-def _transformed() -> bool:
-    """Whether torch.func maps or differentiates what runs here, or tensors carry forward-mode gradients."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def way(tensor: Tensor, source: str = "") -> Way:
@@ -73,6 +69,20 @@ def switched(to: Literal["reference", "fused"]) -> Iterator[None]:
         yield
     finally:
         _switched_off, _forced = before
+
+
+def full_precision(definition: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep autocast out of a definition: custom operations do not see it, and one operation has one precision."""
+
+    @wraps(definition)
+    def run(tensor: Tensor, *rest: Any) -> Any:
+        device = tensor.device.type
+        if device == "meta" or not torch.is_autocast_enabled(device):  # torch refuses to ask for meta
+            return definition(tensor, *rest)
+        with torch.autocast(device, enabled=False):
+            return definition(tensor, *rest)
+
+    return run
 
 
 def gradients(reference: Callable[..., Tensor], leading: int, grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:

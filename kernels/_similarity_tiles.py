@@ -13,14 +13,19 @@ from typing import TYPE_CHECKING, Any, no_type_check
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from naslab.kernels._check import require
+from naslab.kernels._check import misfit
 from naslab.kernels._triton import Launch, architecture, ceil_div, interpreting, kernel, launch
 
 if TYPE_CHECKING:
     import triton.language as tl
 
-LAUNCH = {"any": Launch(64, rows=64, num_warps=4), "gfx": Launch(32, rows=32, num_warps=4)}
+LAUNCH = {
+    "any": Launch(64, rows=64, num_warps=4),
+    "sm_90": Launch(32, rows=64, num_warps=4),
+    "gfx": Launch(32, rows=32, num_warps=4),
+}
 SMALL = {"any": Launch(16, rows=32, num_warps=4), "gfx": Launch(16, rows=32, num_warps=4)}
 """For float32 and for rows of several chunks, which take more registers."""
 CHUNK = 128
@@ -70,12 +75,13 @@ def similarities(
 @kernel
 @no_type_check
 def contrast_forward(
-    a_ptr, b_ptr, lse_ptr, mean_ptr, num_rows, num_columns, width, share, scale,
+    a_ptr, b_ptr, lse_ptr, mean_ptr, num_rows, num_columns, half, width, share, scale,
     EXCLUDE: tl.constexpr, ATTEND: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
     CHUNK: tl.constexpr, CHUNKS: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Log-sum-exp of a tile of rows over a share of the columns (without the row's own if EXCLUDE), and, if ATTEND,
-    one chunk of the softmax-weighted mean of these columns. `scale` is log2(e) / temperature.
+    """Log-sum-exp of a tile of rows over a share of the columns (if EXCLUDE without the row's own and the one that lies
+    `half` of the rows away, its positive), and, if ATTEND, one chunk of the softmax-weighted mean of these columns.
+    `scale` is log2(e) / temperature.
     """
     first_row = tl.program_id(0).to(tl.int64) * ROWS
     feature = tl.program_id(2) * CHUNK
@@ -93,7 +99,8 @@ def contrast_forward(
         )
         seen = (tl.arange(0, BLOCK) < num_columns - start)[None, :]
         if EXCLUDE:
-            seen = seen & (row[:, None] != (tl.arange(0, BLOCK) + (column - first_row).to(tl.int32))[None, :])
+            apart = (tl.arange(0, BLOCK) + (column - first_row).to(tl.int32))[None, :] - row[:, None]
+            seen = seen & (apart != 0) & (apart != half) & (apart != -half)
         s = tl.where(seen, s * scale, float("-inf"))
         higher = tl.maximum(top, tl.max(s, 1))
         base = tl.where(higher == float("-inf"), 0.0, higher)
@@ -103,7 +110,7 @@ def contrast_forward(
         if ATTEND:
             mean = tl.dot(p.to(b.dtype), b, mean * fade[:, None], input_precision=PRECISION)
         top = higher
-    some = total != 0.0  # false where the only column was the row's own
+    some = total != 0.0  # false where every column was left out
     total = tl.where(some, total, 1.0)
     lse = tl.where(some, (top + tl.log2(total)) / 1.4426950408889634, float("-inf"))
     split = tl.program_id(1).to(tl.int64) * num_rows
@@ -183,9 +190,10 @@ extern "C" void fold_columns(const float* tile, float* tops, float* sums, int64_
   }
 }
 
-// Similarities of rows from `row` and columns from `column` become the weights w of the backward pass.
-extern "C" void weights(float* tile, const float* lse, int64_t R, int64_t C, int64_t row, int64_t column, int64_t N,
-                        double inverse_temperature, int64_t threads) {
+// Similarities of rows from `row` and columns from `column` become the weights w of the backward pass; that of each
+// row's positive is given.
+extern "C" void weights(float* tile, const float* lse, const float* of_positive, int64_t R, int64_t C, int64_t row,
+                        int64_t column, int64_t N, double inverse_temperature, int64_t threads) {
   const float scale = static_cast<float>(inverse_temperature);
 #pragma omp parallel for num_threads(threads) if (threads > 1)
   for (int64_t r = 0; r < R; ++r) {
@@ -198,7 +206,7 @@ extern "C" void weights(float* tile, const float* lse, int64_t R, int64_t C, int
       s[c] = fast_exp(logit - mine) + fast_exp(logit - others[c]);
     }
     const int64_t own = row + r - column, positive = (row + r + N / 2) % N - column;
-    if (positive >= 0 && positive < C) s[positive] -= 2;
+    if (positive >= 0 && positive < C) s[positive] = of_positive[row + r];
     if (own >= 0 && own < C) s[own] = 0;
   }
 }
@@ -239,18 +247,26 @@ class Tiles:
 
 
 def logsumexp_kernel(
-    a: Tensor, b: Tensor, temperature: float, exclude: bool = False, attend: bool = False
+    a: Tensor, b: Tensor, temperature: float, negatives: bool = False, attend: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Log-sum-exp (splits, N) over each share of the columns, and their weighted means (splits, N, D)."""
+    """Log-sum-exp (splits, N) over each share of the columns, and their weighted means (splits, N, D).
+
+    With `negatives` a row's own column and its positive's are left out.
+    """
     a, b = multipliable(a), multipliable(b)
-    tiles = Tiles(a, len(b), partial_width=a.shape[1] if attend else 1)
-    lse = a.new_empty(tiles.splits, len(a), dtype=torch.float32)
+    tiles = Tiles(a, b.shape[0], partial_width=a.shape[1] if attend else 1)
+    lse = a.new_empty(tiles.splits, a.shape[0], dtype=torch.float32)
     mean = a.new_empty(*lse.shape, a.shape[1], dtype=torch.float32) if attend else lse
     contrast_forward[tiles.grid(tiles.chunks if attend else 1)](
-        a, b, lse, mean, len(a), *b.shape, tiles.share, LOG2_E / temperature,
-        EXCLUDE=exclude, ATTEND=attend, **tiles.constants,
+        a, b, lse, mean, a.shape[0], b.shape[0], a.shape[0] // 2, a.shape[1], tiles.share, LOG2_E / temperature,
+        EXCLUDE=negatives, ATTEND=attend, **tiles.constants,
     )  # fmt: skip
     return lse, mean
+
+
+def above_positive(negatives_N: Tensor, positive_N: Tensor) -> Tensor:
+    """Cross entropy of rows from the log-sum-exp of their negatives: exact where it is small, and never negative."""
+    return F.softplus(negatives_N - positive_N)
 
 
 def multipliable(rows: Tensor) -> Tensor:
@@ -264,7 +280,7 @@ def parts(size: int, step: int) -> Iterator[slice]:
 
 def tile_of(buffer: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Products of all rows, in the buffer."""
-    tile = buffer[: len(a) * len(b)].view(len(a), len(b))
+    tile = buffer[: a.shape[0] * b.shape[0]].view(a.shape[0], b.shape[0])
     return torch.mm(a, b.T, out=tile)
 
 
@@ -274,7 +290,8 @@ def elements_from(rows: Tensor, columns: int, similarities: int) -> int:
 
 
 def check_rows(tensor: Tensor, name: str) -> None:
-    require(tensor.ndim == 2 and tensor.is_floating_point(), name, tensor, "a floating (batch, width)")
+    if not (tensor.ndim == 2 and tensor.is_floating_point()):
+        raise misfit(name, tensor, "a floating (batch, width)")
 
 
 def check_temperature(temperature: float) -> None:

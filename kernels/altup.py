@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from naslab.kernels import _native
-from naslab.kernels._check import require
-from naslab.kernels._dispatch import differentiable, fused, gradients, way
+from naslab.kernels._check import misfit, same_device
+from naslab.kernels._dispatch import differentiable, full_precision, fused, gradients, way
 from naslab.kernels._triton import Launch, ceil_div, kernel, launch
 
 if TYPE_CHECKING:
@@ -31,11 +31,12 @@ FORWARD = {"any": Launch(256, rows=4), "gfx": Launch(256, rows=4, num_warps=2)}
 BACKWARD = {"any": Launch(512), "gfx": Launch(512, num_warps=4)}
 
 
+@full_precision
 def reference(x_KTD: Tensor, y_TD: Tensor, p_SKK: Tensor, g_SK: Tensor, active: int) -> Tensor:
     """The definition. S is T, or 1 where all tokens share their coefficients."""
     mix_KSK = (p_SKK - g_SK[:, :, None] * p_SKK[:, active, None, :]).to(x_KTD.dtype).transpose(0, 1)
     new_KTD = mix_KSK[..., 0, None] * x_KTD[0]
-    for j in range(1, len(x_KTD)):
+    for j in range(1, x_KTD.shape[0]):
         new_KTD = new_KTD + mix_KSK[..., j, None] * x_KTD[j]
     return new_KTD + g_SK.to(x_KTD.dtype).T[:, :, None] * y_TD
 
@@ -165,7 +166,7 @@ def _forward(x: Tensor, y: Tensor, p: Tensor, g: Tensor, active: int) -> tuple[T
             return (_triton_forward(x, y, p, g, active),)
         case "native":
             new = torch.empty_like(x)
-            _native.call(LOOPS, "altup_forward", x, y, p.float(), g.float(), new, *x.shape, int(len(p) > 1), active)
+            _native.call(LOOPS, "altup_forward", x, y, p.float(), g.float(), new, *x.shape, int(p.shape[0] > 1), active)
             return (new,)
     return (reference(x, y, p, g, active),)
 
@@ -181,7 +182,7 @@ def _triton_forward(x: Tensor, y: Tensor, p: Tensor, g: Tensor, active: int) -> 
         size = launch("altup_forward", x.device, FORWARD)
         grid = (ceil_div(tokens, size.rows), ceil_div(width, size.block))
         altup_forward[grid](
-            x, y, p, g, new, tokens, width, int(len(p) > 1),
+            x, y, p, g, new, tokens, width, int(p.shape[0] > 1),
             STREAMS=streams, ACTIVE=active, ROWS=size.rows, BLOCK=size.block, num_warps=size.num_warps,
         )  # fmt: skip
     return new
@@ -197,7 +198,7 @@ def _backward(
         return dx.contiguous(), dy.contiguous(), dp.contiguous(), dg.contiguous()
     dx, dy = torch.empty_like(x), torch.empty_like(y)
     products = _products(path, grad, x, y, p, g, active, dx, dy)
-    if len(p) == 1:
+    if p.shape[0] == 1:
         products = products.sum(0, keepdim=True)
     # From the gradient of the mix [P - g P_a | g] to those of P and g.
     dm, dg_direct = products[:, :-1].mT, products[:, -1]
@@ -217,7 +218,7 @@ def _products(
 ) -> Tensor:
     """Fills dx and dy; returns inner products (rows, K + 1, K), whose sum over rows is over all tokens."""
     streams, tokens, width = x.shape
-    per_token = len(p) > 1
+    per_token = p.shape[0] > 1
     if path == "native":
         products = x.new_empty(tokens, streams + 1, streams)
         pointers = (grad, x, y, p.float(), g.float(), dx, dy, products)
@@ -258,7 +259,7 @@ def altup(streams: Tensor, layer_output: Tensor, prediction: Tensor, gain: Tenso
     x_KTD = streams.reshape(num_streams, -1, width) if streams.numel() else streams.flatten(1, -2)
     y_TD = layer_output.reshape(x_KTD.shape[1:])
     p_SKK = prediction.reshape(-1 if prediction.numel() else 0, num_streams, num_streams)
-    g_SK = gain.reshape(len(p_SKK), num_streams)
+    g_SK = gain.reshape(p_SKK.shape[0], num_streams)
     if fused(x_KTD, CROSSOVER, LOOPS):
         contiguous = (t.contiguous() for t in (x_KTD, y_TD, p_SKK, g_SK))
         new = _operation(*contiguous, active)[0]
@@ -272,14 +273,20 @@ def _autocast(streams: Tensor) -> bool:
 
 
 def _check(streams: Tensor, layer_output: Tensor, prediction: Tensor, gain: Tensor, active: int) -> None:
-    require(streams.ndim >= 2 and streams.is_floating_point(), "streams", streams, "a floating (K, ..., D)")
+    if not (streams.ndim >= 2 and streams.is_floating_point()):
+        raise misfit("streams", streams, "a floating (K, ..., D)")
     k, tokens = streams.shape[0], tuple(streams.shape[1:-1])
-    require(layer_output.shape == streams.shape[1:], "layer_output", layer_output, f"{tuple(streams.shape[1:])}")
-    if not _autocast(streams):
-        require(layer_output.dtype == streams.dtype, "layer_output", layer_output, f"{streams.dtype} as streams")
+    if layer_output.shape != streams.shape[1:]:
+        raise misfit("layer_output", layer_output, f"{tuple(streams.shape[1:])}")
+    if not _autocast(streams) and layer_output.dtype != streams.dtype:
+        raise misfit("layer_output", layer_output, f"{streams.dtype} as streams")
     allowed = ((k, k), (*tokens, k, k))
-    require(tuple(prediction.shape) in allowed, "prediction", prediction, " or ".join(map(str, allowed)))
-    require(gain.shape == prediction.shape[:-1], "gain", gain, f"{tuple(prediction.shape[:-1])}")
+    if tuple(prediction.shape) not in allowed:
+        raise misfit("prediction", prediction, " or ".join(map(str, allowed)))
+    if gain.shape != prediction.shape[:-1]:
+        raise misfit("gain", gain, f"{tuple(prediction.shape[:-1])}")
+    for name, tensor in (("layer_output", layer_output), ("prediction", prediction), ("gain", gain)):
+        same_device(name, tensor, streams)
     if not 0 <= active < k:
         raise ValueError(f"active: {active} is not a stream, 0 to {k - 1}")
 

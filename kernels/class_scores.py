@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from naslab.kernels import _native
-from naslab.kernels._check import require
-from naslab.kernels._dispatch import differentiable, fused, gradients, way
+from naslab.kernels._check import misfit, same_device
+from naslab.kernels._dispatch import differentiable, full_precision, fused, gradients, way
 from naslab.kernels._triton import Launch, ceil_div, kernel, launch
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ LAUNCH = {"any": Launch(64, rows=32), "gfx": Launch(64, rows=64)}
 AVERAGED = {"any": Launch(256, num_warps=2), "gfx": Launch(256, num_warps=1)}
 
 
+@full_precision
 def reference(query_BHD: Tensor, keys_BHND: Tensor, scale: float) -> Tensor:
     """The definition, (B, N); the softmax of half precisions in float32."""
     return _logits(query_BHD, keys_BHND, scale).softmax(2).mean(1)
@@ -259,10 +260,13 @@ def class_scores(query_BHD: Tensor, keys_BHND: Tensor, scale: float, skip: int =
         ValueError: an argument does not fit.
     """
     fits = keys_BHND.ndim == 4 and keys_BHND.shape[1] > 0 and keys_BHND.is_floating_point()
-    require(fits, "keys_BHND", keys_BHND, "a floating (B, H, N, D) with heads")
+    if not fits:
+        raise misfit("keys_BHND", keys_BHND, "a floating (B, H, N, D) with heads")
     batch, heads, tokens, width = keys_BHND.shape
     fits = query_BHD.shape == (batch, heads, width) and query_BHD.dtype == keys_BHND.dtype
-    require(fits, "query_BHD", query_BHD, f"({batch}, {heads}, {width}) of {keys_BHND.dtype} as keys_BHND")
+    if not fits:
+        raise misfit("query_BHD", query_BHD, f"({batch}, {heads}, {width}) of {keys_BHND.dtype} as keys_BHND")
+    same_device("query_BHD", query_BHD, keys_BHND)
     if not 0 <= skip <= tokens:
         raise ValueError(f"skip: {skip} is not 0 to {tokens} tokens")
     if fused(keys_BHND, CROSSOVER, LOOPS):

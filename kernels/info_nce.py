@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from naslab.kernels import _native
-from naslab.kernels._check import require, same_device
-from naslab.kernels._dispatch import differentiable, fused, gradients, way
+from naslab.kernels._check import misfit, same_device
+from naslab.kernels._dispatch import differentiable, full_precision, fused, gradients, way
 from naslab.kernels._similarity_tiles import (
     LOOPS,
     TILE,
+    above_positive,
     check_rows,
     check_temperature,
     elements_from,
@@ -36,12 +37,13 @@ QUEUE_TILE = 1024
 """Columns of a tile on the CPU: with TILE rows it stays in the second-level cache."""
 
 
+@full_precision
 def reference_info_nce(query_BD: Tensor, key_BD: Tensor, queue_KD: Tensor, temperature: float, _: bool) -> Tensor:
     """The definition of InfoNCE."""
     positive_B1 = (query_BD * key_BD).sum(1, keepdim=True)
     logits = torch.cat([positive_B1, query_BD @ queue_KD.T], dim=1) / temperature
-    first = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
-    return F.cross_entropy(logits, first, reduction="sum") / max(len(logits), 1)
+    first = torch.zeros(logits.shape[0], dtype=torch.long, device=logits.device)
+    return F.cross_entropy(logits, first, reduction="sum") / max(logits.shape[0], 1)
 
 
 @torch.library.custom_op("naslab::info_nce", mutates_args=())
@@ -49,25 +51,25 @@ def _info_nce(
     query: Tensor, key: Tensor, queue: Tensor, temperature: float, attend: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     path = way(query, LOOPS)
-    size = (len(query) if attend else 0, query.shape[1])
+    size = (query.shape[0] if attend else 0, query.shape[1])
     mean = query.new_zeros(size, dtype=torch.float32)
     if path == "reference":
         loss = reference_info_nce(query, key, queue, temperature, attend)
-        return loss, mean, query.new_zeros(len(query), dtype=torch.float32)
+        return loss, mean, query.new_zeros(query.shape[0], dtype=torch.float32)
     positive_N = (query.float() * key.float()).sum(1) / temperature
-    if not (len(query) and len(queue)):
+    if not (query.shape[0] and queue.shape[0]):
         return positive_N.sum().to(query.dtype) * 0, mean, torch.zeros_like(positive_N)
     if path == "native":
         negatives_N = _queue_logsumexp(query, queue, temperature, mean)
-        lse_N = torch.logaddexp(negatives_N, positive_N)
-        mean *= (negatives_N - lse_N).exp_()[: size[0], None]
+        mean *= torch.sigmoid(negatives_N - positive_N)[: size[0], None]
     else:
         partial, means = logsumexp_kernel(query, queue, temperature, attend=attend)
-        lse_N = torch.logaddexp(partial.logsumexp(0), positive_N)
+        negatives_N = partial.logsumexp(0)
         if attend:
+            lse_N = torch.logaddexp(negatives_N, positive_N)
             mean = (means * (partial - lse_N).exp_()[..., None]).sum(0)
-    negative_log_N = lse_N - positive_N
-    return negative_log_N.mean().to(query.dtype), mean, torch.expm1(-negative_log_N)
+    loss_N = above_positive(negatives_N, positive_N)
+    return loss_N.mean().to(query.dtype), mean, torch.expm1(-loss_N)
 
 
 @_info_nce.register_fake
@@ -86,8 +88,8 @@ def _info_nce_backward(
         return back[0].contiguous(), back[1].contiguous()
     if not attend:  # a gradient that the forward could not foresee
         _, mean, residual = _info_nce(query, key, queue, temperature, True)
-    factor_N1 = (residual * (grad.float() / (temperature * len(query))))[:, None]
-    dquery = mean * (grad.float() / (temperature * len(query))) + factor_N1 * key
+    factor_N1 = (residual * (grad.float() / (temperature * query.shape[0])))[:, None]
+    dquery = mean * (grad.float() / (temperature * query.shape[0])) + factor_N1 * key
     return dquery.to(query.dtype), (factor_N1 * query).to(key.dtype)
 
 
@@ -101,10 +103,10 @@ def _(
 
 def _queue_logsumexp(query: Tensor, queue: Tensor, temperature: float, mean: Tensor) -> Tensor:
     """Log-sum-exp over the queue; where `mean` has rows it receives the softmax-weighted mean of the queue."""
-    tops, sums = query.new_full((len(query),), float("-inf")), query.new_zeros(len(query))
-    buffer, width = query.new_empty(TILE * QUEUE_TILE), mean.shape[1] if len(mean) else 0
-    for j in parts(len(queue), QUEUE_TILE):
-        for i in parts(len(query), TILE):
+    tops, sums = query.new_full((query.shape[0],), float("-inf")), query.new_zeros(query.shape[0])
+    buffer, width = query.new_empty(TILE * QUEUE_TILE), mean.shape[1] if mean.shape[0] else 0
+    for j in parts(queue.shape[0], QUEUE_TILE):
+        for i in parts(query.shape[0], TILE):
             tile = tile_of(buffer, query[i], queue[j])
             sizes = (*tile.shape, width, tile.shape[1], 1 / temperature)
             _native.call(LOOPS, "fold_rows", tile, tops[i], sums[i], mean[i], *sizes)
@@ -134,17 +136,19 @@ def info_nce(query_BD: Tensor, key_BD: Tensor, queue_KD: Tensor, temperature: fl
     """
     check_rows(query_BD, "query_BD")
     same = key_BD.shape == query_BD.shape and key_BD.is_floating_point()
-    require(same, "key_BD", key_BD, f"a floating {tuple(query_BD.shape)}")
+    if not same:
+        raise misfit("key_BD", key_BD, f"a floating {tuple(query_BD.shape)}")
     same_device("key_BD", key_BD, query_BD)
     width = query_BD.shape[1]
     fits = queue_KD.ndim == 2 and queue_KD.shape[1] == width and queue_KD.is_floating_point()
-    require(fits, "queue_KD", queue_KD, f"a floating (K, {width})")
+    if not fits:
+        raise misfit("queue_KD", queue_KD, f"a floating (K, {width})")
     same_device("queue_KD", queue_KD, query_BD)
     check_temperature(temperature)
     dtype = torch.promote_types(torch.promote_types(query_BD.dtype, key_BD.dtype), queue_KD.dtype)
     query, key, queue = (t.to(dtype) for t in (query_BD, key_BD, queue_KD.detach()))
     attend = torch.is_grad_enabled() and (query_BD.requires_grad or key_BD.requires_grad)
-    if fused(query, elements_from(query, len(queue), CROSSOVER), LOOPS):
+    if fused(query, elements_from(query, queue.shape[0], CROSSOVER), LOOPS):
         tensors = (t.contiguous() for t in (query, key, queue))
         loss: Tensor = _operation(*tensors, float(temperature), attend)[0]
         return loss

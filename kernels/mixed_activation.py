@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from naslab.kernels import _native
-from naslab.kernels._check import require
-from naslab.kernels._dispatch import differentiable, fused, gradients, way
+from naslab.kernels._check import misfit, same_device
+from naslab.kernels._dispatch import differentiable, full_precision, fused, gradients, way
 from naslab.kernels._triton import Launch, ceil_div, kernel, launch
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ CROSSOVER = 8_192
 LAUNCH = {"any": Launch(32, rows=32), "gfx": Launch(32, rows=32, num_warps=4)}
 
 
+@full_precision
 def reference(
     x_BKD: Tensor,
     mixing_K: Tensor,
@@ -57,6 +58,7 @@ def reference(
     return _reference_with_statistics(x_BKD, mixing_K, scale_KD, shift_KD, statistics, activations, epsilon)[0]
 
 
+@full_precision
 def _reference_with_statistics(
     x_BKD: Tensor,
     mixing_K: Tensor,
@@ -201,10 +203,10 @@ def mixed_reductions(
 @no_type_check
 def mixed_backward(
     grad_ptr, x_ptr, mixing_ptr, scale_ptr, shift_ptr, mean_ptr, variance_ptr, dscale_ptr, dshift_ptr, dx_ptr,
-    batch, width, row_stride, epsilon, share,
-    NUM: tl.constexpr, CODES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    batch, width, row_stride, epsilon,
+    TRAINING: tl.constexpr, NUM: tl.constexpr, CODES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of x. `share` is 1 / B where the statistics are the batch's, else 0: then they are constants."""
+    """Gradient of x. Unless TRAINING the statistics are constants, and no row's gradient reaches another's."""
     b = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     d = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = d < width
@@ -220,9 +222,11 @@ def mixed_backward(
         normal = (x - mean[None, :]) * inverse[None, :]
         slopes = slope(normal * scale[None, :] + shift[None, :], (CODES >> (2 * k)) & 3)
         dy = tl.load(mixing_ptr + k) * grad * slopes
-        dscale = tl.load(dscale_ptr + column, mask=inside, other=0.0) * share
-        dshift = tl.load(dshift_ptr + column, mask=inside, other=0.0) * share
-        dx = (scale * inverse)[None, :] * (dy - dshift[None, :] - normal * dscale[None, :])
+        if TRAINING:
+            dscale = tl.load(dscale_ptr + column, mask=inside, other=0.0) / batch
+            dshift = tl.load(dshift_ptr + column, mask=inside, other=0.0) / batch
+            dy = dy - dshift[None, :] - normal * dscale[None, :]
+        dx = (scale * inverse)[None, :] * dy
         tl.store(dx_ptr + (b[:, None] * NUM + k) * width + d[None, :], dx.to(dx_ptr.dtype.element_ty), mask=here)
 
 
@@ -333,14 +337,16 @@ static void back(const float* grad, const float* x, const Columns& c, float weig
     }
   }
   for (int64_t d = 0; d < n; ++d) { dscale[d] = a[d]; dshift[d] = s[d]; dmixing[d] = m[d]; }
-  const float share = training && B ? 1.0f / B : 0;
+  if (!training)  // constants: what is no number in one row must not reach the others
+    for (int64_t d = 0; d < n; ++d) a[d] = s[d] = 0;
+  for (int64_t d = 0; d < n; ++d) { a[d] /= B; s[d] /= B; }
   for (int64_t b = 0; b < B; ++b) {
     const float* xb = x + b * stride;
     float* o = dx + b * KD;
 #pragma omp simd
     for (int64_t d = 0; d < n; ++d) {
       const float normal = (xb[d] - c.mean[d]) * c.inverse[d];
-      o[d] = c.scale[d] * c.inverse[d] * (o[d] - share * (s[d] + normal * a[d]));
+      o[d] = c.scale[d] * c.inverse[d] * (o[d] - (s[d] + normal * a[d]));
     }
   }
 }
@@ -457,7 +463,7 @@ def _backward(
             *arguments, dscale, dshift, dmixing, *sizes, **constants, num_warps=size.num_warps
         )
         mixed_backward[(columns, ceil_div(batch, size.rows))](
-            *arguments, dscale, dshift, dx, *sizes, float(training) / batch, **constants, num_warps=size.num_warps
+            *arguments, dscale, dshift, dx, *sizes, TRAINING=training, **constants, num_warps=size.num_warps
         )
     return dx, dmixing.sum(0).to(mixing.dtype), dscale.to(scale.dtype), dshift.to(shift.dtype)
 
@@ -517,7 +523,7 @@ def mixed_activation(
     _check(x_BKD, mixing_K, scale_KD, shift_KD, activations, statistics)
     training = statistics is None
     mean_KD, variance_KD = statistics or (torch.zeros_like(scale_KD), torch.ones_like(scale_KD))
-    if training and len(x_BKD) == 1:
+    if training and x_BKD.shape[0] == 1:
         raise ValueError("x_BKD: a batch of 1 has no statistics, training needs more than 1 value per channel")
     codes = [CODES[name] for name in activations]
     arguments = (mixing_K, scale_KD, shift_KD, mean_KD, variance_KD, codes, epsilon, training)
@@ -544,13 +550,18 @@ def _check(
             raise ValueError(f"activations: {name!r} is not one of {', '.join(ACTIVATIONS)}")
     k = len(activations)
     fits = x_BKD.ndim == 3 and x_BKD.shape[1] == k and x_BKD.is_floating_point()
-    require(fits, "x_BKD", x_BKD, f"a floating (batch, {k}, features)")
-    require(mixing_K.shape == (k,), "mixing_K", mixing_K, f"({k},)")
+    if not fits:
+        raise misfit("x_BKD", x_BKD, f"a floating (batch, {k}, features)")
+    if mixing_K.shape != (k,):
+        raise misfit("mixing_K", mixing_K, f"({k},)")
     named = {"scale_KD": scale_KD, "shift_KD": shift_KD}
     if statistics is not None:
         named |= {"statistics[0]": statistics[0], "statistics[1]": statistics[1]}
     for name, tensor in named.items():
-        require(tensor.shape == x_BKD.shape[1:], name, tensor, f"{tuple(x_BKD.shape[1:])}")
+        if tensor.shape != x_BKD.shape[1:]:
+            raise misfit(name, tensor, f"{tuple(x_BKD.shape[1:])}")
+        same_device(name, tensor, x_BKD)
+    same_device("mixing_K", mixing_K, x_BKD)
 
 
 def _packed(codes: list[int]) -> int:

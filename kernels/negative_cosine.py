@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from naslab.kernels import _native
-from naslab.kernels._check import require, same_device
-from naslab.kernels._dispatch import differentiable, fused, gradients, way
+from naslab.kernels._check import misfit, same_device
+from naslab.kernels._dispatch import differentiable, full_precision, fused, gradients, way
 from naslab.kernels._triton import Launch, kernel, launch
 
 if TYPE_CHECKING:
@@ -31,9 +31,10 @@ CROSSOVER = 32_768
 LAUNCH = {"any": Launch(1024, num_warps=4), "gfx": Launch(1024, num_warps=4)}
 
 
+@full_precision
 def reference(p_BD: Tensor, z_BD: Tensor) -> Tensor:
     """The definition."""
-    return -F.cosine_similarity(p_BD, z_BD, dim=1, eps=EPSILON).sum() / max(len(p_BD), 1)
+    return -F.cosine_similarity(p_BD, z_BD, dim=1, eps=EPSILON).sum() / max(p_BD.shape[0], 1)
 
 
 @kernel
@@ -116,19 +117,19 @@ extern "C" void cosine_backward(const float* grad, const float* kept, const floa
 @torch.library.custom_op("naslab::negative_cosine", mutates_args=())
 def _forward(p: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     path = way(p, LOOPS)
-    kept = p.new_zeros(3, len(p), dtype=torch.float32)
+    kept = p.new_zeros(3, p.shape[0], dtype=torch.float32)
     if path == "reference":
         return reference(p, z), kept
     if path == "native":
         loss = p.new_empty(())
         _native.call(LOOPS, "cosine_forward", p, z, kept, loss, *p.shape, EPSILON)
         return loss, kept
-    if len(p):
+    if p.shape[0]:
         size = launch("negative_cosine", p.device, LAUNCH)
-        cosine_forward[(len(p),)](
+        cosine_forward[(p.shape[0],)](
             p, z, kept, *p.shape, EPSILON=EPSILON, BLOCK=_block(p, size), num_warps=size.num_warps
         )
-    return (-kept[0].sum() / max(len(p), 1)).to(p.dtype), kept
+    return (-kept[0].sum() / max(p.shape[0], 1)).to(p.dtype), kept
 
 
 @_forward.register_fake
@@ -147,7 +148,7 @@ def _backward(grad: Tensor, kept: Tensor, p: Tensor, z: Tensor) -> tuple[Tensor]
         _native.call(LOOPS, "cosine_backward", grad, kept, p, z, dp, *p.shape)
         return (dp,)
     size = launch("negative_cosine", p.device, LAUNCH)
-    cosine_backward[(len(p),)](
+    cosine_backward[(p.shape[0],)](
         grad, kept, p, z, dp, *p.shape, BLOCK=_block(p, size), num_warps=size.num_warps
     )  # fmt: skip
     return (dp,)
@@ -176,9 +177,11 @@ def negative_cosine(p_BD: Tensor, z_BD: Tensor) -> Tensor:
     Raises:
         ValueError: an argument's shape or dtype does not fit.
     """
-    require(p_BD.ndim == 2 and p_BD.is_floating_point(), "p_BD", p_BD, "a floating (batch, width)")
+    if not (p_BD.ndim == 2 and p_BD.is_floating_point()):
+        raise misfit("p_BD", p_BD, "a floating (batch, width)")
     same = z_BD.shape == p_BD.shape and z_BD.is_floating_point()
-    require(same, "z_BD", z_BD, f"a floating {tuple(p_BD.shape)}")
+    if not same:
+        raise misfit("z_BD", z_BD, f"a floating {tuple(p_BD.shape)}")
     same_device("z_BD", z_BD, p_BD)
     dtype = torch.promote_types(p_BD.dtype, z_BD.dtype)
     p, z = p_BD.to(dtype), z_BD.detach().to(dtype)

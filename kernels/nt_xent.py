@@ -5,8 +5,10 @@
 (Chen et al. 2020, equation 1): z are the 2B normalised embeddings of a batch, j runs over all but i, the positive is
 the other view.
 
-Backward makes the tiles of similarities again: with w_ij = exp(s_ij - lse_i) + exp(s_ij - lse_j), less 2 at the
-positive and 0 at i = j, dz_i = sum_j w_ij z_j / (2B t); w is symmetric, so one pass that owns rows is enough.
+A row's loss is made as softplus(log-sum-exp of its negatives - positive), which loses nothing where pairs are aligned.
+Backward makes the tiles of similarities again: with w_ij = exp(s_ij - lse_i) + exp(s_ij - lse_j), 0 at i = j, and at
+the positive p_i + p_j - 2 = expm1(-loss_i) + expm1(-loss_j), dz_i = sum_j w_ij z_j / (2B t); w is symmetric, so one
+pass that owns rows is enough.
 
 Names: N = 2B rows, D width, t temperature.
 """
@@ -20,13 +22,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from naslab.kernels import _native
-from naslab.kernels._check import require, same_device
-from naslab.kernels._dispatch import differentiable, fused, gradients, way
+from naslab.kernels._check import misfit, same_device
+from naslab.kernels._dispatch import differentiable, full_precision, fused, gradients, way
 from naslab.kernels._similarity_tiles import (
     LOG2_E,
     LOOPS,
     TILE,
     Tiles,
+    above_positive,
     check_rows,
     check_temperature,
     elements_from,
@@ -46,10 +49,14 @@ if TYPE_CHECKING:
 CROSSOVER = 2**18
 """Similarities from which the C++ loops win on a CPU (`naslab bench kernels`): 512 rows, a batch of 256."""
 
+LEFT_OUT = -1e30
+"""A similarity that counts nothing, finite where it is the only one of a row."""
 
+
+@full_precision
 def reference_nt_xent(z_ND: Tensor, temperature: float) -> Tensor:
     """The definition of NT-Xent for unit rows, the first views before the second ones."""
-    rows = len(z_ND)
+    rows = z_ND.shape[0]
     similarity_NN = (z_ND @ z_ND.T / temperature).fill_diagonal_(float("-inf"))
     positive_N = torch.arange(rows, device=z_ND.device).roll(rows // 2)
     return F.cross_entropy(similarity_NN, positive_N, reduction="sum") / max(rows, 1)
@@ -58,7 +65,7 @@ def reference_nt_xent(z_ND: Tensor, temperature: float) -> Tensor:
 @kernel
 @no_type_check
 def nt_xent_backward(
-    z_ptr, lse_ptr, dz_ptr, num_rows, half, width, share, scale,
+    z_ptr, lse_ptr, of_positive_ptr, dz_ptr, num_rows, half, width, share, scale,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -69,6 +76,7 @@ def nt_xent_backward(
     positive = tl.where(row < half, row + half, row - half)
     a = load_rows(z_ptr, first_row, num_rows, feature, width, ROWS, CHUNK)
     lse_row = tl.load(lse_ptr + row, mask=row < num_rows, other=0.0) * 1.4426950408889634
+    of_positive = tl.load(of_positive_ptr + row, mask=row < num_rows, other=0.0)
     dz = tl.zeros((ROWS, CHUNK), tl.float32)
     first = tl.program_id(1) * share
     for start in tl.range(first, tl.minimum(first + share, num_rows), BLOCK, num_stages=STAGES):
@@ -80,7 +88,7 @@ def nt_xent_backward(
         column = start + tl.arange(0, BLOCK)
         lse_column = tl.load(lse_ptr + column, mask=column < num_rows, other=0.0) * 1.4426950408889634
         w = tl.exp2(s * scale - lse_row[:, None]) + tl.exp2(s * scale - lse_column[None, :])
-        w = tl.where(positive[:, None] == column[None, :], w - 2.0, w)
+        w = tl.where(positive[:, None] == column[None, :], of_positive[:, None], w)
         seen = (row < num_rows)[:, None] & (column < num_rows)[None, :] & (row[:, None] != column[None, :])
         dz = tl.dot(tl.where(seen, w, 0.0).to(b.dtype), b, dz, input_precision=PRECISION)
     split = tl.program_id(1).to(tl.int64) * num_rows
@@ -88,55 +96,63 @@ def nt_xent_backward(
 
 
 @torch.library.custom_op("naslab::nt_xent", mutates_args=())
-def _nt_xent(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    path = way(z, LOOPS)
-    if path == "reference" or not len(z):
-        return reference_nt_xent(z, temperature), z.new_zeros(len(z), dtype=torch.float32)
+def _nt_xent(z: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    path, rows = way(z, LOOPS), z.shape[0]
+    if path == "reference" or not rows:
+        return reference_nt_xent(z, temperature), *(z.new_zeros(rows, dtype=torch.float32) for _ in range(2))
     if path == "native":
-        lse_N = _symmetric_logsumexp(z, temperature)
+        negatives_N = _symmetric_logsumexp(z, temperature)
     else:
-        lse_N = logsumexp_kernel(z, z, temperature, exclude=True)[0].logsumexp(0)
-    first, second = z.chunk(2)
-    positives = (first.float() * second.float()).sum() * (2 / temperature)
-    return ((lse_N.sum() - positives) / len(z)).to(z.dtype), lse_N
+        negatives_N = logsumexp_kernel(z, z, temperature, negatives=True)[0].logsumexp(0)
+    first, second = z.float().chunk(2)
+    positive_N = ((first * second).sum(1) / temperature).repeat(2)
+    loss_N = above_positive(negatives_N, positive_N)
+    residual_N = torch.expm1(-loss_N)
+    of_positive_N = residual_N + residual_N.roll(rows // 2)
+    return loss_N.mean().to(z.dtype), positive_N + loss_N, of_positive_N
 
 
 @_nt_xent.register_fake
-def _(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    return z.new_empty(()), z.new_empty(z.shape[0], dtype=torch.float32)
+def _(z: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    lse, of_positive = (z.new_empty(z.shape[0], dtype=torch.float32) for _ in range(2))
+    return z.new_empty(()), lse, of_positive
 
 
 @torch.library.custom_op("naslab::nt_xent_backward", mutates_args=())
-def _nt_xent_backward(grad: Tensor, lse: Tensor, z: Tensor, temperature: float) -> tuple[Tensor]:
+def _nt_xent_backward(grad: Tensor, lse: Tensor, of_positive: Tensor, z: Tensor, temperature: float) -> tuple[Tensor]:
     path, dtype = way(z, LOOPS), z.dtype
     if path == "reference" or not z.numel():
         (back,) = gradients(reference_nt_xent, 1, grad, z, temperature)
         return (back.contiguous(),)
-    factor = grad.float() / (temperature * len(z))
+    factor = grad.float() / (temperature * z.shape[0])
     if path == "native":
-        return (_symmetric_backward(z, lse, temperature).mul_(factor),)
+        return (_symmetric_backward(z, lse, of_positive, temperature).mul_(factor),)
     z = multipliable(z)
-    (rows, width), tiles = z.shape, Tiles(z, len(z), partial_width=z.shape[1])
+    (rows, width), tiles = z.shape, Tiles(z, z.shape[0], partial_width=z.shape[1])
     dz = z.new_empty(tiles.splits, rows, width, dtype=torch.float32)
     nt_xent_backward[tiles.grid(tiles.chunks)](
-        z, lse, dz, rows, rows // 2, width, tiles.share, LOG2_E / temperature, **tiles.constants
+        z, lse, of_positive, dz, rows, rows // 2, width, tiles.share, LOG2_E / temperature, **tiles.constants
     )
     return ((dz.sum(0) * factor).to(dtype),)
 
 
 @_nt_xent_backward.register_fake
-def _(grad: Tensor, lse: Tensor, z: Tensor, temperature: float) -> tuple[Tensor]:
+def _(grad: Tensor, lse: Tensor, of_positive: Tensor, z: Tensor, temperature: float) -> tuple[Tensor]:
     return (torch.empty_like(z),)
 
 
 def _symmetric_logsumexp(z: Tensor, temperature: float) -> Tensor:
-    """Log-sum-exp over all other rows; each tile above the diagonal serves its rows and its columns."""
-    tops, sums, buffer = z.new_full((len(z),), float("-inf")), z.new_zeros(len(z)), z.new_empty(TILE * TILE)
-    for i in parts(len(z), TILE):
-        for j in parts(len(z), TILE):
+    """Log-sum-exp over the negatives; each tile above the diagonal serves its rows and its columns."""
+    tops, sums, buffer = z.new_full((z.shape[0],), float("-inf")), z.new_zeros(z.shape[0]), z.new_empty(TILE * TILE)
+    for i in parts(z.shape[0], TILE):
+        for j in parts(z.shape[0], TILE):
             if j.start < i.start:
                 continue
             tile = tile_of(buffer, z[i], z[j])
+            for half in (z.shape[0] // 2, -(z.shape[0] // 2)):
+                positives = i.start - j.start + half  # row r has its own in column r + positives of the tile
+                if -tile.shape[0] < positives < tile.shape[1]:
+                    tile.diagonal(positives).fill_(LEFT_OUT)
             sizes = (*tile.shape, 0, i.start - j.start, 1 / temperature)
             _native.call(LOOPS, "fold_rows", tile, tops[i], sums[i], sums, *sizes)
             if i.start != j.start:
@@ -144,15 +160,16 @@ def _symmetric_logsumexp(z: Tensor, temperature: float) -> Tensor:
     return tops + sums.log_()
 
 
-def _symmetric_backward(z: Tensor, lse: Tensor, temperature: float) -> Tensor:
+def _symmetric_backward(z: Tensor, lse: Tensor, of_positive: Tensor, temperature: float) -> Tensor:
     """sum_j w_ij z_j; each tile above the diagonal serves its rows and its columns."""
     dz, buffer = torch.zeros_like(z), z.new_empty(TILE * TILE)
-    for i in parts(len(z), TILE):
-        for j in parts(len(z), TILE):
+    for i in parts(z.shape[0], TILE):
+        for j in parts(z.shape[0], TILE):
             if j.start < i.start:
                 continue
             tile = tile_of(buffer, z[i], z[j])
-            _native.call(LOOPS, "weights", tile, lse, *tile.shape, i.start, j.start, len(z), 1 / temperature)
+            sizes = (*tile.shape, i.start, j.start, z.shape[0], 1 / temperature)
+            _native.call(LOOPS, "weights", tile, lse, of_positive, *sizes)
             dz[i].addmm_(tile, z[j])
             if i.start != j.start:
                 dz[j].addmm_(tile.T, z[i])
@@ -175,11 +192,12 @@ def nt_xent(z_a_BD: Tensor, z_b_BD: Tensor, temperature: float) -> Tensor:
     """
     check_rows(z_a_BD, "z_a_BD")
     same = z_b_BD.shape == z_a_BD.shape and z_b_BD.is_floating_point()
-    require(same, "z_b_BD", z_b_BD, f"a floating {tuple(z_a_BD.shape)}")
+    if not same:
+        raise misfit("z_b_BD", z_b_BD, f"a floating {tuple(z_a_BD.shape)}")
     same_device("z_b_BD", z_b_BD, z_a_BD)
     check_temperature(temperature)
     z_ND = F.normalize(torch.cat([z_a_BD, z_b_BD]), dim=1)
-    if fused(z_ND, elements_from(z_ND, len(z_ND), CROSSOVER), LOOPS):
+    if fused(z_ND, elements_from(z_ND, z_ND.shape[0], CROSSOVER), LOOPS):
         loss: Tensor = _operation(z_ND.contiguous(), float(temperature))[0]
         return loss
     return reference_nt_xent(z_ND, temperature)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from naslab.kernels import _native
-from naslab.kernels._check import require
-from naslab.kernels._dispatch import differentiable, fused, gradients, way
+from naslab.kernels._check import check_indices, misfit, same_device
+from naslab.kernels._dispatch import differentiable, full_precision, fused, gradients, way
 from naslab.kernels._triton import Launch, kernel, launch
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def patches(images_BCHW: Tensor, size: int) -> Tensor:
 
 def targets(images_BCHW: Tensor, masked_BM: Tensor, size: int, normalised: bool) -> Tensor:
     """What the masked patches should be predicted as, (B, M, P)."""
-    rows = torch.arange(len(masked_BM), device=masked_BM.device)[:, None]
+    rows = torch.arange(masked_BM.shape[0], device=masked_BM.device)[:, None]
     chosen_BMP = patches(images_BCHW, size)[rows, masked_BM]
     if not normalised:
         return chosen_BMP
@@ -48,6 +48,7 @@ def targets(images_BCHW: Tensor, masked_BM: Tensor, size: int, normalised: bool)
     return (chosen_BMP - mean) * (variance + EPSILON).rsqrt()
 
 
+@full_precision
 def reference(predicted_BMP: Tensor, images_BCHW: Tensor, masked_BM: Tensor, size: int, normalised: bool) -> Tensor:
     """The definition."""
     dtype = torch.promote_types(predicted_BMP.dtype, images_BCHW.dtype)
@@ -243,17 +244,19 @@ def patch_loss(
 
 
 def _check(predicted_BMP: Tensor, images_BCHW: Tensor, masked_BM: Tensor, patch_size: int) -> None:
-    require(
-        images_BCHW.ndim == 4 and images_BCHW.is_floating_point(), "images_BCHW", images_BCHW, "a floating (B, C, H, W)"
-    )
+    if not (images_BCHW.ndim == 4 and images_BCHW.is_floating_point()):
+        raise misfit("images_BCHW", images_BCHW, "a floating (B, C, H, W)")
     b, c, h, w = images_BCHW.shape
     if patch_size < 1 or h % patch_size or w % patch_size:
         raise ValueError(f"patch_size: {patch_size} does not divide images of {h} x {w}")
-    fits = masked_BM.ndim == 2 and len(masked_BM) == b and masked_BM.dtype == torch.int64
-    require(fits, "masked_BM", masked_BM, f"int64 ({b}, M)")
+    if masked_BM.ndim != 2:
+        raise misfit("masked_BM", masked_BM, f"int64 ({b}, M)")
+    check_indices("masked_BM", masked_BM, (b, masked_BM.shape[1]), (h // patch_size) * (w // patch_size), images_BCHW)
+    same_device("predicted_BMP", predicted_BMP, images_BCHW)
     expected = (b, masked_BM.shape[1], patch_size**2 * c)
     fits = tuple(predicted_BMP.shape) == expected and predicted_BMP.is_floating_point()
-    require(fits, "predicted_BMP", predicted_BMP, f"a floating {expected}")
+    if not fits:
+        raise misfit("predicted_BMP", predicted_BMP, f"a floating {expected}")
 
 
 def flops(masked: int, pixels: int, backward: bool = False) -> int:

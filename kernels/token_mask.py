@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from naslab.kernels import _native
-from naslab.kernels._check import require
+from naslab.kernels._check import check_indices, misfit, same_device
 from naslab.kernels._dispatch import differentiable, fused, gradients, way
 from naslab.kernels._triton import Kernel, Launch, ceil_div, kernel, launch
 
@@ -48,9 +48,9 @@ def reference_mask(noise_BL: Tensor, visible: int) -> TokenMask:
 
 def reference_gather(tokens_BLD: Tensor, positions_LD: Tensor, visible_BK: Tensor, rank_BL: Tensor) -> Tensor:
     """The definition; no positions where they are empty."""
-    rows = torch.arange(len(visible_BK), device=visible_BK.device)[:, None]
+    rows = torch.arange(visible_BK.shape[0], device=visible_BK.device)[:, None]
     chosen = tokens_BLD[rows, visible_BK]
-    return chosen + positions_LD[visible_BK] if len(positions_LD) else chosen
+    return chosen + positions_LD[visible_BK] if positions_LD.shape[0] else chosen
 
 
 def reference_restore(
@@ -60,7 +60,7 @@ def reference_restore(
     (b, k, d), length = visible_BKD.shape, rank_BL.shape[1]
     padded = torch.cat([visible_BKD, mask_token_D.expand(b, length - k, d)], 1)
     restored = padded[torch.arange(b, device=rank_BL.device)[:, None], rank_BL]
-    return restored + positions_LD if len(positions_LD) else restored
+    return restored + positions_LD if positions_LD.shape[0] else restored
 
 
 @kernel
@@ -263,7 +263,7 @@ def _gather(tokens: Tensor, positions: Tensor, visible: Tensor, rank: Tensor) ->
     (batch, length, width), kept = tokens.shape, visible.shape[1]
     out = tokens.new_empty(batch, kept, width)
     if path == "native":
-        sizes = (batch, length, kept, width, int(len(positions) > 0))
+        sizes = (batch, length, kept, width, int(positions.shape[0] > 0))
         _native.call(LOOPS, "gather_forward", tokens, positions, visible, out, *sizes)
     elif out.numel():
         _launch(gather_forward, batch * kept, width, positions, tokens, positions, visible, out, length, kept)
@@ -286,7 +286,7 @@ def _gather_backward(
     (batch, length, width), kept = tokens.shape, visible.shape[1]
     dtokens, dpositions = tokens.new_empty(tokens.shape), torch.empty_like(positions)
     if path == "native":
-        sizes = (batch, length, kept, width, int(len(positions) > 0))
+        sizes = (batch, length, kept, width, int(positions.shape[0] > 0))
         _native.call(LOOPS, "gather_backward", grad, rank, dtokens, dpositions, *sizes)
     elif length * width:
         _launch(gather_backward, length, width, positions, grad, rank, dtokens, dpositions, batch, length, kept)
@@ -306,7 +306,7 @@ def _restore(tokens: Tensor, mask_token: Tensor, positions: Tensor, visible: Ten
     (batch, kept, width), length = tokens.shape, rank.shape[1]
     out = tokens.new_empty(batch, length, width)
     if path == "native":
-        sizes = (batch, length, kept, width, int(len(positions) > 0))
+        sizes = (batch, length, kept, width, int(positions.shape[0] > 0))
         _native.call(LOOPS, "restore_forward", tokens, mask_token, positions, rank, out, *sizes)
     elif out.numel():
         arguments = (tokens, mask_token, positions, rank, out, length, kept)
@@ -331,7 +331,7 @@ def _restore_backward(
     dtokens, dpositions = tokens.new_empty(tokens.shape), torch.empty_like(positions)
     dmask = tokens.new_empty(length, width, dtype=torch.float32)
     if path == "native":
-        sizes = (batch, length, kept, width, int(len(positions) > 0))
+        sizes = (batch, length, kept, width, int(positions.shape[0] > 0))
         _native.call(LOOPS, "restore_backward", grad, rank, dtokens, dmask, dpositions, *sizes)
     elif length * width:
         outputs = (dtokens, dmask, dpositions)
@@ -349,7 +349,7 @@ def _(
 def _launch(moved: Kernel, rows: int, width: int, positions: Tensor, *arguments: Tensor | int) -> None:
     size = launch("token_mask", positions.device, LAUNCH)
     moved[(rows, ceil_div(width, size.block))](
-        *arguments, width, POSITIONS=len(positions) > 0, BLOCK=size.block, num_warps=size.num_warps
+        *arguments, width, POSITIONS=positions.shape[0] > 0, BLOCK=size.block, num_warps=size.num_warps
     )
 
 
@@ -367,7 +367,8 @@ def token_mask(noise_BL: Tensor, visible: int) -> TokenMask:
     Raises:
         ValueError: an argument does not fit.
     """
-    require(noise_BL.ndim == 2 and noise_BL.is_floating_point(), "noise_BL", noise_BL, "a floating (B, L)")
+    if not (noise_BL.ndim == 2 and noise_BL.is_floating_point()):
+        raise misfit("noise_BL", noise_BL, "a floating (B, L)")
     if not 0 <= visible <= noise_BL.shape[1]:
         raise ValueError(f"visible: {visible} is not 0 to {noise_BL.shape[1]} tokens")
     if not fused(noise_BL, 0):
@@ -381,9 +382,10 @@ def gather_visible(tokens_BLD: Tensor, mask: TokenMask, positions_LD: Tensor | N
     Raises:
         ValueError: an argument's shape or dtype does not fit.
     """
-    batch, length = mask.rank_BL.shape
+    batch, length = _check_mask(mask, tokens_BLD)
     fits = tokens_BLD.ndim == 3 and tokens_BLD.shape[:2] == (batch, length) and tokens_BLD.is_floating_point()
-    require(fits, "tokens_BLD", tokens_BLD, f"a floating ({batch}, {length}, D)")
+    if not fits:
+        raise misfit("tokens_BLD", tokens_BLD, f"a floating ({batch}, {length}, D)")
     positions = _positions(positions_LD, tokens_BLD, length)
     tensors = (tokens_BLD, positions, mask.visible_BK, mask.rank_BL)
     if fused(tokens_BLD, CROSSOVER, LOOPS):
@@ -399,11 +401,14 @@ def restore_tokens(
     Raises:
         ValueError: an argument's shape or dtype does not fit.
     """
-    batch, kept = mask.visible_BK.shape
+    (batch, _), kept = _check_mask(mask, visible_BKD), mask.visible_BK.shape[1]
     fits = visible_BKD.ndim == 3 and visible_BKD.shape[:2] == (batch, kept) and visible_BKD.is_floating_point()
-    require(fits, "visible_BKD", visible_BKD, f"a floating ({batch}, {kept}, D)")
+    if not fits:
+        raise misfit("visible_BKD", visible_BKD, f"a floating ({batch}, {kept}, D)")
     width = visible_BKD.shape[2]
-    require(mask_token_D.shape == (width,), "mask_token_D", mask_token_D, f"({width},)")
+    if mask_token_D.shape != (width,):
+        raise misfit("mask_token_D", mask_token_D, f"({width},)")
+    same_device("mask_token_D", mask_token_D, visible_BKD)
     positions = _positions(positions_LD, visible_BKD, mask.rank_BL.shape[1])
     tensors = (visible_BKD, mask_token_D.to(visible_BKD.dtype), positions, mask.visible_BK, mask.rank_BL)
     if fused(visible_BKD, CROSSOVER, LOOPS):
@@ -415,8 +420,20 @@ def _positions(positions_LD: Tensor | None, tokens: Tensor, length: int) -> Tens
     width = tokens.shape[2]
     if positions_LD is None:
         return tokens.new_empty(0, width)
-    require(positions_LD.shape == (length, width), "positions_LD", positions_LD, f"({length}, {width})")
+    if positions_LD.shape != (length, width):
+        raise misfit("positions_LD", positions_LD, f"({length}, {width})")
+    same_device("positions_LD", positions_LD, tokens)
     return positions_LD.to(tokens.dtype)
+
+
+def _check_mask(mask: TokenMask, tokens: Tensor) -> tuple[int, int]:
+    """Batch and length of a mask whose indices fit together."""
+    if mask.rank_BL.ndim != 2 or mask.visible_BK.ndim != 2:
+        raise misfit("mask", mask.rank_BL, "ranks (B, L) with visible (B, K)")
+    (batch, length), kept = mask.rank_BL.shape, mask.visible_BK.shape[1]
+    check_indices("mask.rank_BL", mask.rank_BL, (batch, length), length, tokens)
+    check_indices("mask.visible_BK", mask.visible_BK, (batch, kept), length, tokens)
+    return batch, length
 
 
 def flops(rows: int, width: int, positions: bool) -> int:

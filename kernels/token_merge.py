@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from naslab.kernels import _native
-from naslab.kernels._check import require
-from naslab.kernels._dispatch import differentiable, fused, gradients, way
+from naslab.kernels._check import check_indices, misfit, same_device
+from naslab.kernels._dispatch import differentiable, full_precision, fused, gradients, way
 from naslab.kernels._triton import Launch, ceil_div, kernel, launch
 from naslab.kernels.token_mask import token_mask
 
@@ -44,6 +44,7 @@ class Matching(NamedTuple):
     row_BN: Tensor
 
 
+@full_precision
 def reference_match(metric_BND: Tensor, protected: int) -> tuple[Tensor, Tensor]:
     """The definition: similarity of each A to its most similar B, and which B that is; -inf where A is protected."""
     exact = metric_BND.to(_wide(metric_BND.dtype))
@@ -55,6 +56,7 @@ def reference_match(metric_BND: Tensor, protected: int) -> tuple[Tensor, Tensor]
     return best, partner
 
 
+@full_precision
 def reference_merge(
     tokens_BND: Tensor, sizes_BN: Tensor, kept_BK: Tensor, sources_BR: Tensor, targets_BR: Tensor, row_BN: Tensor
 ) -> Tensor:
@@ -72,7 +74,7 @@ def reference_unmerge(
 
 
 def _collect(x_BND: Tensor, kept_BK: Tensor, sources_BR: Tensor, targets_BR: Tensor) -> Tensor:
-    rows, features = torch.arange(len(kept_BK), device=kept_BK.device)[:, None], x_BND.shape[2]
+    rows, features = torch.arange(kept_BK.shape[0], device=kept_BK.device)[:, None], x_BND.shape[2]
     return x_BND[rows, kept_BK].scatter_add(1, targets_BR[..., None].expand(-1, -1, features), x_BND[rows, sources_BR])
 
 
@@ -373,7 +375,8 @@ def bipartite_match(metric_BND: Tensor, r: int, protected: int = 1) -> Matching:
     Raises:
         ValueError: an argument does not fit.
     """
-    require(metric_BND.ndim == 3 and metric_BND.is_floating_point(), "metric_BND", metric_BND, "a floating (B, N, D)")
+    if not (metric_BND.ndim == 3 and metric_BND.is_floating_point()):
+        raise misfit("metric_BND", metric_BND, "a floating (B, N, D)")
     batch, tokens, _ = metric_BND.shape
     if not 0 <= protected <= tokens:
         raise ValueError(f"protected: {protected} is not 0 to {tokens} tokens")
@@ -412,11 +415,14 @@ def merge_tokens(tokens_BND: Tensor, sizes_BN: Tensor, matching: Matching) -> tu
     Raises:
         ValueError: an argument does not fit.
     """
-    batch, length = matching.row_BN.shape
+    batch, length = _check_matching(matching, tokens_BND)
+    same_device("sizes_BN", sizes_BN, tokens_BND)
     fits = tokens_BND.ndim == 3 and tokens_BND.shape[:2] == (batch, length) and tokens_BND.is_floating_point()
-    require(fits, "tokens_BND", tokens_BND, f"a floating ({batch}, {length}, D)")
+    if not fits:
+        raise misfit("tokens_BND", tokens_BND, f"a floating ({batch}, {length}, D)")
     fits = sizes_BN.shape == (batch, length) and sizes_BN.is_floating_point()
-    require(fits, "sizes_BN", sizes_BN, f"a floating ({batch}, {length})")
+    if not fits:
+        raise misfit("sizes_BN", sizes_BN, f"a floating ({batch}, {length})")
     tensors = (tokens_BND, sizes_BN.detach(), *matching)
     if fused(tokens_BND, CROSSOVER, LOOPS):
         merged, sizes = _merge_operation(*(t.contiguous() for t in tensors))
@@ -431,12 +437,25 @@ def unmerge_tokens(merged_BKD: Tensor, matching: Matching) -> Tensor:
     Raises:
         ValueError: an argument does not fit.
     """
-    batch, rows = matching.kept_BK.shape
+    (batch, _), rows = _check_matching(matching, merged_BKD), matching.kept_BK.shape[1]
     fits = merged_BKD.ndim == 3 and merged_BKD.shape[:2] == (batch, rows) and merged_BKD.is_floating_point()
-    require(fits, "merged_BKD", merged_BKD, f"a floating ({batch}, {rows}, D)")
+    if not fits:
+        raise misfit("merged_BKD", merged_BKD, f"a floating ({batch}, {rows}, D)")
     if fused(merged_BKD, CROSSOVER, LOOPS):
         return _unmerge_operation(*(t.contiguous() for t in (merged_BKD, *matching)))[0]
     return reference_unmerge(merged_BKD, *matching)
+
+
+def _check_matching(matching: Matching, tokens: Tensor) -> tuple[int, int]:
+    """Batch and tokens of a matching whose indices fit together."""
+    kept_BK, sources_BR, _, row_BN = matching
+    if any(indices.ndim != 2 for indices in matching):
+        raise misfit("matching", row_BN, "indices (B, K), (B, R), (B, R) and (B, N)")
+    (batch, length), rows, merged = row_BN.shape, kept_BK.shape[1], sources_BR.shape[1]
+    sizes = {"kept_BK": (rows, length), "sources_BR": (merged, length), "targets_BR": (merged, rows)}
+    for name, (count, upper) in (sizes | {"row_BN": (length, rows)}).items():
+        check_indices(f"matching.{name}", getattr(matching, name), (batch, count), upper, tokens)
+    return batch, length
 
 
 def match_flops(batch: int, tokens: int, width: int) -> int:

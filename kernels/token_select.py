@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from naslab.kernels import _native
-from naslab.kernels._check import require
-from naslab.kernels._dispatch import differentiable, fused, gradients, way
+from naslab.kernels._check import misfit, same_device
+from naslab.kernels._dispatch import differentiable, full_precision, fused, gradients, way
 from naslab.kernels._triton import Launch, ceil_div, kernel, launch
 from naslab.kernels.token_mask import token_mask
 
@@ -42,6 +42,7 @@ class Selected(NamedTuple):
     kept_BK: Tensor
 
 
+@full_precision
 def reference(
     tokens_BND: Tensor, scores_BM: Tensor, kept_BK: Tensor, dropped_BX: Tensor, rank_BM: Tensor, fuse: bool
 ) -> Tensor:
@@ -251,11 +252,14 @@ def select_tokens(tokens_BND: Tensor, scores_BM: Tensor, keep: int, fuse: bool =
     Raises:
         ValueError: an argument does not fit.
     """
-    require(tokens_BND.ndim == 3 and tokens_BND.is_floating_point(), "tokens_BND", tokens_BND, "a floating (B, N, D)")
+    if not (tokens_BND.ndim == 3 and tokens_BND.is_floating_point()):
+        raise misfit("tokens_BND", tokens_BND, "a floating (B, N, D)")
     batch, length, _ = tokens_BND.shape
-    fits = scores_BM.ndim == 2 and len(scores_BM) == batch and scores_BM.shape[1] <= length
+    fits = scores_BM.ndim == 2 and scores_BM.shape[0] == batch and scores_BM.shape[1] <= length
     fits = fits and scores_BM.is_floating_point()
-    require(fits, "scores_BM", scores_BM, f"a floating ({batch}, M), M at most {length}")
+    if not fits:
+        raise misfit("scores_BM", scores_BM, f"a floating ({batch}, M), M at most {length}")
+    same_device("scores_BM", scores_BM, tokens_BND)
     if not 0 <= keep <= scores_BM.shape[1]:
         raise ValueError(f"keep: {keep} is not 0 to {scores_BM.shape[1]} tokens")
     exact = scores_BM.detach().to(torch.promote_types(scores_BM.dtype, torch.float32))

@@ -69,6 +69,22 @@ def test_sharp_temperatures_neither_overflow_nor_lose_the_gradient(way):
 
 
 @ways
+@pytest.mark.parametrize("temperature", [0.01, 0.07])
+@pytest.mark.parametrize("batch", [3, 512])
+def test_aligned_pairs_cost_next_to_nothing_and_never_less(way, temperature, batch):
+    z_a = torch.randn(batch, 128)
+    inputs = [(z_a + 0.01 * torch.randn(batch, 128)).requires_grad_() for _ in range(2)]
+    exact = [z.detach().double().requires_grad_() for z in inputs]
+    with switched("reference"):
+        expected = nt_xent(*exact, temperature)
+    with switched(way):
+        actual = nt_xent(*inputs, temperature)
+    assert actual >= 0
+    # A similarity is known to some 2^-23, so its exponential to that times its factor 1 / temperature.
+    assert actual.item() == pytest.approx(expected.item(), rel=8 * 2**-23 / temperature, abs=1e-7)
+
+
+@ways
 def test_what_is_not_a_number_stays_visible(way):
     z = torch.randn(300, 8)
     z[7, 3] = float("nan")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -170,12 +171,19 @@ def test_it_exports_without_a_trace_of_this_package(name):
 
 
 @everything
-def test_it_runs_under_autocast(name):
+@pytest.mark.parametrize("to", ["fused", "reference"])
+def test_autocast_leaves_the_precision(name, to):
+    """On both ways, or the precision would change where the size crosses over from one to the other."""
     case = CASES[name]
     inputs = case.made(9, torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        actual = fused(case, inputs)
-    assert_close(actual, expected(case, 9), 5e-2)
+
+    def under_autocast(*given):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return case.function(*given)
+
+    with switched(to):
+        actual = outcome(replace(case, function=under_autocast), inputs)
+    assert_close(actual, expected(case, 9), case.tolerance)
 
 
 @everything

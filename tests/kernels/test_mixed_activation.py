@@ -103,7 +103,6 @@ def test_nan_stays_nan_both_ways(name):
             found.append((output.detach(), *torch.autograd.grad(output.sum(), x)))
     assert found[0][0].isnan().nonzero().tolist() == [[2, 3]]
     for fused, reference in zip(*found, strict=True):
-        assert not (reference.isnan() & ~fused.isnan()).any(), "a NaN is lost"
-        number = ~fused.isnan()  # the fused backward may spread one over its feature
-        assert number[..., [0, 1, 2, 4]].all()
+        assert fused.isnan().nonzero()[:, [0, -1]].tolist() == [[2, 3]], "a NaN is lost, or spreads"
+        number = ~fused.isnan()
         assert torch.allclose(fused[number], reference[number], atol=1e-5)
