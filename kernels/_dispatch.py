@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, Literal
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from naslab.kernels._check import transformed
 from naslab.kernels._native import library
 from naslab.kernels._triton import has_triton, interpreting
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Way = Literal["triton", "native", "reference"]
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -71,16 +73,16 @@ def switched(to: Literal["reference", "fused"]) -> Iterator[None]:
         _switched_off, _forced = before
 
 
-def full_precision(definition: Callable[..., Any]) -> Callable[..., Any]:
+def full_precision(definition: Callable[Concatenate[Tensor, P], R]) -> Callable[Concatenate[Tensor, P], R]:
     """Keep autocast out of a definition: custom operations do not see it, and one operation has one precision."""
 
     @wraps(definition)
-    def run(tensor: Tensor, *rest: Any) -> Any:
+    def run(tensor: Tensor, *rest: P.args, **options: P.kwargs) -> R:
         device = tensor.device.type
         if device == "meta" or not torch.is_autocast_enabled(device):  # torch refuses to ask for meta
-            return definition(tensor, *rest)
+            return definition(tensor, *rest, **options)
         with torch.autocast(device, enabled=False):
-            return definition(tensor, *rest)
+            return definition(tensor, *rest, **options)
 
     return run
 
