@@ -77,7 +77,7 @@ def full_precision(definition: Callable[Concatenate[Tensor, P], R]) -> Callable[
     """Keep autocast out of a definition: custom operations do not see it, and one operation has one precision."""
 
     @wraps(definition)
-    def run(tensor: Tensor, *rest: P.args, **options: P.kwargs) -> R:
+    def run(tensor: Tensor, /, *rest: P.args, **options: P.kwargs) -> R:
         device = tensor.device.type
         if device == "meta" or not torch.is_autocast_enabled(device):  # torch refuses to ask for meta
             return definition(tensor, *rest, **options)

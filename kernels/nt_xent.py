@@ -99,7 +99,8 @@ def nt_xent_backward(
 def _nt_xent(z: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
     path, rows = way(z, LOOPS), z.shape[0]
     if path == "reference" or not rows:
-        return reference_nt_xent(z, temperature), *(z.new_zeros(rows, dtype=torch.float32) for _ in range(2))
+        nothing_N = z.new_zeros(rows, dtype=torch.float32)
+        return reference_nt_xent(z, temperature), nothing_N, torch.zeros_like(nothing_N)
     if path == "native":
         negatives_N = _symmetric_logsumexp(z, temperature)
     else:
