@@ -17,6 +17,7 @@ from naslab.runs.rows import Row
 from naslab.runs.spend import cost_unit, one_device
 from naslab.runs.study import Study
 from naslab.runs.trial import RungRecord, Trial
+from naslab.search_spaces.common.training.policy import Policy
 
 COUNTED_APART = 1.05
 """Ratio of counted costs from which two rows are expected to differ in hours."""
@@ -60,7 +61,13 @@ def doubts(rows: Sequence[Row], trials: Sequence[Trial], clock: str) -> tuple[st
     """
     ranked = {number for row in rows for number in row.trials}
     of_rows = [t for t in trials if t.number in ranked]
-    return (*_old_records(of_rows, clock), *_threads(of_rows), *_contended(of_rows), *_disagreement(rows))
+    return (
+        *_old_records(of_rows, clock),
+        *_threads(of_rows),
+        *_policies(of_rows),
+        *_contended(of_rows),
+        *_disagreement(rows),
+    )
 
 
 def borrowed(study: Study) -> tuple[str, ...]:
@@ -92,6 +99,13 @@ def _threads(trials: Sequence[Trial]) -> Iterable[str]:
     if len(known) > 1:
         listed = " and ".join(map(str, known))
         yield f"Trials ran with {listed} threads: hours of rows with different threads are not compared."
+
+
+def _policies(trials: Sequence[Trial]) -> Iterable[str]:
+    policies = [Policy(**t.result["policy"]) for t in trials if "policy" in t.result]
+    if len(counts := Counter(policies)) > 1:
+        listed = ", ".join(f"{number} in {policy}" for policy, number in counts.most_common())
+        yield f"Trials were trained by different policies ({listed}): their hours, and perhaps scores, are not alike."
 
 
 def _contended(trials: Sequence[Trial]) -> Iterable[str]:

@@ -48,7 +48,7 @@ def read_rung(rung: object) -> Rung:
         epoch = operator.index(rung.epoch)
     except TypeError:
         raise BadScores(f"train yielded a rung at epoch {_short(rung.epoch)}, not a whole number") from None
-    return Rung(epoch, _finite(_numbers(rung.facts, "train")))
+    return Rung(epoch, _finite(_numbers(rung.facts, "train")), rung.policy)
 
 
 def _numbers(given: object, source: str) -> dict[str, float]:

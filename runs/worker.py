@@ -149,6 +149,8 @@ class _Work:
             model = self._build(study, task)
             for yielded in task.train(model, self.job.seed, self.folder / CHECKPOINT):
                 rung = read_rung(yielded)
+                if rung.policy is not None:
+                    self.result["policy"] = dict(rung.policy)
                 self._note_cost()
                 scores = self._evaluate(task, model, "validation", full=False)
                 self._rung(rung.epoch, {**rung.facts, **scores})

@@ -24,10 +24,14 @@ class TrainingDiverged(NaslabError):
 
 @dataclass(frozen=True)
 class Rung:
-    """What training reports after each unit of fidelity: `epoch` counts from 1, `facts` are named numbers."""
+    """What training reports after each unit of fidelity: `epoch` counts from 1, `facts` are named numbers.
+
+    `policy` is how the steps ran (precision, memory format, ...), where the task's training has one.
+    """
 
     epoch: int
     facts: Mapping[str, float] = field(default_factory=dict)
+    policy: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from naslab.search_spaces.altup.space import AltUp
 from naslab.search_spaces.common.controls import untrained
 from naslab.search_spaces.common.tasks import EpochTask
 from naslab.search_spaces.common.training import adamw, set_learning_rate, train_in_rungs
+from naslab.search_spaces.common.training.choice import Wanted
+from naslab.search_spaces.common.training.policy import PolicyOptions
 from naslab.search_spaces.data.text import IGNORED, Batch, CausalBatches, TextOptions, load_text
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.task import Control, Rung, Split
@@ -47,6 +49,7 @@ class LanguageModellingOptions(Options):
     """None: once through the training part."""
     rung_epochs: int = Field(1, gt=0)
     """Epochs between two rungs."""
+    policy: PolicyOptions = PolicyOptions()
     batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(3e-3, gt=0)
     weight_decay: float = Field(0.1, ge=0)
@@ -107,10 +110,13 @@ class LanguageModelling(EpochTask):
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
         """Train for the budget; see Task.train. Facts of a rung: mean `loss` in nats, `steps`, `tokens` seen."""
         model.to(self.device)
-        options, clip_norm = self.options, self.options.clip_norm
+        options = self.options
         optimiser = adamw(model.named_parameters(), options.learning_rate, options.weight_decay, BETAS, multiplies)
         batches = partial(self._steps, seed=seed)
-        for rung in train_in_rungs(model, optimiser, batches, _loss, self.options, seed, checkpoint, clip_norm):
+        rungs = train_in_rungs(
+            model, optimiser, batches, _loss, options, seed, checkpoint, options.clip_norm, Wanted.by(self)
+        )
+        for rung in rungs:
             steps = rung.epoch * self.steps_per_epoch
             yield replace(rung, facts={**rung.facts, "steps": steps, "tokens": steps * self.batching.tokens})
 

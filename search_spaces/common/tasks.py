@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from naslab.search_spaces.common.scores.evaluation import Evaluation, Scoring
+from naslab.search_spaces.common.training.policy import PolicyOptions
 from naslab.search_spaces.data import Augmentation, DatasetOptions, check_fit, load_dataset
 from naslab.search_spaces.data.video import ClipOptions, load_clips
 from naslab.search_spaces.seeds import derive_seed
@@ -48,6 +49,7 @@ class PretrainingBudget(Scoring):
     batch_size: int = Field(256, ge=2)
     rung_epochs: int = Field(1, gt=0)
     """Epochs between two rungs."""
+    policy: PolicyOptions = PolicyOptions()
 
 
 class SampleTask(EpochTask):

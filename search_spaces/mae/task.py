@@ -19,6 +19,7 @@ from naslab.search_spaces.common import controls
 from naslab.search_spaces.common.scores import BOTH
 from naslab.search_spaces.common.tasks import PretrainingBudget, SampleTask
 from naslab.search_spaces.common.training import adamw, scaled_rate, set_learning_rate, train_in_rungs
+from naslab.search_spaces.common.training.choice import Wanted
 from naslab.search_spaces.common.training.finetune import FinetuneOptions
 from naslab.search_spaces.data import Augmentation, CropAndFlip, DatasetOptions
 from naslab.search_spaces.data.video import ClipAugmentation, ClipOptions
@@ -113,7 +114,8 @@ class MaskedPretraining(SampleTask):
         autoencoder.standardised_by(self.data.mean, self.data.std)
         optimiser = self._optimiser(autoencoder)
         batches = partial(self._steps, seed=seed)
-        return train_in_rungs(autoencoder, optimiser, batches, _loss, self.options, seed, checkpoint)
+        options = self.options
+        return train_in_rungs(autoencoder, optimiser, batches, _loss, options, seed, checkpoint, wanted=Wanted.by(self))
 
     def _optimiser(self, model: Autoencoder) -> torch.optim.Optimizer:
         options = self.options

@@ -21,6 +21,7 @@ from naslab.search_spaces.common.scores import (
 )
 from naslab.search_spaces.common.tasks import PretrainingBudget, SampleTask
 from naslab.search_spaces.common.training import train_in_rungs
+from naslab.search_spaces.common.training.choice import Wanted
 from naslab.search_spaces.data import (
     Augmentation,
     AugmentationOptions,
@@ -108,7 +109,9 @@ class SelfSupervised(SampleTask, GradientTask):
         framework = cast(Framework, model).to(self.device)
         optimiser = self.optimiser(framework, [p for p in framework.parameters() if p.requires_grad])
         batches = partial(self._steps, seed=seed)
-        return train_in_rungs(framework, optimiser, batches, _loss, self.options, seed, checkpoint)
+        return train_in_rungs(
+            framework, optimiser, batches, _loss, self.options, seed, checkpoint, wanted=Wanted.by(self)
+        )
 
     def _steps(self, model: nn.Module, optimiser: torch.optim.Optimizer, epoch: int, seed: int) -> Iterator[Views]:
         steps = self.num_batches()

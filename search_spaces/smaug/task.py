@@ -17,6 +17,8 @@ from naslab.search_spaces.common.controls import trained, untrained
 from naslab.search_spaces.common.scores import chance_scores, retrieval_scores
 from naslab.search_spaces.common.tasks import EpochTask
 from naslab.search_spaces.common.training import adamw, set_learning_rate, train_in_rungs
+from naslab.search_spaces.common.training.choice import Wanted
+from naslab.search_spaces.common.training.policy import PolicyOptions
 from naslab.search_spaces.data import check_fit
 from naslab.search_spaces.data.video import VideoTextOptions, load_video_text
 from naslab.search_spaces.data.video.tokenized import TokenizedClips, tokenized
@@ -45,6 +47,7 @@ class VideoLanguageOptions(Options):
     """Largest norm of the gradient."""
     metric: Metric = "retrieval_qa"
     rung_epochs: int = Field(1, gt=0)
+    policy: PolicyOptions = PolicyOptions()
     rerank: int = Field(0, ge=0)
     """How many of each text's best videos are ordered anew by the matching head, on `test` only; 0: none."""
     tokenizer: str | None = None
@@ -116,7 +119,8 @@ class VideoLanguage(EpochTask):
             )
         optimiser = adamw(model.named_parameters(), options.learning_rate, options.weight_decay)
         batches = partial(self._steps, pairs=pairs, seed=seed)
-        return train_in_rungs(model, optimiser, batches, _loss, options, seed, checkpoint, options.clip_norm)
+        clip_norm, wanted = options.clip_norm, Wanted.by(self)
+        return train_in_rungs(model, optimiser, batches, _loss, options, seed, checkpoint, clip_norm, wanted)
 
     def _steps(
         self, model: nn.Module, optimiser: torch.optim.Optimizer, epoch: int, pairs: TokenizedClips, seed: int

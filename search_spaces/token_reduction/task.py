@@ -19,7 +19,9 @@ from naslab.search_spaces.common.objectives.float32 import in_float32
 from naslab.search_spaces.common.scores.evaluation import Scoring
 from naslab.search_spaces.common.tasks import SampleTask
 from naslab.search_spaces.common.training import LayerDecay, adamw, scaled_rate, set_learning_rate, train_in_rungs
+from naslab.search_spaces.common.training.choice import Wanted
 from naslab.search_spaces.common.training.finetune import FinetuneOptions
+from naslab.search_spaces.common.training.policy import PolicyOptions
 from naslab.search_spaces.data import Augmentation, CropAndFlip, DatasetOptions
 from naslab.search_spaces.parameters import When
 from naslab.search_spaces.task import Control, Rung, Split
@@ -46,6 +48,7 @@ class ClassificationOptions(FinetuneOptions):
     """Share of the epochs in which the rate falls: EViT's 100 of 300."""
     rung_epochs: int = Field(1, gt=0)
     """Epochs between two rungs."""
+    policy: PolicyOptions = PolicyOptions()
     knn_k: int = Field(20, gt=0)
     knn_temperature: float = Field(0.1, gt=0)
     """Of the raw pixels' control."""
@@ -92,7 +95,10 @@ class Classification(SampleTask):
         classifier = cast(Classifier, model).to(self.device)
         optimiser = self._optimiser(classifier)
         batches = partial(self._steps, seed=seed)
-        return train_in_rungs(classifier, optimiser, batches, self._loss, self.options, seed, checkpoint)
+        options = self.options
+        return train_in_rungs(
+            classifier, optimiser, batches, self._loss, options, seed, checkpoint, wanted=Wanted.by(self)
+        )
 
     def keep_rate(self, target: float, epoch: float) -> float:
         """The rate in training after `epoch` epochs, fractions included."""

@@ -82,23 +82,33 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[st
     return dict(state)
 
 
-def save_training(folder: Path, epoch: int, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """Save a training after `epoch` epochs, random generators included; see `save_checkpoint`."""
-    state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "rng": rng_state()}
+def save_training(
+    folder: Path, epoch: int, model: nn.Module, optimiser: torch.optim.Optimizer, step: Mapping[str, Any]
+) -> None:
+    """Save a training after `epoch` epochs, random generators included; see `save_checkpoint`.
+
+    Args:
+        step: state of how its steps are taken.
+    """
+    state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "rng": rng_state(), "step": step}
     save_checkpoint(folder, {"epoch": epoch, **state})
 
 
 def resume_training(
     folder: Path | None, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
-) -> int:
-    """Restore what `save_training` put in `folder`; the epochs already done, 0 where there is nothing."""
+) -> tuple[int, Mapping[str, Any]]:
+    """Restore what `save_training` put in `folder`.
+
+    Returns:
+        The epochs already done and the `step` that was saved; 0 and nothing where there is no checkpoint.
+    """
     state = load_checkpoint(folder, device) if folder is not None else None
     if state is None:
-        return 0
+        return 0, {}
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
     restore_rng(state["rng"])
-    return int(state["epoch"])
+    return int(state["epoch"]), state.get("step", {})
 
 
 def rng_state() -> dict[str, Any]:

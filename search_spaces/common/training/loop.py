@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from naslab.search_spaces.common.training.checkpoint import resume_training, save_training
-from naslab.search_spaces.common.training.policy import Loss, Policy
+from naslab.search_spaces.common.training.choice import Training, Wanted, decide
+from naslab.search_spaces.common.training.policy import Batches, Loss, Policy
 from naslab.search_spaces.common.training.step import Stepper
 from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.task import Rung, TrainingDiverged
-
-Batches = Callable[[nn.Module, torch.optim.Optimizer, int], Iterator[Any]]
-"""The batches of an epoch (from 0), one a step, for a model and its optimiser.
-
-What it does before a `yield`, such as setting the learning rate, comes before the optimiser's step; what it does after
-the `yield` comes after the step.
-"""
 
 
 class Budget(Protocol):
@@ -45,22 +39,27 @@ def train_in_rungs(
     seed: int,
     checkpoint: Path | None,
     clip_norm: float | None = None,
-    policy: Policy | None = None,
+    wanted: Wanted | None = None,
 ) -> Iterator[Rung]:
     """Train `model` on its device; see Task.train. Facts of a rung: means over its last epoch of `loss` and its parts.
 
     Args:
         batches, loss: functions of the model that they are given; neither holds one itself.
         clip_norm: largest norm of the gradient.
-        policy: None: plain PyTorch.
+        wanted: the policy that is asked for; None: plain PyTorch. A checkpoint's own policy comes before it.
 
     Raises:
         TrainingDiverged: the mean loss of an epoch is not finite.
     """
-    start = resume_training(checkpoint, model, optimiser, next(model.parameters()).device)
+    training = Training(model, optimiser, batches, loss, clip_norm)
+    start, state = resume_training(checkpoint, model, optimiser, next(model.parameters()).device)
     if start == 0:
         seed_everything(derive_seed(seed, "train"))
-    step = Stepper(model, optimiser, loss, policy or Policy(), clip_norm)
+        policy = decide(wanted, training) if wanted else Policy()
+    else:
+        policy = Policy(**state.get("policy", {}))
+    step = Stepper(model, optimiser, loss, policy, clip_norm)
+    step.resume(state)
     for epoch in range(start, budget.epochs):
         means = _means(_epoch(step, batches, epoch))
         if not math.isfinite(means["loss"]):
@@ -68,8 +67,8 @@ def train_in_rungs(
         if (epoch + 1) % budget.rung_epochs and epoch + 1 < budget.epochs:
             continue
         if checkpoint is not None:
-            save_training(checkpoint, epoch + 1, model, optimiser)
-        yield Rung(epoch + 1, means)
+            save_training(checkpoint, epoch + 1, model, optimiser, step.state())
+        yield Rung(epoch + 1, means, step.policy.to_dict())
 
 
 def _epoch(step: Stepper, batches: Batches, epoch: int) -> Iterator[dict[str, Tensor]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from naslab.search_spaces.common.training.recomputation import recomputed_blocks
-from naslab.search_spaces.options import Options
+from naslab.search_spaces.options import Mechanical, Options
+from naslab.search_spaces.parameters import When
 
 Precision = Literal["float32", "bfloat16", "float16"]
 MemoryFormat = Literal["contiguous", "channels_last"]
@@ -25,20 +26,40 @@ Loss = Callable[[nn.Module, Any], Tensor | Mapping[str, Tensor]]
 """A model's loss of a batch: a scalar, or named scalars of which `loss` is the one to descend."""
 
 
+Batches = Callable[[nn.Module, torch.optim.Optimizer, int], Iterator[Any]]
+"""The batches of an epoch (from 0), one a step, for a model and its optimiser.
+
+What it does before a `yield`, such as setting the learning rate, comes before the optimiser's step; what it does after
+the `yield` comes after the step.
+"""
+
+
 class PolicyOptions(Options):
     """What a study may ask of every task's training; `auto` is decided by a measurement (docs/training.md)."""
 
     precision: Literal["auto", Precision] = "auto"
     """Of the forward's products; weights, losses, statistics and optimiser are float32 in any case."""
-    memory_format: Literal["auto", MemoryFormat] = "auto"
-    compile: Literal["auto", "off", "on"] = "auto"
+    memory_format: Annotated[Literal["auto", MemoryFormat], Mechanical()] = "auto"
+    compile: Annotated[Literal["auto", "off", "on"], Mechanical()] = "auto"
     """torch.compile of the loss."""
-    cuda_graphs: bool = False
-    """With `compile: on`, on a GPU: launch a whole step at once."""
+    cuda_graphs: Annotated[bool, When("compile", ("on",)), Mechanical()] = False
+    """On a GPU: launch a whole step at once."""
     accumulation: int = Field(1, ge=1)
     """Parts that a batch is cut into, one after the other through the model: less memory, the same batch."""
-    recompute: bool = False
+    recompute: Annotated[bool, Mechanical()] = False
     """Activation checkpointing: repeated blocks are computed again in the backward, not kept."""
+
+    @property
+    def plain(self) -> Policy:
+        """What is asked for, and plain PyTorch where that is `auto`."""
+        return Policy(
+            "float32" if self.precision == "auto" else self.precision,
+            "contiguous" if self.memory_format == "auto" else self.memory_format,
+            self.compile == "on",
+            self.cuda_graphs,
+            self.accumulation,
+            self.recompute,
+        )
 
 
 @dataclass(frozen=True)
@@ -51,6 +72,14 @@ class Policy:
     cuda_graphs: bool = False
     accumulation: int = 1
     recompute: bool = False
+
+    def __str__(self) -> str:
+        """In words: the number format, then whatever is not plain."""
+        words: list[str] = [self.precision, *([self.memory_format] if self.memory_format != "contiguous" else [])]
+        words += ["compiled"] if self.compile else []
+        words += ["CUDA graphs"] if self.cuda_graphs else []
+        words += [f"{self.accumulation} parts a batch"] if self.accumulation > 1 else []
+        return " ".join([*words, *(["recomputed"] if self.recompute else [])])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoint and record."""

@@ -12,11 +12,7 @@ from naslab.search_spaces.common.training.policy import Loss, Policy
 
 
 class Stepper:
-    """Takes optimiser steps; nothing in one waits for the device.
-
-    Attributes:
-        scaler: of float16's gradients; its state belongs into a checkpoint.
-    """
+    """Takes optimiser steps; nothing in one waits for the device."""
 
     def __init__(
         self,
@@ -41,6 +37,15 @@ class Stepper:
                 means[name] = means[name] + value if name in means else value
         self._step()
         return means
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the policy and float16's scale."""
+        return {"policy": self.policy.to_dict(), "scaler": self.scaler.state_dict()}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on with the scale of `state`."""
+        if state.get("scaler"):
+            self.scaler.load_state_dict(state["scaler"])
 
     def _backward(self, part: Any, share: float) -> dict[str, Tensor]:
         with self.policy.forward(self.device):

@@ -1,0 +1,252 @@
+"""What `auto` means: a policy chosen by a short measurement of real steps, once for a study's space on a device.
+
+The choice is kept in the user's cache with its samples and provenance, and every later training of the same subject
+takes it from there, so that the rows of a study are trained alike. Where it cannot be kept, or where the training is
+too short to pay for a measurement, `auto` is plain PyTorch.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from naslab.efficiency import collect_provenance
+from naslab.efficiency.ceilings import replace_file
+from naslab.efficiency.device import device_name, synchronise
+from naslab.efficiency.latency import ratio_interval
+from naslab.kernels._cache import cache_folder
+from naslab.search_spaces.common.training.checkpoint import restore_rng, rng_state
+from naslab.search_spaces.common.training.policy import Batches, Loss, Policy, PolicyOptions
+from naslab.search_spaces.common.training.step import Stepper
+from naslab.search_spaces.task import Task
+from naslab.version import naslab_version
+
+SCHEMA = "naslab.policy/1"
+LEAST_STEPS = 200
+"""A training of fewer steps is not measured at all: what it does depends on no clock."""
+LEAST_SECONDS = 120.0
+"""Nor is one that is expected to take less than this in plain PyTorch."""
+SHARE = 0.02
+"""Of the expected training, for the measurement."""
+MOST_SECONDS = 20.0
+LEAST_ROUNDS = 5
+WARM_UP_STEPS = 2
+SECONDS_TO_COMPILE = 1800.0
+"""From an expected training of so long on, compiling is tried: it takes a minute or more by itself."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is to be trained: a model, its optimiser, and functions of both that hold neither."""
+
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    batches: Batches
+    loss: Loss
+    clip_norm: float | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return next(self.model.parameters()).device
+
+    def copied(self) -> Training:
+        """The same with a model and an optimiser of its own."""
+        model, optimiser = copy.deepcopy((self.model, self.optimiser))
+        return replace(self, model=model, optimiser=optimiser)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Seconds of single steps of a policy, and of its first one, which compiles."""
+
+    policy: Policy
+    seconds: tuple[float, ...]
+    first_seconds: float = 0.0
+
+    @property
+    def step_seconds(self) -> float:
+        """Median."""
+        return statistics.median(self.seconds)
+
+    def expected(self, steps: int) -> float:
+        """Seconds of a training of `steps` steps, compilation included."""
+        return steps * self.step_seconds + (self.first_seconds if self.policy.compile else 0.0)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a study asks for, how many steps its trainings have, and what is trained: equal for all its trials."""
+
+    asked: PolicyOptions
+    steps: int
+    subject: Mapping[str, Any]
+
+    @classmethod
+    def by(cls, task: Task) -> Wanted:
+        """Of a task whose options have a `policy`."""
+        space, options, plan = task.space, task.options, task.training_plan
+        subject = {
+            "space": space.name,
+            "space_options": space.options.model_dump(mode="json"),
+            "task": type(task).__qualname__,
+            "task_options": options.model_dump(mode="json"),
+        }
+        return cls(options.policy, plan.steps if plan else 0, subject)
+
+
+def decide(wanted: Wanted, training: Training) -> Policy:
+    """The policy of a training that begins; nothing that it will do is changed by the measurement."""
+    asked, steps, subject = wanted.asked, wanted.steps, wanted.subject
+    plain = asked.plain
+    if steps < LEAST_STEPS or (len(candidates(asked, training.model)) == 1 and asked.compile != "auto"):
+        return plain
+    path = _path(wanted, training.device)
+    known = _recorded(path)
+    if known is not None or not _writable(path.parent):
+        return known or plain
+    kept = rng_state()
+    try:
+        samples = measure(asked, training.copied(), steps)
+    finally:
+        restore_rng(kept)
+    document = {
+        "schema": SCHEMA,
+        "subject": dict(subject),
+        "steps": steps,
+        "policy": best(samples, steps).to_dict(),
+        "samples": [{**vars(s), "policy": s.policy.to_dict()} for s in samples],
+        "provenance": collect_provenance(training.device, samples="samples of this document").to_dict(),
+    }
+    return _keep(path, document, plain)
+
+
+def candidates(asked: PolicyOptions, model: nn.Module) -> list[Policy]:
+    """The policies without compilation that `asked` leaves open, plain first; float16 is never chosen by itself."""
+    reduced = asked.precision == "auto"
+    convolves = any(isinstance(m, nn.Conv2d) and m.kernel_size != m.stride for m in model.modules())
+    laid_out = asked.memory_format == "auto" and convolves
+    plain = asked.plain
+    precisions = (plain.precision, "bfloat16") if reduced else (plain.precision,)
+    formats = (plain.memory_format, "channels_last") if laid_out else (plain.memory_format,)
+    return [replace(plain, precision=p, memory_format=f) for p, f in product(precisions, formats)]  # type: ignore[arg-type]
+
+
+def measure(asked: PolicyOptions, training: Training, steps: int) -> list[Sampled]:
+    """Samples of the plain policy and, where the training is long enough, of the others, all in turn.
+
+    Args:
+        training: trained by this; a copy.
+    """
+    (plain,) = _sampled(training, [asked.plain], 0.0)
+    expected = plain.expected(steps)
+    if expected < LEAST_SECONDS:
+        return [plain]
+    eager = _sampled(training, candidates(asked, training.model), min(SHARE * expected, MOST_SECONDS))
+    if asked.compile != "auto" or expected < SECONDS_TO_COMPILE:
+        return eager
+    compiled = replace(best(eager, steps), compile=True)
+    try:
+        return [*eager, *_sampled(training, [compiled], 0.0)]
+    except Exception:  # noqa: BLE001 - whatever a compiler raises, the training goes without it
+        return eager
+    finally:
+        torch.compiler.reset()
+
+
+def best(samples: Sequence[Sampled], steps: int) -> Policy:
+    """The policy of the shortest training; another than the first only where its steps are surely shorter."""
+    plain, *others = samples
+    sure = [s for s in others if ratio_interval(plain.seconds, s.seconds)[0] > 1]
+    return min((plain, *sure), key=lambda s: s.expected(steps)).policy
+
+
+def _sampled(training: Training, policies: Sequence[Policy], seconds: float) -> list[Sampled]:
+    """Single steps of all policies in turn, on one model, for so many seconds and five rounds at least."""
+    endless = _endless(training)
+    steppers = [Stepper(training.model, training.optimiser, training.loss, p, training.clip_norm) for p in policies]
+    first = [_time(stepper, next(endless)) for stepper in steppers]
+    for stepper in steppers:
+        for _ in range(WARM_UP_STEPS):
+            _time(stepper, next(endless))
+    found: list[list[float]] = [[] for _ in steppers]
+    start = time.perf_counter()
+    while len(found[0]) < LEAST_ROUNDS or time.perf_counter() - start < seconds:
+        for stepper, samples in zip(steppers, found, strict=True):
+            samples.append(_time(stepper, next(endless)))
+    return [Sampled(p, tuple(s), f) for p, s, f in zip(policies, found, first, strict=True)]
+
+
+def _time(stepper: Stepper, batch: Any) -> float:
+    stepper.policy.place(stepper.model, stepper.optimiser)
+    synchronise(stepper.device)
+    start = time.perf_counter()
+    with stepper.policy.blocks(stepper.model):
+        stepper(batch)
+    synchronise(stepper.device)
+    return time.perf_counter() - start
+
+
+def _endless(training: Training) -> Iterator[Any]:
+    training.model.train()
+    while True:
+        yield from training.batches(training.model, training.optimiser, 0)
+
+
+def _path(wanted: Wanted, device: torch.device) -> Path:
+    key = {
+        "subject": dict(wanted.subject),
+        "steps": wanted.steps,
+        "device": device_name(device),
+        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        "torch": torch.__version__,
+        "naslab": naslab_version(),
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+    return cache_folder() / "policies" / f"{digest[:24]}.json"
+
+
+def _recorded(path: Path) -> Policy | None:
+    """The choice that is kept there; None where there is none that can be read."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return Policy(**document["policy"]) if document["schema"] == SCHEMA else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
+def _keep(path: Path, document: Mapping[str, Any], plain: Policy) -> Policy:
+    """Keep a choice unless another process was first; the one that is kept, `plain` where none can be."""
+    mine = path.with_suffix(f".{os.getpid()}")
+    try:
+        replace_file(mine, json.dumps(document, indent=1))
+        try:
+            os.link(mine, path)
+        except FileExistsError:
+            if _recorded(path) is None:  # damaged
+                os.replace(mine, path)
+        finally:
+            mine.unlink(missing_ok=True)
+    except OSError:
+        pass
+    return _recorded(path) or plain
