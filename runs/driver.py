@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from naslab.efficiency.device import device_name, resolve_device
+from naslab.efficiency.device import device_name, resolve_kind
 from naslab.errors import InputError
 from naslab.runs.events import Follower
 from naslab.runs.executors import LocalExecutor, WorkerDied
@@ -77,7 +77,7 @@ class _Driver:
     def __init__(self, ledger: Ledger, lease: Lease, slots: int, progress: Progress, retry_failed: bool) -> None:
         self.ledger, self.lease, self.slots, self.progress = ledger, lease, slots, progress
         self.study, self.files = ledger.study, ledger.files
-        self.device = resolve_device(self.study.device)
+        self.device = resolve_kind(self.study.device)
         self.task = self.study.make_task(torch.device("cpu"))
         self.controls = self.task.controls()
         self.document = self.study.document()
@@ -152,13 +152,15 @@ class _Driver:
             self.lease.check_heart()
             self.progress.update(self.ledger.trials, [(e.job, e.follower) for e in self.running.values()])
             spent = self._is_spent()
-            while len(self.running) < self.slots and not spent:
+            alone = any(self._needs_room(entry.job) for entry in self.running.values())
+            while len(self.running) < self.slots and not spent and not alone:
                 plan = self._plan()
                 if plan.state == "done":
                     return
-                if plan.job is None:
+                if plan.job is None or (self.running and self._needs_room(plan.job)):
                     break
                 self._start(executor, plan.job)
+                alone = self._needs_room(plan.job)
             if not self.running:
                 return
             with suppress(queue.Empty):
@@ -201,10 +203,15 @@ class _Driver:
         except WorkerDied as death:
             trial = self._died(entry, death)
         else:
-            facts = {**asdict(outcome), "rungs": [asdict(rung) for rung in rungs]}
-            trial = self._record(entry.trial_id, entry.job, outcome.state, facts)
+            state = "failed" if outcome.cause == "memory" and self._needs_room(entry.job) else outcome.state
+            facts = {**asdict(outcome), "state": state, "rungs": [asdict(rung) for rung in rungs]}
+            trial = self._record(entry.trial_id, entry.job, state, facts)
         del self.running[future]
         self.streak.note(trial)
+
+    def _needs_room(self, job: Job) -> bool:
+        """Whether the job is, or was, to run alone, because an earlier attempt ran out of memory."""
+        return job.key in self.past.out_of_memory
 
     def _died(self, entry: _Running, death: WorkerDied) -> Trial:
         """Record a trial whose worker is gone: out of time, killed from outside, or by its own doing."""

@@ -46,6 +46,8 @@ class Past:
         self._observed: dict[Group, dict[str, Observation | None]] = {}
         self._repeat: dict[Group, dict[str, Trial]] = {}
         self._spent: dict[Group, tuple[float, int]] = {}
+        self.out_of_memory: set[str] = set()
+        """Keys of the jobs whose last attempt that has ended was interrupted for want of memory."""
         for trial in trials:
             self.take(trial)
 
@@ -69,6 +71,7 @@ class Past:
         if trial.state == "running":
             self.running[trial.number] = trial
         else:
+            (self.out_of_memory.add if trial.cause == "memory" else self.out_of_memory.discard)(key)
             seconds, finished = self._spent.get(group, (0.0, 0))
             self._spent[group] = seconds + trial.device_seconds, finished + 1
         self.broken |= breaking(self.study, [trial])

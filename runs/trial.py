@@ -37,8 +37,9 @@ ENDED: frozenset[State] = frozenset({"complete", "pruned", "failed", "timed_out"
 GIVEN_UP: frozenset[State] = frozenset({"failed", "timed_out"})
 """Ends after which a job is not tried again unless it is asked for (`naslab run --retry-failed`)."""
 
-Cause = Literal["driver", "worker", "budget"]
-"""What interrupted a trial: the end of its driver, the death of its worker, or the study's budget."""
+Cause = Literal["driver", "worker", "budget", "memory"]
+"""What interrupted a trial: the end of its driver, the death of its worker, the study's budget, or a device whose
+memory was full: it is tried once more, alone."""
 
 Phase = Literal["search", "train", "evaluate", "profile", "compile", "other"]
 

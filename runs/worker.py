@@ -16,12 +16,13 @@ import torch
 from torch import nn
 
 from naslab.efficiency import profile
-from naslab.efficiency.device import device_name, resolve_device
+from naslab.efficiency.device import current, device_name, hand_back, is_lost, resolve_device
 from naslab.errors import InputError, NaslabError
 from naslab.nas.arms import Differentiable
 from naslab.nas.differentiable import search
 from naslab.runs.constraints import PROFILE_BATCH, Cost, find_costs
 from naslab.runs.events import Trail
+from naslab.runs.executors.base import WorkerDied
 from naslab.runs.judge import judged_arm
 from naslab.runs.log import captured
 from naslab.runs.made_with import made_with
@@ -34,7 +35,7 @@ from naslab.search_spaces import GradientTask, RelaxableSpace, Rung, Split, Task
 
 WEIGHTS, CHECKPOINT, COST = "model.safetensors", "checkpoint", "cost.json"
 
-_warm: list[tuple[dict[str, Any], str, Study, Task]] = []
+_warm: list[tuple[dict[str, Any], torch.device, Study, Task]] = []
 """The last study document and device, with the study and its task, data in memory: what makes a worker warm."""
 
 
@@ -52,8 +53,20 @@ def run_job(
 
     Raises:
         InputError: something only the user can mend, such as a full disk; the trial has not failed.
+        WorkerDied: the device answers this process with nothing but errors; another process may go on.
     """
     torch.set_num_threads(threads)
+    place = resolve_device(device)
+    try:
+        with current(place):
+            return _run_job(document, job, folder, log, place, threads)
+    finally:
+        hand_back(place)
+
+
+def _run_job(
+    document: dict[str, Any], job: Job, folder: Path, log: Path, device: torch.device, threads: int
+) -> tuple[Outcome, list[RungRecord]]:
     with Trail(folder) as trail, captured(log):
         work = _Work(job, folder, trail, _carried(folder))
         try:
@@ -62,8 +75,15 @@ def run_job(
             work.run(study, task)
         except InputError:
             raise
+        except torch.OutOfMemoryError as problem:
+            traceback.print_exc()
+            _warm.clear()
+            work.state, work.cause = "interrupted", "memory"
+            work.note, work.fault = _in_one_line(problem), _place(problem)
         except Exception as problem:  # noqa: BLE001 - whatever a task raises is the trial's failure, recorded in full
             traceback.print_exc()
+            if is_lost(device, problem):
+                raise WorkerDied(f"the device is lost to its process: {_in_one_line(problem)}") from None
             work.state, work.note, work.fault = "failed", _in_one_line(problem), _place(problem)
         trail.settle()
         outcome = work.outcome(threads)
@@ -74,11 +94,11 @@ def run_job(
     return outcome, work.rungs
 
 
-def _study_and_task(document: dict[str, Any], device: str) -> tuple[Study, Task]:
+def _study_and_task(document: dict[str, Any], device: torch.device) -> tuple[Study, Task]:
     if not _warm or _warm[0][:2] != (document, device):
         _warm.clear()
         study = parse_study(document, "the study", recorded=True)  # the driver has accepted it
-        _warm.append((document, device, study, study.make_task(resolve_device(device))))
+        _warm.append((document, device, study, study.make_task(device)))
     return _warm[0][2:]
 
 

@@ -6,4 +6,8 @@ from naslab.errors import NaslabError
 
 
 class WorkerDied(NaslabError):
-    """The process that ran a call is gone without an answer: killed, out of memory, or crashed."""
+    """The process that ran a call is gone without an answer: killed, out of memory, or crashed.
+
+    A call may raise it itself where its process is of no more use, such as one whose device answers nothing but errors:
+    the executor then ends that process and starts another.
+    """

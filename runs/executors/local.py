@@ -158,6 +158,9 @@ class _Slot:
             raise WorkerDied(f"the worker process ended with exit code {self._process.exitcode}") from None
         if succeeded:
             return answer
+        if isinstance(answer, WorkerDied):
+            self.kill()
+            self._process.join()
         raise answer
 
 
