@@ -16,15 +16,18 @@ import torch
 from torch import Tensor
 
 from naslab.efficiency.ceilings import COPY, DISPATCH, MATMUL, Ceilings, Samples, ceilings_path, load_ceilings
-from naslab.efficiency.device import device_name, synchronise
+from naslab.efficiency.device import current, device_name, synchronise
+from naslab.efficiency.kinds import ATTENTION, CONVOLUTION, EINSUM, GROUPED_CONVOLUTION, MATRIX_PRODUCT
 from naslab.efficiency.provenance import collect_provenance, dtype_name
 
-__all__ = ["Ceilings", "Samples", "calibrate", "ceilings_path", "load_ceilings", "tf32_allowed"]
+__all__ = ["Ceilings", "Samples", "calibrate", "ceilings_path", "load_ceilings", "tf32_allowed", "tf32_kinds"]
 
 TF32 = "tf32"
 SMALLEST_SIDE = 128
 LARGEST_SIDE = {"cpu": 4096, "cuda": 16384}
 SIDES_PER_DTYPE = 3
+SHARE_OF_ONE_PRODUCT = 1 / 16
+"""Most of the free memory that the three matrices of a product may take: all formats and sizes together, a third."""
 COPY_BYTES = {"cpu": 2**29, "cuda": 2**31}
 DISPATCH_CALLS = 1000
 MIN_ROUNDS = 3
@@ -37,7 +40,7 @@ def calibrate(device: torch.device, *, seconds: float = 20.0) -> Ceilings:
         seconds: sample for so long, and at least 3 rounds; finding out what fits comes before, in about half of it.
     """
     limit = seconds / 50  # of one call, so that an emulated format takes its small share, too
-    with torch.no_grad():
+    with torch.no_grad(), current(device):
         probes = [*_matmul_probes(device, limit), _copy_probe(device), _dispatch_probe(device)]
         _sample(probes, device, seconds)
     samples = tuple(Samples(p.kind, p.dtype, p.size, tuple(p.seconds)) for p in probes)
@@ -60,6 +63,13 @@ def calibrate(device: torch.device, *, seconds: float = 20.0) -> Ceilings:
 def tf32_allowed() -> bool:
     """Whether torch may round the inputs of a float32 matrix product to TF32 on a GPU."""
     return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
+
+
+def tf32_kinds() -> tuple[str, ...]:
+    """The kinds of work in float32 that torch may do in TF32 on a GPU now; convolutions may unless it is forbidden."""
+    convolutions = torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
+    kinds = (CONVOLUTION, GROUPED_CONVOLUTION) if convolutions else ()
+    return (*kinds, *((MATRIX_PRODUCT, EINSUM, ATTENTION) if tf32_allowed() else ()))
 
 
 class _Probe:
@@ -96,10 +106,11 @@ def _burst(seconds_of_one: float, limit: float) -> int:
 
 def _matmul_probes(device: torch.device, limit: float) -> Iterator[_Probe]:
     """The largest sides of each number format whose product stays below the limit."""
+    held = _free_bytes(device) * SHARE_OF_ONE_PRODUCT
     for name, dtype in _formats(device).items():
         fitting: list[_Probe] = []
         side = SMALLEST_SIDE
-        while side <= LARGEST_SIDE[device.type]:
+        while side <= LARGEST_SIDE[device.type] and 3 * side**2 * dtype.itemsize <= held:
             call = _matmul(side, dtype, device)
             with tf32(name == TF32, device):
                 _time(call, device, 1)  # the first product of a kind loads or generates its kernel
@@ -154,9 +165,19 @@ def tf32(allowed: bool, device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    before = torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = "tf32" if allowed else "ieee"
+    matmul, before, older = torch.backends.cuda.matmul, torch.backends.cuda.matmul.fp32_precision, _older_setting()
+    matmul.allow_tf32 = allowed  # sets the newer flag, too; by the newer alone, whoever reads the older gets an error
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.fp32_precision = before
+        if older is not None:
+            torch.set_float32_matmul_precision(older)
+        matmul.fp32_precision = before
+
+
+def _older_setting() -> str | None:
+    """What the older of torch's two settings says; None where it refuses to speak, as the newer says otherwise."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None

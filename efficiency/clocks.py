@@ -182,6 +182,8 @@ class GraphClock:
 
     def _captured(self, function: Callable[[], Any], before: Prepare) -> Any:
         graph, stream = self._cuda.CUDAGraph(), self._cuda.Stream(self._device)
+        before_stream, generator = self._cuda.current_stream(self._device), self._generator()
+        before_state = generator.clone_state()
         try:
             # Captures need memory and library handles that were first made outside, on a stream of their own.
             stream.wait_stream(self._cuda.current_stream(self._device))
@@ -194,6 +196,14 @@ class GraphClock:
             with self._cuda.graph(graph):
                 function()
         except RuntimeError as error:
+            # A capture that breaks off leaves its stream as the current one, and the generator recording.
+            self._cuda.set_stream(before_stream)
+            generator.graphsafe_set_state(before_state)
             reason = str(error).strip().split("\n")[0]
             raise InputError(f"clock: {GRAPH!r} cannot capture this model: {reason}") from None
         return graph
+
+    def _generator(self) -> torch.Generator:
+        index = self._cuda.current_device() if self._device.index is None else self._device.index
+        generator: torch.Generator = self._cuda.default_generators[index]
+        return generator

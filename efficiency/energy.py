@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 import torch
 
-from naslab.efficiency.device import synchronise
+from naslab.efficiency.device import current, synchronise
+from naslab.efficiency.nvml import device_handle
 from naslab.errors import NaslabError
 
 POWERCAP = Path("/sys/class/powercap")
@@ -73,10 +74,11 @@ def measure_energy(
         open_counter: finds the counter; replaced in tests.
     """
     device = device or torch.device("cpu")
-    function()
-    synchronise(device)
     try:
-        return _measure(function, device, (open_counter or find_counter)(device), seconds)
+        with current(device):
+            function()
+            synchronise(device)
+            return _measure(function, device, (open_counter or find_counter)(device), seconds)
     except NoCounter as missing:
         return Energy(None, None, None, False, 0.0, str(missing))
 
@@ -136,9 +138,7 @@ class NvmlCounter:
             raise NoCounter("nvidia-ml-py is not installed; pip install naslab[nvidia]") from None
         try:
             pynvml.nvmlInit()
-            # By UUID: CUDA_VISIBLE_DEVICES renumbers torch's devices but not the driver's.
-            uuid = torch.cuda.get_device_properties(device).uuid
-            return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
+            return cls(pynvml, device_handle(pynvml, device))
         except pynvml.NVMLError as error:
             raise NoCounter(f"NVML: {error}") from None
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from naslab.efficiency.clocks import Clock, kernel_clock
+from naslab.efficiency.device import current
 from naslab.efficiency.kernel_cases import Case, cases
 from naslab.efficiency.latency import Comparison, compare_latency, measure_latency
 from naslab.efficiency.provenance import collect_provenance, dtype_name
@@ -61,9 +62,9 @@ def kernel_table(
         InputError: no kernel of that name.
     """
     chosen = cases(device, dtype, only)
-    clock = kernel_clock(device)
-    bandwidth = copy_bandwidth(device)
-    rows = [measure_case(case, device, clock, dtype, bandwidth, max_seconds, compiled) for case in chosen]
+    with current(device):
+        clock, bandwidth = kernel_clock(device), copy_bandwidth(device)
+        rows = [measure_case(case, device, clock, dtype, bandwidth, max_seconds, compiled) for case in chosen]
     return {
         "schema": "naslab.bench/1",
         "clock": clock.name,
@@ -77,7 +78,9 @@ def copy_bandwidth(device: torch.device) -> float:
     """Bytes read and written per second by a copy too large for any cache."""
     source = torch.ones(COPIED_BYTES // 4, device=device)
     target = torch.empty_like(source)
-    latency = measure_latency(lambda: target.copy_(source), device, min_seconds=0.2, max_seconds=2)
+    latency = measure_latency(
+        lambda: target.copy_(source), device, min_seconds=0.2, max_seconds=2, clock=kernel_clock(device)
+    )
     return 2 * COPIED_BYTES / (latency.median / 1e3)
 
 
@@ -149,9 +152,13 @@ def _run(step: Callable[..., Tensor], leaves: tuple[Tensor, ...]) -> list[Tensor
 
 
 def time_ms(case: Case, device: torch.device, max_seconds: float) -> float:
-    """Median milliseconds of one forward and backward."""
+    """Median milliseconds of one forward and backward, by the kernel clock: launches are not what is tuned."""
     return measure_latency(
-        lambda: _run(case.step, case.leaves), device, min_seconds=min(0.1, max_seconds), max_seconds=max_seconds
+        lambda: _run(case.step, case.leaves),
+        device,
+        min_seconds=min(0.1, max_seconds),
+        max_seconds=max_seconds,
+        clock=kernel_clock(device),
     ).median
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import torch
 
+from naslab.efficiency.device import current
 from naslab.efficiency.kernel_cases import Case, cases
 from naslab.efficiency.kernel_table import is_correct, time_ms
 from naslab.errors import InputError
@@ -49,7 +51,12 @@ def tune_kernels(device: torch.device, dtype: torch.dtype, max_seconds: float, o
     if device.type != "cuda":
         raise InputError(f"--tune: {device} has no launches to tune; use a CUDA or ROCm device")
     chosen = cases(device, dtype, only)
-    return tune(chosen, lambda case: is_correct(case, dtype), lambda case: time_ms(case, device, max_seconds), device)
+    with current(device):
+        correct, milliseconds = (
+            partial(is_correct, dtype=dtype),
+            partial(time_ms, device=device, max_seconds=max_seconds),
+        )
+        return tune(chosen, correct, milliseconds, device)
 
 
 def tune(

@@ -53,7 +53,7 @@ def quantised_weights(model: nn.Module) -> list[Tensor]:
 def peak_memory_bytes(model: nn.Module, inputs: Inputs) -> int:
     """Most bytes held at once during one forward: parameters, buffers, inputs and every intermediate tensor.
 
-    The model runs in the caller's mode. On CUDA other tensors of this process on the device are counted too.
+    The model runs in the caller's mode. Other tensors of this process on the device are not counted.
     """
     return peak_memory(model, inputs)[0]
 
@@ -61,9 +61,12 @@ def peak_memory_bytes(model: nn.Module, inputs: Inputs) -> int:
 def peak_memory(model: nn.Module, inputs: Inputs) -> tuple[int, int | None]:
     """`peak_memory_bytes`, and on CUDA what the allocator reserved for it."""
     device = device_of(model, inputs)
-    if device.type == "cuda":
-        return cuda_peaks(lambda: call_model(model, inputs), device)
     live = LiveBytes([*tensors_of(model), *tensors_in(inputs)])
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+        most_allocated, most_reserved = cuda_peaks(lambda: call_model(model, inputs), device)
+        return most_allocated - allocated + live.now, most_reserved - reserved + live.now
     with torch.compiler.set_stance("force_eager"), live:  # compiled parts would be out of its sight
         call_model(model, inputs)
     return live.peak, None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from naslab.efficiency.fused_on_meta import FusedOnMeta
 from naslab.efficiency.gpus import find_gpu
 from naslab.efficiency.inputs import (
     Inputs,
@@ -164,10 +165,11 @@ def _peak(twin: nn.Module, inputs: Inputs, batch: int, training: bool) -> int | 
     wanted = with_batch_size(map_tensors(lambda tensor: tensor.to("meta"), inputs), batch)
     try:
         if training:
-            split = training_memory(twin, wanted)
+            with FusedOnMeta():
+                split = training_memory(twin, wanted)
             return None if split is None else split.peak
         live = LiveBytes([*tensors_of(twin), *tensors_in(wanted)])
-        with torch.no_grad(), live:
+        with FusedOnMeta(), torch.no_grad(), live:
             call_model(twin.eval(), wanted)
         return live.peak
     except (RuntimeError, NotImplementedError, ValueError, IndexError) as error:

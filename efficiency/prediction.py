@@ -167,7 +167,10 @@ class StepTimes:
         """
         if document.get("schema") != SCHEMA:
             raise ValueError(f"schema {document.get('schema')!r} is not {SCHEMA!r}")
-        return cls(Roof(**document["roof"]), tuple(StepTime(**step) for step in document["steps"]))
+        return cls(
+            Roof(**document["roof"] | {"tf32": tuple(document["roof"].get("tf32", ()))}),
+            tuple(StepTime(**step) for step in document["steps"]),
+        )
 
     def save(self, path: Path) -> None:
         """Write to a file, atomically.

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from naslab.efficiency.batch_sweep import WITHIN, sweep_batch_sizes
+from naslab.efficiency.calibration import tf32_kinds
 from naslab.efficiency.ceilings import load_ceilings
 from naslab.efficiency.clocks import Prepare, nothing
 from naslab.efficiency.device import device_name
@@ -192,7 +193,7 @@ def roofline_part(forward: FlopCount | None, device: torch.device, latency: Late
     ceilings = None if latency is None else load_ceilings(device)
     if ceilings is None or latency is None or forward is None:
         return None
-    roof = Roof.of(ceilings)
+    roof = Roof.of(ceilings, tf32_kinds() if device.type == "cuda" else ())
     needed = {dtype_name(operation.dtype) for operation in forward.operations if operation.work.contraction}
     if not needed <= roof.flops_per_second.keys():
         return None

@@ -14,6 +14,7 @@ from torch import nn
 from naslab.efficiency import profile_parts as parts
 from naslab.efficiency.clocks import END_TO_END, Clock, Prepare, clock_named, nothing
 from naslab.efficiency.cross_check import against_formula, against_fvcore
+from naslab.efficiency.device import current
 from naslab.efficiency.figures import Figures
 from naslab.efficiency.flop_count import FlopCount
 from naslab.efficiency.flops import forward_count, training_count
@@ -25,7 +26,7 @@ from naslab.efficiency.memory_forecast import memory_needs
 from naslab.efficiency.module_times import measure_module_times
 from naslab.efficiency.optimisers import optimiser_named
 from naslab.efficiency.profile_document import HERE, Bytes, EfficiencyProfile, Flops
-from naslab.efficiency.provenance import collect_provenance, dtype_name
+from naslab.efficiency.provenance import Provenance, collect_provenance, dtype_name
 from naslab.efficiency.resident_memory import Rebuild, resident_memory
 from naslab.efficiency.state import Checkpoint, preserved, state_keeper
 from naslab.efficiency.targets import HERE as HERE_CPU
@@ -107,7 +108,7 @@ def profile(
     if HERE_CPU in others:
         measured_here()  # refuse before anything is measured
     casting = nullcontext() if autocast is None else torch.autocast(device.type, autocast)
-    with preserved(model=plain, inputs=example_input), casting:
+    with current(device), preserved(model=plain, inputs=example_input), casting:
         inputs = map_tensors(lambda t: t.to(device, dtype if t.is_floating_point() else None), example_input)
         if channels_last:
             plain.to(memory_format=torch.channels_last)
@@ -167,6 +168,7 @@ class _Subject:
         find, found = self.figures.find, dict[str, Any]()
         if "latency" in only:
             found["latency"] = find("latency", lambda: self._latencies(clocks, *seconds))
+            found["provenance"] = self.provenance()  # while the clocks are still those of the timed work
         if batch_sizes:
             found["batch_sweep"] = find("batch_sweep", lambda: self._sweep(batch_sizes, seconds[1]))
         if energy_seconds:
@@ -174,6 +176,11 @@ class _Subject:
         if "memory" in only:
             found["memory"] = find("memory", self._peaks)
         return found
+
+    def provenance(self) -> Provenance:
+        """Where and with what this is measured, now."""
+        compiled = "torch.compile" if is_compiled(self.module) else "eager"
+        return collect_provenance(self.device, self.dtype, compiled, HERE)
 
     def module_times(self) -> dict[str, float]:
         """Milliseconds of each module."""
@@ -195,7 +202,6 @@ class _Subject:
         latency, clocks = found.get("latency") or (None, {})
         peak, reserved = found.get("memory") or (None, None)
         resident = found.get("resident")
-        compiled = "torch.compile" if is_compiled(self.module) else "eager"
         return EfficiencyProfile(
             target=target or type(self.plain).__name__,
             batch_size=size,
@@ -207,7 +213,7 @@ class _Subject:
             latency_ms=latency,
             throughput=None if latency is None else 1e3 * size / latency.median,
             peak_memory_bytes=peak,
-            provenance=collect_provenance(self.device, self.dtype, compiled, HERE),
+            provenance=found.get("provenance") or self.provenance(),
             bytes_moved=Bytes(*(None if count is None else count.bytes_moved for count in (forward, training))),
             by_kind=parts.by_kind(forward, training),
             by_module=parts.by_module(forward, training, self.plain, found.get("module_times") or {}),

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from naslab.efficiency.device import cpu_model, device_name
+from naslab.efficiency.nvml import answers, device_handle
 from naslab.version import naslab_version
 
 
@@ -24,7 +25,8 @@ class Provenance:
 
     `commit` is that of the running code, "-dirty" behind it when files differ, None when it is not in a git work tree.
     `load_average` is the system's over the last minute. `gpu` holds what the driver tells: driver, clocks (MHz), power
-    limit (W), the driver's bit mask of throttle reasons; it is empty without an NVIDIA GPU or the `nvidia` extra.
+    limit (W), the driver's bit mask of throttle reasons, each None where it has no answer; without an NVIDIA GPU or the
+    `nvidia` extra there are none.
     `samples` says where the raw samples are: a file, or a key of the document that the provenance stands in.
     """
 
@@ -116,14 +118,16 @@ def _gpu(device: torch.device) -> dict[str, Any]:
         return facts
     try:
         pynvml.nvmlInit()
-        # By UUID: CUDA_VISIBLE_DEVICES renumbers torch's devices but not the driver's.
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{properties.uuid}")
-        return facts | {
-            "driver": pynvml.nvmlSystemGetDriverVersion(),
-            "sm_clock_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
-            "memory_clock_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
-            "power_limit_watts": pynvml.nvmlDeviceGetPowerManagementLimit(handle) / 1000,
-            "throttle_reasons": pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
-        }
+        handle = device_handle(pynvml, device)
     except pynvml.NVMLError as error:
         return facts | {"nvml": str(error)}
+    return facts | answers(
+        pynvml,
+        {
+            "driver": pynvml.nvmlSystemGetDriverVersion,
+            "sm_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
+            "memory_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
+            "power_limit_watts": lambda: pynvml.nvmlDeviceGetPowerManagementLimit(handle) / 1000,
+            "throttle_reasons": lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
+        },
+    )

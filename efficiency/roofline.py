@@ -7,7 +7,7 @@ whichever is longer bounds it. The bounds of all operations add up, because they
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,12 +26,14 @@ class Roof:
     flops_per_second: Mapping[str, float]
     bytes_per_second: float
     measured: bool
+    tf32: tuple[str, ...] = ()
+    """The kinds of work whose float32 may be rounded to TF32, and so has its ceiling."""
 
     @classmethod
-    def of(cls, source: Ceilings | DeviceSpec) -> Roof:
+    def of(cls, source: Ceilings | DeviceSpec, tf32: Iterable[str] = ()) -> Roof:
         """Of a calibrated device, or of a data sheet (then `measured` is false)."""
         if isinstance(source, Ceilings):
-            return cls(source.device, source.flops_per_second, source.bytes_per_second, measured=True)
+            return cls(source.device, source.flops_per_second, source.bytes_per_second, measured=True, tf32=tuple(tf32))
         return cls(source.label, source.peak_flops, source.bandwidth_bytes_per_second, measured=False)
 
     def peak(self, dtype: str) -> float:
@@ -45,6 +47,16 @@ class Roof:
             raise InputError(f"{self.device}: no ceiling for {dtype} is known; known are {known}")
         return self.flops_per_second[dtype]
 
+    def peak_of(self, operation: Operation) -> float:
+        """FLOPs per second for the contractions of an operation, by its number format as this device multiplies it.
+
+        Raises:
+            InputError: as for `peak`.
+        """
+        dtype = dtype_name(operation.dtype)
+        rounded = dtype == "float32" and operation.kind in self.tf32 and "tf32" in self.flops_per_second
+        return self.peak("tf32" if rounded else dtype)
+
     def seconds(self, operation: Operation) -> float:
         """The least time of one operation."""
         return max(self.compute_seconds(operation), operation.bytes_moved / self.bytes_per_second)
@@ -52,7 +64,7 @@ class Roof:
     def compute_seconds(self, operation: Operation) -> float:
         """The least time of its contractions."""
         contraction = operation.work.contraction
-        return contraction / self.peak(dtype_name(operation.dtype)) if contraction else 0.0
+        return contraction / self.peak_of(operation) if contraction else 0.0
 
 
 @dataclass(frozen=True)
@@ -119,5 +131,5 @@ def place(counted: FlopCount, roof: Roof, measured_seconds: float | None = None)
         compute_bound_share=compute_bound / bound if bound else 0.0,
         bound_by_kind=dict(by_kind),
         explained=None if measured_seconds is None else bound / measured_seconds,
-        ridge=0.0 if main is None else roof.peak(dtype_name(main.dtype)) / roof.bytes_per_second,
+        ridge=0.0 if main is None else roof.peak_of(main) / roof.bytes_per_second,
     )

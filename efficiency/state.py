@@ -12,7 +12,7 @@ import itertools
 import random
 import types
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from naslab.efficiency.clocks import Prepare, nothing
+from naslab.efficiency.inputs import tensors_in, tensors_of
 from naslab.efficiency.surroundings import undisturbed
 from naslab.efficiency.tensors import is_sparse, parts_of
 from naslab.errors import InputError
@@ -76,11 +77,17 @@ def preserved(**roots: Any) -> Iterator[Checkpoint]:
         InputError: as for `Checkpoint`.
     """
     checkpoint = Checkpoint(**roots)
-    with undisturbed():
+    with undisturbed(*_devices_of(roots)):
         try:
             yield checkpoint
         finally:
             checkpoint.restore()
+
+
+def _devices_of(roots: Mapping[str, Any]) -> Iterator[torch.device]:
+    for root in roots.values():
+        tensors = tensors_of(root) if isinstance(root, nn.Module) else tensors_in(root)
+        yield from {tensor.device for tensor in tensors}
 
 
 def restore(records: Iterable[Record]) -> list[Record]:

@@ -11,14 +11,20 @@ import torch
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Random states of torch, CUDA, Python and NumPy, the default number format and the number of threads are put
-    back at the end.
+def random_states_kept(*devices: torch.device) -> Iterator[None]:
+    """Torch's random states on the CPU and on `devices` are put back at the end; other GPUs are not even asked."""
+    with torch.random.fork_rng(devices=[device for device in dict.fromkeys(devices) if device.type == "cuda"]):
+        yield
+
+
+@contextmanager
+def undisturbed(*devices: torch.device) -> Iterator[None]:
+    """Random states of torch on the CPU and on `devices`, of Python and NumPy, the default number format and the number
+    of threads are put back at the end.
     """
     state, numpy_state = random.getstate(), np.random.get_state()
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=devices):
+    with random_states_kept(*devices):
         try:
             yield
         finally:

@@ -203,7 +203,7 @@ class _Driver:
         except WorkerDied as death:
             trial = self._died(entry, death)
         else:
-            state = "failed" if outcome.cause == "memory" and self._needs_room(entry.job) else outcome.state
+            state: State = "failed" if outcome.cause == "memory" and self._needs_room(entry.job) else outcome.state
             facts = {**asdict(outcome), "state": state, "rungs": [asdict(rung) for rung in rungs]}
             trial = self._record(entry.trial_id, entry.job, state, facts)
         del self.running[future]

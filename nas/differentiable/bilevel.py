@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from naslab.efficiency.surroundings import random_states_kept
 from naslab.search_spaces import Supernet
 
 Penalty = Callable[[], Tensor]
@@ -48,10 +49,15 @@ def second_order(supernet: Supernet, held_out: Any, training: Any, rate: float, 
 def _difference(supernet: Supernet, training: Any, direction: list[Tensor], size: float) -> list[Tensor]:
     sides = []
     for sign in (1, -1):
-        with _moved(supernet.weights(), direction, sign * size), torch.random.fork_rng():
+        with _moved(supernet.weights(), direction, sign * size), random_states_kept(held_by(supernet)):
             gradients = torch.autograd.grad(supernet.loss(training), supernet.architecture())
             sides.append(gradients)
     return [(up - down) / (2 * size) for up, down in zip(*sides, strict=True)]
+
+
+def held_by(supernet: Supernet) -> torch.device:
+    """The device that the supernet is on."""
+    return supernet.architecture()[0].device
 
 
 def _or_zero(parameter: Tensor, gradient: Tensor | None) -> Tensor:
@@ -77,7 +83,7 @@ def _untouched(supernet: Supernet) -> Iterator[None]:
     """Buffers and random numbers as they were, whatever forwards ran inside."""
     buffers = {name: buffer.clone() for name, buffer in supernet.named_buffers()}
     try:
-        with torch.random.fork_rng():
+        with random_states_kept(held_by(supernet)):
             yield
     finally:
         with torch.no_grad():

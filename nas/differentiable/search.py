@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from naslab.efficiency.surroundings import random_states_kept
 from naslab.nas.arms import Differentiable
 from naslab.nas.differentiable.bilevel import first_order, second_order
 from naslab.nas.differentiable.regularisation import penalty
@@ -125,19 +126,19 @@ class _Search:
             "supernet": self.supernet.state_dict(),
             "weight_optimiser": self.weight_optimiser.state_dict(),
             "alpha_optimiser": self.alpha_optimiser.state_dict(),
-            "rng": rng_state(),
+            "rng": rng_state(self.task.device),
             "trajectory": [asdict(record) for record in self.trajectory],
         }
 
     def resume(self, checkpoint: Path | None) -> int:
         """Take up a checkpoint if there is one; epochs already done."""
-        state = load_checkpoint(checkpoint, self.task.device) if checkpoint is not None else None
+        state = load_checkpoint(checkpoint) if checkpoint is not None else None
         if state is None:
             return 0
         self.supernet.load_state_dict(state["supernet"])
         self.weight_optimiser.load_state_dict(state["weight_optimiser"])
         self.alpha_optimiser.load_state_dict(state["alpha_optimiser"])
-        restore_rng(state["rng"])
+        restore_rng(state["rng"], self.task.device)
         self.trajectory = [SearchEpoch(**record) for record in state["trajectory"]]
         return int(state["epoch"])
 
@@ -201,7 +202,7 @@ class _Search:
         buffers = {name: buffer.clone() for name, buffer in self.supernet.named_buffers()}
         order = derive_seed(self.seed, "held out")
         batches = itertools.islice(self.task.batches(order, 0, ALPHA_SHARE), HELD_OUT_BATCHES)
-        with torch.random.fork_rng():
+        with random_states_kept(self.task.device):
             losses = [self.supernet.loss(batch) for batch in batches]
         for name, buffer in self.supernet.named_buffers():
             buffer.copy_(buffers[name])

@@ -18,6 +18,8 @@ class FakeCuda:
 
     def __init__(self, capture_error=None):
         self.done, self.now, self._error = [], 0.0, capture_error
+        self.generator = SimpleNamespace(clone_state=lambda: "as it was", graphsafe_set_state=self.done.append)
+        self.default_generators = [self.generator]
 
     def Event(self, enable_timing):
         assert enable_timing
@@ -46,7 +48,14 @@ class FakeCuda:
     def Stream(self, device):
         return SimpleNamespace(wait_stream=lambda other: None)
 
-    current_stream = Stream
+    def current_device(self):
+        return 0
+
+    def current_stream(self, device):
+        return SimpleNamespace(wait_stream=lambda other: None, name="before")
+
+    def set_stream(self, stream):
+        self.done.append(f"stream {stream.name}")
 
     def stream(self, stream):
         return contextlib.nullcontext()
@@ -121,6 +130,7 @@ def test_what_cannot_be_captured_is_refused_in_one_line():
     with pytest.raises(InputError, match="'graph' cannot capture this model: operation not permitted") as caught:
         GraphClock(CPU, cuda=cuda).sampler(lambda: None)
     assert "\n" not in str(caught.value)
+    assert cuda.done == ["stream before", "as it was"], "stream and generator come back from the capture"
 
 
 def test_latency_reads_the_clock_that_it_is_given():

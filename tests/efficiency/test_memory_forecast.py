@@ -47,3 +47,23 @@ def test_nothing_to_train_is_said():
 def test_what_no_process_can_be_given_is_refused():
     with pytest.raises(InputError, match="cannot be made in a fresh process"):
         resident_memory(lambda: encoder(1))
+
+
+class Attention(nn.Module):
+    """Attention of a sequence to itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(64, 192)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(2, (3, 2, 32)).permute(2, 0, 3, 1, 4)
+        return nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_attention_is_forecast_as_it_runs_fused(training):
+    """No matrix of all pairs of tokens is held."""
+    tokens, heads = 600, 2
+    found = forecast_peak_bytes(Attention(), torch.ones(1, tokens, 64), 1, training=training)
+    assert found < heads * tokens**2 * 4

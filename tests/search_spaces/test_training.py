@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from naslab.search_spaces.common.training import train_in_rungs
+from naslab.search_spaces.common.training.checkpoint import restore_rng, resume_training, rng_state, save_training
 
 
 def trained(losses, epochs=2, rung_epochs=1, **options):
@@ -55,3 +56,36 @@ def test_the_gradient_is_clipped_to_its_norm(clip_norm, length):
 
     model, _ = trained(losses, epochs=1, clip_norm=clip_norm)
     assert torch.allclose(1 - model.weight, 0.1 * length * towards / 5, atol=1e-5)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A training saved after a step, random states of a GPU with it."""
+    model = nn.Linear(3, 1)
+    optimiser = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimiser.step()
+    save_training(tmp_path, 1, model, optimiser, {})
+    return tmp_path
+
+
+def test_an_optimiser_keeps_its_count_of_steps_where_torch_does(saved):
+    """On the device they would be read back at every step."""
+    model = nn.Linear(3, 1, device="meta")
+    optimiser = torch.optim.Adam(model.parameters())
+    assert resume_training(saved, model, optimiser, torch.device("meta"))[0] == 1
+    for state in optimiser.state.values():
+        assert state["step"].device.type == "cpu"
+        assert state["exp_avg"].device.type == "meta"
+
+
+@pytest.mark.parametrize("number", [0, 1, 4])
+def test_a_training_goes_on_beside_other_gpus_than_it_began_with(number, saved, monkeypatch):
+    given = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: given.append((state.tolist(), str(device))))
+    state = rng_state(torch.device("cpu"))
+    states = [torch.ByteTensor([7]), torch.ByteTensor([8])]
+    for cuda in (None, states[1], [], states):  # the last two are of earlier versions
+        restore_rng({**state, "cuda": cuda}, torch.device("cuda:1") if number else torch.device("cpu"))
+    assert given == ([([8], "cuda:1")] * 2 if number else [])

@@ -90,7 +90,8 @@ def save_training(
     Args:
         step: state of how its steps are taken.
     """
-    state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "rng": rng_state(), "step": step}
+    rng = rng_state(_device_of(model))
+    state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "rng": rng, "step": step}
     save_checkpoint(folder, {"epoch": epoch, **state})
 
 
@@ -102,38 +103,39 @@ def resume_training(
     Returns:
         The epochs already done and the `step` that was saved; 0 and nothing where there is no checkpoint.
     """
-    state = load_checkpoint(folder, device) if folder is not None else None
+    # From the CPU: the optimiser knows what of its state belongs on the device. Adam's counts of steps do not, where
+    # they would be read back at every step.
+    state = load_checkpoint(folder) if folder is not None else None
     if state is None:
         return 0, {}
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
-    restore_rng(state["rng"])
+    restore_rng(state["rng"], device)
     return int(state["epoch"]), state.get("step", {})
 
 
-def rng_state() -> dict[str, Any]:
-    """States of the global random generators: torch's on the CPU and every CUDA device, and numpy's."""
+def _device_of(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """States of the global random generators: torch's on the CPU and on `device`, and numpy's."""
     kind, keys, position, has_gauss, cached_gaussian = np.random.get_state(legacy=True)
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
         "torch": torch.get_rng_state(),
-        "cuda": list(cuda),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         "numpy": (kind, torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss, cached_gaussian),
     }
 
 
-def restore_rng(state: Mapping[str, Any]) -> None:
-    """Set the global random generators to what `rng_state` returned.
-
-    Raises:
-        InputError: the state is of a machine with another number of CUDA devices.
-    """
-    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if len(state["cuda"]) != present:
-        raise InputError(f"the checkpoint is of a machine with {len(state['cuda'])} CUDA devices, here are {present}")
+def restore_rng(state: Mapping[str, Any], device: torch.device) -> None:
+    """Set the global random generators to what `rng_state` returned; on another GPU, or beside others, will do."""
     torch.set_rng_state(state["torch"].cpu())
-    for index, generator in enumerate(state["cuda"]):
-        torch.cuda.set_rng_state(generator.cpu(), index)
+    cuda = state["cuda"]
+    if isinstance(cuda, list):  # of every device, as earlier versions had it
+        cuda = cuda[min(device.index or 0, len(cuda) - 1)] if cuda else None
+    if cuda is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(cuda.cpu(), device)
     kind, keys, position, has_gauss, cached_gaussian = state["numpy"]
     np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached_gaussian))
 
