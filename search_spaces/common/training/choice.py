@@ -117,11 +117,11 @@ def decide(wanted: Wanted, training: Training) -> Policy:
     known = _recorded(path)
     if known is not None or not _writable(path.parent):
         return known or plain
-    kept = rng_state()
+    kept = rng_state(training.device)
     try:
         samples = measure(asked, training.copied(), steps)
     finally:
-        restore_rng(kept)
+        restore_rng(kept, training.device)
     document = {
         "schema": SCHEMA,
         "subject": dict(subject),
