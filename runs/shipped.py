@@ -28,4 +28,5 @@ def find_study_file(path: Path) -> Path:
         return FOLDER / f"{path}.yaml"
     near = get_close_matches(path.stem, names, n=1)
     meant = f"; did you mean {near[0]}, which ships with naslab?" if near else ""
-    raise InputError(f"{path}: no such study file{meant}")
+    what = "a folder, not a study file" if path.is_dir() else "no such study file"
+    raise InputError(f"{path}: {what}{meant}")

@@ -329,6 +329,8 @@ def test_quantised_layers_are_counted():
 
 def test_wrappers_are_opened_or_refused_with_a_reason():
     layer, inputs = nn.Linear(6, 4), torch.randn(5, 6)
-    assert count_forward(nn.DataParallel(layer), inputs).total == 2 * 5 * 24
+    spread = nn.DataParallel(layer)  # on the first GPU, where there is one
+    assert count_forward(spread, inputs.to(layer.weight.device)).total == 2 * 5 * 24
+    layer.cpu()
     with pytest.raises(InputError, match="TorchScript"):
         count_forward(torch.jit.trace(layer, inputs), inputs)

@@ -19,6 +19,7 @@ WIDE = 200
 TOY = {
     "schema": "naslab.study/1",
     "name": "toy",
+    "device": "cpu",
     "seeds": [0, 1],
     "space": {"name": "toy_space:Space"},
     "task": {"epochs": 2},

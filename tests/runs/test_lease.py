@@ -113,4 +113,4 @@ def test_the_start_of_a_driver_that_dies_in_the_middle_is_made_good(toy_file, mo
     monkeypatch.undo()
     with Ledger.start("runs.db", study).hold(1):
         pass
-    assert Ledger.open("runs.db", "toy").study == study
+    assert Ledger.open("runs.db", "toy").study.document() == study.document()

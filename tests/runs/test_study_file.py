@@ -225,7 +225,7 @@ def test_files_that_are_not_there_or_not_text(tmp_path):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x9f")
     with pytest.raises(InputError, match="cannot be read"):
         load_study(tmp_path / "binary.yaml")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="a folder, not a study file"):
         load_study(tmp_path)
 
 

@@ -137,7 +137,7 @@ def test_parallel_lines_and_tables(tmp_path):
 @pytest.mark.slow
 def test_docstrings_are_pairs_of_a_text_and_its_summary():
     data = load_parallel(ParallelOptions())
-    assert len(data.train) > 2000
+    assert len(data.train) > 1000  # how many an interpreter's own library has depends on its version
     assert not any("\n" in target for target in data.train.targets)
     assert not set(data.train.sources) & set(data.test.sources)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from typing import Any, ParamSpec
 
@@ -21,8 +22,8 @@ def in_float32(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
     @wraps(function)
     def computed(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        device = next(leaf.device for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
-        with torch.autocast(device.type, enabled=False):
+        device = next(leaf.device.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        with torch.autocast(device, enabled=False) if device != "meta" else nullcontext():  # meta knows no autocast
             return function(*tree_map(_widened, args), **tree_map(_widened, kwargs))
 
     return computed
