@@ -46,11 +46,10 @@ def made(case, size, dtype, device, layout="contiguous"):
 
 def check(name, size, dtype, device, layout="contiguous"):
     case = CASES[name]
-    with torch.device(device):
-        with switched("reference"):
-            expected = outcome(case, made(case, size, torch.float64, device))
-        with switched("fused"):
-            actual = outcome(case, made(case, size, dtype, device, layout))
+    with switched("reference"):
+        expected = outcome(case, made(case, size, torch.float64, device))
+    with switched("fused"):
+        actual = outcome(case, made(case, size, dtype, device, layout))
     assert all(a.device.type == device.type for a in actual)
     assert_close(actual, expected, TOLERANCE[dtype] or case.tolerance, (size, dtype, layout))
 
@@ -76,7 +75,7 @@ def test_half_precision(name, dtype, device):
 @everything
 def test_two_runs_agree_to_the_bit(name, device):
     case = CASES[name]
-    with switched("fused"), torch.device(device):
+    with switched("fused"):
         first, second = (outcome(case, made(case, 100, torch.float32, device)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
@@ -84,11 +83,10 @@ def test_two_runs_agree_to_the_bit(name, device):
 @everything
 def test_under_autocast(name, device):
     case = CASES[name]
-    with torch.device(device):
-        with switched("reference"):
-            expected = outcome(case, made(case, 9, torch.float64, device))
-        with switched("fused"), torch.autocast(device.type, torch.bfloat16):
-            actual = outcome(case, made(case, 9, torch.float32, device))
+    with switched("reference"):
+        expected = outcome(case, made(case, 9, torch.float64, device))
+    with switched("fused"), torch.autocast(device.type, torch.bfloat16):
+        actual = outcome(case, made(case, 9, torch.float32, device))
     assert_close(actual, expected, 5e-2)
 
 
@@ -100,7 +98,7 @@ def test_inputs_of_the_cpu_are_refused(cuda):
         for n, tensor in enumerate(inputs[1:], 1):
             mixed = (*inputs[:n], tensor.detach().cpu(), *inputs[n + 1 :])
             try:
-                with switched("fused"), torch.device(cuda):
+                with switched("fused"):
                     case.function(*mixed)
             except (ValueError, RuntimeError):
                 continue

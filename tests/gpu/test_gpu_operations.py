@@ -20,7 +20,7 @@ def made(case, device, dtype=torch.float32, size=SIZE):
 def test_it_compiles_without_gradients(name, context, device):
     torch.compiler.reset()
     case = CASES[name]
-    with switched("fused"), torch.device(device), context():
+    with switched("fused"), context():
         plain = case.function(*made(case, device))
         compiled = torch.compile(case.function, fullgraph=True)(*made(case, device))
     assert_close([compiled], [plain], case.tolerance)
@@ -31,7 +31,7 @@ def test_it_compiles_with_gradients(name, device):
     torch.compiler.reset()
     case = CASES[name]
     compiled = type(case)(torch.compile(case.function, fullgraph=True), case.inputs, case.tolerance)
-    with switched("fused"), torch.device(device):
+    with switched("fused"):
         plain = outcome(case, made(case, device))
         assert_close(outcome(compiled, made(case, device)), plain, case.tolerance)
 
@@ -69,7 +69,7 @@ def test_opcheck(name, device):
                 seen[func] = args
             return func(*args, **(kwargs or {}))
 
-    with switched("fused"), torch.device(device):
+    with switched("fused"):
         with Watch():
             outcome(case, made(case, device, size=9))
         assert seen, f"{name} reaches no custom operation"

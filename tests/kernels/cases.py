@@ -56,28 +56,31 @@ class Case:
 
 def statistics_like(scale: Tensor) -> tuple[Tensor, Tensor]:
     """A fixed mean and variance of its shape."""
-    ramp = torch.linspace(0.25, 2, scale.numel(), dtype=scale.dtype).reshape(scale.shape)
+    ramp = torch.linspace(0.25, 2, scale.numel(), dtype=scale.dtype, device=scale.device).reshape(scale.shape)
     return ramp - 1, ramp
 
 
 def images_for(predicted: Tensor) -> tuple[Tensor, Tensor]:
     """Fixed images of 3 x 20 x 28 pixels, and masked patches of side 4 (some twice), for (B, M, 48) predictions."""
     b, m = predicted.shape[:2]
-    images = torch.sin(torch.arange(b * 3 * 20 * 28, dtype=torch.float64) ** 1.1).reshape(b, 3, 20, 28).bfloat16()
-    masked = (torch.arange(b * m) * 17 + 5).remainder(35).reshape(b, m)
+    pixels = torch.arange(b * 3 * 20 * 28, dtype=torch.float64, device=predicted.device)
+    images = torch.sin(pixels**1.1).reshape(b, 3, 20, 28).bfloat16()
+    masked = (torch.arange(b * m, device=predicted.device) * 17 + 5).remainder(35).reshape(b, m)
     return images.to(predicted.dtype), masked
 
 
-def mask_for(batch: int, length: int, visible: int) -> TokenMask:
-    """A fixed mask."""
-    noise = torch.sin(torch.arange(batch * length, dtype=torch.float32) ** 1.3).reshape(batch, length)
+def mask_for(like: Tensor, batch: int, length: int, visible: int) -> TokenMask:
+    """A fixed mask on the device of another tensor."""
+    noise = torch.sin(torch.arange(batch * length, dtype=torch.float32, device=like.device) ** 1.3).reshape(
+        batch, length
+    )
     return token_mask(noise, visible)
 
 
-def ranked_scores(batch: int, scored: int) -> Tensor:
+def ranked_scores(like: Tensor, batch: int, scored: int) -> Tensor:
     """Fixed scores with wide gaps, so that every dtype ranks them alike."""
-    order = (torch.arange(batch * scored, dtype=torch.float64).reshape(batch, scored) * 7 + 3).remainder(11)
-    return order / 16 + torch.arange(scored) / 2**12
+    each = torch.arange(batch * scored, dtype=torch.float64, device=like.device).reshape(batch, scored)
+    return (each * 7 + 3).remainder(11) / 16 + torch.arange(scored, device=like.device) / 2**12
 
 
 def select_fused(tokens: Tensor, scores: Tensor) -> Tensor:
@@ -85,9 +88,9 @@ def select_fused(tokens: Tensor, scores: Tensor) -> Tensor:
     return select_tokens(tokens, scores, 3).tokens
 
 
-def matching_for(batch: int, tokens: int, protected: int = 1) -> Matching:
+def matching_for(like: Tensor, batch: int, tokens: int, protected: int = 1) -> Matching:
     """A fixed matching that merges a third of the tokens, at most 40, several into one."""
-    angle = torch.arange(batch * tokens, dtype=torch.float64).reshape(batch, tokens) ** 1.7
+    angle = torch.arange(batch * tokens, dtype=torch.float64, device=like.device).reshape(batch, tokens) ** 1.7
     metric = torch.stack([angle.sin(), angle.cos() + 2], 2)
     return bipartite_match(metric, min(tokens // 3, 40, (tokens - protected) // 2), protected)
 
@@ -95,13 +98,14 @@ def matching_for(batch: int, tokens: int, protected: int = 1) -> Matching:
 def merged(tokens: Tensor) -> Tensor:
     """Merged by a fixed matching, the tokens standing for 1, 2, 3, ... others."""
     batch, length = tokens.shape[:2]
-    sizes = torch.arange(1, batch * length + 1, dtype=tokens.dtype).reshape(batch, length).remainder(5) + 1
-    return merge_tokens(tokens, sizes, matching_for(batch, length))[0]
+    count = torch.arange(1, batch * length + 1, dtype=tokens.dtype, device=tokens.device)
+    sizes = count.reshape(batch, length).remainder(5) + 1
+    return merge_tokens(tokens, sizes, matching_for(tokens, batch, length))[0]
 
 
 def rows_like(tensor: Tensor, rows: int) -> Tensor:
     """Fixed rows of its width and dtype, of norm about 1."""
-    waves = torch.sin(torch.arange(1, rows * tensor.shape[1] + 1, dtype=torch.float64) ** 1.2)
+    waves = torch.sin(torch.arange(1, rows * tensor.shape[1] + 1, dtype=torch.float64, device=tensor.device) ** 1.2)
     return (waves.reshape(rows, tensor.shape[1]) / max(tensor.shape[1] / 2, 1) ** 0.5).bfloat16().to(tensor.dtype)
 
 
@@ -133,19 +137,21 @@ CASES: dict[str, Case] = {
         lambda n: (normal(1, n, 48),),
     ),
     "gather_visible": Case(
-        lambda tokens, positions: gather_visible(tokens, mask_for(2, 7, 3), positions),
+        lambda tokens, positions: gather_visible(tokens, mask_for(tokens, 2, 7, 3), positions),
         lambda n: (normal(2, 7, n), normal(7, n)),
     ),
     "gather_visible of a long sequence": Case(
-        lambda tokens: gather_visible(tokens, mask_for(2, tokens.shape[1], tokens.shape[1] // 4)),
+        lambda tokens: gather_visible(tokens, mask_for(tokens, 2, tokens.shape[1], tokens.shape[1] // 4)),
         lambda n: (normal(2, n, 5),),
     ),
     "restore_tokens": Case(
-        lambda visible, token, positions: restore_tokens(visible, mask_for(2, 7, 3), token, positions),
+        lambda visible, token, positions: restore_tokens(visible, mask_for(visible, 2, 7, 3), token, positions),
         lambda n: (normal(2, 3, n), normal(n), normal(7, n)),
     ),
     "restore_tokens without positions": Case(
-        lambda visible, token: restore_tokens(visible, mask_for(2, 2 * visible.shape[1], visible.shape[1]), token),
+        lambda visible, token: restore_tokens(
+            visible, mask_for(visible, 2, 2 * visible.shape[1], visible.shape[1]), token
+        ),
         lambda n: (normal(2, n, 5), normal(5)),
     ),
     "class_scores": Case(
@@ -161,13 +167,15 @@ CASES: dict[str, Case] = {
         lambda n: (normal(2, 9, n), normal(2, 7).abs() / 8),
     ),
     "select_tokens of a long sequence": Case(
-        lambda tokens: select_tokens(tokens, ranked_scores(2, tokens.shape[1]), tokens.shape[1] // 2, False).tokens,
+        lambda tokens: (
+            select_tokens(tokens, ranked_scores(tokens, 2, tokens.shape[1]), tokens.shape[1] // 2, False).tokens
+        ),
         lambda n: (normal(2, n, 5),),
     ),
     "merge_tokens": Case(merged, lambda n: (normal(2, 9, n),)),
     "merge_tokens of a long sequence": Case(merged, lambda n: (normal(1, n + 1, 5),)),
     "unmerge_tokens": Case(
-        lambda rows: unmerge_tokens(rows, matching_for(2, 9)),
+        lambda rows: unmerge_tokens(rows, matching_for(rows, 2, 9)),
         lambda n: (normal(2, 6, n),),
     ),
     "nt_xent": Case(
