@@ -95,23 +95,25 @@ def gradients(reference: Callable[..., Tensor], leading: int, grad: Tensor, *inp
     return back
 
 
-def differentiable(name: str, reference: Callable[..., Tensor], leading: int) -> Callable[..., tuple[Tensor, ...]]:
+def differentiable(name: str, reference: Callable[..., Tensor], leading: int) -> Callable[..., Any]:
     """The custom operation `naslab::NAME`, with gradients from `naslab::NAME_backward`.
 
-    Both take the same inputs, tensors first, constants after. Forward returns (result, *kept); backward, of (gradient,
-    *kept, *inputs), one gradient for each of the `leading` first inputs, the differentiable ones.
+    Both take the same inputs, tensors first, constants after. Forward returns the result, or (result, *kept);
+    backward, of (gradient, *kept, *inputs), one gradient for each of the `leading` first inputs, the differentiable
+    ones. A tuple of one is no result: torch.compile would tie its graph to the sizes.
     Gradients of gradients come from the reference.
     """
     operation = getattr(torch.ops.naslab, name).default
     backward_op = getattr(torch.ops.naslab, f"{name}_backward").default
 
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+        kept = _several(output)[1:]
         tensors = [value for value in inputs if isinstance(value, Tensor)]
         ctx.constants = inputs[len(tensors) :]
-        ctx.num_kept = len(output) - 1
-        ctx.mark_non_differentiable(*output[1:])
+        ctx.num_kept = len(kept)
+        ctx.mark_non_differentiable(*kept)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*output[1:], *tensors)
+        ctx.save_for_backward(*kept, *tensors)
 
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
@@ -122,8 +124,12 @@ def differentiable(name: str, reference: Callable[..., Tensor], leading: int) ->
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             back = gradients(reference, leading, grad, *tensors, *ctx.constants)
         else:
-            back = backward_op(grad.contiguous(), *kept, *tensors, *ctx.constants)
+            back = _several(backward_op(grad.contiguous(), *kept, *tensors, *ctx.constants))
         return (*back, *(None,) * (num_inputs - len(back)))
 
     torch.library.register_autograd(f"naslab::{name}", backward, setup_context=setup_context)
     return operation  # type: ignore[no-any-return]
+
+
+def _several(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (outputs,) if isinstance(outputs, Tensor) else outputs

@@ -160,20 +160,20 @@ extern "C" void altup_backward(const float* grad, const float* x, const float* y
 
 
 @torch.library.custom_op("naslab::altup", mutates_args=())
-def _forward(x: Tensor, y: Tensor, p: Tensor, g: Tensor, active: int) -> tuple[Tensor]:
+def _forward(x: Tensor, y: Tensor, p: Tensor, g: Tensor, active: int) -> Tensor:
     match way(x, LOOPS):
         case "triton":
-            return (_triton_forward(x, y, p, g, active),)
+            return _triton_forward(x, y, p, g, active)
         case "native":
             new = torch.empty_like(x)
             _native.call(LOOPS, "altup_forward", x, y, p.float(), g.float(), new, *x.shape, int(p.shape[0] > 1), active)
-            return (new,)
-    return (reference(x, y, p, g, active),)
+            return new
+    return reference(x, y, p, g, active)
 
 
 @_forward.register_fake
-def _(x: Tensor, y: Tensor, p: Tensor, g: Tensor, active: int) -> tuple[Tensor]:
-    return (torch.empty_like(x),)
+def _(x: Tensor, y: Tensor, p: Tensor, g: Tensor, active: int) -> Tensor:
+    return torch.empty_like(x)
 
 
 def _triton_forward(x: Tensor, y: Tensor, p: Tensor, g: Tensor, active: int) -> Tensor:
@@ -262,7 +262,7 @@ def altup(streams: Tensor, layer_output: Tensor, prediction: Tensor, gain: Tenso
     g_SK = gain.reshape(p_SKK.shape[0], num_streams)
     if fused(x_KTD, CROSSOVER, LOOPS):
         contiguous = (t.contiguous() for t in (x_KTD, y_TD, p_SKK, g_SK))
-        new = _operation(*contiguous, active)[0]
+        new: Tensor = _operation(*contiguous, active)
     else:
         new = reference(x_KTD, y_TD, p_SKK, g_SK, active)
     return new.reshape(streams.shape)

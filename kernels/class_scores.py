@@ -271,7 +271,8 @@ def class_scores(query_BHD: Tensor, keys_BHND: Tensor, scale: float, skip: int =
         raise ValueError(f"skip: {skip} is not 0 to {tokens} tokens")
     if fused(keys_BHND, CROSSOVER, LOOPS):
         dense = keys_BHND if keys_BHND.stride(3) == 1 else keys_BHND.contiguous()
-        return _operation(query_BHD.contiguous(), dense, float(scale))[0][:, skip:]
+        scores: Tensor = _operation(query_BHD.contiguous(), dense, float(scale))[0]
+        return scores[:, skip:]
     return reference(query_BHD, keys_BHND, scale)[:, skip:]
 
 

@@ -138,25 +138,25 @@ def _(p: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.library.custom_op("naslab::negative_cosine_backward", mutates_args=())
-def _backward(grad: Tensor, kept: Tensor, p: Tensor, z: Tensor) -> tuple[Tensor]:
+def _backward(grad: Tensor, kept: Tensor, p: Tensor, z: Tensor) -> Tensor:
     path = way(p, LOOPS)
     if path == "reference" or not p.numel():
         (back,) = gradients(reference, 1, grad, p, z)
-        return (back.contiguous(),)
+        return back.contiguous()
     dp = torch.empty_like(p)
     if path == "native":
         _native.call(LOOPS, "cosine_backward", grad, kept, p, z, dp, *p.shape)
-        return (dp,)
+        return dp
     size = launch("negative_cosine", p.device, LAUNCH)
     cosine_backward[(p.shape[0],)](
         grad, kept, p, z, dp, *p.shape, BLOCK=_block(p, size), num_warps=size.num_warps
     )  # fmt: skip
-    return (dp,)
+    return dp
 
 
 @_backward.register_fake
-def _(grad: Tensor, kept: Tensor, p: Tensor, z: Tensor) -> tuple[Tensor]:
-    return (torch.empty_like(p),)
+def _(grad: Tensor, kept: Tensor, p: Tensor, z: Tensor) -> Tensor:
+    return torch.empty_like(p)
 
 
 def _block(p: Tensor, size: Launch) -> int:

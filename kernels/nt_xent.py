@@ -57,7 +57,8 @@ LEFT_OUT = -1e30
 def reference_nt_xent(z_ND: Tensor, temperature: float) -> Tensor:
     """The definition of NT-Xent for unit rows, the first views before the second ones."""
     rows = z_ND.shape[0]
-    similarity_NN = (z_ND @ z_ND.T / temperature).fill_diagonal_(float("-inf"))
+    similarity_NN = z_ND @ z_ND.T / temperature
+    similarity_NN.diagonal().fill_(float("-inf"))
     positive_N = torch.arange(rows, device=z_ND.device).roll(rows // 2)
     return F.cross_entropy(similarity_NN, positive_N, reduction="sum") / max(rows, 1)
 
@@ -120,26 +121,26 @@ def _(z: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.library.custom_op("naslab::nt_xent_backward", mutates_args=())
-def _nt_xent_backward(grad: Tensor, lse: Tensor, of_positive: Tensor, z: Tensor, temperature: float) -> tuple[Tensor]:
+def _nt_xent_backward(grad: Tensor, lse: Tensor, of_positive: Tensor, z: Tensor, temperature: float) -> Tensor:
     path, dtype = way(z, LOOPS), z.dtype
     if path == "reference" or not z.numel():
         (back,) = gradients(reference_nt_xent, 1, grad, z, temperature)
-        return (back.contiguous(),)
+        return back.contiguous()
     factor = grad.float() / (temperature * z.shape[0])
     if path == "native":
-        return (_symmetric_backward(z, lse, of_positive, temperature).mul_(factor),)
+        return _symmetric_backward(z, lse, of_positive, temperature).mul_(factor)
     z = multipliable(z)
     (rows, width), tiles = z.shape, Tiles(z, z.shape[0], partial_width=z.shape[1])
     dz = z.new_empty(tiles.splits, rows, width, dtype=torch.float32)
     nt_xent_backward[tiles.grid(tiles.chunks)](
         z, lse, of_positive, dz, rows, rows // 2, width, tiles.share, LOG2_E / temperature, **tiles.constants
     )
-    return ((dz.sum(0) * factor).to(dtype),)
+    return (dz.sum(0) * factor).to(dtype)
 
 
 @_nt_xent_backward.register_fake
-def _(grad: Tensor, lse: Tensor, of_positive: Tensor, z: Tensor, temperature: float) -> tuple[Tensor]:
-    return (torch.empty_like(z),)
+def _(grad: Tensor, lse: Tensor, of_positive: Tensor, z: Tensor, temperature: float) -> Tensor:
+    return torch.empty_like(z)
 
 
 def _symmetric_logsumexp(z: Tensor, temperature: float) -> Tensor:

@@ -158,10 +158,10 @@ extern "C" void patch_loss(const float* predicted, const float* images, const in
 
 
 @torch.library.custom_op("naslab::patch_loss", mutates_args=())
-def _forward(predicted: Tensor, images: Tensor, masked: Tensor, size: int, normalised: bool) -> tuple[Tensor]:
+def _forward(predicted: Tensor, images: Tensor, masked: Tensor, size: int, normalised: bool) -> Tensor:
     path = way(predicted, LOOPS) if images.dtype != torch.float64 else "reference"
     if path == "reference":
-        return (reference(predicted, images, masked, size, normalised),)
+        return reference(predicted, images, masked, size, normalised)
     losses = predicted.new_empty(masked.shape, dtype=torch.float32)
     if path == "native":
         sizes = (*masked.shape, *images.shape[1:], size, int(normalised))
@@ -177,22 +177,20 @@ def _forward(predicted: Tensor, images: Tensor, masked: Tensor, size: int, norma
             **_constants(images, size, normalised),
         )
     total = losses.sum() / max(predicted.numel(), 1)
-    return (total.to(torch.promote_types(predicted.dtype, images.dtype)),)
+    return total.to(torch.promote_types(predicted.dtype, images.dtype))
 
 
 @_forward.register_fake
-def _(predicted: Tensor, images: Tensor, masked: Tensor, size: int, normalised: bool) -> tuple[Tensor]:
-    return (predicted.new_empty((), dtype=torch.promote_types(predicted.dtype, images.dtype)),)
+def _(predicted: Tensor, images: Tensor, masked: Tensor, size: int, normalised: bool) -> Tensor:
+    return predicted.new_empty((), dtype=torch.promote_types(predicted.dtype, images.dtype))
 
 
 @torch.library.custom_op("naslab::patch_loss_backward", mutates_args=())
-def _backward(
-    grad: Tensor, predicted: Tensor, images: Tensor, masked: Tensor, size: int, normalised: bool
-) -> tuple[Tensor]:
+def _backward(grad: Tensor, predicted: Tensor, images: Tensor, masked: Tensor, size: int, normalised: bool) -> Tensor:
     path = way(predicted, LOOPS) if images.dtype != torch.float64 else "reference"
     if path == "reference":
         (back,) = gradients(reference, 1, grad, predicted, images, masked, size, normalised)
-        return (back.contiguous(),)
+        return back.contiguous()
     out, factor = torch.empty_like(predicted), 2 / max(predicted.numel(), 1)
     if path == "native":
         sizes = (*masked.shape, *images.shape[1:], size, int(normalised))
@@ -203,12 +201,12 @@ def _backward(
             grad, predicted, images, masked, out, masked.shape[1], *images.shape[1:], factor,
             **_constants(images, size, normalised),
         )  # fmt: skip
-    return (out,)
+    return out
 
 
 @_backward.register_fake
-def _(grad: Tensor, predicted: Tensor, images: Tensor, masked: Tensor, size: int, normalised: bool) -> tuple[Tensor]:
-    return (torch.empty_like(predicted),)
+def _(grad: Tensor, predicted: Tensor, images: Tensor, masked: Tensor, size: int, normalised: bool) -> Tensor:
+    return torch.empty_like(predicted)
 
 
 def _constants(images: Tensor, size: int, normalised: bool) -> dict[str, int | float | bool]:
@@ -239,7 +237,8 @@ def patch_loss(
     _check(predicted_BMP, images_BCHW, masked_BM, patch_size)
     arguments = (predicted_BMP, images_BCHW.detach(), masked_BM)
     if fused(predicted_BMP, CROSSOVER, LOOPS):
-        return _operation(*(t.contiguous() for t in arguments), patch_size, normalised)[0]
+        loss: Tensor = _operation(*(t.contiguous() for t in arguments), patch_size, normalised)
+        return loss
     return reference(*arguments, patch_size, normalised)
 
 

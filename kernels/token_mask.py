@@ -256,10 +256,10 @@ def _(noise: Tensor, visible: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.library.custom_op("naslab::token_gather", mutates_args=())
-def _gather(tokens: Tensor, positions: Tensor, visible: Tensor, rank: Tensor) -> tuple[Tensor]:
+def _gather(tokens: Tensor, positions: Tensor, visible: Tensor, rank: Tensor) -> Tensor:
     path = way(tokens, LOOPS)
     if path == "reference":
-        return (reference_gather(tokens, positions, visible, rank),)
+        return reference_gather(tokens, positions, visible, rank)
     (batch, length, width), kept = tokens.shape, visible.shape[1]
     out = tokens.new_empty(batch, kept, width)
     if path == "native":
@@ -267,12 +267,12 @@ def _gather(tokens: Tensor, positions: Tensor, visible: Tensor, rank: Tensor) ->
         _native.call(LOOPS, "gather_forward", tokens, positions, visible, out, *sizes)
     elif out.numel():
         _launch(gather_forward, batch * kept, width, positions, tokens, positions, visible, out, length, kept)
-    return (out,)
+    return out
 
 
 @_gather.register_fake
-def _(tokens: Tensor, positions: Tensor, visible: Tensor, rank: Tensor) -> tuple[Tensor]:
-    return (tokens.new_empty(*visible.shape, tokens.shape[2]),)
+def _(tokens: Tensor, positions: Tensor, visible: Tensor, rank: Tensor) -> Tensor:
+    return tokens.new_empty(*visible.shape, tokens.shape[2])
 
 
 @torch.library.custom_op("naslab::token_gather_backward", mutates_args=())
@@ -299,10 +299,10 @@ def _(grad: Tensor, tokens: Tensor, positions: Tensor, visible: Tensor, rank: Te
 
 
 @torch.library.custom_op("naslab::token_restore", mutates_args=())
-def _restore(tokens: Tensor, mask_token: Tensor, positions: Tensor, visible: Tensor, rank: Tensor) -> tuple[Tensor]:
+def _restore(tokens: Tensor, mask_token: Tensor, positions: Tensor, visible: Tensor, rank: Tensor) -> Tensor:
     path = way(tokens, LOOPS)
     if path == "reference":
-        return (reference_restore(tokens, mask_token, positions, visible, rank),)
+        return reference_restore(tokens, mask_token, positions, visible, rank)
     (batch, kept, width), length = tokens.shape, rank.shape[1]
     out = tokens.new_empty(batch, length, width)
     if path == "native":
@@ -311,12 +311,12 @@ def _restore(tokens: Tensor, mask_token: Tensor, positions: Tensor, visible: Ten
     elif out.numel():
         arguments = (tokens, mask_token, positions, rank, out, length, kept)
         _launch(restore_forward, batch * length, width, positions, *arguments)
-    return (out,)
+    return out
 
 
 @_restore.register_fake
-def _(tokens: Tensor, mask_token: Tensor, positions: Tensor, visible: Tensor, rank: Tensor) -> tuple[Tensor]:
-    return (tokens.new_empty(*rank.shape, tokens.shape[2]),)
+def _(tokens: Tensor, mask_token: Tensor, positions: Tensor, visible: Tensor, rank: Tensor) -> Tensor:
+    return tokens.new_empty(*rank.shape, tokens.shape[2])
 
 
 @torch.library.custom_op("naslab::token_restore_backward", mutates_args=())
@@ -389,7 +389,8 @@ def gather_visible(tokens_BLD: Tensor, mask: TokenMask, positions_LD: Tensor | N
     positions = _positions(positions_LD, tokens_BLD, length)
     tensors = (tokens_BLD, positions, mask.visible_BK, mask.rank_BL)
     if fused(tokens_BLD, CROSSOVER, LOOPS):
-        return _gather_operation(*(t.contiguous() for t in tensors))[0]
+        gathered: Tensor = _gather_operation(*(t.contiguous() for t in tensors))
+        return gathered
     return reference_gather(*tensors)
 
 
@@ -412,7 +413,8 @@ def restore_tokens(
     positions = _positions(positions_LD, visible_BKD, mask.rank_BL.shape[1])
     tensors = (visible_BKD, mask_token_D.to(visible_BKD.dtype), positions, mask.visible_BK, mask.rank_BL)
     if fused(visible_BKD, CROSSOVER, LOOPS):
-        return _restore_operation(*(t.contiguous() for t in tensors))[0]
+        restored: Tensor = _restore_operation(*(t.contiguous() for t in tensors))
+        return restored
     return reference_restore(*tensors)
 
 

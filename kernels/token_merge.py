@@ -272,11 +272,11 @@ def _merge_backward(
     sources: Tensor,
     targets: Tensor,
     row: Tensor,
-) -> tuple[Tensor]:
+) -> Tensor:
     if way(tokens, LOOPS) == "reference":
         back = gradients(reference_merge, 1, grad, tokens, sizes, kept, sources, targets, row)
-        return (back[0].contiguous(),)
-    return (_spread(grad, sizes, merged, row, mean=True),)
+        return back[0].contiguous()
+    return _spread(grad, sizes, merged, row, mean=True)
 
 
 @_merge_backward.register_fake
@@ -289,34 +289,34 @@ def _(
     sources: Tensor,
     targets: Tensor,
     row: Tensor,
-) -> tuple[Tensor]:
-    return (tokens.new_empty(tokens.shape),)
+) -> Tensor:
+    return tokens.new_empty(tokens.shape)
 
 
 @torch.library.custom_op("naslab::token_unmerge", mutates_args=())
-def _unmerge(merged: Tensor, kept: Tensor, sources: Tensor, targets: Tensor, row: Tensor) -> tuple[Tensor]:
+def _unmerge(merged: Tensor, kept: Tensor, sources: Tensor, targets: Tensor, row: Tensor) -> Tensor:
     if way(merged, LOOPS) == "reference":
-        return (reference_unmerge(merged, kept, sources, targets, row),)
-    return (_spread(merged, None, None, row, mean=False),)
+        return reference_unmerge(merged, kept, sources, targets, row)
+    return _spread(merged, None, None, row, mean=False)
 
 
 @_unmerge.register_fake
-def _(merged: Tensor, kept: Tensor, sources: Tensor, targets: Tensor, row: Tensor) -> tuple[Tensor]:
-    return (merged.new_empty(*row.shape, merged.shape[2]),)
+def _(merged: Tensor, kept: Tensor, sources: Tensor, targets: Tensor, row: Tensor) -> Tensor:
+    return merged.new_empty(*row.shape, merged.shape[2])
 
 
 @torch.library.custom_op("naslab::token_unmerge_backward", mutates_args=())
 def _unmerge_backward(
     grad: Tensor, merged: Tensor, kept: Tensor, sources: Tensor, targets: Tensor, row: Tensor
-) -> tuple[Tensor]:
+) -> Tensor:
     if way(merged, LOOPS) == "reference":
-        return (_collect(grad, kept, sources, targets),)
-    return (_collected(grad, None, kept, sources, targets, mean=False)[0],)
+        return _collect(grad, kept, sources, targets)
+    return _collected(grad, None, kept, sources, targets, mean=False)[0]
 
 
 @_unmerge_backward.register_fake
-def _(grad: Tensor, merged: Tensor, kept: Tensor, sources: Tensor, targets: Tensor, row: Tensor) -> tuple[Tensor]:
-    return (merged.new_empty(merged.shape),)
+def _(grad: Tensor, merged: Tensor, kept: Tensor, sources: Tensor, targets: Tensor, row: Tensor) -> Tensor:
+    return merged.new_empty(merged.shape)
 
 
 def _collected(
@@ -442,7 +442,8 @@ def unmerge_tokens(merged_BKD: Tensor, matching: Matching) -> Tensor:
     if not fits:
         raise misfit("merged_BKD", merged_BKD, f"a floating ({batch}, {rows}, D)")
     if fused(merged_BKD, CROSSOVER, LOOPS):
-        return _unmerge_operation(*(t.contiguous() for t in (merged_BKD, *matching)))[0]
+        tokens: Tensor = _unmerge_operation(*(t.contiguous() for t in (merged_BKD, *matching)))
+        return tokens
     return reference_unmerge(merged_BKD, *matching)
 
 

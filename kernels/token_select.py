@@ -173,10 +173,10 @@ extern "C" void select_backward(const float* grad, const float* tokens, const fl
 
 
 @torch.library.custom_op("naslab::token_select", mutates_args=())
-def _forward(tokens: Tensor, scores: Tensor, kept: Tensor, dropped: Tensor, rank: Tensor, fuse: bool) -> tuple[Tensor]:
+def _forward(tokens: Tensor, scores: Tensor, kept: Tensor, dropped: Tensor, rank: Tensor, fuse: bool) -> Tensor:
     path = way(tokens, LOOPS)
     if path == "reference":
-        return (reference(tokens, scores, kept, dropped, rank, fuse),)
+        return reference(tokens, scores, kept, dropped, rank, fuse)
     (batch, length, width), scored, num_kept = tokens.shape, rank.shape[1], kept.shape[1]
     prefix, rows = length - scored, length - scored + num_kept + int(fuse)
     out = tokens.new_empty(batch, rows, width)
@@ -195,13 +195,13 @@ def _forward(tokens: Tensor, scores: Tensor, kept: Tensor, dropped: Tensor, rank
                 tokens, scores, dropped, out, length, prefix, scored - num_kept, scored, width, rows,
                 ROWS=size.rows, BLOCK=size.block, num_warps=size.num_warps,
             )  # fmt: skip
-    return (out,)
+    return out
 
 
 @_forward.register_fake
-def _(tokens: Tensor, scores: Tensor, kept: Tensor, dropped: Tensor, rank: Tensor, fuse: bool) -> tuple[Tensor]:
+def _(tokens: Tensor, scores: Tensor, kept: Tensor, dropped: Tensor, rank: Tensor, fuse: bool) -> Tensor:
     batch, length, width = tokens.shape
-    return (tokens.new_empty(batch, length - rank.shape[1] + kept.shape[1] + int(fuse), width),)
+    return tokens.new_empty(batch, length - rank.shape[1] + kept.shape[1] + int(fuse), width)
 
 
 @torch.library.custom_op("naslab::token_select_backward", mutates_args=())
@@ -267,7 +267,7 @@ def select_tokens(tokens_BND: Tensor, scores_BM: Tensor, keep: int, fuse: bool =
     scores = scores_BM if fuse else scores_BM.detach()
     tensors = (tokens_BND, scores, mask.visible_BK, mask.masked_BM, mask.rank_BL)
     if fused(tokens_BND, CROSSOVER, LOOPS):
-        return Selected(_operation(*(t.contiguous() for t in tensors), fuse)[0], mask.visible_BK)
+        return Selected(_operation(*(t.contiguous() for t in tensors), fuse), mask.visible_BK)
     return Selected(reference(*tensors, fuse), mask.visible_BK)
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+DIVISIBLE = {"width", "row_stride", "batch_stride", "head_stride", "token_stride", "share"}
+"""Integers that are multiples of 16 at the usual sizes: a launch tells Triton, which then makes other code."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ def _source(kernel, pointers, integers, floats, constants):
             signature[name] = f"*{pointers[name]}"
             attributes[(position,)] = [["tt.divisibility", 16]]
         else:
+            if name in DIVISIBLE and name in integers:
+                attributes[(position,)] = [["tt.divisibility", 16]]
             signature[name] = "i32" if name in integers else "fp32" if name in floats else "constexpr"
     values = {(kernel.jitted.arg_names.index(name),): value for name, value in constants.items()}
     return ASTSource(kernel.jitted, signature, values, attributes)

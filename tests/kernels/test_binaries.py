@@ -113,7 +113,7 @@ BUILT |= {
     f"{kernel.name}{extra}{kind}": Built(
         kernel, launches, "" if kind == " in float32" else ROWS,
         "num_rows num_columns half width share", constants | options, 272,
-        fp32="lse_ptr mean_ptr dz_ptr " + (ROWS if kind == " in float32" else ""), floats="scale",
+        fp32="lse_ptr of_positive_ptr mean_ptr dz_ptr " + (ROWS if kind == " in float32" else ""), floats="scale",
         shared_bytes=64 * 1024,
     )
     for kernel, extra, options in (

@@ -12,6 +12,7 @@ from cases import CASES, SIZES, assert_close, outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import forward_ad
+from versions import interpreter_fails
 
 from naslab.kernels._dispatch import switched
 
@@ -208,6 +209,9 @@ def test_registration(name, monkeypatch):
 
 def test_kernels_in_the_interpreter():
     """In a process of its own, for interpreted and compiled kernels cannot share one."""
+    pytest.importorskip("triton")
+    if reason := interpreter_fails():
+        pytest.skip(reason)
     here = Path(__file__).parent
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(here / "interpreted")]
     environment = os.environ | {"TRITON_INTERPRET": "1"}

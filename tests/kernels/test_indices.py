@@ -47,7 +47,7 @@ def uses():
 @ways
 @pytest.mark.parametrize("fault", ["negative", "too large", "int32", "fewer samples", "elsewhere"])
 @pytest.mark.parametrize(
-    ("field", "name", "indices", "use"), uses(), ids=lambda value: value if type(value) is str else ""
+    ("field", "name", "indices", "use"), list(uses()), ids=lambda value: value if type(value) is str else ""
 )
 def test_what_an_index_may_be(way, fault, field, name, indices, use):
     attribute = field.partition(".")[2]
