@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from math import log2, prod
 
-from naslab.efficiency.work import Call, Formula, Work, free, per_element, per_output
+from naslab.efficiency.work import Call, Formula, Work, free, per_element, per_output, table
 
 
 def _grouped_product(call: Call) -> Work:
@@ -106,6 +106,17 @@ ALGEBRA: dict[str, Formula] = {
     "_embedding_bag_backward": _bag,
     "_embedding_bag_dense_backward": _bag,
     "addr": per_output(2),
+    "_sparse_sum": per_element("self"),
+    "_sparse_softmax": per_output(5),
+    "_sparse_log_softmax": per_output(5),
+    **table(per_output(4), "_sparse_softmax_backward_data _sparse_log_softmax_backward_data"),
+    "scatter_reduce": per_element("src"),
+    "index_reduce": per_element("source"),
+    "segment_reduce": per_element("data"),
+    "_segment_reduce_backward": per_element("data"),
+    "_pdist_forward": lambda call: Work(pointwise=3 * call.shape("self")[-1] * call.elements),
+    "affine_grid_generator": lambda call: Work(2 * call.shape("theta")[2] * call.elements),
+    **table(per_output(4), "fake_quantize_per_tensor_affine_cachemask fake_quantize_per_channel_affine_cachemask"),
     "cummax": per_output(1),
     "cummin": per_output(1),
     "histc": per_element("self"),
@@ -122,7 +133,8 @@ ALGEBRA: dict[str, Formula] = {
             "resolve_conj _linalg_check_errors _pack_padded_sequence _pack_padded_sequence_backward _to_sparse "
             "_to_sparse_csr _to_sparse_csc _to_sparse_bsr _to_sparse_bsc _to_dense _coalesce _coalesced sparse_mask "
             "_sparse_coo_tensor_with_dims_and_tensors _sparse_coo_tensor_unsafe _sparse_compressed_tensor_unsafe "
-            "_sparse_csr_tensor_unsafe _indices _values"
+            "_sparse_csr_tensor_unsafe _indices _values diag_embed _efficientzerotensor _has_same_storage_numel "
+            "_empty_affine_quantized quantized::linear_prepack quantized::conv2d_prepack"
         ).split(),
         free,
     ),

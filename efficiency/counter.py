@@ -47,6 +47,8 @@ class Counter(TorchDispatchMode):
         self._weights = WeightTensors(model)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._operations: list[Operation] = []
+        self.severed: set[str] = set()
+        """Control flow whose results have no gradient here, although what it was given may be trained."""
 
     def enter(self, module: nn.Module, name: str | None) -> None:
         """What follows runs for this module."""
@@ -82,6 +84,8 @@ class Counter(TorchDispatchMode):
         if any(not _is_basic(kind) for kind in types):
             return NotImplemented  # a subclass takes itself apart, and its parts are seen
         name = operation_name(func)
+        if any(tensor.is_nested for tensor in tensors_within((args, kwargs))) and f"nested {name}" in FORMULAS:
+            name = f"nested {name}"  # a kernel of its own, which torch's decomposition does not know
         if is_higher_order(func) and name not in FORMULAS:
             return self._with_bodies(name, func, args, kwargs)
         if name not in FORMULAS and hasattr(func, "decompose"):
@@ -103,6 +107,8 @@ class Counter(TorchDispatchMode):
         """Its bodies are counted as they run. Where nothing of them can run, as on meta, it is named."""
         before = len(self._operations)
         outputs = run_watched(self, func, args, kwargs)
+        if torch.is_grad_enabled() and not any(tensor.requires_grad for tensor in tensors_within(outputs)):
+            self.severed.add(name.removeprefix("higher_order::"))
         if len(self._operations) == before:
             phase, origin = self._locate(name)
             self._record(name, phase, origin, Call({"arguments": args}, tuple(tensors_within(outputs))), False)
@@ -139,7 +145,7 @@ class Counter(TorchDispatchMode):
         if work.contraction and origin.times > 1:
             work = replace(work, contraction=origin.times * work.contraction)
         if work.contraction and phase == "forward" and not work.masked:
-            work = replace(work, masked=round(work.contraction * self._weights.zero_share(call)))
+            work = replace(work, masked=self._weights.in_vain(call, work.contraction))
         covered = formula is not None or _is_without_floats(name, call)
         self._operations.append(
             Operation(

@@ -104,11 +104,21 @@ def training_count(
     """
     counter = Counter(model)
     with torch.enable_grad(), watching(counter, model):
-        training_loss(model.train(), inputs, torch.sum).backward()
+        try:
+            loss = training_loss(model.train(), inputs, torch.sum)
+        finally:
+            _refuse_severed(counter)
+        loss.backward()
         if optimiser is not None:
             counter.phase = "optimiser"
             optimiser(p for p in model.parameters() if p.requires_grad).step()
     return counter.result()
+
+
+def _refuse_severed(counter: Counter) -> None:
+    if counter.severed:
+        names = ", ".join(sorted(counter.severed))
+        raise NoTrainingStep(f"the backward of control flow ({names}) cannot be counted: only torch.compile makes one")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from math import prod
 
 from naslab.efficiency.algebra_formulas import ALGEBRA
 from naslab.efficiency.attention_formulas import ATTENTION
+from naslab.efficiency.detection_formulas import DETECTION
 from naslab.efficiency.kernel_formulas import KERNELS
 from naslab.efficiency.product_formulas import PRODUCTS
 from naslab.efficiency.work import (
@@ -102,7 +103,10 @@ FORMULAS: dict[str, Formula] = {
         "bitwise_and bitwise_or bitwise_not bitwise_xor isnan isinf isfinite where threshold exp exp2 expm1 log "
         "log2 log10 log1p sqrt rsqrt reciprocal pow square sin cos tan tanh atan atan2 asin acos sinh cosh erf "
         "erfc erfinv cumsum cumprod native_dropout _fused_dropout threshold_backward relu6 hardtanh "
-        "mse_loss hypot",
+        "mse_loss hypot sgn heaviside nan_to_num copysign nextafter xlogy special_xlog1py lgamma digamma polygamma i0 "
+        "special_i0e special_i1 special_i1e special_erfcx special_ndtri special_log_ndtr sinc hardshrink softshrink "
+        "hardshrink_backward softshrink_backward rrelu_with_noise rrelu_with_noise_backward logit polar soft_margin_loss "
+        "prims::add",
     ),
     **table(
         per_output(2),
@@ -153,6 +157,11 @@ FORMULAS: dict[str, Formula] = {
     **table(_grid_sample(), "grid_sampler_2d grid_sampler_3d cudnn_grid_sampler"),
     **table(_grid_sample(backward=True), "grid_sampler_2d_backward grid_sampler_3d_backward"),
     **table(per_output(2), "upsample_linear1d"),
+    **table(per_element("self", 3), "renorm huber_loss"),
+    **table(per_element("self", 5), "binary_cross_entropy binary_cross_entropy_backward multi_margin_loss"),
+    **table(per_element("self", 5), "multilabel_margin_loss_forward huber_loss_backward multi_margin_loss_backward"),
+    "multinomial": per_element("self", 2),
+    "fractional_max_pool2d": per_element("self"),
     **table(per_output(8), "upsample_bilinear2d _upsample_bilinear2d_aa"),
     **table(per_output(16), "upsample_trilinear3d"),
     **table(per_output(32), "upsample_bicubic2d _upsample_bicubic2d_aa"),
@@ -173,6 +182,7 @@ FORMULAS: dict[str, Formula] = {
         "_nested_tensor_from_mask _nested_tensor_size _nested_tensor_strides "
         "_nested_tensor_storage_offsets to_padded_tensor _nested_tensor_from_mask_left_aligned "
         "_cudnn_rnn_flatten_weight as_strided transpose t squeeze unsqueeze detach "
+        "max_unpool2d max_unpool3d _unique2 unique_dim unique_consecutive _nested_tensor_from_tensor_list "
         "equal is_same_size unsafe_split unsafe_split_with_sizes unsafe_chunk",
     ),
     **table(per_element("values"), "index_put _index_put_impl _unsafe_index_put"),
@@ -180,6 +190,7 @@ FORMULAS: dict[str, Formula] = {
     **table(per_element("source"), "index_add"),
     **table(per_output(1), "upsample_nearest1d_backward upsample_nearest2d_backward upsample_nearest3d_backward"),
     **ALGEBRA,
+    **DETECTION,
     **KERNELS,
 }
 """By name of the operation, without the `aten::` namespace, overload, and the `_` of in-place variants."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -14,10 +14,14 @@ Inputs: TypeAlias = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 
 def call_model(model: Callable[..., Any], inputs: Inputs) -> Any:
-    """The model's output for `inputs`: a tuple is spread over positions, a mapping over keywords."""
+    """The model's output for `inputs`: a tuple is spread over positions, a mapping over keywords. What a model yields
+    is collected, as a generator that nobody asks has done no work.
+    """
     if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+        outputs = model(**inputs)
+    else:
+        outputs = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+    return list(outputs) if isinstance(outputs, Generator) else outputs
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:

@@ -1,9 +1,9 @@
 """Predicted step times: counted work, weighed by what was measured, with an interval that a back-test earned.
 
-The time of a step is a sum over kinds of work: seconds at the device's roof, times a factor that says how far real
-kernels of that kind stay under it, plus a cost for each dispatched operation. The factors are fitted to measured steps
-(non-negative least squares on relative errors). Predicting each measured model from the others gives the errors from
-which the interval is taken; what is unlike every measured step is refused.
+The time of a step is a sum: products of each kind at the device's peak, bytes at its bandwidth, forward and backward each
+by themselves, and dispatched operations, each times a factor that says how far real kernels stay behind. The factors are
+fitted to measured steps (least absolute relative error, none negative). Predicting each measured model from the others
+gives the errors from which the interval is taken; what is unlike every measured step is refused.
 """
 
 from __future__ import annotations
@@ -24,36 +24,38 @@ from naslab.efficiency.flop_count import FlopCount
 from naslab.efficiency.roofline import Roof
 from naslab.errors import InputError
 
-SCHEMA = "naslab.step_times/1"
+SCHEMA = "naslab.step_times/2"
 DISPATCH = "dispatch"
-_FEATURE = {
-    kinds.MATRIX_PRODUCT: kinds.MATRIX_PRODUCT,
-    kinds.EINSUM: kinds.MATRIX_PRODUCT,
-    kinds.CUSTOM: kinds.MATRIX_PRODUCT,
+MEMORY = "memory traffic"
+_PRODUCT = {
     kinds.CONVOLUTION: kinds.CONVOLUTION,
     kinds.GROUPED_CONVOLUTION: kinds.GROUPED_CONVOLUTION,
     kinds.ATTENTION: kinds.ATTENTION,
     kinds.RECURRENT: kinds.RECURRENT,
-    kinds.NORMALISATION: kinds.NORMALISATION,
 }
-"""Kinds whose factor is fitted by itself; every other kind is elementwise work."""
-_FORWARD = (*dict.fromkeys(_FEATURE.values()), kinds.ELEMENTWISE)
+"""Kinds of products whose factor is fitted by itself; every other product is taken for a matrix product."""
+_FORWARD = (kinds.MATRIX_PRODUCT, *_PRODUCT, MEMORY)
 FEATURES = (*_FORWARD, *(f"{name}, backward" for name in _FORWARD), DISPATCH)
 COVERAGE = 0.9
 """Share of the back-test's errors that the interval holds."""
 REACH = 2.0
 """How far outside the measured steps, as a factor, a step may lie before its prediction is refused."""
 MIN_STEPS = 10
+REWEIGHTED, SMALLEST_ERROR = 30, 0.02
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """One measured step. `features` are seconds at the roof by kind, and the number of dispatched operations."""
+    """One measured step. `features` are seconds at the device's ceilings, and the number of dispatched operations.
+
+    `samples` are all that was timed, in seconds.
+    """
 
     name: str
     training: bool
     features: Mapping[str, float]
     seconds: float
+    samples: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,11 @@ def features(counted: FlopCount, roof: Roof) -> dict[str, float]:
     """
     sums = dict.fromkeys(FEATURES, 0.0)
     for operation in counted.operations:
-        name = _FEATURE.get(operation.kind, kinds.ELEMENTWISE)
-        sums[f"{name}, backward" if operation.phase == "backward" else name] += roof.seconds(operation)
+        phase = ", backward" if operation.phase == "backward" else ""
+        if operation.work.contraction:
+            name = _PRODUCT.get(operation.kind, kinds.MATRIX_PRODUCT)
+            sums[f"{name}{phase}"] += roof.compute_seconds(operation)
+        sums[f"{MEMORY}{phase}"] += operation.bytes_moved / roof.bytes_per_second
     sums[DISPATCH] = float(len(counted.operations))
     return sums
 
@@ -138,13 +143,22 @@ def leave_one_out(steps: Sequence[StepTime]) -> list[float | None]:
 
 
 def _factors(steps: Iterable[StepTime]) -> dict[str, float]:
-    """The factor of each feature that any of the steps has."""
+    """The factor of each feature that any of the steps has: least absolute relative errors, by least squares whose
+    weights follow from the errors before (Schlossmacher 1973), so that a step which a neighbour disturbed weighs little.
+    """
     rows = list(steps)
     relative = np.array([[step.features.get(name, 0.0) / step.seconds for name in FEATURES] for step in rows])
-    solution, _ = nnls(relative, np.ones(len(rows)))
+    weights = np.ones(len(rows))
+    for _ in range(REWEIGHTED):
+        solution, _residual = nnls(relative * weights[:, None], weights)
+        weights = 1 / np.sqrt(np.maximum(np.abs(relative @ solution - 1), SMALLEST_ERROR))
     return {
         name: float(factor) for name, factor, column in zip(FEATURES, solution, relative.T, strict=True) if any(column)
     }
+
+
+def _read_step(values: Mapping[str, Any]) -> StepTime:
+    return StepTime(**{**values, "samples": tuple(values.get("samples", ()))})
 
 
 @dataclass(frozen=True)
@@ -166,11 +180,9 @@ class StepTimes:
             ValueError: another schema.
         """
         if document.get("schema") != SCHEMA:
-            raise ValueError(f"schema {document.get('schema')!r} is not {SCHEMA!r}")
-        return cls(
-            Roof(**document["roof"] | {"tf32": tuple(document["roof"].get("tf32", ()))}),
-            tuple(StepTime(**step) for step in document["steps"]),
-        )
+            raise ValueError(f"schema {document.get('schema')!r} is not {SCHEMA!r}; measure again")
+        roof = Roof(**document["roof"] | {"tf32": tuple(document["roof"].get("tf32", ()))})
+        return cls(roof, tuple(map(_read_step, document["steps"])))
 
     def save(self, path: Path) -> None:
         """Write to a file, atomically.

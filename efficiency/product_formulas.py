@@ -125,11 +125,39 @@ def _quantised_convolution(call: Call) -> Work:
     return Work(2 * call.elements * prod(weight.shape[1:]), call.elements)
 
 
+def _nested_product(call: Call) -> Work:
+    """Each matrix of a nested tensor by its partner, or by the one that all share."""
+    left, right = call.arguments["self"], call.arguments["other"]
+    if not left.is_nested:
+        return Work(2 * left.shape[-2] * stored_elements(right))
+    columns = right._nested_tensor_size()[:, -1] if right.is_nested else right.shape[-1]
+    return Work(2 * int((left._nested_tensor_size().prod(1) * columns).sum()))
+
+
+def _packed_product(call: Call) -> Work:
+    """(M, K) by weights of 8 or 4 bits, each scaled: the scale of a column once for each result."""
+    return Work(2 * call.shape("self")[-1] * call.elements, call.elements)
+
+
+def _time_first_convolution(backward: bool = False) -> Formula:
+    """(T, B, C) by (K, C, C'): every position of the output meets every weight."""
+
+    def formula(call: Call) -> Work:
+        output = call.arguments["self"] if backward else call.outputs[0]
+        steps = output.shape[0] * output.shape[1] * call.arguments["weight"].numel()
+        return Work((4 if backward else 2) * steps, output.numel())
+
+    return formula
+
+
 PRODUCTS: dict[str, Formula] = {
     "mm": _product("self", "mat2"),
     "bmm": _product("self", "mat2"),
     "mv": _product("self", "vec"),
     "_int_mm": _product("self", "mat2"),
+    **table(_packed_product, "_weight_int8pack_mm _weight_int4pack_mm _weight_int4pack_mm_for_cpu"),
+    "conv_tbc": _time_first_convolution(),
+    "conv_tbc_backward": _time_first_convolution(backward=True),
     "_scaled_mm": _product("self", "mat2"),
     "addmm": _product("mat1", "mat2", added=True),
     "_addmm_activation": _product("mat1", "mat2", added=True),
@@ -137,6 +165,7 @@ PRODUCTS: dict[str, Formula] = {
     "baddbmm": _product("batch1", "batch2", added=True),
     "addbmm": _summed_product,
     "linear": _linear,
+    "nested matmul": _nested_product,
     "linear_backward": _linear_backward,
     "_sparse_addmm": _product("mat1", "mat2", added=True),
     "_sparse_mm": _product("sparse", "dense"),

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from naslab.efficiency.clocks import Prepare, nothing
 from naslab.efficiency.inputs import tensors_in, tensors_of
 from naslab.efficiency.surroundings import undisturbed
-from naslab.efficiency.tensors import is_sparse, parts_of
+from naslab.efficiency.tensors import is_sparse, parts_of, slots_of
 from naslab.errors import InputError
 
 
@@ -204,11 +204,12 @@ def _bytes(storage: torch.UntypedStorage) -> Tensor:
 
 
 def _has_storage(tensor: Tensor) -> bool:
+    """Whether there is memory behind a tensor: a subclass that wraps others has a storage of no bytes to read."""
     try:
-        tensor.untyped_storage()
+        storage = tensor.untyped_storage()
+        return storage.device.type == "meta" or not storage.nbytes() or storage.data_ptr() != 0
     except (RuntimeError, NotImplementedError):
         return False
-    return True
 
 
 ATOMS = (
@@ -225,6 +226,10 @@ MACHINERY = (
     "threading",
 )
 """Modules whose objects are no state of a model's: compilers' caches, loggers, threads."""
+LIBRARIES = ("torch", "torchvision", "timm", "transformers", "numpy", "builtins", "collections")
+"""Packages whose classes and functions keep no state of a model's in themselves."""
+KEPT = (int, float, complex, str, bytes, bool, type(None), list, dict, set, deque, bytearray, np.ndarray, Tensor)
+"""What a class, or a function's module, may keep state in."""
 PASSING = (types.GeneratorType, types.CoroutineType, itertools.count, itertools.cycle, enumerate, zip, map, filter)
 """Things that go on when they are used and cannot be turned back."""
 
@@ -288,6 +293,15 @@ def _records(where: str, thing: Any) -> Iterator[Record]:
         yield _Value(where, lambda: thing.state, lambda v: setattr(thing, "state", v), _same_text)
     elif isinstance(thing, types.CellType):
         yield _Contents(where, lambda: _held(thing), lambda v: setattr(thing, "cell_contents", v[0]))
+    elif isinstance(thing, types.FunctionType) and (names := _globals_of(thing)):
+        variables = thing.__globals__
+        yield _Contents(
+            f"globals of {where}", lambda: [variables[name] for name in names], functools.partial(_rebind, variables, names)
+        )
+    for kind in _own_classes(thing):
+        yield _Contents(
+            f"class {kind.__name__}", lambda k=kind: _flat(_kept_by(k).items()), lambda flat, k=kind: _reclass(k, flat)
+        )
     if (attributes := _attributes(thing)) is not None:
         yield _Contents(where, lambda: _flat(attributes.items()), lambda flat: _refill(dict, attributes, flat))
     if slots := _slots(thing):
@@ -318,16 +332,62 @@ def _reached(where: str, thing: Any) -> Iterator[tuple[str, Any]]:
         names = thing.__code__.co_freevars
         yield from ((f"{where}, {name}", cell) for name, cell in zip(names, thing.__closure__ or (), strict=True))
         yield f"{where}.__defaults__", (thing.__defaults__, thing.__kwdefaults__)
+        yield from ((f"{where}, {name}", thing.__globals__[name]) for name in _globals_of(thing))
     elif isinstance(thing, types.CellType):
         yield from ((where, value) for value in _held(thing))
     elif isinstance(thing, functools.partial):
         yield where, (thing.func, thing.args, thing.keywords)
     if isinstance(thing, nn.Module) and not isinstance(thing, torch.jit.ScriptModule):
         yield f"{where}.forward", type(thing).forward
+    for kind in _own_classes(thing):
+        yield f"class {kind.__name__}", [*_kept_by(kind).values(), *_functions_of(kind)]
     for name, value in (_attributes(thing) or {}).items():
         yield f"{where}.{name}", value
     for name in _slots(thing):
         yield f"{where}.{name}", getattr(thing, name, None)
+
+
+def _own_classes(thing: Any) -> list[type]:
+    """Classes of a module, outside libraries, whose attributes may be its state."""
+    if not isinstance(thing, nn.Module):
+        return []
+    return [kind for kind in type(thing).__mro__ if not _of_library(kind)]
+
+
+def _of_library(thing: Any) -> bool:
+    return str(thing.__module__).partition(".")[0] in LIBRARIES
+
+
+def _kept_by(kind: type) -> dict[str, Any]:
+    return {name: value for name, value in vars(kind).items() if not name.startswith("__") and isinstance(value, KEPT)}
+
+
+def _functions_of(kind: type) -> list[Any]:
+    return [value for value in vars(kind).values() if isinstance(value, types.FunctionType)]
+
+
+def _reclass(kind: type, flat: list[Any]) -> None:
+    saved = dict(zip(flat[::2], flat[1::2], strict=True))
+    for name in _kept_by(kind).keys() - saved.keys():
+        delattr(kind, name)
+    for name, value in saved.items():
+        setattr(kind, name, value)
+
+
+def _globals_of(function: types.FunctionType) -> list[str]:
+    """Names of a function's globals that hold state, or are functions of the same module."""
+    variables = function.__globals__
+    if _of_library(function):
+        return []
+
+    def counts(value: Any) -> bool:
+        return isinstance(value, KEPT) or (isinstance(value, types.FunctionType) and value.__globals__ is variables)
+
+    return [name for name in function.__code__.co_names if name in variables and counts(variables[name])]
+
+
+def _rebind(variables: dict[str, Any], names: list[str], values: list[Any]) -> None:
+    variables.update(zip(names, values, strict=True))
 
 
 _ABSENT = object()
@@ -341,9 +401,7 @@ def _attributes(thing: Any) -> dict[str, Any] | None:
 def _slots(thing: Any) -> tuple[str, ...]:
     if isinstance(thing, Tensor):
         return ()
-    named = [vars(kind).get("__slots__", ()) for kind in type(thing).__mro__]
-    flat = [name for slots in named for name in ((slots,) if isinstance(slots, str) else slots)]
-    return tuple(name for name in flat if not name.startswith("__"))
+    return slots_of(thing)
 
 
 def _reset(thing: Any, slots: Iterable[str], values: Iterable[Any]) -> None:

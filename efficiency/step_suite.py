@@ -6,7 +6,6 @@ Two sizes of each kind, so that every kind stands in the steps from which a left
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from statistics import median
 from time import perf_counter, perf_counter_ns
 from typing import Any, NamedTuple
 
@@ -31,6 +30,8 @@ class _Case(NamedTuple):
 def measure_steps(device: torch.device, roof: Roof, *, seconds: float = 60.0) -> StepTimes:
     """Time inference and training step of every model of the suite, all in turn, round by round.
 
+    The fastest call counts: what a busy neighbour adds is not the model's. The first of each is a warm-up.
+
     Args:
         seconds: sample for so long, and at least 3 rounds.
     """
@@ -42,7 +43,7 @@ def measure_steps(device: torch.device, roof: Roof, *, seconds: float = 60.0) ->
             taken.append(run.sample(device))
         rounds += 1
     steps = (
-        StepTime(run.name, run.training, features(run.count(), roof), median(taken[1:]))  # the first is a warm-up
+        StepTime(run.name, run.training, features(run.count(), roof), min(taken[1:]), tuple(taken[1:]))
         for run, taken in zip(runs, samples, strict=True)
     )
     return StepTimes(roof, tuple(steps))

@@ -122,11 +122,18 @@ def step_seconds(
 
 def measured_steps(spec: DeviceSpec) -> StepTimes | None:
     """The steps that were measured on a device of the table, if any were."""
-    for path in step_time_files():
-        steps = StepTimes.read(path)
+    for steps in filter(None, map(_of_this_version, step_time_files())):
         if match_gpu(steps.roof.device.removeprefix("cuda: ")) == spec:
             return steps
     return None
+
+
+def _of_this_version(path: Path) -> StepTimes | None:
+    """The steps of a file; None of one that another version of the program wrote, which knew other features."""
+    try:
+        return StepTimes.read(path)
+    except InputError:
+        return None
 
 
 HERE = "cpu"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ DEEPEST = 6
 
 
 def tensors_within(thing: Any) -> Iterator[Tensor]:
-    """Tensors in a structure, in order: containers that torch knows, and the attributes of other objects."""
+    """Tensors in a structure, in order: containers of any kind, and the attributes and slots of other objects."""
     return _within(thing, set(), 0)
 
 
@@ -21,9 +21,28 @@ def _within(thing: Any, seen: set[int], depth: int) -> Iterator[Tensor]:
     for leaf in tree_leaves(thing):
         if isinstance(leaf, Tensor):
             yield leaf
-        elif depth < DEEPEST and id(leaf) not in seen and hasattr(leaf, "__dict__") and not callable(leaf):
+        elif depth < DEEPEST and id(leaf) not in seen and (parts := _parts_of_object(leaf)):
             seen.add(id(leaf))
-            yield from _within(list(vars(leaf).values()), seen, depth + 1)
+            yield from _within(parts, seen, depth + 1)
+
+
+def _parts_of_object(thing: Any) -> list[Any]:
+    """What an object that torch does not take apart holds."""
+    if isinstance(thing, Mapping):
+        return list(thing.values())
+    if isinstance(thing, Set):
+        return list(thing)
+    if callable(thing):
+        return []
+    slots = [getattr(thing, name, None) for name in slots_of(thing)]
+    return [*vars(thing).values(), *slots] if hasattr(thing, "__dict__") else slots
+
+
+def slots_of(thing: Any) -> tuple[str, ...]:
+    """Names of the slots of an object's classes."""
+    named = [vars(kind).get("__slots__", ()) for kind in type(thing).__mro__]
+    flat = [name for slots in named for name in ((slots,) if isinstance(slots, str) else slots)]
+    return tuple(name for name in flat if not name.startswith("__"))
 
 
 def is_plain(tensor: Tensor) -> bool:

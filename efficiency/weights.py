@@ -8,11 +8,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from naslab.efficiency.tensors import is_plain, tensors_within
+from naslab.efficiency.tensors import is_plain, stored_elements, tensors_within
 from naslab.efficiency.work import Call
 
 OPERANDS = ("weight", "mat2", "self", "mat1", "batch1", "batch2", "mat", "vec")
 """Arguments that a product or convolution may have its weights in."""
+
+
+MATRICES = ("weight0", "weight1", "qkv_weight", "proj_weight", "ffn_weight_1", "ffn_weight_2", "weight")
+ROWS = ("input", "src", "query")
+"""Of a fused layer: its weight matrices, one argument each or in a list, and what every row meets them with."""
 
 
 class WeightTensors:
@@ -34,13 +39,22 @@ class WeightTensors:
         for output in outputs:
             if weight:
                 self._weights.add(output)
-            elif fixed:
+            elif fixed or not operands:  # made from nothing, such as a mask
                 self._constants.add(output)
             else:
                 self._weights.drop(output)
                 self._constants.drop(output)
 
-    def zero_share(self, call: Call) -> float:
+    def in_vain(self, call: Call, contraction: int) -> int:
+        """Of the FLOPs of a product, a convolution or a fused layer, those that multiply by zeros of its weights."""
+        fused = [w for name in MATRICES for w in _listed(call.arguments.get(name)) if w in self._weights and w.ndim == 2]
+        rows = next((call.arguments[name] for name in ROWS if name in call.arguments), None)
+        if len(fused) > 1 and rows is not None:
+            zeros = sum(round(self._share(weight) * weight.numel()) for weight in fused)
+            return 2 * (stored_elements(rows) // rows.size(-1)) * zeros
+        return round(contraction * self._zero_share(call))
+
+    def _zero_share(self, call: Call) -> float:
         """Share of zeros in the weight that a product or convolution reads; 0 where it reads none."""
         found = (call.arguments.get(name) for name in OPERANDS)
         weights = [t for t in found if isinstance(t, Tensor) and t in self._weights]
@@ -71,6 +85,11 @@ class _Storages:
     def drop(self, tensor: Tensor) -> None:
         if tensor in self:
             self._known.discard(tensor.untyped_storage()._cdata)
+
+
+def _listed(argument: Any) -> list[Tensor]:
+    found = argument if isinstance(argument, (list, tuple)) else [argument]
+    return [tensor for tensor in found if isinstance(tensor, Tensor)]
 
 
 def _is_readable(tensor: Tensor) -> bool:
