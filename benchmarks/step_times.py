@@ -64,9 +64,8 @@ LANGUAGE: dict[str, tuple[type, Any, int, int]] = {
 
 
 METHOD = (
-    "seconds at the device's peak by kind of product and phase, bytes at its bandwidth by phase, dispatched operations; "
-    "least absolute relative error, no factor negative; each model predicted from all others; fastest of each model's "
-    "calls"
+    "products at the device's peak by kind and phase, bytes at its bandwidth by phase, dispatched operations; least "
+    "absolute relative error, no factor negative; each model predicted from all others; the fastest of its calls"
 )
 
 

@@ -105,8 +105,8 @@ FORMULAS: dict[str, Formula] = {
         "erfc erfinv cumsum cumprod native_dropout _fused_dropout threshold_backward relu6 hardtanh "
         "mse_loss hypot sgn heaviside nan_to_num copysign nextafter xlogy special_xlog1py lgamma digamma polygamma i0 "
         "special_i0e special_i1 special_i1e special_erfcx special_ndtri special_log_ndtr sinc hardshrink softshrink "
-        "hardshrink_backward softshrink_backward rrelu_with_noise rrelu_with_noise_backward logit polar soft_margin_loss "
-        "prims::add",
+        "hardshrink_backward softshrink_backward rrelu_with_noise rrelu_with_noise_backward logit polar "
+        "soft_margin_loss prims::add",
     ),
     **table(
         per_output(2),

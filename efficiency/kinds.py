@@ -24,7 +24,8 @@ KINDS = (
 """In the order in which tables show them."""
 
 _MATRIX = frozenset(
-    "mm bmm mv _int_mm _weight_int8pack_mm _weight_int4pack_mm _weight_int4pack_mm_for_cpu _scaled_mm addmm _addmm_activation addmv baddbmm addbmm dot vdot linear linear_backward "
+    "mm bmm mv _int_mm _weight_int8pack_mm _weight_int4pack_mm _weight_int4pack_mm_for_cpu _scaled_mm addmm "
+    "_addmm_activation addmv baddbmm addbmm dot vdot linear linear_backward "
     "_grouped_mm _scaled_grouped_mm _trilinear _sparse_addmm _sparse_mm _sparse_sparse_matmul _sparse_mm_reduce_impl "
     "sparse_sampled_addmm _euclidean_dist _linalg_solve_ex linalg_lu_factor_ex _linalg_det _linalg_slogdet "
     "linalg_cholesky_ex linalg_inv_ex cholesky_solve linalg_solve_triangular triangular_solve linalg_qr "

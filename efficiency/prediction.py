@@ -1,7 +1,7 @@
 """Predicted step times: counted work, weighed by what was measured, with an interval that a back-test earned.
 
-The time of a step is a sum: products of each kind at the device's peak, bytes at its bandwidth, forward and backward each
-by themselves, and dispatched operations, each times a factor that says how far real kernels stay behind. The factors are
+The time of a step is a sum: products of each kind at the device's peak, bytes at its bandwidth, forward and backward by
+themselves, and dispatched operations, each times a factor that says how far real kernels stay behind. The factors are
 fitted to measured steps (least absolute relative error, none negative). Predicting each measured model from the others
 gives the errors from which the interval is taken; what is unlike every measured step is refused.
 """
@@ -144,7 +144,7 @@ def leave_one_out(steps: Sequence[StepTime]) -> list[float | None]:
 
 def _factors(steps: Iterable[StepTime]) -> dict[str, float]:
     """The factor of each feature that any of the steps has: least absolute relative errors, by least squares whose
-    weights follow from the errors before (Schlossmacher 1973), so that a step which a neighbour disturbed weighs little.
+    weights follow from the errors before (Schlossmacher 1973), so that a disturbed step weighs little.
     """
     rows = list(steps)
     relative = np.array([[step.features.get(name, 0.0) / step.seconds for name in FEATURES] for step in rows])

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from naslab.efficiency.clocks import Prepare, nothing
 from naslab.efficiency.inputs import tensors_in, tensors_of
+from naslab.efficiency.shared_state import functions_of, globals_of, kept_by, own_classes, rebind, rebind_class
 from naslab.efficiency.surroundings import undisturbed
 from naslab.efficiency.tensors import is_sparse, parts_of, slots_of
 from naslab.errors import InputError
@@ -226,10 +227,6 @@ MACHINERY = (
     "threading",
 )
 """Modules whose objects are no state of a model's: compilers' caches, loggers, threads."""
-LIBRARIES = ("torch", "torchvision", "timm", "transformers", "numpy", "builtins", "collections")
-"""Packages whose classes and functions keep no state of a model's in themselves."""
-KEPT = (int, float, complex, str, bytes, bool, type(None), list, dict, set, deque, bytearray, np.ndarray, Tensor)
-"""What a class, or a function's module, may keep state in."""
 PASSING = (types.GeneratorType, types.CoroutineType, itertools.count, itertools.cycle, enumerate, zip, map, filter)
 """Things that go on when they are used and cannot be turned back."""
 
@@ -293,15 +290,12 @@ def _records(where: str, thing: Any) -> Iterator[Record]:
         yield _Value(where, lambda: thing.state, lambda v: setattr(thing, "state", v), _same_text)
     elif isinstance(thing, types.CellType):
         yield _Contents(where, lambda: _held(thing), lambda v: setattr(thing, "cell_contents", v[0]))
-    elif isinstance(thing, types.FunctionType) and (names := _globals_of(thing)):
+    elif isinstance(thing, types.FunctionType) and (names := globals_of(thing)):
         variables = thing.__globals__
-        yield _Contents(
-            f"globals of {where}", lambda: [variables[name] for name in names], functools.partial(_rebind, variables, names)
-        )
-    for kind in _own_classes(thing):
-        yield _Contents(
-            f"class {kind.__name__}", lambda k=kind: _flat(_kept_by(k).items()), lambda flat, k=kind: _reclass(k, flat)
-        )
+        yield _Contents(where, lambda: [variables[n] for n in names], functools.partial(rebind, variables, names))
+    for kind in own_classes(thing):
+        read = functools.partial(_flat_class, kind)
+        yield _Contents(f"class {kind.__name__}", read, functools.partial(_reclass, kind))
     if (attributes := _attributes(thing)) is not None:
         yield _Contents(where, lambda: _flat(attributes.items()), lambda flat: _refill(dict, attributes, flat))
     if slots := _slots(thing):
@@ -332,62 +326,19 @@ def _reached(where: str, thing: Any) -> Iterator[tuple[str, Any]]:
         names = thing.__code__.co_freevars
         yield from ((f"{where}, {name}", cell) for name, cell in zip(names, thing.__closure__ or (), strict=True))
         yield f"{where}.__defaults__", (thing.__defaults__, thing.__kwdefaults__)
-        yield from ((f"{where}, {name}", thing.__globals__[name]) for name in _globals_of(thing))
+        yield from ((f"{where}, {name}", thing.__globals__[name]) for name in globals_of(thing))
     elif isinstance(thing, types.CellType):
         yield from ((where, value) for value in _held(thing))
     elif isinstance(thing, functools.partial):
         yield where, (thing.func, thing.args, thing.keywords)
     if isinstance(thing, nn.Module) and not isinstance(thing, torch.jit.ScriptModule):
         yield f"{where}.forward", type(thing).forward
-    for kind in _own_classes(thing):
-        yield f"class {kind.__name__}", [*_kept_by(kind).values(), *_functions_of(kind)]
+    for kind in own_classes(thing):
+        yield f"class {kind.__name__}", [*kept_by(kind).values(), *functions_of(kind)]
     for name, value in (_attributes(thing) or {}).items():
         yield f"{where}.{name}", value
     for name in _slots(thing):
         yield f"{where}.{name}", getattr(thing, name, None)
-
-
-def _own_classes(thing: Any) -> list[type]:
-    """Classes of a module, outside libraries, whose attributes may be its state."""
-    if not isinstance(thing, nn.Module):
-        return []
-    return [kind for kind in type(thing).__mro__ if not _of_library(kind)]
-
-
-def _of_library(thing: Any) -> bool:
-    return str(thing.__module__).partition(".")[0] in LIBRARIES
-
-
-def _kept_by(kind: type) -> dict[str, Any]:
-    return {name: value for name, value in vars(kind).items() if not name.startswith("__") and isinstance(value, KEPT)}
-
-
-def _functions_of(kind: type) -> list[Any]:
-    return [value for value in vars(kind).values() if isinstance(value, types.FunctionType)]
-
-
-def _reclass(kind: type, flat: list[Any]) -> None:
-    saved = dict(zip(flat[::2], flat[1::2], strict=True))
-    for name in _kept_by(kind).keys() - saved.keys():
-        delattr(kind, name)
-    for name, value in saved.items():
-        setattr(kind, name, value)
-
-
-def _globals_of(function: types.FunctionType) -> list[str]:
-    """Names of a function's globals that hold state, or are functions of the same module."""
-    variables = function.__globals__
-    if _of_library(function):
-        return []
-
-    def counts(value: Any) -> bool:
-        return isinstance(value, KEPT) or (isinstance(value, types.FunctionType) and value.__globals__ is variables)
-
-    return [name for name in function.__code__.co_names if name in variables and counts(variables[name])]
-
-
-def _rebind(variables: dict[str, Any], names: list[str], values: list[Any]) -> None:
-    variables.update(zip(names, values, strict=True))
 
 
 _ABSENT = object()
@@ -420,6 +371,14 @@ def _refill(base: Any, mapping: Any, flat: list[Any]) -> None:
     base.clear(mapping)
     for key, value in zip(flat[::2], flat[1::2], strict=True):
         base.__setitem__(mapping, key, value)
+
+
+def _flat_class(kind: type) -> list[Any]:
+    return _flat(kept_by(kind).items())
+
+
+def _reclass(kind: type, flat: list[Any]) -> None:
+    rebind_class(kind, dict(zip(flat[::2], flat[1::2], strict=True)))
 
 
 def _again(clear: Callable[[], None], fill: Callable[[Any], object], contents: Any) -> None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from time import perf_counter, perf_counter_ns
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from naslab.efficiency.device import synchronise
+from naslab.efficiency.flop_count import FlopCount
 from naslab.efficiency.flops import forward_count, training_count
 from naslab.efficiency.prediction import StepTime, StepTimes, features
 from naslab.efficiency.roofline import Roof
@@ -49,6 +50,11 @@ def measure_steps(device: torch.device, roof: Roof, *, seconds: float = 60.0) ->
     return StepTimes(roof, tuple(steps))
 
 
+def suite_counts(device: torch.device) -> dict[tuple[str, bool], FlopCount]:
+    """What each model of the suite does, by its name and whether it is trained."""
+    return {(run.name, run.training): run.count() for case in suite() for run in _runs(case, device)}
+
+
 class _Run:
     """Inference or training step of one model."""
 
@@ -69,7 +75,7 @@ class _Run:
         synchronise(device)
         return (perf_counter_ns() - began) / 1e9
 
-    def count(self) -> Any:
+    def count(self) -> FlopCount:
         count = training_count if self.training else forward_count
         return count(self._model, self._inputs)
 

@@ -47,11 +47,13 @@ class WeightTensors:
 
     def in_vain(self, call: Call, contraction: int) -> int:
         """Of the FLOPs of a product, a convolution or a fused layer, those that multiply by zeros of its weights."""
-        fused = [w for name in MATRICES for w in _listed(call.arguments.get(name)) if w in self._weights and w.ndim == 2]
+        fused = [
+            w for name in MATRICES for w in _listed(call.arguments.get(name)) if w in self._weights and w.ndim == 2
+        ]
         rows = next((call.arguments[name] for name in ROWS if name in call.arguments), None)
         if len(fused) > 1 and rows is not None:
             zeros = sum(round(self._share(weight) * weight.numel()) for weight in fused)
-            return 2 * (stored_elements(rows) // rows.size(-1)) * zeros
+            return 2 * (stored_elements(rows) // int(rows.size(-1))) * zeros
         return round(contraction * self._zero_share(call))
 
     def _zero_share(self, call: Call) -> float:

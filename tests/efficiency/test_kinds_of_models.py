@@ -98,7 +98,9 @@ def test_operations_that_are_rare(function, inputs, flops):
 def test_points_of_regions_follow_their_size():
     def aligned(side, ratio=-1):
         boxes = [torch.tensor([[0.0, 0, side, side]])]
-        return count_forward(Fn(lambda x: torchvision.ops.roi_align(x, boxes, 2, sampling_ratio=ratio)), torch.ones(IMAGE))
+        return count_forward(
+            Fn(lambda x: torchvision.ops.roi_align(x, boxes, 2, sampling_ratio=ratio)), torch.ones(IMAGE)
+        )
 
     results = 4 * 2 * 2
     assert aligned(4.0).work.pointwise == 8 * 4 * results

@@ -51,7 +51,9 @@ def planted(noise=0.0):
         values = dict(zip(FEATURES, drawn, strict=True)) | {DISPATCH: 100 * drawn[-1]}
         factors = dict.fromkeys(FEATURES, 1.5) | {DISPATCH: 0.01}
         error = 1 + noise * (1 if i % 2 else -1)
-        steps.append(StepTime(f"m{i}", False, values, error * sum(factors[n] * values[n] for n in FEATURES), (1.0, 2.0)))
+        steps.append(
+            StepTime(f"m{i}", False, values, error * sum(factors[n] * values[n] for n in FEATURES), (1.0, 2.0))
+        )
     return steps
 
 

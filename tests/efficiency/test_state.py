@@ -330,7 +330,10 @@ def test_a_cache_among_the_inputs_is_put_back_before_every_timed_call():
         measured = profile(Attends(), {"x": torch.randn(1, 16), "cache": cache}, min_seconds=0.0, max_seconds=seconds)
         assert measured.flops.forward == 2 * 16 * 16 + 2 * 2 * 33 * 16
         assert len(cache) == 32
-    assert set(LENGTHS.getvalue().strip("\0").split()) == {"33", "34"}  # 34 only while it is found out that calls change the state
+    assert set(LENGTHS.getvalue().strip("\0").split()) == {
+        "33",
+        "34",
+    }  # 34 only while it is found out that calls change the state
 
 
 def test_a_cache_that_only_the_first_call_fills_is_timed_filled():
