@@ -105,6 +105,8 @@ class Sampled(Options):
     """How many proposals must have been scored at an epoch before another is pruned there."""
     patience: Annotated[int, Unless("pruner", ("none",))] = Field(0, ge=0)
     """Nothing is pruned whose best score is among its last so many."""
+    order: Annotated[Literal["proposals", "reports"], Unless("pruner", ("none",))] = "proposals"
+    """At a rung a proposal is held against those proposed before it, and waits for them; or whoever came before."""
     finalists_by: Literal["score", "score_per_hour"] = "score"
     """What the best proposals are chosen by: validation score, or that per hour of the proposal's own run."""
     enqueue: tuple[dict[str, Any], ...] = ()

@@ -96,6 +96,7 @@ class _Driver:
     def run(self) -> list[Trial]:
         self._adopt()
         self.judge = self._judge_of_past()
+        self._settle()
         self.warm = warm_starts(self.ledger, self.task.metric)
         if not self._has_work():
             return self.ledger.trials()
@@ -191,7 +192,8 @@ class _Driver:
             return
         entry = _Running(trial_id, job, folder)
         log = log_path(self.files, number)
-        future = executor.submit(run_job, self.document, job, folder, log, threads=self.threads)
+        awaited = self.judge.is_awaited(job.key)
+        future = executor.submit(run_job, self.document, job, folder, log, threads=self.threads, awaited=awaited)
         self.running[future] = entry
         future.add_done_callback(self.done.put)
 
@@ -204,9 +206,11 @@ class _Driver:
             trial = self._died(entry, death)
         else:
             state: State = "failed" if outcome.cause == "memory" and self._needs_room(entry.job) else outcome.state
-            facts = {**asdict(outcome), "state": state, "rungs": [asdict(rung) for rung in rungs]}
+            told = rungs or (self._earlier_rungs(entry.job) if state == "pruned" else [])
+            facts = {**asdict(outcome), "state": state, "rungs": [asdict(rung) for rung in told]}
             trial = self._record(entry.trial_id, entry.job, state, facts)
         del self.running[future]
+        self._settle()
         self.streak.note(trial)
 
     def _needs_room(self, job: Job) -> bool:
@@ -280,22 +284,38 @@ class _Driver:
         for _, _, entry, rung in sorted(news, key=lambda one: one[:2]):
             if (score := rung.scores.get(self.task.metric)) is not None:
                 self.ledger.rung(entry.trial_id, rung.epoch, score)
-                self._judge(entry, rung.epoch, score)
+                self._report(entry.job, rung.epoch, score)
+        if news:
+            self._settle()
 
-    def _judge(self, entry: _Running, epoch: int, score: float) -> None:
-        if judged_arm(self.study, entry.job) is not None:
-            judgement = self.judge.decide(entry.job, epoch, self.study.objective.sign * score)
-            self.ledger.judge(entry.trial_id, self.judge.of(entry.job.key))
-            give_verdict(entry.folder, epoch, judgement.pruned)
+    def _report(self, job: Job, epoch: int, score: float) -> None:
+        arm = judged_arm(self.study, job)
+        if arm is not None:
+            self.judge.report(job, epoch, self.study.objective.sign * score)
+            if arm.order == "reports":
+                self._settle()
+
+    def _settle(self) -> None:
+        """Judge what can be judged, and tell the workers that wait for it."""
+        for judgement in self.judge.settle(self._open_keys()):
+            for entry in self.running.values():
+                if entry.job.key == judgement.key:
+                    self.ledger.judge(entry.trial_id, self.judge.of(judgement.key))
+                    give_verdict(entry.folder, judgement.epoch, judgement.pruned)
+
+    def _open_keys(self) -> set[str]:
+        """Proposals that may still report a rung."""
+        waiting = [t for arm in self.study.arms for t in self.past.to_repeat(arm.name, "proposal")]
+        return {t.job.key for t in (*self.past.running.values(), *waiting) if t.job.role == "proposal"}
 
     def _judge_of_past(self) -> Judge:
-        """A judge that knows every rung on record; those that nobody judged in time are judged now."""
+        """A judge that knows every rung on record; those that nobody judged in time are judged next."""
         judge = Judge(self.study, self.task.max_epochs, self.ledger.judgements())
         for trial in self.ledger.trials():
             if judged_arm(self.study, trial.job) is not None:
                 for rung in trial.rungs:
                     if self.task.metric in rung.scores:
-                        judge.decide(trial.job, rung.epoch, self.study.objective.sign * rung.scores[self.task.metric])
+                        judge.report(trial.job, rung.epoch, self.study.objective.sign * rung.scores[self.task.metric])
         return judge
 
     def _earlier_rungs(self, job: Job) -> list[RungRecord]:

@@ -1,12 +1,15 @@
-"""Judgements at rungs: each rung of a proposal is judged once, in one order, by all that were recorded there before.
+"""Judgements at rungs: each rung of a proposal is judged once, by all that were proposed before it and came there.
 
-The worker waits at the rung for the answer, so that no epoch is trained after it that is not wanted. Judgements stand
-in the ledger, with their order; an interrupted proposal that comes to a rung again gets the answer that it had.
+The worker waits at the rung for the answer, so that no epoch is trained after it that is not wanted; and the answer
+waits for those proposed before that may still come there. So it depends on the scores alone: not on the slots, nor on
+who was faster, nor on interruptions. With `order: reports` nobody waits for others, and a rung is judged by all that
+were recorded there before it, as in asynchronous halving. Judgements stand in the ledger; an interrupted proposal that
+comes to a rung again gets the answer that it had.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,8 +55,32 @@ class Judge:
         self._made: dict[tuple[str, int], Judgement] = {}
         self._curves: dict[str, dict[str, dict[int, float]]] = {}
         """Scores by arm, proposal and epoch, in the order in which they were judged."""
+        self._waiting: dict[tuple[str, int], tuple[Job, float]] = {}
+        """Reports that are not judged yet, by proposal and epoch."""
         for judgement in sorted(judgements, key=lambda one: one.order):
             self._keep(judgement)
+
+    def report(self, job: Job, epoch: int, score: float) -> None:
+        """Take in what a proposal of a judged arm scored after `epoch`; `settle` judges it."""
+        if (job.key, epoch) not in self._made:
+            self._waiting.setdefault((job.key, epoch), (job, score))
+
+    def settle(self, open_keys: Collection[str]) -> list[Judgement]:
+        """Judge every report that waits for no other proposal any more.
+
+        Args:
+            open_keys: proposals that may still report: they run, or are to be tried again.
+        """
+        made = []
+        for (key, epoch), (job, score) in sorted(self._waiting.items(), key=lambda one: _place(*one[0])):
+            if not any(self._must_come_first(other, job, epoch) for other in open_keys):
+                del self._waiting[key, epoch]
+                made.append(self.decide(job, epoch, score))
+        return made
+
+    def is_awaited(self, key: str) -> int | None:
+        """The last epoch that the proposal reported and that is not judged yet; None where there is none."""
+        return max((epoch for waiting, epoch in self._waiting if waiting == key), default=None)
 
     def decide(self, job: Job, epoch: int, score: float) -> Judgement:
         """The judgement of a proposal of a judged arm after `epoch`: the one that was made, or a new one."""
@@ -78,10 +105,24 @@ class Judge:
             return False
         curves = self._curves.get(arm.name, {})
         own = {**curves.get(job.key, {}), epoch: score}
-        bracket = self._bracket(arm, job.key)
-        peers = [c for key, c in curves.items() if key != job.key and self._bracket(arm, key) == bracket]
-        first = min(min(curve) for curve in [own, *curves.values()])
-        return is_behind(arm, own, peers, first, bracket)
+        peers = [curve for key, curve in curves.items() if self._counts(arm, key, job.key)]
+        first = min(min(curve) for curve in [own, *peers])
+        return is_behind(arm, own, peers, first, self._bracket(arm, job.key))
+
+    def _counts(self, arm: Sampled, peer: str, key: str) -> bool:
+        """Whether the proposal `peer` is one that `key` is held against."""
+        if peer == key or self._bracket(arm, peer) != self._bracket(arm, key):
+            return False
+        return arm.order == "reports" or proposal_index(peer) < proposal_index(key)
+
+    def _must_come_first(self, other: str, job: Job, epoch: int) -> bool:
+        """Whether the rung can only be judged when `other` has come to it, or ended."""
+        arm = judged_arm(self._study, job)
+        if arm is None or arm.order == "reports" or epoch >= self._max_epochs or _arm_of(other) != arm.name:
+            return False
+        return (
+            self._counts(arm, other, job.key) and max(self._curves.get(arm.name, {}).get(other, {}), default=0) < epoch
+        )
 
     def _bracket(self, arm: Sampled, key: str) -> int:
         return (
@@ -92,6 +133,10 @@ class Judge:
 def _arm_of(key: str) -> str:
     """The arm in the key of a proposal, `proposal/ARM/INDEX`."""
     return key.split("/")[1]
+
+
+def _place(key: str, epoch: int) -> tuple[str, int, int]:
+    return _arm_of(key), proposal_index(key), epoch
 
 
 def read_judgement(facts: Mapping[str, Any]) -> Judgement:

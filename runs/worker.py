@@ -40,7 +40,13 @@ _warm: list[tuple[dict[str, Any], torch.device, Study, Task]] = []
 
 
 def run_job(
-    document: dict[str, Any], job: Job, folder: Path, log: Path, device: str, threads: int
+    document: dict[str, Any],
+    job: Job,
+    folder: Path,
+    log: Path,
+    device: str,
+    threads: int,
+    awaited: int | None = None,
 ) -> tuple[Outcome, list[RungRecord]]:
     """Do `job` and return what came of it with its rungs.
 
@@ -50,6 +56,7 @@ def run_job(
         log: takes what the task prints, and the traceback of a failure.
         device: the slot's, such as cpu or cuda:1.
         threads: CPU threads for torch.
+        awaited: the epoch that an earlier attempt reported and whose verdict comes before anything is trained.
 
     Raises:
         InputError: something only the user can mend, such as a full disk; the trial has not failed.
@@ -68,7 +75,7 @@ def _run_job(
     document: dict[str, Any], job: Job, folder: Path, log: Path, device: torch.device, threads: int
 ) -> tuple[Outcome, list[RungRecord]]:
     with Trail(folder) as trail, captured(log):
-        work = _Work(job, folder, trail, _carried(folder))
+        work = _Work(job, folder, trail, _carried(folder), awaited)
         try:
             study, task = _study_and_task(document, device)
             work.device = device_name(task.device)
@@ -113,8 +120,8 @@ class _Spent:
 class _Work:
     """One job in progress."""
 
-    def __init__(self, job: Job, folder: Path, trail: Trail, carried: _Spent) -> None:
-        self.job, self.folder, self.trail, self.carried = job, folder, trail, carried
+    def __init__(self, job: Job, folder: Path, trail: Trail, carried: _Spent, awaited: int | None) -> None:
+        self.job, self.folder, self.trail, self.carried, self.awaited = job, folder, trail, carried, awaited
         self.state: Any = "complete"
         self.scores: dict[str, float] = {}
         self.result: dict[str, Any] = {}
@@ -165,6 +172,9 @@ class _Work:
         if self._breaks_a_constraint(study, task) and self.job.role != "reference":
             self.state = "pruned"
             return
+        if self.awaited is not None and (why := self._why_stop(study, self.awaited)) is not None:
+            self._stop(why)
+            return
         with self.trail.phase("train"):
             model = self._build(study, task)
             for yielded in task.train(model, self.job.seed, self.folder / CHECKPOINT):
@@ -175,10 +185,9 @@ class _Work:
                 scores = self._evaluate(task, model, "validation", full=False)
                 self._rung(rung.epoch, {**rung.facts, **scores})
                 if rung.epoch < task.max_epochs and (why := self._why_stop(study, rung.epoch)) is not None:
+                    self._stop(why)
                     if why == "budget":
-                        self._stop_for_the_budget()
                         return
-                    self.state = "pruned"
                     break
         if not self.rungs:  # a task that trains nothing, or a checkpoint at the end of the training
             self._rung(task.max_epochs, self._evaluate(task, model, "validation", full=False))
@@ -193,6 +202,12 @@ class _Work:
             return asked_to_stop(self.folder)
         with self.trail.phase("other"):
             return await_verdict(self.folder, epoch)
+
+    def _stop(self, why: str) -> None:
+        if why == "budget":
+            self._stop_for_the_budget()
+        else:
+            self.state = "pruned"
 
     def _stop_for_the_budget(self) -> None:
         self.state, self.cause, self.note = "interrupted", "budget", "the study's budget is spent"

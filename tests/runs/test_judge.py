@@ -24,11 +24,19 @@ def study(pruner, **options):
 
 
 STUDIES = [
+    study("asha", order="reports"),
+    study("asha", reduction=3, patience=1, order="reports"),
+    study("hyperband", order="reports"),
+    study("median", order="reports"),
+    study("percentile", order="reports"),
+]
+IN_ORDER = [
     study("asha"),
     study("asha", reduction=3, patience=1),
+    study("asha", reduction=2, first_rung=2),
     study("hyperband"),
-    study("median"),
-    study("percentile"),
+    study("median", startup=2),
+    study("percentile", startup=1),
 ]
 
 
@@ -86,6 +94,92 @@ def test_running_peers_count_and_what_came_later_does_not(curves):
     for cut in (1, len(found) // 2):
         part = play(STUDIES[0], found[:cut])
         assert part.items() <= whole.items()
+
+
+class Simulation:
+    """Proposals whose curves are recorded, on some slots: the driver's part of judging, on a clock of its own."""
+
+    def __init__(self, study, curves, lengths, draw):
+        self.study, self.curves, self.lengths, self.draw = study, curves, lengths, draw
+        self.judge, self.stored = Judge(study, EPOCHS), {}
+        self.todo = list(range(len(curves)))
+        self.epoch = dict.fromkeys(self.todo, 0)
+        """Epochs that each has trained: what its checkpoint holds."""
+        self.slots, self.waits, self.begun = [], {}, set()
+
+    def run(self, slots, deaths):
+        while self.todo or self.slots:
+            while self.todo and len(self.slots) < slots:
+                self.slots.append(self.todo.pop(0))
+                self.begun.add(self.slots[-1])
+            free = [i for i in self.slots if i not in self.waits]
+            assert free, "all slots wait for one another"
+            self.train(self.draw(st.sampled_from(free)))
+            if deaths and self.draw(st.booleans()):
+                deaths -= 1
+                self.die(self.draw(st.sampled_from(["driver", "worker"])))
+        return {place: one.pruned for place, one in self.stored.items()}
+
+    def train(self, index):
+        """One epoch of one proposal, or its end."""
+        if self.epoch[index] == self.lengths[index]:
+            self.end(index)
+        else:
+            self.epoch[index] += 1
+            self.wait(index)
+        self.settle()
+
+    def wait(self, index):
+        epoch = self.epoch[index]
+        self.judge.report(job(index), epoch, self.curves[index][epoch - 1])
+        if epoch < EPOCHS:
+            self.waits[index] = epoch
+
+    def end(self, index):
+        self.slots.remove(index)
+        self.waits.pop(index, None)
+        self.settle()
+
+    def settle(self):
+        for one in self.judge.settle({job(i).key for i in (*self.slots, *self.todo) if i in self.begun}):
+            self.stored[one.key, one.epoch] = one
+            index = int(one.key.rpartition("/")[2])
+            if self.waits.get(index) == one.epoch:
+                del self.waits[index]
+                if one.pruned:
+                    self.end(index)
+
+    def die(self, who):
+        """What ran is tried again, first those proposed first; a driver that died knows what was stored."""
+        one = [self.draw(st.sampled_from(self.slots))] if self.slots else []
+        gone = list(self.slots) if who == "driver" else one
+        for index in gone:
+            self.slots.remove(index)
+            self.waits.pop(index, None)
+            self.todo = sorted([*self.todo, index])
+        if who == "driver":
+            self.judge = Judge(self.study, EPOCHS, reversed(list(self.stored.values())))
+        for index in gone:
+            epoch = self.epoch[index]
+            if epoch and (job(index).key, epoch) not in self.stored:
+                self.judge.report(job(index), epoch, self.curves[index][epoch - 1])
+        self.restart(gone)
+
+    def restart(self, gone):
+        """They wait at the rung that they had come to, where it is not judged yet."""
+        for index in gone:
+            if self.judge.is_awaited(job(index).key) is not None:
+                self.waits[index] = self.epoch[index]
+        self.settle()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(IN_ORDER), CURVES, st.data())
+def test_slots_speed_and_interruptions_change_no_judgement(study, curves, data):
+    lengths = [data.draw(st.integers(0, EPOCHS)) for _ in curves]
+    alone = Simulation(study, curves, lengths, data.draw).run(slots=1, deaths=0)
+    slots, deaths = data.draw(st.integers(1, 6)), data.draw(st.integers(0, 3))
+    assert Simulation(study, curves, lengths, data.draw).run(slots, deaths) == alone
 
 
 def run(path, slots):
