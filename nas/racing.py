@@ -13,12 +13,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 
-from naslab.nas.statistics import Critical, Interval, paired_interval, student
+from naslab.nas.statistics import Critical, Interval, interval_over, paired_interval, student
 from naslab.nas.verdict import judge
 
+Floor: TypeAlias = Mapping[int, float] | Sequence[float]
+"""See `interval_over`."""
 ERROR, RATE = 0.10, 1.0
 PATHS = 200_000
 """Simulated studies from which the bounds are read: their own error is about 1 % of the bound."""
@@ -73,14 +76,12 @@ class Contender:
     score: Mapping[int, float]
 
 
-def next_seeds(
-    rows: Sequence[Contender], floor: Mapping[int, float] | None, margin: float, looks: Looks, tie: float
-) -> list[str]:
+def next_seeds(rows: Sequence[Contender], floor: Floor | None, margin: float, looks: Looks, tie: float) -> list[str]:
     """Names of the rows that the next seed may still help, in the order given; empty where all is settled.
 
     Args:
         rows: with `looks.first` seeds or more each; the reference may be one of them.
-        floor: quality of the reference by seed; None without a floor, where every row meets it.
+        floor: quality of the reference by seed, or of a baseline; None without one, where every row meets it.
         margin: by how much a row may be worse than the floor.
         tie: see `open_rows`.
     """
@@ -89,7 +90,7 @@ def next_seeds(
 
 
 def open_rows(
-    rows: Sequence[Contender], floor: Mapping[int, float] | None, margin: float, critical: Critical, tie: float
+    rows: Sequence[Contender], floor: Floor | None, margin: float, critical: Critical, tie: float
 ) -> set[str]:
     """Names of the rows of which more seeds could change the decision.
 
@@ -111,10 +112,10 @@ def open_rows(
     return still | ({leader.name} if any(verdicts[name] == "meets" for name in still) else set())
 
 
-def _verdict(row: Contender, floor: Mapping[int, float] | None, margin: float, critical: Critical) -> str:
-    if floor is None or row.quality is floor or dict(row.quality) == dict(floor):
+def _verdict(row: Contender, floor: Floor | None, margin: float, critical: Critical) -> str:
+    if floor is None or row.quality is floor or (isinstance(floor, Mapping) and dict(row.quality) == dict(floor)):
         return "meets"
-    return judge(paired_interval(row.quality, floor, critical), margin)
+    return judge(interval_over(row.quality, floor, critical), margin)
 
 
 def _is_open(verdict: str, ahead: Interval, slack: float) -> bool:

@@ -94,6 +94,29 @@ def paired_interval(a: Mapping[int, float], b: Mapping[int, float], critical: Cr
     return difference_interval(list(a.values()), list(b.values()))
 
 
+def interval_over(
+    values: Mapping[int, float], floor: Mapping[int, float] | Sequence[float], critical: Critical = student
+) -> Interval:
+    """`values`, by seed, minus a floor: in pairs where it is by seed, by Welch where it is several values of no seeds.
+
+    Args:
+        floor: a sequence of one is a number that is known.
+        critical: where it reaches further than Student's, as in a race, Welch's interval is wider in proportion.
+
+    Raises:
+        ValueError: no values on one side.
+    """
+    if isinstance(floor, Mapping):
+        return paired_interval(values, floor, critical)
+    if len(floor) == 1:
+        return mean_interval([value - floor[0] for value in values.values()], critical)
+    found = difference_interval(list(values.values()), floor)
+    if found.low is None or found.high is None:
+        return found
+    half = (found.high - found.mean) * max(1.0, critical(len(values)) / student(len(values)))
+    return Interval(found.mean, found.mean - half, found.mean + half)
+
+
 def ratio_interval(a: Mapping[int, float], b: Mapping[int, float], critical: Critical = student) -> Interval:
     """`a` over `b`, positive and by seed, as ratio of geometric means: the interval of the logarithms, raised again.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from naslab.nas.statistics import Critical, Interval, difference_interval, mean_interval, paired_interval
+from naslab.nas.statistics import Critical, Interval, interval_over
 from naslab.nas.verdict import judge
 from naslab.runs.rows import Baseline, Row
 from naslab.runs.study import Study
@@ -24,13 +24,7 @@ class Floor:
 
     def difference(self, row: Row, sign: int, critical: Critical) -> Interval:
         """By how much `row` is better, paired by seed where the floor has seeds."""
-        if self.by_seed:
-            found = paired_interval(row.metrics, self.by_seed, critical)
-        elif len(self.values) > 1:
-            found = difference_interval(list(row.metrics.values()), self.values)
-        else:
-            found = mean_interval([value - self.value for value in row.metrics.values()], critical)
-        return found.scaled(sign)
+        return interval_over(row.metrics, self.by_seed or self.values or (self.value,), critical).scaled(sign)
 
 
 def floor_of(study: Study, metric: str, rows: Sequence[Row], baselines: Sequence[Baseline]) -> Floor | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 from naslab.errors import NaslabError
 from naslab.nas.arms import Sampled
 from naslab.runs.events import Follower
 from naslab.runs.plan import expected_jobs
+from naslab.runs.race import race_jobs
 from naslab.runs.spend import SECONDS_PER_HOUR
 from naslab.runs.study import Limits, Study
 from naslab.runs.trial import ENDED, GIVEN_UP, RungRecord, Trial
@@ -85,16 +88,34 @@ def spent_hours(trials: Iterable[Trial], running: Iterable[Follower] = ()) -> fl
 
 
 def forecast_hours(study: Study, trials: Sequence[Trial]) -> float | None:
-    """Device hours that the jobs still to come are likely to need, by the mean of their role; None if unknown."""
+    """Device hours that the jobs still to come are likely to need, by the mean of their role; None if unknown.
+
+    Where seeds race, every row is taken to need all of them: the most that may come.
+    """
     ended = [t for t in trials if t.state in ENDED]
     if not ended or any(isinstance(arm, Sampled) and arm.trials is None for arm in study.arms):
         return None
-    overall = sum(t.full_seconds for t in ended) / len(ended)
-    seconds = 0.0
-    for role, number in expected_jobs(study, ()).items():
-        own = [t.full_seconds for t in ended if t.job.role == role]
-        seconds += max(number - len(own), 0) * (sum(own) / len(own) if own else overall)
-    return seconds / SECONDS_PER_HOUR
+    overall = fmean(t.full_seconds for t in ended)
+    own = {role: [t.full_seconds for t in ended if t.job.role == role] for role in {t.job.role for t in ended}}
+    means = {role: fmean(seconds) for role, seconds in own.items()}
+    expected = expected_jobs(study, ())
+    left = Counter({role: max(number - len(own.get(role, ())), 0) for role, number in expected.items()})
+    left.update(_left_of_race(study, trials, expected, begun=not left.total()))
+    return sum(number * means.get(role, overall) for role, number in left.items()) / SECONDS_PER_HOUR
+
+
+def _left_of_race(study: Study, trials: Sequence[Trial], expected: Counter[str], begun: bool) -> Counter[str]:
+    """The most jobs by role that a race may still ask for: before it begins, all seeds of every row."""
+    if study.race_to is None:
+        return Counter()
+    if not begun:
+        rows = {role: expected[role] // len(study.seeds) for role in ("reference", "final")}
+        return Counter({role: number * (study.race_to - len(study.seeds)) for role, number in rows.items()})
+    metric = next((str(t.result["metric"]) for t in trials if "metric" in t.result), "")
+    left: Counter[str] = Counter()
+    for job in race_jobs(study, metric, trials):
+        left[job.role] += study.race_to - job.seed
+    return left
 
 
 def budget_is_spent(limits: Limits, trials: Iterable[Trial], running: Iterable[Follower] = ()) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from naslab.nas.racing import Contender, Looks, next_seeds
+from naslab.nas.racing import Contender, Floor, Looks, next_seeds
 from naslab.runs.constraints import checks_of
 from naslab.runs.spend import SECONDS_PER_HOUR, cost_unit
 from naslab.runs.study import Study
@@ -79,25 +79,26 @@ def _hours(trial: Trial) -> float:
 
 def _floor(
     study: Study, metric: str, reference: Contender | None, trials: Sequence[Trial]
-) -> tuple[dict[int, float] | None, float]:
-    asked = study.ranking.floor
-    if asked == "reference" and reference is not None and reference.quality:
+) -> tuple[Floor | None, float]:
+    asked, sign = study.ranking.floor, study.objective.sign
+    if asked == "none":
+        return None, 0.0
+    if asked != "reference":
+        return (sign * asked,), study.margin(metric, asked)
+    if reference is not None and reference.quality:
         return dict(reference.quality), study.margin(metric, fmean(reference.quality.values()))
-    value = _best_baseline(study, metric, trials) if asked == "reference" else asked
-    if isinstance(value, float) and study.race_to is not None:
-        return dict.fromkeys(range(study.race_to), study.objective.sign * value), study.margin(metric, value)
-    return None, 0.0
+    scores = _best_baseline(study, metric, trials)
+    return (tuple(sign * one for one in scores), study.margin(metric, fmean(scores))) if scores else (None, 0.0)
 
 
-def _best_baseline(study: Study, metric: str, trials: Sequence[Trial]) -> float | None:
-    """What stands for a reference that breaks a constraint: the mean of the best control or of the random baseline."""
+def _best_baseline(study: Study, metric: str, trials: Sequence[Trial]) -> list[float]:
+    """Scores of what stands for a reference that breaks a constraint: the best control, or the random baseline."""
     groups: dict[str, list[float]] = {}
     for trial in trials:
         if trial.job.role in ("control", "random") and trial.state == "complete" and metric in trial.scores:
             label = trial.job.label if trial.job.role == "control" else "random architectures"
             groups.setdefault(label, []).append(trial.scores[metric])
-    sign = study.objective.sign
-    return max((fmean(scores) for scores in groups.values()), key=lambda mean: sign * mean, default=None)
+    return max(groups.values(), key=lambda scores: study.objective.sign * fmean(scores), default=[])
 
 
 def _next_seed(study: Study, group: Sequence[Trial]) -> int | None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pytest
 from conftest import run_here
-from synthetic_study import BY_TPE, PUBLISHED, make_study, trial
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic_study import BY_DARTS, BY_TPE, PUBLISHED, make_study, trial
 
 from naslab.errors import InputError
+from naslab.nas.racing import Contender, _verdict
 from naslab.nas.verdict import tellable
 from naslab.runs.dry_run import seed_advice, seed_words
 from naslab.runs.ledger import Ledger
-from naslab.runs.race import race_jobs
+from naslab.runs.limits import forecast_hours
+from naslab.runs.race import _floor, race_jobs
 from naslab.runs.ranking import rank
 from naslab.runs.study import load_study, parse_study
 
@@ -110,3 +114,39 @@ def test_a_dry_run_says_what_the_seeds_can_tell():
     assert race["most_tells"] < plain["first_tells"] < race["first_tells"], "looks are paid for, seeds pay off"
     assert "12" in seed_words(race)
     assert one["first_tells"] is None
+
+
+@given(
+    st.lists(st.floats(70, 90), min_size=3, max_size=6),
+    st.lists(st.floats(70, 90), min_size=1, max_size=4),
+    st.sampled_from([1.0, 5.0]),
+)
+@settings(max_examples=25, deadline=None)
+def test_the_race_and_the_ranking_hold_a_row_against_the_same_floor(scores, baseline, margin):
+    """Where the reference breaks a constraint, the floor is the best baseline, whose runs share no seeds with rows."""
+    study = make_study(seeds={"from": 3, "to": 6}, ranking={"margin": margin}, constraints={"max_params": 10})
+    broken = {"constraints": [{"constraint": "max_params", "value": 20.0, "limit": 10.0}]}
+    trials = [
+        *(trial(s, "reference", 95.0, configuration=PUBLISHED, seed=s, result=broken) for s in range(3)),
+        *(trial(10 + s, "final", v, configuration=BY_TPE, arm="tpe", seed=s) for s, v in enumerate(scores)),
+        *(trial(20 + s, "random", v, configuration=BY_DARTS, seed=s) for s, v in enumerate(baseline)),
+    ]
+    (row,) = [row for row in rank(study, trials).rows if not row.reference]
+    floor, found = _floor(study, "knn_top1", None, trials)
+    contender = Contender("row", dict(enumerate(scores)), dict(enumerate(scores)))
+    assert found == margin
+    assert _verdict(contender, floor, margin, study.critical) == row.verdict
+
+
+def test_the_forecast_counts_the_seeds_that_may_still_be_asked_for():
+    study = make_study(seeds={"from": 3, "to": 5}, arms=[])
+    done = rows((75.0, 80.0, 85.0))
+    assert len(list(race_jobs(study, "knn_top1", done))) == 2
+    # No arm: the reference alone is expected to have its first seeds, so that the race has begun. Two more seeds each.
+    profile = [trial(30, "profile", 0.0, configuration=PUBLISHED, seconds=0.0)]
+    hours = forecast_hours(study, [*done, *profile])
+    assert hours == pytest.approx(2 * (360 + 180) / 3600)
+    settled = [*rows((60.0, 60.1, 60.2)), *profile]
+    assert forecast_hours(study, settled) == 0
+    fresh = done[:1]
+    assert forecast_hours(study, fresh) == pytest.approx((2 + 2 + 1) * 360 / 3600), "seeds 1 and 2, 3 and 4, a profile"
