@@ -6,7 +6,7 @@ Nothing but copies is kept between calls, so a study resumes without repeating i
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from optuna.distributions import CategoricalDistribution
@@ -52,6 +52,7 @@ def propose(
     *,
     stream: int = 0,
     warm: Sequence[Observation] = (),
+    tried: Collection[Configuration] | None = None,
 ) -> Configuration:
     """The arm's next configuration, one not tried or pending unless nothing else was found.
 
@@ -65,13 +66,15 @@ def propose(
         seed: of this proposal; the same arguments give the same answer.
         stream: the same for all proposals of an arm, of those samplers that go along a sequence.
         warm: what another study measured of the same space; the sampler knows it, and it may be tried here, too.
+        tried: the configurations of history and pending, where the caller keeps them up.
     """
     number = len(history) + len(pending)
     queue = enqueued(arm, space)
     if number < len(queue):
         return queue[number]
-    tried = {observation.configuration for observation in history} | set(pending)
-    ask = Ask(arm, space, (*warm, *history), pending, number, seed, stream)
+    if tried is None:
+        tried = {observation.configuration for observation in history} | set(pending)
+    ask = Ask(arm, space, (*warm, *history) if warm else history, pending, number, seed, stream)
     chosen = SAMPLERS.get(arm.sampler, lambda ask, attempt: optuna_samplers.own(ask))
     proposal = None
     for attempt in range(11 * REDRAWS):

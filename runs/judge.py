@@ -15,7 +15,7 @@ from typing import Any
 
 from naslab.nas.arms import Sampled
 from naslab.nas.pruning import hyperband_bracket, is_behind
-from naslab.runs.plan import proposal_index
+from naslab.runs.past import proposal_index
 from naslab.runs.study import Study
 from naslab.runs.trial import Job
 

@@ -96,10 +96,12 @@ def forecast_hours(study: Study, trials: Sequence[Trial]) -> float | None:
     if not ended or any(isinstance(arm, Sampled) and arm.trials is None for arm in study.arms):
         return None
     overall = fmean(t.full_seconds for t in ended)
-    own = {role: [t.full_seconds for t in ended if t.job.role == role] for role in {t.job.role for t in ended}}
+    own: dict[str, list[float]] = {
+        role: [t.full_seconds for t in ended if t.job.role == role] for role in {t.job.role for t in ended}
+    }
     means = {role: fmean(seconds) for role, seconds in own.items()}
     expected = expected_jobs(study, ())
-    left = Counter({role: max(number - len(own.get(role, ())), 0) for role, number in expected.items()})
+    left = Counter({role: max(number - len(own.get(role, [])), 0) for role, number in expected.items()})
     left.update(_left_of_race(study, trials, expected, begun=not left.total()))
     return sum(number * means.get(role, overall) for role, number in left.items()) / SECONDS_PER_HOUR
 

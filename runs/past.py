@@ -6,8 +6,9 @@ A study of thousands of trials asks for thousands of proposals; going over all t
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -43,7 +44,7 @@ class Past:
         self._closing: Counter[str] = Counter()
         self._groups: dict[Group, dict[int, Trial]] = {}
         self._made: dict[Group, dict[str, Trial]] = {}
-        self._observed: dict[Group, dict[str, Observation | None]] = {}
+        self._observed: dict[str | None, _History] = {}
         self._repeat: dict[Group, dict[str, Trial]] = {}
         self._spent: dict[Group, tuple[float, int]] = {}
         self.out_of_memory: set[str] = set()
@@ -79,7 +80,7 @@ class Past:
             # A search by gradient descent has no configuration before it ends; one that failed never has.
             known = trial.state != "running" and trial.job.configuration is not None
             observation = tell(self.study, trial, self.metric) if known else None
-            self._observed.setdefault(group, {})[key] = observation
+            self._observed.setdefault(trial.job.arm, _History()).take(trial.job, observation)
 
     def _closes(self, trial: Trial) -> bool:
         return not self.is_again(trial)
@@ -109,9 +110,39 @@ class Past:
         """Device seconds of an arm's attempts that have ended, and how many these are."""
         return self._spent.get((name, role), (0.0, 0))
 
-    def observations(self, name: str) -> list[Observation]:
+    def observations(self, name: str) -> Sequence[Observation]:
         """What came of an arm's proposals that have ended, in the order in which they were made."""
-        return [one for one in self._observed.get((name, "proposal"), {}).values() if one is not None]
+        return self._observed.get(name, _History()).observations
+
+    def tried(self, name: str) -> Collection[Configuration]:
+        """The configurations of an arm's proposals, ended or not."""
+        return self._observed.get(name, _History()).tried
+
+
+class _History:
+    """Observations of an arm in the order of its proposals, which may end in another."""
+
+    def __init__(self) -> None:
+        self.observations: list[Observation] = []
+        self.tried: set[Configuration] = set()
+        self._indexes: list[int] = []
+
+    def take(self, job: Job, observation: Observation | None) -> None:
+        """Take in what came of a proposal; None while it runs, for the first time or again."""
+        if job.configuration is not None:
+            self.tried.add(job.configuration)
+        index = proposal_index(job.key)
+        place = bisect_left(self._indexes, index)
+        if place < len(self._indexes) and self._indexes[place] == index:
+            del self._indexes[place], self.observations[place]
+        if observation is not None:
+            self._indexes.insert(place, index)
+            self.observations.insert(place, observation)
+
+
+def proposal_index(key: str) -> int:
+    """The number in its arm, from 0, of the proposal of that key."""
+    return int(key.rpartition("/")[2])
 
 
 def breaking(study: Study, trials: Iterable[Trial]) -> frozenset[Configuration]:

@@ -172,6 +172,7 @@ def _proposals(past: Past, arm: Sampled, warm: Sequence[Observation]) -> Iterato
         derive_seed(past.study.seed, arm.name, index),
         stream=derive_seed(past.study.seed, arm.name),
         warm=warm,
+        tried=past.tried(arm.name),
     )
     yield Job(
         key=f"proposal/{arm.name}/{index}",
@@ -190,11 +191,6 @@ def _again(past: Past, arm: Sampled) -> list[Job]:
 
 def _running(past: Past, arm: Arm, role: str = "proposal") -> list[Trial]:
     return [t for t in past.running.values() if (t.job.arm, t.job.role) == (arm.name, role)]
-
-
-def proposal_index(key: str) -> int:
-    """The number in its arm, from 0, of the proposal of that key."""
-    return int(key.rpartition("/")[2])
 
 
 def _spent(past: Past, arm: Sampled) -> bool:
