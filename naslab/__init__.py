@@ -10,9 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from naslab.efficiency import compare_latency as compare
     from naslab.efficiency import profile
-    from naslab.runs.api import export, rank, run
+    from naslab.runs.api import compare, export, rank, run
     from naslab.runs.architecture import rebuild
     from naslab.runs.function_study import Float, Integer, search
     from naslab.runs.study import Study
@@ -41,7 +40,7 @@ _ORIGIN = {
     "Float": "naslab.runs.function_study",
     "Integer": "naslab.runs.function_study",
     "Study": "naslab.runs.study",
-    "compare": "naslab.efficiency:compare_latency",
+    "compare": "naslab.runs.api",
     "export": "naslab.runs.api",
     "find_space": "naslab.search_spaces",
     "profile": "naslab.efficiency",
@@ -51,7 +50,7 @@ _ORIGIN = {
     "search": "naslab.runs.function_study",
     "sparsify": "naslab.search_spaces.common.modules.tokens",
 }
-"""The module of each public name, with its name there where that differs."""
+"""The module of each public name."""
 
 
 def __getattr__(name: str) -> Any:
@@ -59,8 +58,7 @@ def __getattr__(name: str) -> Any:
         return import_module("naslab.version").naslab_version()
     if name not in _ORIGIN:
         raise AttributeError(f"module 'naslab' has no attribute {name!r}")
-    module, _, there = _ORIGIN[name].partition(":")
-    value = getattr(import_module(module), there or name)
+    value = getattr(import_module(_ORIGIN[name]), name)
     globals()[name] = value
     return value
 

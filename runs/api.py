@@ -23,6 +23,8 @@ import pandas as pd
 import torch
 from rich.console import Console
 
+from naslab.efficiency import compare_latency
+from naslab.efficiency.latency import Comparison
 from naslab.errors import InputError
 from naslab.runs import ranking as rankings
 from naslab.runs.beside import load_beside
@@ -103,6 +105,21 @@ def rank(study: StudyLike, trials: Any = None, beside: Any = (), *, storage: str
         return rankings.rank(_study(study), trials, beside)
     ledger = _ledger(study, storage)
     return rankings.rank(ledger.study, ledger.trials(), load_beside(ledger, beside))
+
+
+def compare(a: Any, b: Any, *more: Any, storage: str | None = None, **options: Any) -> Comparison | rankings.Ranking:
+    """Two functions timed in turn (see `compare_latency`); or studies, by name, path or Study, in one ranking.
+
+    The first study's objective and floor decide, and the others stand beside it.
+
+    Raises:
+        InputError: no such study, or results that cannot be ranked together.
+    """
+    if callable(a):
+        return compare_latency(a, b, *more, **options)
+    ledger = _ledger(a, storage)
+    others = [_ledger(one, storage).study.name for one in (b, *more)]
+    return rankings.rank(ledger.study, ledger.trials(), load_beside(ledger, others))
 
 
 def export(

@@ -1,12 +1,15 @@
 """Several studies in one ranking: what may stand side by side, and the one line that says why something may not."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
 from toy_space import Space, ToyOptions, ToyTask
 
+import naslab
+from naslab.errors import InputError
 from naslab.runs.beside import load_beside
 from naslab.runs.cli import run_command_line
 from naslab.runs.ledger import Ledger
@@ -78,6 +81,18 @@ def test_rows_of_another_study_stand_in_the_ranking(toy_file, capsys):
     assert "theirs: 2, 3" in report.page, "trials of the other ledger are not links into this one"
     assert run_command_line(["rank", "theirs", "--beside", "mine", "--storage", "runs.db", "--csv"]) == 0
     assert capsys.readouterr().out.count("\n") == 5
+
+
+def test_studies_are_compared_from_python_by_name_or_path(toy_file, tmp_path):
+    record("theirs", toy_file, (30.0, 60.0))
+    shutil.copy("toy.yaml", "theirs.yaml")
+    record("mine", toy_file, (40.0, 50.0))
+    by_name = naslab.compare("mine", "theirs", storage="runs.db")
+    assert by_name.beside == ("theirs",)
+    assert {row.study for row in by_name.rows} == {"mine", "theirs"}
+    assert naslab.compare("toy.yaml", tmp_path / "theirs.yaml", storage="runs.db").to_dict() == by_name.to_dict()
+    with pytest.raises(InputError, match="no study named 'nobody'"):
+        naslab.compare("mine", "nobody", storage="runs.db")
 
 
 def test_the_recipe_may_differ(toy_file):
