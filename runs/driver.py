@@ -304,9 +304,10 @@ class _Driver:
                     give_verdict(entry.folder, judgement.epoch, judgement.pruned)
 
     def _open_keys(self) -> set[str]:
-        """Proposals that may still report a rung."""
+        """Proposals that may still report a rung; not one that needs room, which begins when nobody else runs."""
         waiting = [t for arm in self.study.arms for t in self.past.to_repeat(arm.name, "proposal")]
-        return {t.job.key for t in (*self.past.running.values(), *waiting) if t.job.role == "proposal"}
+        found = {t.job.key for t in (*self.past.running.values(), *waiting) if t.job.role == "proposal"}
+        return found - self.past.out_of_memory
 
     def _judge_of_past(self) -> Judge:
         """A judge that knows every rung on record; those that nobody judged in time are judged next."""
