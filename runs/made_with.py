@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -21,9 +22,14 @@ def made_with(task: Task) -> dict[str, str]:
     return {
         "naslab": naslab_version(),
         "torch": str(torch.__version__),
-        "code": _digest(text for kind in (type(task.space), type(task)) for text in _texts(kind)),
+        "code": _code(type(task.space), type(task)),
         "data": _digest(fact for _, value in sorted(dict(task.options).items()) for fact in _facts(value)),
     }
+
+
+@cache
+def _code(*kinds: type) -> str:
+    return _digest(text for kind in kinds for text in _texts(kind))
 
 
 def _texts(kind: type) -> Iterator[str]:

@@ -66,13 +66,19 @@ def run_job(
     place = resolve_device(device)
     try:
         with current(place):
-            return _run_job(document, job, folder, log, place, threads)
+            return _run_job(document, job, folder, log, place, threads, awaited)
     finally:
         hand_back(place)
 
 
 def _run_job(
-    document: dict[str, Any], job: Job, folder: Path, log: Path, device: torch.device, threads: int
+    document: dict[str, Any],
+    job: Job,
+    folder: Path,
+    log: Path,
+    device: torch.device,
+    threads: int,
+    awaited: int | None,
 ) -> tuple[Outcome, list[RungRecord]]:
     with Trail(folder) as trail, captured(log):
         work = _Work(job, folder, trail, _carried(folder), awaited)
