@@ -37,13 +37,17 @@ from naslab.kernels import token_mask as make_mask
 
 @dataclass(frozen=True)
 class Case:
-    """An operation at one shape: `step` maps leaves to a result, `traffic_bytes` is of forward and backward."""
+    """An operation at one shape: `step` maps leaves to a result, `traffic_bytes` is of forward and backward.
+
+    `cancels`: the result is a mean of terms of both signs and order 1, so that its error is absolute.
+    """
 
     kernel: str
     shape: str
     leaves: tuple[Tensor, ...]
     step: Callable[..., Tensor]
     traffic_bytes: int
+    cancels: bool = False
 
 
 def cases(device: torch.device, dtype: torch.dtype, only: str | None = None) -> list[Case]:
@@ -114,7 +118,7 @@ def _contrastive_cases(leaf: Callable[..., Tensor], element_bytes: int, large: b
 
     for b, d in ((8, 16), (64, 64), (512, 2048), *(((8192, 2048),) if large else ())):
         traffic = cosine.traffic_bytes(b, d, element_bytes) + cosine.traffic_bytes(b, d, element_bytes, backward=True)
-        yield Case("negative_cosine", f"{b}x{d}", (leaf(b, d),), _towards(leaf(b, d).detach()), traffic)
+        yield Case("negative_cosine", f"{b}x{d}", (leaf(b, d),), _towards(leaf(b, d).detach()), traffic, cancels=True)
 
 
 def _against(queue_KD: Tensor) -> Callable[..., Tensor]:

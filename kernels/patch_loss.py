@@ -19,7 +19,7 @@ from torch import Tensor
 
 from naslab.kernels import _native
 from naslab.kernels._check import check_indices, misfit, same_device
-from naslab.kernels._dispatch import differentiable, full_precision, fused, gradients, way
+from naslab.kernels._dispatch import Way, differentiable, full_precision, fused, gradients, way
 from naslab.kernels._triton import Launch, kernel, launch
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ EPSILON = 1e-6
 CROSSOVER = 8_192
 """Predicted elements from which the C++ loops win on a CPU (`naslab bench kernels`)."""
 LAUNCH = {"any": Launch(0, num_warps=4), "gfx": Launch(0, num_warps=4)}
+LANES = 8
+"""Pixels that a thread holds at most: a program holds a whole patch."""
+MOST_PIXELS = 4096
+"""Pixels of the largest patch that fits the registers of a program; larger ones take the reference."""
 
 
 def patches(images_BCHW: Tensor, size: int) -> Tensor:
@@ -159,7 +163,7 @@ extern "C" void patch_loss(const float* predicted, const float* images, const in
 
 @torch.library.custom_op("naslab::patch_loss", mutates_args=())
 def _forward(predicted: Tensor, images: Tensor, masked: Tensor, size: int, normalised: bool) -> Tensor:
-    path = way(predicted, LOOPS) if images.dtype != torch.float64 else "reference"
+    path = _way(predicted, images)
     if path == "reference":
         return reference(predicted, images, masked, size, normalised)
     losses = predicted.new_empty(masked.shape, dtype=torch.float32)
@@ -187,7 +191,7 @@ def _(predicted: Tensor, images: Tensor, masked: Tensor, size: int, normalised: 
 
 @torch.library.custom_op("naslab::patch_loss_backward", mutates_args=())
 def _backward(grad: Tensor, predicted: Tensor, images: Tensor, masked: Tensor, size: int, normalised: bool) -> Tensor:
-    path = way(predicted, LOOPS) if images.dtype != torch.float64 else "reference"
+    path = _way(predicted, images)
     if path == "reference":
         (back,) = gradients(reference, 1, grad, predicted, images, masked, size, normalised)
         return back.contiguous()
@@ -209,10 +213,15 @@ def _(grad: Tensor, predicted: Tensor, images: Tensor, masked: Tensor, size: int
     return torch.empty_like(predicted)
 
 
+def _way(predicted: Tensor, images: Tensor) -> Way:
+    path = way(predicted, LOOPS) if images.dtype != torch.float64 else "reference"
+    return "reference" if path == "triton" and predicted.shape[2] > MOST_PIXELS else path
+
+
 def _constants(images: Tensor, size: int, normalised: bool) -> dict[str, int | float | bool]:
     pixels = size * size * images.shape[1]
-    warps = launch("patch_loss", images.device, LAUNCH).num_warps
     block = 1 << (pixels - 1).bit_length()
+    warps = max(launch("patch_loss", images.device, LAUNCH).num_warps, block // (32 * LANES))
     return {"SIZE": size, "NORMALISED": normalised, "EPSILON": EPSILON, "BLOCK": block, "num_warps": warps}
 
 

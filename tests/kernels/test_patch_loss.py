@@ -1,3 +1,5 @@
+import importlib
+
 import pytest
 import torch
 
@@ -24,6 +26,14 @@ def test_a_flat_patch_has_a_target_of_zeros():
     with switched("fused"):
         loss = patch_loss(predicted, torch.full((1, 1, 4, 4), 7.0), torch.zeros(1, 1, dtype=torch.int64), 4)
     assert torch.allclose(loss, predicted.square().mean())
+
+
+def test_a_patch_that_fills_no_registers_takes_the_reference(monkeypatch):
+    module = importlib.import_module("naslab.kernels.patch_loss")
+    monkeypatch.setattr(module, "way", lambda tensor, source: "triton")
+    images = torch.empty(1, 3, 64, 64)
+    assert module._way(torch.empty(1, 1, 32 * 32 * 3), images) == "triton"
+    assert module._way(torch.empty(1, 1, 64 * 64 * 3), images) == "reference"
 
 
 def test_images_get_no_gradient():
