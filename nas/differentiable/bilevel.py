@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,9 +15,20 @@ from naslab.search_spaces import Supernet
 Penalty = Callable[[], Tensor]
 
 
-def first_order(supernet: Supernet, held_out: Any, penalty: Penalty) -> list[Tensor]:
-    """Gradient at the present weights: no backward through what lies before the searched cells."""
-    loss = supernet.architecture_loss(held_out) + penalty()
+def first_order(
+    supernet: Supernet,
+    held_out: Any,
+    penalty: Penalty,
+    forward: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> list[Tensor]:
+    """Gradient at the present weights: no backward through what lies before the searched cells.
+
+    Args:
+        forward: context of the forward, such as a training policy's.
+    """
+    with forward():
+        loss = supernet.architecture_loss(held_out)
+    loss = loss + penalty()
     return list(torch.autograd.grad(loss, supernet.architecture()))
 
 
@@ -26,7 +37,8 @@ def second_order(supernet: Supernet, held_out: Any, training: Any, rate: float, 
 
     With w' = w - rate grad_w L_train(w): grad_a L_val(w') - rate (grad_a L_train(w + e v) - grad_a L_train(w - e v))
     / 2e, where v = grad_w' L_val(w') and e = .01 / |v| (equations 7 and 8). Weights, buffers (batch statistics,
-    queues) and the random generator are left as they were, so that the step that follows sees none of this.
+    queues) and the random generator are left as they were, so that the step that follows sees none of this. All of it
+    is float32 whatever the policy: the difference is smaller than what bfloat16 rounds away.
 
     Args:
         held_out, training: one batch of each half of the training set.

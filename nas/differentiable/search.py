@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from naslab.efficiency.surroundings import random_states_kept
+from naslab.errors import InputError
 from naslab.nas.arms import Differentiable
 from naslab.nas.differentiable.bilevel import first_order, second_order
 from naslab.nas.differentiable.regularisation import penalty
@@ -30,6 +32,8 @@ from naslab.search_spaces import (
     seed_everything,
 )
 from naslab.search_spaces.common.training.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
+from naslab.search_spaces.common.training.choice import Training, Wanted, decide
+from naslab.search_spaces.common.training.policy import Policy, PolicyOptions
 
 WEIGHT_SHARE, ALPHA_SHARE = (0.0, 0.5), (0.5, 1.0)
 HELD_OUT_BATCHES = 4
@@ -61,6 +65,7 @@ class SearchResult:
     trajectory: tuple[SearchEpoch, ...]
     relaxed_loss: float
     discrete_loss: float
+    policy: Mapping[str, Any]
 
     @property
     def scores(self) -> dict[str, float]:
@@ -76,6 +81,7 @@ class SearchResult:
             "relaxed_loss": self.relaxed_loss,
             "discrete_loss": self.discrete_loss,
             "supernet_scores": self.scores,
+            "policy": dict(self.policy),
         }
 
 
@@ -102,6 +108,28 @@ def search(
     return run.result()
 
 
+def search_policy(
+    task: GradientTask, supernet: Supernet, optimiser: torch.optim.Optimizer, seed: int, epochs: int
+) -> Policy:
+    """The task's policy as a search can follow it: nothing is compiled, since mixing weights change all the time.
+
+    Raises:
+        InputError: a float16 policy, or batches in parts.
+    """
+    if not isinstance(asked := getattr(task.options, "policy", None), PolicyOptions):
+        return Policy()
+    if asked.precision == "float16":
+        raise InputError("task.policy.precision: a search by gradient has no float16; use bfloat16 or float32")
+    if asked.accumulation > 1:
+        raise InputError("task.policy.accumulation: a search by gradient takes whole batches; use 1")
+    wanted = Wanted.by(task).of(epochs * task.num_batches(WEIGHT_SHARE), supernet=True, compile="off")
+    batches = lambda model, optimiser, epoch: task.batches(seed, epoch, WEIGHT_SHARE)  # noqa: E731
+    loss = lambda model, batch: cast(Supernet, model).loss(batch)  # noqa: E731
+    policy = decide(wanted, Training(supernet, optimiser, batches, loss))
+    supernet.zero_grad(set_to_none=True)  # a copy's heads may hold the original's alphas
+    return policy
+
+
 class _Search:
     """One search in progress: supernet, two optimisers, the trajectory so far."""
 
@@ -118,6 +146,7 @@ class _Search:
             weight_decay=arm.alpha.weight_decay,
         )
         self.trajectory: list[SearchEpoch] = []
+        self.policy = Policy()
 
     def state(self, epoch: int) -> dict[str, Any]:
         """Everything that the rest of the search depends on."""
@@ -127,6 +156,7 @@ class _Search:
             "weight_optimiser": self.weight_optimiser.state_dict(),
             "alpha_optimiser": self.alpha_optimiser.state_dict(),
             "rng": rng_state(self.task.device),
+            "policy": self.policy.to_dict(),
             "trajectory": [asdict(record) for record in self.trajectory],
         }
 
@@ -134,10 +164,14 @@ class _Search:
         """Take up a checkpoint if there is one; epochs already done."""
         state = load_checkpoint(checkpoint) if checkpoint is not None else None
         if state is None:
+            self.policy = search_policy(self.task, self.supernet, self.weight_optimiser, self.seed, self.arm.epochs)
+            self.policy.place(self.supernet, self.weight_optimiser)
             return 0
+        self.policy = Policy(**state.get("policy", {}))
         self.supernet.load_state_dict(state["supernet"])
         self.weight_optimiser.load_state_dict(state["weight_optimiser"])
         self.alpha_optimiser.load_state_dict(state["alpha_optimiser"])
+        self.policy.place(self.supernet, self.weight_optimiser)
         restore_rng(state["rng"], self.task.device)
         self.trajectory = [SearchEpoch(**record) for record in state["trajectory"]]
         return int(state["epoch"])
@@ -148,7 +182,7 @@ class _Search:
         held_out = self._alpha_batches(epoch * steps)
         losses: dict[str, list[torch.Tensor]] = {"train": [], "held_out": []}
         self.supernet.train()
-        for step, training in enumerate(self.task.batches(self.seed, epoch, WEIGHT_SHARE)):
+        for step, training in enumerate(self._batches(epoch)):
             progress = (epoch + step / steps) / self.arm.epochs
             anneal(self.relaxation, self.arm, progress)
             self.task.set_learning_rate(self.weight_optimiser, progress)
@@ -164,20 +198,23 @@ class _Search:
         self.trajectory.append(self._record(epoch + 1, means["train"], means["held_out"], scores))
         return self.trajectory[-1]
 
+    def _batches(self, epoch: int) -> Iterator[Any]:
+        return map(self.policy.laid_out, self.task.batches(self.seed, epoch, WEIGHT_SHARE))
+
     def _alpha_batches(self, taken: int) -> Iterator[Any]:
         """Batches of the alphas' half from where the last epoch left off, epoch after epoch without end."""
         first, skip = divmod(taken, self.task.num_batches(ALPHA_SHARE))
         endless = itertools.chain.from_iterable(
             self.task.batches(self.seed, epoch, ALPHA_SHARE) for epoch in itertools.count(first)
         )
-        return itertools.islice(endless, skip, None)
+        return map(self.policy.laid_out, itertools.islice(endless, skip, None))
 
     def _alpha_step(self, held_out: Any, training: Any, progress: float) -> None:
         def regulariser() -> torch.Tensor:
             return penalty(self.supernet, self.arm, progress)
 
         if self.arm.order == "first":
-            gradients = first_order(self.supernet, held_out, regulariser)
+            gradients = first_order(self.supernet, held_out, regulariser, self._forward)
         else:
             rate = self.weight_optimiser.param_groups[0]["lr"]
             gradients = second_order(self.supernet, held_out, training, rate, regulariser)
@@ -187,14 +224,16 @@ class _Search:
         self.alpha_optimiser.zero_grad(set_to_none=True)
 
     def _weight_step(self, training: Any, progress: float) -> torch.Tensor:
-        loss = self.supernet.loss(training)
-        weights = self.supernet.weights()
-        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = gradient
+        self.weight_optimiser.zero_grad(set_to_none=True)
+        with self._forward():
+            loss = self.supernet.loss(training)
+        loss.backward(inputs=self.supernet.weights())  # type: ignore[no-untyped-call]
         self.weight_optimiser.step()
         self.supernet.after_step(progress)
         return loss.detach()
+
+    def _forward(self) -> AbstractContextManager[Any]:
+        return self.policy.forward(self.task.device)
 
     @torch.no_grad()
     def _held_out_losses(self) -> list[torch.Tensor]:
@@ -245,4 +284,5 @@ class _Search:
             trajectory=tuple(self.trajectory),
             relaxed_loss=float(relaxed),
             discrete_loss=float(discretised),
+            policy=self.policy.to_dict(),
         )

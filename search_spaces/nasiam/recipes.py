@@ -59,8 +59,8 @@ def make_optimiser(
         if (chosen := [p for p in parameters if (id(p) in predictor) is fixed])
     ]
     if recipe.optimiser == "adam":
-        return torch.optim.Adam(groups, lr=rate, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(groups, lr=rate, momentum=0.9, weight_decay=recipe.weight_decay)
+        return torch.optim.Adam(groups, lr=rate, weight_decay=recipe.weight_decay, fused=True)
+    return torch.optim.SGD(groups, lr=rate, momentum=0.9, weight_decay=recipe.weight_decay, fused=True)
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, progress: float) -> None:

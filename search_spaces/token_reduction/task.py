@@ -97,8 +97,14 @@ class Classification(SampleTask):
         batches = partial(self._steps, seed=seed)
         options = self.options
         return train_in_rungs(
-            classifier, optimiser, batches, self._loss, options, seed, checkpoint, wanted=Wanted.by(self)
+            classifier, optimiser, batches, self._loss, options, seed, checkpoint, wanted=self._wanted()
         )
+
+    def _wanted(self) -> Wanted:
+        """A keep rate that falls gives other shapes at each step: `auto` compiles nothing then."""
+        wanted = Wanted.by(self)
+        falls = self.options.anneal and wanted.asked.compile == "auto"
+        return wanted.of(wanted.steps, compile="off") if falls else wanted
 
     def keep_rate(self, target: float, epoch: float) -> float:
         """The rate in training after `epoch` epochs, fractions included."""

@@ -92,3 +92,31 @@ def test_partial_channels_that_do_not_divide_are_refused():
     space, task = make()
     with pytest.raises(InputError, match=r"partial_channels: 3 does not divide the cell's width"):
         next(search(space, task, arm(partial_channels=3), seed=0))
+
+
+def with_policy(framework="simclr", **policy):
+    space, task = make(framework)
+    options = {**task.options.model_dump(exclude={"policy"}), "policy": policy}
+    return space, SelfSupervised(space, SelfSupervisedOptions.model_validate(options), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("framework", ["simclr", "mocov2"])
+def test_a_search_follows_the_policy_and_says_it(framework):
+    """In bfloat16 the losses differ by its rounding, and the alphas move."""
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        space, task = with_policy(framework, precision=precision, memory_format="channels_last")
+        epochs, result = finish(search(space, task, arm(epochs=2), seed=1))
+        assert result.to_dict()["policy"]["precision"] == precision
+        assert result.to_dict()["policy"]["memory_format"] == "channels_last"
+        assert any(abs(a) > 1e-3 for rows in epochs[-1].alphas.values() for row in rows for a in row)
+        found[precision] = [(epoch.train_loss, epoch.held_out_loss) for epoch in epochs]
+    assert found["bfloat16"] != found["float32"]
+    for reduced, plain in zip(found["bfloat16"], found["float32"], strict=True):
+        assert reduced == pytest.approx(plain, rel=0.05)
+
+
+@pytest.mark.parametrize("policy", [{"precision": "float16"}, {"accumulation": 2}])
+def test_a_search_refuses_a_policy_that_it_cannot_follow(policy):
+    with pytest.raises(InputError, match=r"task\.policy"):
+        next(search(*with_policy(**policy), arm(), seed=1))

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -105,6 +105,10 @@ class Wanted:
             "task_options": options.model_dump(mode="json"),
         }
         return cls(options.policy, plan.steps if plan else 0, subject)
+
+    def of(self, steps: int, compile: Literal["auto", "off", "on"], **more: Any) -> Wanted:
+        """The same for another number of steps, compilation decided, and with more to say of the subject."""
+        return Wanted(self.asked.model_copy(update={"compile": compile}), steps, {**self.subject, **more})
 
 
 def decide(wanted: Wanted, training: Training) -> Policy:

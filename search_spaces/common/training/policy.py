@@ -124,8 +124,8 @@ class Policy:
                     state[name] = value.contiguous(memory_format=layout)
 
     def parts(self, batch: Any) -> Iterator[tuple[Any, float]]:
-        """The batch, images in the policy's layout, as parts with the share of the samples that each has."""
-        batch = tree_map(self._laid_out, batch)
+        """The batch, laid out, as parts with the share of the samples that each has."""
+        batch = self.laid_out(batch)
         if self.accumulation == 1:
             yield batch, 1.0
             return
@@ -133,6 +133,10 @@ class Policy:
         leaves, structure = tree_flatten(batch)
         for part in zip(*(leaf.chunk(self.accumulation) for leaf in leaves), strict=True):
             yield tree_unflatten(part, structure), len(part[0]) / size
+
+    def laid_out(self, batch: Any) -> Any:
+        """The batch with its images in the policy's layout."""
+        return tree_map(self._laid_out, batch)
 
     @property
     def _layout(self) -> torch.memory_format:
