@@ -26,6 +26,7 @@ from training_peers import PEERS
 from naslab.efficiency.calibration import tf32
 from naslab.efficiency.device import resolve_device, synchronise
 from naslab.efficiency.latency import median_interval, ratio_interval
+from naslab.search_spaces.common.training.choice import Sampled, best
 from naslab.search_spaces.common.training.policy import Policy
 
 RESULTS = Path(__file__).parent / "results"
@@ -34,6 +35,7 @@ EAGER_SHARE = 0.6
 BURST_SECONDS = 0.05
 WARM_UP_STEPS = 3
 LEAST_ROUNDS = 5
+LONG_STEPS = 100_000
 LEAST_TO_COMPILE = 12.0
 """Seconds that must be left for another case to be compiled."""
 
@@ -124,7 +126,17 @@ def summary(case: Case, found: dict[str, Any]) -> dict[str, Any]:
         if plain:
             low, high = ratio_interval(plain, seconds)
             row["speed_up"] = [statistics.median(plain) / statistics.median(seconds), low, high]
-    return {"batch_size": case.batch_size, "policies": found}
+    return {"batch_size": case.batch_size, "auto": auto(found), "policies": found}
+
+
+def auto(found: Mapping[str, Any]) -> str | None:
+    """What `auto` takes for a long training, by the rule that training itself follows."""
+    samples = [
+        Sampled(policy, tuple(found[name]["step_seconds"]), found[name]["first_seconds"])
+        for name, policy in {**EAGER, **COMPILED}.items()
+        if name != "tf32" and "step_seconds" in found.get(name, {})
+    ]
+    return str(best(samples, LONG_STEPS)) if samples and samples[0].policy == Policy() else None
 
 
 def policies(case: Case, chosen: Mapping[str, Policy]) -> dict[str, Callable[[], Callable[[], None]]]:

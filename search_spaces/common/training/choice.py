@@ -158,7 +158,10 @@ def measure(asked: PolicyOptions, training: Training, steps: int) -> list[Sample
     expected = plain.expected(steps)
     if expected < LEAST_SECONDS:
         return [plain]
-    eager = _sampled(training, candidates(asked, training.model), min(SHARE * expected, MOST_SECONDS))
+    try:
+        eager = _sampled(training, candidates(asked, training.model), min(SHARE * expected, MOST_SECONDS))
+    except Exception:  # noqa: BLE001 - what cannot run, such as an operation without bfloat16, is no choice
+        return [plain]
     if asked.compile != "auto" or expected < SECONDS_TO_COMPILE:
         return eager
     compiled = replace(best(eager, steps), compile=True)
