@@ -227,7 +227,7 @@ class _Search:
         self.weight_optimiser.zero_grad(set_to_none=True)
         with self._forward():
             loss = self.supernet.loss(training)
-        loss.backward(inputs=self.supernet.weights())  # type: ignore[no-untyped-call]
+        loss.backward(inputs=self.supernet.weights())
         self.weight_optimiser.step()
         self.supernet.after_step(progress)
         return loss.detach()
