@@ -167,7 +167,7 @@ def _others(value: object, annotation: Any) -> list[object]:
         case int():
             return [2 * value, value // 2, value + 1, value - 1, 2, 1]
         case float():
-            return [value * factor for factor in FACTORS] + [value + 0.5 * (1 - value), 0.5]
+            return [*(value * factor for factor in FACTORS), value + 0.5 * (1 - value), 0.5]
         case None:
             kinds = set(get_args(annotation))
             return [number for number in NUMBERS if type(number) in kinds]
