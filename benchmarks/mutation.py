@@ -3,7 +3,8 @@
 python benchmarks/mutation.py --name ranking --modules runs/ranking.py runs/rows.py --tests tests/runs/test_ranking.py
 Third-party packages are imported once; each fork imports naslab anew with one module changed, and ends at the first
 failing test. A fault that hangs counts as noticed. --sample 100 takes so many at random. Faults: a comparison, an
-operator, a condition, a number or a truth value is another one.
+operator, a condition, a number or a truth value is another one. Left out are `strict=` of zip and the arguments of
+`@dataclass`, which only guard against mistakes of the code itself.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ SWAPS: dict[type[Any], type[Any]] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
     ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.And: ast.Or, ast.Or: ast.And,
 }  # fmt: skip
+
+
+GUARDS = ("strict", "frozen", "eq", "kw_only")
 
 
 class Fault(ast.NodeTransformer):
@@ -96,6 +100,9 @@ class Fault(ast.NodeTransformer):
         if node.value is not None:
             node.value = self.visit(node.value)
         return node
+
+    def visit_keyword(self, node: ast.keyword) -> ast.AST:
+        return node if node.arg in GUARDS else self.generic_visit(node)
 
     def visit_arg(self, node: ast.arg) -> ast.AST:
         return node

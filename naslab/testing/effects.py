@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import torch
 from torch import nn
 
-from naslab.efficiency.inputs import tensors_in
+from naslab.efficiency.inputs import Inputs, call_model, tensors_in
 from naslab.errors import InputError
 from naslab.search_spaces import (
     Configuration,
@@ -23,7 +23,7 @@ from naslab.search_spaces import (
     make_task,
     seed_everything,
 )
-from naslab.testing.subject import BATCH, SEED, Broken, Subject
+from naslab.testing.subject import BATCH, SEED, Broken, Subject, objective
 
 NUMBERS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 0.1, 0.5, 1e-3)
 """What is tried in place of nothing."""
@@ -33,16 +33,19 @@ SPLITS: tuple[Literal["validation", "test"], ...] = ("validation", "test")
 Made = TypeVar("Made", SearchSpace, Task)
 
 
-def options_have_an_effect(subject: Subject) -> None:
-    """Every option of space and task that applies changes what is built, trained or scored, at some other value.
+def space_options_have_an_effect(subject: Subject) -> None:
+    """Every option of the space that applies changes what may vary, is built or trained, at some other value.
 
-    Names, paths and lists are left out, and what is refused at every value that is tried.
+    Names, paths and lists are left out, and what is refused at every value that is tried; so with the task's.
     """
-    of_space = partial(find_space, subject.name, subject.preset)
-    given = dict(subject.options or {})
-    _check("space", subject.space, of_space, given, partial(_space_facts, subject))
-    of_task = partial(make_task, subject.space, device=torch.device("cpu"))
-    _check("task", subject.task, of_task, dict(subject.task_options or {}), partial(_task_facts, subject))
+    make = partial(find_space, subject.name, subject.preset)
+    _check("space", subject.space, make, dict(subject.options or {}), partial(_space_facts, subject))
+
+
+def task_options_have_an_effect(subject: Subject) -> None:
+    """Every option of the task that applies changes a budget, a training, a score or a control, at some other value."""
+    make = partial(make_task, subject.space, device=torch.device("cpu"))
+    _check("task", subject.task, make, dict(subject.task_options or {}), partial(_task_facts, subject))
 
 
 def _check(
@@ -94,7 +97,8 @@ def _space_facts(subject: Subject, space: SearchSpace) -> Iterator[Any]:
     published = (space.reference, *space.published.values())
     yield [repr(space.parameters), *(c.canonical for c in published)]
     near = (configuration for _, configuration in subject.neighbours(subject.space.reference))
-    changed = [c for tried in (*published, *near) if (c := _taken(space, tried)) is not None]
+    tried = dict.fromkeys((*published, *near))
+    changed = [c for configuration in tried if (c := _taken(space, configuration)) is not None]
     for configuration in changed:
         yield _weights(_built(space, configuration))
     try:
@@ -102,7 +106,10 @@ def _space_facts(subject: Subject, space: SearchSpace) -> Iterator[Any]:
     except InputError as error:
         yield str(error)
         return
-    yield tensors_in(task.example_input(BATCH))
+    batch = task.example_input(BATCH)
+    yield tensors_in(batch)
+    for configuration in changed:
+        yield _answers(_built(space, configuration), batch)
     for configuration in changed:
         yield _trained(task, _built(space, configuration))
 
@@ -115,18 +122,26 @@ def _taken(space: SearchSpace, configuration: Configuration) -> Configuration | 
 
 
 def _task_facts(subject: Subject, task: Task) -> Iterator[Any]:
-    """The budget, a batch, a short training and its scores, then the controls."""
+    """The budget, a batch, a training up to its first rung and its scores, a whole one, then the controls."""
     yield [task.metric, task.max_epochs, task.training_plan]
     yield tensors_in(task.example_input(BATCH))
     model = _built(subject.space, subject.space.reference)
     yield _trained(task, model)
     for full in (False, True):
         yield [task.evaluate(model, split, full=full) for split in SPLITS]
-    for control in task.controls():
-        yield [control.name, control.measure(0, "validation")]
     whole = _built(subject.space, subject.space.reference)
     yield [(rung.epoch, dict(rung.facts)) for rung in task.train(whole, SEED)]
     yield _weights(whole)
+    for control in task.controls():
+        yield [control.name, control.measure(0, "validation")]
+
+
+def _answers(model: nn.Module, batch: Inputs) -> list[torch.Tensor]:
+    """Outputs in training mode, and their gradients."""
+    seed_everything(SEED)
+    outputs = tensors_in(call_model(model.train(), batch))
+    objective(outputs).backward()
+    return [*(t.detach() for t in outputs), *(p.grad for p in model.parameters() if p.grad is not None)]
 
 
 def _built(space: SearchSpace, configuration: Configuration) -> nn.Module:

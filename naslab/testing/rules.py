@@ -21,8 +21,8 @@ from naslab.efficiency import count_forward
 from naslab.efficiency.inputs import batch_size, call_model, map_tensors, tensors_in
 from naslab.errors import InputError
 from naslab.search_spaces import Configuration, Options, RelaxableSpace, Split, find_space, make_task
-from naslab.testing.effects import options_have_an_effect
-from naslab.testing.subject import BATCH, SEED, Broken, Subject
+from naslab.testing.effects import space_options_have_an_effect, task_options_have_an_effect
+from naslab.testing.subject import BATCH, SEED, Broken, Subject, objective
 
 Rule = Callable[[Subject], None]
 SPLITS: tuple[Split, ...] = ("validation", "test")
@@ -57,7 +57,7 @@ def proposals_build_and_step(subject: Subject) -> None:
         model = subject.build(configuration).train()
         trained = [p for p in model.parameters() if p.requires_grad]
         _require(bool(trained), f"{configuration}: no parameter is trained")
-        _objective(subject.outputs(model)).backward()
+        objective(subject.outputs(model)).backward()
         gradients = [p.grad for p in trained if p.grad is not None]
         _require(bool(gradients), f"{configuration}: no gradient reaches a parameter")
         _require(_finite(gradients), f"{configuration}: a gradient is not finite")
@@ -234,7 +234,8 @@ RULES: tuple[Rule, ...] = (
     bad_options_are_refused,
     bad_configurations_are_refused,
     gradient_can_search_it,
-    options_have_an_effect,
+    space_options_have_an_effect,
+    task_options_have_an_effect,
 )
 
 
@@ -260,17 +261,9 @@ def _answers(subject: Subject, configuration: Configuration) -> Iterator[list[Te
         evaluated = subject.outputs(model.eval())
     yield evaluated
     trained = subject.outputs(model.train())
-    _objective(trained).backward()
+    objective(trained).backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     yield [*(t.detach() for t in trained), *gradients]
-
-
-def _objective(outputs: list[Tensor]) -> Tensor:
-    """A scalar that every real output moves, each element by another weight."""
-    real = [t.float().flatten() for t in outputs if t.is_floating_point() and t.requires_grad]
-    _require(bool(real), "no output in training mode has a gradient")
-    flat = torch.cat(real)
-    return (flat * torch.linspace(0.5, 1.5, len(flat))).sum()
 
 
 def _train_alike(subject: Subject, *pair: Configuration) -> bool:

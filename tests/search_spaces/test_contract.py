@@ -7,11 +7,13 @@ import pytest
 
 from naslab.search_spaces import space_names
 from naslab.testing import RULES, subject
+from naslab.testing.effects import space_options_have_an_effect, task_options_have_an_effect
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FEW = {"train": 200, "validation": 60, "test": 60}
 IMAGES = {"dataset": FEW, "batch_size": 50, "epochs": 2}
 CLIPS = {"dataset": {"train": 24, "validation": 12, "test": 12}, "batch_size": 8, "epochs": 2}
+MORE_CLIPS = {"train": 32, "validation": 12, "test": 12, "events": ["move", "turn", "presence"]}
 TEXT = {"epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "rung_windows": 8}
 SPACES = {
     "digits_mlp:Space": {"epochs": 2},
@@ -20,11 +22,19 @@ SPACES = {
     "mae:tiny-video": CLIPS,
     "token_reduction:tiny": IMAGES,
     "altup:tiny": TEXT,
-    "smaug:tiny": CLIPS,
+    "smaug:tiny": {**CLIPS, "dataset": MORE_CLIPS},
     "nasiam:tiny byol": (IMAGES, {"framework": "byol"}),
     "nasiam:tiny mocov2": (IMAGES, {"framework": "mocov2"}),
+    "nasiam:tiny simclr": (IMAGES, {"framework": "simclr"}),
+    "mae:tiny fine-tuned": {**IMAGES, "metric": "finetune_top1", "finetune": {"epochs": 1, "batch_size": 50}},
     "altup:tiny encoder-decoder": (TEXT, {"form": "encoder_decoder", "context": 32}),
 }
+
+
+SPACE_OPTIONS_ALONE = {"nasiam:tiny simclr", "nasiam:tiny byol", "nasiam:tiny mocov2"}
+"""Forms whose task has the options of another."""
+EFFECTS_ALONE = {"nasiam:tiny simclr", "mae:tiny fine-tuned"}
+"""Forms that keep the other rules as another does."""
 
 
 @cache
@@ -35,10 +45,17 @@ def made(name):
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", [name for name in SPACES if name not in EFFECTS_ALONE])
 def test_the_contract(name, rule, monkeypatch):
+    if rule is task_options_have_an_effect and name in SPACE_OPTIONS_ALONE:
+        return
     monkeypatch.syspath_prepend(str(EXAMPLES))
     rule(made(name))
+
+
+def test_options_of_further_forms_have_an_effect():
+    space_options_have_an_effect(made("nasiam:tiny simclr"))
+    task_options_have_an_effect(made("mae:tiny fine-tuned"))
 
 
 def test_every_shipped_space_is_held_to_the_contract():

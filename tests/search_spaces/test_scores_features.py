@@ -91,6 +91,14 @@ def test_two_hundred_neighbours_vote_if_nothing_else_is_asked_for():
         assert knn_accuracy(bank, bank_y, query, torch.tensor([answer]), 2, temperature=100.0, **k) == 1.0
 
 
+def test_neighbours_as_near_as_the_last_share_only_the_places_that_nearer_ones_leave():
+    bank = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
+    query = torch.tensor([[1.0, 0.0]])
+    # k = 2 leaves one place for three: 1 + 1/3 votes of class 0 against 2/3 of class 1.
+    for truth, right in ((0, 1.0), (1, 0.0)):
+        assert knn_accuracy(bank, torch.tensor([0, 1, 1, 0]), query, torch.tensor([truth]), 2, 2, 1e6) == right
+
+
 def test_knn_counts_every_query():
     """More queries than are looked at together, of which exactly one in five is labelled wrong."""
     bank, bank_y = torch.eye(3), torch.arange(3)

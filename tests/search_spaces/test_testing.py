@@ -1,5 +1,7 @@
 """The contract suite bites: a space that breaks one rule is caught by that rule, and told in one line."""
 
+from typing import Annotated
+
 import pytest
 import torch
 from pydantic import BaseModel, Field
@@ -10,6 +12,7 @@ from naslab.search_spaces import (
     Control,
     Float,
     Integer,
+    Mechanical,
     Options,
     Rung,
     SearchSpace,
@@ -196,6 +199,7 @@ class TakesAnything(Line):
 class Index(Line):
     """Trains nothing."""
 
+    Options = Options
     max_epochs = 0
 
     def train(self, model, seed, checkpoint=None):
@@ -204,6 +208,23 @@ class Index(Line):
 
 def with_task(task):
     return type(f"With{task.__name__}", (Sound,), {"Task": task})
+
+
+class IdleOptions(Options):
+    heads: int = Field(4, ge=1)
+
+
+class IdleSpaceOption(Sound):
+    Options = IdleOptions
+
+
+class IdleTaskOptions(LineOptions):
+    patience: int = Field(3, ge=1)
+    workers: Annotated[int, Mechanical()] = 1
+
+
+class IdleTaskOption(Line):
+    Options = IdleTaskOptions
 
 
 BROKEN = {
@@ -218,6 +239,8 @@ BROKEN = {
     "example_inputs_are_batches": (with_task(OneTooMany), DropsInEvaluation),
     "formula_equals_counter": (WrongFormula,),
     "bad_options_are_refused": (with_task(TakesAnything),),
+    "space_options_have_an_effect": (IdleSpaceOption,),
+    "task_options_have_an_effect": (with_task(IdleTaskOption),),
 }
 SPACES = {space.__name__: space for spaces in BROKEN.values() for space in spaces} | {
     "Sound": Sound,
