@@ -122,16 +122,15 @@ def _taken(space: SearchSpace, configuration: Configuration) -> Configuration | 
 
 
 def _task_facts(subject: Subject, task: Task) -> Iterator[Any]:
-    """The budget, a batch, a training up to its first rung and its scores, a whole one, then the controls."""
+    """The budget, a batch, quick scores, a training up to its first rung, all scores, a whole training, controls."""
     yield [task.metric, task.max_epochs, task.training_plan]
     yield tensors_in(task.example_input(BATCH))
     model = _built(subject.space, subject.space.reference)
-    yield _trained(task, model)
-    for full in (False, True):
-        yield [task.evaluate(model, split, full=full) for split in SPLITS]
-    whole = _built(subject.space, subject.space.reference)
-    yield [(rung.epoch, dict(rung.facts)) for rung in task.train(whole, SEED)]
-    yield _weights(whole)
+    yield [task.evaluate(model, split, full=False) for split in SPLITS]
+    yield _trained(task, _built(subject.space, subject.space.reference))
+    yield [task.evaluate(model, split, full=True) for split in SPLITS]
+    yield [(rung.epoch, dict(rung.facts)) for rung in task.train(model, SEED)]
+    yield _weights(model)
     for control in task.controls():
         yield [control.name, control.measure(0, "validation")]
 
