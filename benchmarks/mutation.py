@@ -2,9 +2,8 @@
 
 python benchmarks/mutation.py --name ranking --modules runs/ranking.py runs/rows.py --tests tests/runs/test_ranking.py
 Third-party packages are imported once; each fork imports naslab anew with one module changed, and ends at the first
-failing test. A fault that hangs counts as noticed. --sample 100 takes so many at random. Faults: a comparison, an
-operator, a condition, a number or a truth value is another one. Left out are `strict=` of zip and the arguments of
-`@dataclass`, which only guard against mistakes of the code itself.
+failing test. A fault that hangs counts as noticed. Faults: a comparison, an operator, a condition, a number or a truth
+value is another one. --sample 100 takes so many at random; --again tries what survived once more, by other tests.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import ast
 import contextlib
 import copy
 import importlib
+import json
 import os
 import random
 import sys
@@ -34,7 +34,8 @@ SWAPS: dict[type[Any], type[Any]] = {
 }  # fmt: skip
 
 
-GUARDS = ("strict", "frozen", "eq", "kw_only")
+Work = tuple[str, Path, ast.Module, int]
+"""A module by name and path, its tree, and the number of the fault."""
 
 
 class Fault(ast.NodeTransformer):
@@ -101,9 +102,6 @@ class Fault(ast.NodeTransformer):
             node.value = self.visit(node.value)
         return node
 
-    def visit_keyword(self, node: ast.keyword) -> ast.AST:
-        return node if node.arg in GUARDS else self.generic_visit(node)
-
     def visit_arg(self, node: ast.arg) -> ast.AST:
         return node
 
@@ -139,6 +137,25 @@ def _run_tests(module: Path | None, changed: ast.Module | None, tests: list[str]
         return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
 
 
+def faults_in(names: list[str], sample: int | None) -> list[Work]:
+    """Every place in the modules where a fault is possible, or `sample` of them by a fixed seed."""
+    work: list[Work] = []
+    for name in names:
+        module = (ROOT / name).resolve()
+        tree = ast.parse(module.read_text(encoding="utf-8"))
+        counted = Fault(-1)
+        counted.visit(copy.deepcopy(tree))
+        work += [(name, module, tree, index) for index in range(counted.seen)]
+    return random.Random(0).sample(work, sample) if sample is not None and sample < len(work) else work
+
+
+def describe(name: str, tree: ast.Module, index: int) -> str:
+    """Module, line and what is changed there."""
+    fault = Fault(index)
+    fault.visit(copy.deepcopy(tree))
+    return f"{name} {fault.said}"
+
+
 def main() -> None:
     """Try the faults, print what survived and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -146,7 +163,9 @@ def main() -> None:
     parser.add_argument("--modules", nargs="+", required=True)
     parser.add_argument("--tests", nargs="+", required=True)
     parser.add_argument("--sample", type=int, default=None)
+    parser.add_argument("--again", action="store_true", help="only what survived in the result file, by these tests")
     chosen = parser.parse_args()
+    results = ROOT / "benchmarks" / "results" / f"mutation_{chosen.name}.json"
     for name in PRELOADED:
         importlib.import_module(name)
     began = time.monotonic()
@@ -155,29 +174,25 @@ def main() -> None:
         os._exit(_run_tests(None, None, chosen.tests))
     assert os.waitpid(child, 0)[1] == 0, "the tests fail without any fault"
     limit = 10 + 5 * (time.monotonic() - began)
-    work = []
-    for name in chosen.modules:
-        module = (ROOT / name).resolve()
-        tree = ast.parse(module.read_text(encoding="utf-8"))
-        counted = Fault(-1)
-        counted.visit(copy.deepcopy(tree))
-        work += [(name, module, tree, index) for index in range(counted.seen)]
-    if chosen.sample is not None and chosen.sample < len(work):
-        work = random.Random(0).sample(work, chosen.sample)
-    counts, survivors = {"killed": 0, "survived": 0, "hung": 0}, []
-    for number, (name, module, tree, index) in enumerate(work, 1):
-        came, said = run_fault(module, tree, index, chosen.tests, limit)
+    work = faults_in(chosen.modules, chosen.sample)
+    counts, survivors, tests, total = {"killed": 0, "survived": 0, "hung": 0}, [], chosen.tests, len(work)
+    if chosen.again:
+        before = json.loads(results.read_text(encoding="utf-8"))
+        work = [one for one in work if describe(one[0], one[2], one[3]) in before["survivors"]]
+        counts = {**{key: before[key] for key in counts}, "survived": 0}
+        tests = list(dict.fromkeys([*before["tests"], *tests]))
+    for number, (_, module, tree, index) in enumerate(work, 1):
+        came, _ = run_fault(module, tree, index, chosen.tests, limit)
         counts[came] += 1
         if came == "survived":
-            survivors.append(f"{name} {said}")
+            survivors.append(describe(work[number - 1][0], tree, index))
             print(f"{number}/{len(work)} survived: {survivors[-1]}", flush=True)
-    noticed = (counts["killed"] + counts["hung"]) / len(work)
-    print(f"{chosen.name}: {noticed:.1%} of {len(work)} faults noticed")
-    document = {"modules": chosen.modules, "tests": chosen.tests, "faults": len(work), "sampled": chosen.sample}
+    noticed = (counts["killed"] + counts["hung"]) / total
+    print(f"{chosen.name}: {noticed:.1%} of {total} faults noticed")
+    document = {"modules": chosen.modules, "tests": tests, "faults": total, "sampled": chosen.sample, "seed": 0}
     # Only now: it imports parts of naslab, which each fork must import for itself.
     from results_file import write_result
 
-    results = ROOT / "benchmarks" / "results" / f"mutation_{chosen.name}.json"
     write_result(results, {**document, **counts, "share_noticed": noticed, "survivors": survivors})
 
 

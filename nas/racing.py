@@ -51,7 +51,7 @@ def boundary(first: int, last: int) -> tuple[float, ...]:
     for look, seeds in enumerate(range(first, last + 1)):
         allowed = round(ERROR * (seeds / last) ** RATE * len(paths)) - int((~alive).sum())
         reached = np.sort(paths[alive, look])
-        bounds.append(float(reached[-allowed - 1]) if allowed > 0 else float(reached[-1]))
+        bounds.append(float(reached[-allowed - 1]))
         alive &= paths[:, look] <= bounds[-1]
     return tuple(bounds)
 
