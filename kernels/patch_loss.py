@@ -48,6 +48,8 @@ def targets(images_BCHW: Tensor, masked_BM: Tensor, size: int, normalised: bool)
     chosen_BMP = patches(images_BCHW, size)[rows, masked_BM]
     if not normalised:
         return chosen_BMP
+    if chosen_BMP.shape[-1] == 1:
+        return torch.full_like(chosen_BMP, torch.nan)  # one value has no variance
     variance, mean = torch.var_mean(chosen_BMP, -1, keepdim=True)
     return (chosen_BMP - mean) * (variance + EPSILON).rsqrt()
 

@@ -30,7 +30,7 @@ def test_a_folder_of_the_same_name_hides_nothing(tmp_path, monkeypatch):
     (tmp_path / "quickstart").mkdir()
     assert load_study(Path("quickstart")).name == "quickstart"
     (tmp_path / "mine").mkdir()
-    with pytest.raises(InputError, match=r"^mine: no such study file$"):
+    with pytest.raises(InputError, match=r"^mine: a folder, not a study file$"):
         load_study(Path("mine"))
 
 
