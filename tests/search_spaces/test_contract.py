@@ -25,16 +25,12 @@ SPACES = {
     "smaug:tiny": {**CLIPS, "dataset": MORE_CLIPS},
     "nasiam:tiny byol": (IMAGES, {"framework": "byol"}),
     "nasiam:tiny mocov2": (IMAGES, {"framework": "mocov2"}),
-    "nasiam:tiny simclr": (IMAGES, {"framework": "simclr"}),
-    "mae:tiny fine-tuned": {**IMAGES, "metric": "finetune_top1", "finetune": {"epochs": 1, "batch_size": 50}},
     "altup:tiny encoder-decoder": (TEXT, {"form": "encoder_decoder", "context": 32}),
 }
 
 
-SPACE_OPTIONS_ALONE = {"nasiam:tiny simclr", "nasiam:tiny byol", "nasiam:tiny mocov2"}
-"""Forms whose task has the options of another."""
-EFFECTS_ALONE = {"nasiam:tiny simclr", "mae:tiny fine-tuned"}
-"""Forms that keep the other rules as another does."""
+EFFECTS = (space_options_have_an_effect, task_options_have_an_effect)
+"""Rules with a file of their own, test_option_effects.py: they take the longest."""
 
 
 @cache
@@ -44,18 +40,11 @@ def made(name):
     return subject(target, task, options)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-@pytest.mark.parametrize("name", [name for name in SPACES if name not in EFFECTS_ALONE])
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in EFFECTS], ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("name", SPACES)
 def test_the_contract(name, rule, monkeypatch):
-    if rule is task_options_have_an_effect and name in SPACE_OPTIONS_ALONE:
-        return
     monkeypatch.syspath_prepend(str(EXAMPLES))
     rule(made(name))
-
-
-def test_options_of_further_forms_have_an_effect():
-    space_options_have_an_effect(made("nasiam:tiny simclr"))
-    task_options_have_an_effect(made("mae:tiny fine-tuned"))
 
 
 def test_every_shipped_space_is_held_to_the_contract():
