@@ -55,7 +55,7 @@ class Supernet(nn.Module, ABC):
 
     @abstractmethod
     def skipping(self, name: str) -> Tensor:
-        """Boolean mask (layers, candidates) of the parameter-free candidates: those that skip or only pool."""
+        """Boolean mask (layers, candidates) of the candidates without parameters: those that skip or only pool."""
 
 
 class RelaxableSpace(SearchSpace):

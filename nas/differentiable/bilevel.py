@@ -53,15 +53,16 @@ def second_order(supernet: Supernet, held_out: Any, training: Any, rate: float, 
             found = torch.autograd.grad(loss, [*alphas, *weights], allow_unused=True)
         direct = [_or_zero(a, g) for a, g in zip(alphas, found, strict=False)]
         direction = [_or_zero(w, g) for w, g in zip(weights, found[len(alphas) :], strict=True)]
-        size = 0.01 / float(torch.nn.utils.get_total_norm(direction).clamp(min=1e-12))
+        size = 0.01 / torch.nn.utils.get_total_norm(direction).clamp(min=1e-12)
         curvature = _difference(supernet, training, direction, size)
     return [d - rate * c for d, c in zip(direct, curvature, strict=True)]
 
 
-def _difference(supernet: Supernet, training: Any, direction: list[Tensor], size: float) -> list[Tensor]:
+def _difference(supernet: Supernet, training: Any, direction: list[Tensor], size: Tensor) -> list[Tensor]:
+    step = list(torch._foreach_mul(direction, size))  # the size stays on the device: nobody waits for it
     sides = []
     for sign in (1, -1):
-        with _moved(supernet.weights(), direction, sign * size), random_states_kept(held_by(supernet)):
+        with _moved(supernet.weights(), step, sign), random_states_kept(held_by(supernet)):
             gradients = torch.autograd.grad(supernet.loss(training), supernet.architecture())
             sides.append(gradients)
     return [(up - down) / (2 * size) for up, down in zip(*sides, strict=True)]

@@ -23,7 +23,7 @@ def penalty(supernet: Supernet, arm: Differentiable, progress: float) -> Tensor:
         if arm.entropy_weight:
             total = total + progress * arm.entropy_weight * entropy(layer_shares).mean()
         if arm.skip_weight:
-            skipping = supernet.skipping(name).to(alpha.device)
+            skipping = supernet.skipping(name)
             total = total + (1 - progress) * arm.skip_weight * (layer_shares * skipping).sum(-1).mean()
         if arm.zero_one_weight:
             total = total - arm.zero_one_weight * (alpha.sigmoid() - 0.5).square().mean()

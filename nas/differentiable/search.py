@@ -262,7 +262,7 @@ class _Search:
     def _skip_share(self, alphas: dict[str, torch.Tensor]) -> float:
         layers = []
         for name, alpha in alphas.items():
-            skipping = self.supernet.skipping(name)
+            skipping = self.supernet.skipping(name).cpu()
             layers.append((shares(alpha, self.arm) * skipping).sum(-1)[skipping.any(-1)])
         found = torch.cat(layers)
         return float(found.mean()) if len(found) else 0.0

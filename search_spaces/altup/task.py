@@ -24,6 +24,7 @@ from naslab.search_spaces.common.tasks import EpochTask
 from naslab.search_spaces.common.training import adamw, set_learning_rate, train_in_rungs
 from naslab.search_spaces.common.training.choice import Wanted
 from naslab.search_spaces.common.training.policy import PolicyOptions
+from naslab.search_spaces.data.placing import sent
 from naslab.search_spaces.data.text import IGNORED, Batch, CausalBatches, TextOptions, load_text
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.task import Control, Rung, Split
@@ -95,6 +96,7 @@ class LanguageModelling(EpochTask):
             spans = SpanBatches(size, length, options.noise_density, options.mean_span, prefix=form == "decoder")
         self.data = load_text(options.data, space.options.vocabulary, spans.shape.spans if spans else 0)
         self.batching: CausalBatches | SpanBatches = spans or CausalBatches(size, length)
+        self.token_bytes = self.data.token_bytes.to(device)
         self.batches_per_pass = self.batching.per_pass(self.data.train.tokens)
         if not self.batches_per_pass:
             raise InputError(
@@ -127,7 +129,7 @@ class LanguageModelling(EpochTask):
             yield self._sent(self.batching.batch(self.data.train.tokens, seed, step, self.batches_per_pass))
 
     def _sent(self, batch: Batch) -> dict[str, Tensor]:
-        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+        return {name: sent(tensor, self.device) for name, tensor in batch.items()}
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
@@ -138,7 +140,7 @@ class LanguageModelling(EpochTask):
         """
         model.to(self.device).eval()
         part = self.data.of(split)
-        sums = torch.zeros(4, dtype=torch.float64)
+        sums = torch.zeros(4, dtype=torch.float64, device=self.device)
         for batch in self.batching.evaluation(part.tokens, None if full else self.options.rung_windows):
             sums += self._sums(cast(Any, model), batch)
         nats, right, number, weight = sums.tolist()
@@ -152,14 +154,16 @@ class LanguageModelling(EpochTask):
 
     def _sums(self, model: LanguageModel | EncoderDecoder, batch: Batch) -> Tensor:
         """Nats, right predictions, targets, and bytes (causal) or hidden tokens (spans) of a batch."""
-        targets = batch["targets"]
-        inputs = {name: tensor for name, tensor in self._sent(batch).items() if name != "targets"}
-        logits_BLV = model.logits(**inputs).float().cpu()
-        scored = targets != IGNORED
-        nats = nn.functional.cross_entropy(logits_BLV[scored], targets[scored], reduction="sum").double()
-        text = scored & (self.data.token_bytes[targets.clamp(min=0)] > 0)
+        there = self._sent(batch)
+        targets = there.pop("targets")
+        logits_BLV = model.logits(**there).float()
+        scored, of_targets = targets != IGNORED, self.token_bytes[targets.clamp(min=0)]
+        nats = nn.functional.cross_entropy(
+            logits_BLV.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+        ).double()
+        text = scored & (of_targets > 0)
         right = ((logits_BLV.argmax(-1) == targets) & text).sum()
-        weight = self.data.token_bytes[targets[scored]] if self.objective == "causal" else text
+        weight = of_targets * scored if self.objective == "causal" else text
         return torch.stack([nats, right.double(), scored.sum().double(), weight.sum().double()])
 
     def controls(self) -> tuple[Control, ...]:

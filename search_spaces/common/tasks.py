@@ -64,6 +64,7 @@ class SampleTask(EpochTask):
         self.data = load_clips(dataset) if isinstance(dataset, ClipOptions) else load_dataset(dataset)
         check_fit(self.data, sizes.in_channels, sizes.image_size, options.batch_size)
         self.train_images = self.data.train.to(device)
+        self.train_labels = self.data.train.labels.to(device)
         self.augmentation = self.views()
         self.scores = Evaluation(self.data, self.augmentation, device, self.scoring, dataset.seed)
 

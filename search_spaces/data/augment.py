@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from naslab.errors import InputError
 from naslab.search_spaces.data.images import WholeImages
+from naslab.search_spaces.data.placing import constant
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import Unless
 
@@ -92,7 +93,7 @@ class Augmentation:
             if name in options.model_fields_set and value not in (0, type(options).model_fields[name].default):
                 raise InputError(f"task.augmentation.{name}: {value:g}, but the images are grey; leave it out")
         self.options = options
-        self.mean, self.std = torch.tensor(mean), torch.tensor(std)
+        self.mean, self.std = tuple(mean), tuple(std)
 
     def __call__(self, images: Tensor | WholeImages, generator: torch.Generator) -> Tensor:
         """One random view of each image; the generator, on the images' device, decides everything."""
@@ -105,7 +106,7 @@ class Augmentation:
         return self._standardise(images.float() / 255)
 
     def _standardise(self, images: Tensor) -> Tensor:
-        mean, std = (values.to(images.device)[:, None, None] for values in (self.mean, self.std))
+        mean, std = (constant(values, images.device)[:, None, None] for values in (self.mean, self.std))
         return (images - mean) / std
 
 
@@ -130,7 +131,7 @@ def crop_and_flip(images: Tensor | WholeImages, options: AugmentationOptions, dr
         boxes_B4 = crop_boxes(images.sizes_B2.to(draw.generator.device), options, draw)
         cropped = images.cut(boxes_B4).float() / 255
     else:
-        sizes_B2 = torch.tensor(images.shape[-2:], device=images.device).expand(len(images), 2)
+        sizes_B2 = constant(tuple(images.shape[-2:]), images.device).expand(len(images), 2)
         cropped = sample_boxes(images.float() / 255, crop_boxes(sizes_B2, options, draw))
     return torch.where(beside(draw.chance(options.flip), cropped), cropped.flip(-1), cropped)
 
@@ -163,7 +164,7 @@ def crop_boxes(sizes_B2: Tensor, options: AugmentationOptions, draw: _Draw) -> T
 
 def sample_boxes(images: Tensor, boxes_B4: Tensor) -> Tensor:
     """Resample one box (top, left, height, width), in pixels, of each image or clip to the full size, bilinearly."""
-    size = torch.tensor(images.shape[-2:], device=images.device)
+    size = constant(tuple(images.shape[-2:]), images.device)
     share_B2 = boxes_B4[:, 2:] / size
     centre_B2 = (2 * boxes_B4[:, :2] + boxes_B4[:, 2:]) / size - 1
     zero = torch.zeros_like(share_B2[:, 0])
@@ -232,7 +233,7 @@ def grey(images: Tensor) -> Tensor:
     """Luma in every channel; an image of one channel is its own."""
     if images.shape[-3] != 3:
         return images
-    weights = torch.tensor(GREY_WEIGHTS, device=images.device)[:, None, None]
+    weights = constant(GREY_WEIGHTS, images.device)[:, None, None]
     return (images * weights).sum(-3, keepdim=True).expand_as(images)
 
 
@@ -247,7 +248,7 @@ def hue(images: Tensor, shift: Tensor) -> Tensor:
     safe = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
     sixth = torch.where(value == r, (g - b) / safe, torch.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
     turned = sixth + 6 * shift
-    n = torch.tensor([5.0, 3.0, 1.0], device=images.device)[:, None, None]
+    n = constant((5.0, 3.0, 1.0), images.device)[:, None, None]
     k = (n + turned) % 6
     return value - chroma * torch.minimum(k, 4 - k).clamp(0, 1)
 

@@ -46,6 +46,7 @@ class VideoMaskedAutoencoder(Autoencoder):
 
     pixel_mean: Tensor
     pixel_std: Tensor
+    target_frames: Tensor
 
     def __init__(self, design: Design, clip: ClipDesign) -> None:
         frames_predicted = clip.tubelet if clip.predicted_frames == "all" else 1
@@ -64,6 +65,8 @@ class VideoMaskedAutoencoder(Autoencoder):
         if clip.class_token and learned:
             self.class_places = nn.Parameter(torch.zeros(width))
             self.decoder_class_places = nn.Parameter(torch.zeros(narrow))
+        # Not of the state; a list would be sent to the device at each step.
+        self.register_buffer("target_frames", torch.tensor(clip.target_frames), persistent=False)
         if self.plain_pixels:
             self.register_buffer("pixel_mean", torch.zeros(design.in_channels))
             self.register_buffer("pixel_std", torch.ones(design.in_channels))
@@ -104,7 +107,7 @@ class VideoMaskedAutoencoder(Autoencoder):
 
     def reconstruction_loss(self, predicted_BMP: Tensor, samples: Tensor, decoded_BM: Tensor) -> Tensor:
         """On the target frames; pixels of a prediction are in the order row, column, frame, channel."""
-        targets = samples[:, list(self.clip.target_frames)]
+        targets = samples[:, self.target_frames]
         if self.plain_pixels:
             targets = targets * self.pixel_std[:, None, None] + self.pixel_mean[:, None, None]
         over = self.clip.normalised_by if self.design.target == "normalised_pixel" else None

@@ -8,6 +8,7 @@ Shapes: a view is (B, C, H, W); features f are (B, F), projections z and predict
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
@@ -208,5 +209,5 @@ class BYOL(MomentumFramework):
 
     def after_step(self, progress: float) -> None:
         """The momentum rises to 1 along a half cosine (section 3.2 of the paper)."""
-        rising = 1 - (1 - self.momentum) * (1 + torch.cos(torch.tensor(torch.pi * progress)).item()) / 2
+        rising = 1 - (1 - self.momentum) * (1 + math.cos(math.pi * progress)) / 2
         self.follow(rising)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from naslab.errors import InputError
 from naslab.kernels import ACTIVATIONS, mixed_activation
+from naslab.search_spaces.data.placing import constant
 from naslab.search_spaces.nasiam.frameworks import Framework, Views
 from naslab.search_spaces.nasiam.heads import Sizes, tail
 from naslab.search_spaces.nasiam.operations import OPERATIONS, PARAMETER_FREE, POOLINGS, FeaturePool
@@ -228,6 +229,6 @@ class NASiamSupernet(Supernet):
     def skipping(self, name: str) -> Tensor:
         """Parameter-free candidates: only where the layer keeps its width does a candidate have no linear."""
         widths = self.heads.sizes.cells[name]
-        free = torch.tensor([operation in PARAMETER_FREE for operation in OPERATIONS])
-        keeps = torch.tensor([a == b for a, b in itertools.pairwise(widths)])
-        return keeps[:, None] & free[None, :]
+        free = [operation in PARAMETER_FREE for operation in OPERATIONS]
+        mask = tuple(tuple(a == b and one for one in free) for a, b in itertools.pairwise(widths))
+        return constant(mask, self.alphas[name].device)

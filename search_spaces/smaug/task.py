@@ -21,6 +21,7 @@ from naslab.search_spaces.common.training import adamw, set_learning_rate, train
 from naslab.search_spaces.common.training.choice import Wanted
 from naslab.search_spaces.common.training.policy import PolicyOptions
 from naslab.search_spaces.data import check_fit
+from naslab.search_spaces.data.placing import sent
 from naslab.search_spaces.data.video import VideoTextOptions, load_video_text
 from naslab.search_spaces.data.video.tokenized import TokenizedClips, tokenized
 from naslab.search_spaces.options import Mechanical, Options
@@ -155,7 +156,7 @@ class VideoLanguage(EpochTask):
         }
         if questions and len(pairs.open.clips_Q):
             batch["question_ids"], batch["answers"] = pairs.question(clips, drawn[:, 1])
-        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+        return {name: sent(tensor, self.device) for name, tensor in batch.items()}
 
     def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
         """Retrieval and question answering with nothing masked and the sparsification on, in percent.

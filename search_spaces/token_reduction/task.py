@@ -86,9 +86,9 @@ class Classification(SampleTask):
 
     def batches(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented images (B, C, H, W) and labels (B,), which seed and epoch decide."""
-        labels = self.train_images.labels
+        labels = self.train_labels
         for indices, generator in self.whole_batches(len(labels), seed, "order", epoch):
-            yield self.view(indices, generator), labels[indices.to(labels.device)].to(self.device)
+            yield self.view(indices, generator), labels[indices]
 
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
         """Train with labels; see Task.train. At a rung the model has the configuration's own keep rate."""

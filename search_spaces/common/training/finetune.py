@@ -59,14 +59,14 @@ def fine_tune(
         steps: optimiser steps; the images are gone through as often as that takes.
     """
     images = images.to(device)
+    labels_N = images.labels.to(device)
     classifier.train()
     batches = _Batches(len(images), options.batch_size, seed, device)
     for step in range(steps):
         set_learning_rate(optimiser, step / steps, options.warmup)
         indices = batches.take()
         views = augmentation(images.whole(indices).to(device), batches.generator)
-        labels = images.labels[indices.cpu()].to(device)
-        loss = F.cross_entropy(classifier(views), labels, label_smoothing=options.label_smoothing)
+        loss = F.cross_entropy(classifier(views), labels_N[indices], label_smoothing=options.label_smoothing)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

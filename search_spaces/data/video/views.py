@@ -10,6 +10,7 @@ from torch import Tensor
 from naslab.errors import InputError
 from naslab.search_spaces.data.augment import Augmentation, AugmentationOptions
 from naslab.search_spaces.data.images import WholeImages
+from naslab.search_spaces.data.placing import constant
 
 
 class ClipAugmentation(Augmentation):
@@ -30,7 +31,7 @@ class ClipAugmentation(Augmentation):
         stride: int,
     ) -> None:
         super().__init__(options, mean, std)
-        self.steps = torch.arange(frames) * stride
+        self.steps = tuple(range(0, frames * stride, stride))
         self.latest = stored - 1 - (frames - 1) * stride
         if self.latest < 0:
             raise InputError(
@@ -46,10 +47,11 @@ class ClipAugmentation(Augmentation):
 
     def normalise(self, images: Tensor) -> Tensor:
         """See Augmentation."""
-        return super().normalise(self._window(images, torch.full((len(images), 1), self.latest // 2)))
+        middle = torch.full((len(images), 1), self.latest // 2, device=images.device)
+        return super().normalise(self._window(images, middle))
 
     def _window(self, clips_BSCHW: Tensor, first_B1: Tensor) -> Tensor:
         device = clips_BSCHW.device
         rows = torch.arange(len(clips_BSCHW), device=device)[:, None]
-        times_BT = first_B1.to(device) + self.steps.to(device)
+        times_BT = first_B1.to(device) + constant(self.steps, device)
         return clips_BSCHW[rows, times_BT]
