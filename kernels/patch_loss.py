@@ -46,7 +46,7 @@ def targets(images_BCHW: Tensor, masked_BM: Tensor, size: int, normalised: bool)
     """What the masked patches should be predicted as, (B, M, P)."""
     rows = torch.arange(masked_BM.shape[0], device=masked_BM.device)[:, None]
     chosen_BMP = patches(images_BCHW, size)[rows, masked_BM]
-    if not normalised:
+    if not (normalised and chosen_BMP.numel()):
         return chosen_BMP
     if chosen_BMP.shape[-1] == 1:
         return torch.full_like(chosen_BMP, torch.nan)  # one value has no variance
