@@ -1,19 +1,23 @@
 """Overhead of the driver per trial, early and late in a study, over doing the same job directly in a warm worker.
 
 Usage: python benchmarks/driver_overhead.py [--marks 10 500 2000] [--out benchmarks/results/driver_overhead.json]
+    [--peers PEERS/bin/python [--peer-trials 100]]
 
 Studies of random and TPE proposals in the space of examples/digits_mlp.py cut to almost nothing (540 rows, one epoch).
 The driver's cost of a trial is the time between the ends of successive trials on one slot, less the trial's own charged
 seconds; the direct cost is the same difference for `run_job` called in a loop in one process. Beside it stands plain
 Optuna: ask and tell of `study.optimize` on the same distributions, sampler and kind of storage. Each figure is the
-median of the trials around a mark. Goals at 2,000: at most 25 ms (random); at most twice Optuna's own (TPE).
+median of the trials around a mark. With `--peers`, Ray Tune and Syne Tune run a function that costs nothing, trial by
+trial, in the environment of that python (`pip install "ray[tune]" syne-tune optuna`; see peers_overhead.py). Goals at 2,000: at most 25 ms (random); at most twice Optuna's own (TPE).
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -98,6 +102,18 @@ def optuna_ms(study: Study, folder: Path, trials: int) -> list[float]:
     return [1000 * (b - a) for a, b in itertools.pairwise(ends)]
 
 
+def peers_ms(python: Path, tool: str, sampler: str, trials: int) -> list[float]:
+    """What a trial takes in Ray Tune or Syne Tune, which live in an environment of their own."""
+    script = Path(__file__).with_name("peers_overhead.py")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ran = subprocess.run(
+        [str(python), str(script), tool, sampler, str(trials)],
+        check=True, stdout=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    found: list[float] = json.loads(ran.stdout.strip().splitlines()[-1])
+    return found
+
+
 def around(samples: Sequence[float], mark: int) -> float:
     """Median of the trials around number `mark`."""
     half = max(mark // 20, 3)
@@ -109,6 +125,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--marks", type=int, nargs="+", default=[10, 500, 2000])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/driver_overhead.json"))
+    parser.add_argument("--peers", type=Path, help="python of an environment with ray[tune], syne-tune and optuna")
+    parser.add_argument("--peer-trials", type=int, default=100)
     arguments = parser.parse_args()
     found: dict[str, Any] = {}
     for sampler in ("random", "tpe"):
@@ -125,6 +143,10 @@ def main() -> None:
             ],
             "driver_samples_ms": ours,
         }
+        for tool in ("ray", "syne") if arguments.peers else ():
+            ms = around(peers_ms(arguments.peers, tool, sampler, arguments.peer_trials), arguments.peer_trials - 1)
+            found[sampler].setdefault("peers", {})[tool] = {"trials": arguments.peer_trials, "ms": ms}
+            print(f"{sampler}: {tool} {ms:.1f} ms at {arguments.peer_trials}")
         for row in found[sampler]["marks"]:
             print(f"{sampler} at {row['trials']}: {row['overhead_ms']:.1f} ms, Optuna {row['optuna_ms']:.1f} ms")
     write_result(arguments.out, {"schema": "naslab.driver_overhead/2", "seed": 0, **found})
