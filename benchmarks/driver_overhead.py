@@ -8,7 +8,8 @@ The driver's cost of a trial is the time between the ends of successive trials o
 seconds; the direct cost is the same difference for `run_job` called in a loop in one process. Beside it stands plain
 Optuna: ask and tell of `study.optimize` on the same distributions, sampler and kind of storage. Each figure is the
 median of the trials around a mark. With `--peers`, Ray Tune and Syne Tune run a function that costs nothing, trial by
-trial, in the environment of that python (`pip install "ray[tune]" syne-tune optuna`; see peers_overhead.py). Goals at 2,000: at most 25 ms (random); at most twice Optuna's own (TPE).
+trial, in the environment of that python (`pip install "ray[tune]" syne-tune optuna`; see peers_overhead.py). Goals at
+2,000: at most 25 ms (random); at most twice Optuna's own (TPE).
 """
 
 from __future__ import annotations
