@@ -61,7 +61,8 @@ def spent_hours(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
     """
     known = _profiled(trials)
     reference = known.get(study.search_space.reference, {})
-    shares = [(t.job.configuration, share) for t in trials if (share := _share(t, _full_length(trials)))]
+    full_length = _full_length(trials)
+    shares = [(t.job.configuration, share) for t in trials if (share := _share(t, full_length))]
     found: dict[str, Any] = {}
     for device in study.predict_for:
         own = [known.get(configuration, {}).get(device) for configuration, _ in shares]

@@ -11,6 +11,7 @@ from naslab.runs import optuna_record, past
 from naslab.runs.ledger import Ledger
 from naslab.runs.past import Past
 from naslab.runs.plan import next_job, plan_next
+from naslab.runs.ranking import rank
 from naslab.runs.study import load_study
 from naslab.runs.trial import Job, Trial
 from naslab.search_spaces import derive_seed
@@ -93,3 +94,15 @@ def test_what_is_kept_up_is_what_would_be_read_anew(toy_file):
         kept.take(trial)
     assert plan.state == "done"
     assert {t.state for t in trials.values()} == {"complete", "interrupted", "failed"}
+
+
+def test_a_ranking_looks_at_each_trial_a_few_times_and_not_once_for_every_other(toy_file, monkeypatch):
+    arm = {"name": "arm", "engine": "optuna", "sampler": "random", "trials": 400}
+    study = load_study(toy_file(arms=[arm], ranking={"floor": "none"}))
+    seen = Counter()
+    monkeypatch.setattr(Trial, "last_epoch", property(lambda trial: seen.update([trial.number]) or 1))
+    configuration = study.search_space.configuration({"head": "cell", "cell": ["good"] * 4})
+    jobs = (Job(f"proposal/arm/{n}", "proposal", f"arm {n}", n, configuration, "arm") for n in range(400))
+    trials = [ended(Trial(number, job, "running")) for number, job in enumerate(jobs)]
+    assert rank(study, trials).rows == ()
+    assert max(seen.values()) < 10
