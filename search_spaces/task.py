@@ -99,7 +99,7 @@ class Task(ABC):
             model: as built by the space, on any device; moved to the task's.
             seed: decides data order and augmentation.
             checkpoint: folder to save the state in after each rung; when it holds one, training goes on from
-                there and ends with the same weights as an unbroken run.
+                there and ends with the same weights as an unbroken run (on a GPU up to the order of its sums).
 
         Raises:
             TrainingDiverged: the loss is not finite.
