@@ -55,7 +55,9 @@ def tasks_of(name: str, quick: bool, device: torch.device) -> dict[str, Task]:
     chosen = {**values, **(QUICK[name] if quick else {})}
     # One rung at the end: what is compared is the trained model.
     every = {"rung_epochs": chosen["epochs"]}
-    return {p: make_task(space, {**chosen, **every, "policy": {"precision": p}}, device) for p in PRECISIONS}
+    alike = {"memory_format": "contiguous", "compile": "off"}
+    policies = {precision: {**alike, "precision": precision} for precision in PRECISIONS}
+    return {p: make_task(space, {**chosen, **every, "policy": policy}, device) for p, policy in policies.items()}
 
 
 def score(task: Task, seed: int) -> dict[str, float]:
