@@ -20,7 +20,7 @@ from naslab.efficiency.device import device_name, resolve_kind
 from naslab.errors import InputError
 from naslab.runs.events import Follower
 from naslab.runs.executors import LocalExecutor, WorkerDied
-from naslab.runs.judge import Judge, judged_arm
+from naslab.runs.judge import Judge, Judgement, judged_arm
 from naslab.runs.lease import Lease
 from naslab.runs.ledger import Ledger
 from naslab.runs.limits import FailureStreak, budget_is_spent, deaths_without_progress, forgivable, overdue
@@ -284,24 +284,30 @@ class _Driver:
         for _, _, entry, rung in sorted(news, key=lambda one: one[:2]):
             if (score := rung.scores.get(self.task.metric)) is not None:
                 self.ledger.rung(entry.trial_id, rung.epoch, score)
-                self._report(entry.job, rung.epoch, score)
+                self._report(entry, rung.epoch, score)
         if news:
             self._settle()
 
-    def _report(self, job: Job, epoch: int, score: float) -> None:
-        arm = judged_arm(self.study, job)
-        if arm is not None:
-            self.judge.report(job, epoch, self.study.objective.sign * score)
-            if arm.order == "reports":
-                self._settle()
+    def _report(self, entry: _Running, epoch: int, score: float) -> None:
+        arm = judged_arm(self.study, entry.job)
+        if arm is None:
+            return
+        made = self.judge.report(entry.job, epoch, self.study.objective.sign * score)
+        if made is not None:
+            self._tell(entry, made)
+        elif arm.order == "reports":
+            self._settle()
+
+    def _tell(self, entry: _Running, judgement: Judgement) -> None:
+        self.ledger.judge(entry.trial_id, self.judge.of(judgement.key))
+        give_verdict(entry.folder, judgement.epoch, judgement.pruned)
 
     def _settle(self) -> None:
         """Judge what can be judged, and tell the workers that wait for it."""
         for judgement in self.judge.settle(self._open_keys()):
             for entry in self.running.values():
                 if entry.job.key == judgement.key:
-                    self.ledger.judge(entry.trial_id, self.judge.of(judgement.key))
-                    give_verdict(entry.folder, judgement.epoch, judgement.pruned)
+                    self._tell(entry, judgement)
 
     def _open_keys(self) -> set[str]:
         """Proposals that may still report a rung; not one that needs room, which begins when nobody else runs."""

@@ -60,10 +60,15 @@ class Judge:
         for judgement in sorted(judgements, key=lambda one: one.order):
             self._keep(judgement)
 
-    def report(self, job: Job, epoch: int, score: float) -> None:
-        """Take in what a proposal of a judged arm scored after `epoch`; `settle` judges it."""
-        if (job.key, epoch) not in self._made:
+    def report(self, job: Job, epoch: int, score: float) -> Judgement | None:
+        """Take in what a proposal of a judged arm scored after `epoch`, which `settle` judges.
+
+        One that has come there before gets the judgement that it had.
+        """
+        made = self._made.get((job.key, epoch))
+        if made is None:
             self._waiting.setdefault((job.key, epoch), (job, score))
+        return made
 
     def settle(self, open_keys: Collection[str]) -> list[Judgement]:
         """Judge every report that waits for no other proposal any more.
