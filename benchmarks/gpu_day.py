@@ -58,18 +58,17 @@ def steps(out: Path, device: str, processes: int) -> list[Step]:
         command = (python, f"benchmarks/{file}.py", "--device", device, "--out", str(out / f"{name}.json"))
         return Step(name, (*command, *arguments), limit_s)
 
-    planned = [
+    return [
         tests("compile", 90, f"{GPU_TESTS}/test_gpu_operations.py"),
         tests("kernels", 70, f"{GPU_TESTS}/test_gpu_kernels.py", "tests/kernels"),
         tests("tests", 80, GPU_TESTS, "tests/efficiency", "tests/search_spaces", *_ignored()),
-        script("first", 60, "gpu_first", "--seconds", "0.4"),
-        script("kernel_table", 90, "gpu_kernel_table", "--minutes", "1.3"),
+        script("first", 50, "gpu_first", "--seconds", "0.3"),
+        script("kernel_table", 75, "gpu_kernel_table", "--minutes", "0.9"),
         Step("calibration", (python, "-m", "naslab", "devices", "calibrate", "--device", device,
-                             "--seconds", "8", "--step-seconds", "12", "--json"), 40),
+                             "--seconds", "8", "--step-seconds", "12", "--json"), 35),
+        script("training_speed", 95, "training_speed", "--seconds", "75"),
+        script("precision_scores", 90, "precision_scores", "--quick", "--seconds", "65"),
     ]  # fmt: skip
-    if (ROOT / "benchmarks" / "training_speed.py").exists():
-        planned.append(script("training_speed", 100, "training_speed"))
-    return planned
 
 
 def _ignored() -> tuple[str, ...]:
