@@ -56,7 +56,7 @@ def with_batch_size(inputs: Inputs, size: int, dim: int = 0) -> Inputs:
     given = batch_size(inputs, dim)
 
     def resized(tensor: Tensor) -> Tensor:
-        if tensor.ndim <= dim or tensor.shape[dim] != given:
+        if not -tensor.ndim <= dim < tensor.ndim or tensor.shape[dim] != given:
             return tensor
         return tensor.index_select(dim, torch.arange(size, device=tensor.device) % given)
 

@@ -150,16 +150,21 @@ def energy_part(
 
 
 def sweep_part(
-    model: nn.Module, inputs: Inputs, sizes: Sequence[int], max_seconds: float, before: Prepare = nothing
+    model: nn.Module,
+    inputs: Inputs,
+    sizes: Sequence[int],
+    max_seconds: float,
+    before: Prepare = nothing,
+    batch_dim: int = 0,
 ) -> dict[str, Any]:
-    """Throughput by batch size and the knee; the batches repeat the samples of the given one.
+    """Throughput by batch size and the knee; the batches repeat the samples of the given one along `batch_dim`.
 
     Raises:
         InputError: not even the smallest batch fits.
     """
     try:
         swept = sweep_batch_sizes(
-            model, lambda n: with_batch_size(inputs, n), sizes, max_seconds=max_seconds, before=before
+            model, lambda n: with_batch_size(inputs, n, batch_dim), sizes, max_seconds=max_seconds, before=before
         )
     except MemoryError as error:
         raise InputError(f"batch sweep: {error}") from None

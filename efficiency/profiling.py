@@ -113,7 +113,7 @@ def profile(
         if channels_last:
             plain.to(memory_format=torch.channels_last)
             inputs = map_tensors(_channels_last, inputs)
-        subject = _Subject(module, plain if dtype is None else plain.to(dtype), inputs, device)
+        subject = _Subject(module, plain if dtype is None else plain.to(dtype), inputs, device, batch_dim)
         find, found = subject.figures.find, dict[str, Any]()
         if device.type != "meta":
             found |= subject.run(only, wanted, (min_seconds, max_seconds), batch_sizes, energy_seconds)
@@ -140,9 +140,11 @@ def profile(
 class _Subject:
     """A model with its inputs as they are profiled, and the figures that were found of them."""
 
-    def __init__(self, module: nn.Module, plain: nn.Module, inputs: Inputs, device: torch.device) -> None:
+    def __init__(
+        self, module: nn.Module, plain: nn.Module, inputs: Inputs, device: torch.device, batch_dim: int
+    ) -> None:
         self.module, self.plain, self.inputs, self.device = module, plain.eval(), inputs, device
-        self.dtype = _dtype_name(plain)
+        self.dtype, self._batch_dim = _dtype_name(plain), batch_dim
         self._checkpoint = Checkpoint(model=plain, inputs=inputs)
         self.figures = Figures(self._checkpoint)
 
@@ -256,7 +258,7 @@ class _Subject:
         return timed(), others
 
     def _sweep(self, sizes: Sequence[int], max_seconds: float) -> dict[str, Any]:
-        return parts.sweep_part(self.module, self.inputs, sizes, max_seconds, self.before)
+        return parts.sweep_part(self.module, self.inputs, sizes, max_seconds, self.before, self._batch_dim)
 
     def _energy(self, seconds: float) -> dict[str, Any]:
         if self.before is not nothing:

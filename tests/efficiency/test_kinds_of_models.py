@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import io
 import types
 
 import pytest
@@ -141,3 +142,14 @@ def test_zeros_in_fused_layers_and_under_masks_made_on_the_way():
     assert fused.total - fused.work.effective == 2 * 8 * 3 * 16 * 16 // 2
     masked = Fn(lambda f, x: F.linear(x, f.weight * (torch.arange(16) < 8)[:, None]), layer())
     assert count_forward(masked, batch()).work.effective == LINEAR // 2
+
+
+def test_a_sweep_resizes_the_dimension_that_holds_the_samples():
+    shapes = io.StringIO()  # a stream is not put back
+    model = Fn(lambda f, x: (shapes.write(f"{tuple(x.shape)};"), f(x))[1], layer())
+    found = profile(
+        model, torch.randn(9, 4, 16), batch_dim=1, batch_sizes=(2, 8), only=(), min_seconds=0.0, max_seconds=0.01
+    )
+    assert found.batch_size == 4
+    assert [row["batch_size"] for row in found.batch_sweep["rows"]] == [2, 8]
+    assert {"(9, 2, 16)", "(9, 8, 16)"} <= set(shapes.getvalue().split(";"))
