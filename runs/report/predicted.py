@@ -37,8 +37,8 @@ def predicted(found: Findings) -> Section:
 def _cell(hours: Mapping[str, Any] | None) -> Html:
     if hours is None:
         return html("—")
-    beneath = [tag("span", text, css="bounds") for text in [fit_words(hours["memory"])] if text]
+    beneath = [tag("span", text, css="bounds words") for text in [fit_words(hours["memory"])] if text]
     if hours["hours"] is None:
-        return join(["—", tag("span", hours["refused"], css="bounds"), *beneath])
+        return join(["—", tag("span", hours["refused"], css="bounds words"), *beneath])
     mean, low, high = (significant_digits(hours[key], 2) for key in ("hours", "low", "high"))
     return join([mean, tag("span", f"{low} to {high}", css="bounds"), *beneath])
