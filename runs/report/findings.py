@@ -74,7 +74,7 @@ def parameter_free_share(study: Study, configuration: Configuration) -> float | 
     if not isinstance(space, RelaxableSpace):
         return None
     chains = [chain for chain in space.chains() if chain.name in configuration]
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):  # not on meta: its masks lie where its alphas do, and are read
         supernet = space.supernet(lambda alphas: alphas)
     free = []
     for chain in chains:
