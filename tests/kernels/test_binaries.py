@@ -46,7 +46,7 @@ BUILT |= {
         {"NUM": 4, "CODES": 0b11100100, "TRAINING": True}, limit, fp32=STATISTICS, floats="epsilon share",
     )
     for name, limit in {
-        "batch_statistics": 64, "mixed_forward": 128, "mixed_reductions": 128, "mixed_backward": 128,
+        "batch_statistics": 64, "mixed_forward": 144, "mixed_reductions": 128, "mixed_backward": 128,
     }.items()
 }  # fmt: skip
 
