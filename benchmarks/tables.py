@@ -207,6 +207,18 @@ def _ratio(cell: dict[str, Any]) -> str:
     return f"**{cell['ratio']:.3f}**" if cell["wrong"] else f"{cell['ratio']:.3f}"
 
 
+def mutation() -> str:
+    """How many small faults the tests notice, by part of the code that decides."""
+    lines = ["| part | modules | faults tried | noticed | share |", "| --- | --- | --- | --- | --- |"]
+    for path in sorted(RESULTS.glob("mutation_*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        modules = ", ".join(f"`{module}`" for module in found["modules"])
+        noticed = found["killed"] + found["hung"]
+        name = path.stem.removeprefix("mutation_")
+        lines.append(f"| {name} | {modules} | {found['faults']} | {noticed} | {found['share_noticed']:.0%} |")
+    return "\n".join(lines)
+
+
 PAGES = (
     (DOCS / "effects.md", "mae", mae_effects.table),
     (DOCS / "effects.md", "difficulty", video_difficulty.table),
@@ -219,6 +231,7 @@ PAGES = (
     (DOCS / "efficiency.md", "step-times", step_times),
     (DOCS / "efficiency.md", "published", published),
     (DOCS / "efficiency.md", "counters", counters),
+    (ROOT / "CONTRIBUTING.md", "mutation", mutation),
 )
 """Page, name of its generated block, and what makes the block."""
 
