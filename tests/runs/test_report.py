@@ -145,7 +145,7 @@ def test_user_text_is_escaped_everywhere():
     evil = "</script><script>alert(1)</script><b>"
     study = make_study(description=evil)
     odd = trial(40, "proposal", 0.0, arm="tpe", state="failed", configuration=head("elu"), error=evil)
-    odd = replace(odd, job=replace(odd.job, label=evil, key=evil))
+    odd = replace(odd, job=replace(odd.job, label=evil, key=f"{evil}/0"))
     control = trial(41, "control", 50.0, label=evil)
     text = build_report(study, [*make_trials(), odd, control]).page
     assert "<script>alert" not in text
