@@ -62,11 +62,11 @@ def steps(out: Path, device: str, processes: int) -> list[Step]:
         tests("compile", 90, f"{GPU_TESTS}/test_gpu_operations.py"),
         tests("kernels", 70, f"{GPU_TESTS}/test_gpu_kernels.py", "tests/kernels"),
         tests("tests", 80, GPU_TESTS, "tests/efficiency", "tests/search_spaces", *_ignored()),
-        script("first", 50, "gpu_first", "--seconds", "0.3"),
+        script("first", 75, "gpu_first", "--seconds", "0.3"),
         script("kernel_table", 75, "gpu_kernel_table", "--minutes", "0.9"),
         Step("calibration", (python, "-m", "naslab", "devices", "calibrate", "--device", device,
                              "--seconds", "8", "--step-seconds", "12", "--json"), 35),
-        script("training_speed", 95, "training_speed", "--seconds", "75"),
+        script("training_speed", 95, "training_speed", "--seconds", "60"),
         script("precision_scores", 90, "precision_scores", "--quick", "--seconds", "65"),
     ]  # fmt: skip
 

@@ -15,6 +15,7 @@ import altup_effects
 import mae_effects
 import smaug_effects
 import study_result
+import training_tables
 import video_difficulty
 from study_result import interval_text
 
@@ -86,7 +87,7 @@ def ratio_text(ratio: dict[str, float]) -> str:
 
 def kernels() -> str:
     """Every kernel on the CPU, and on a GPU where one was at hand."""
-    return "\n\n".join(_kernels(*source) for source in (("CPU", "kernels_cpu"), ("GPU", "kernels_cuda")))
+    return "\n\n".join(_kernels(*source) for source in (("CPU", "kernels_cpu"), ("GPU", "gpu/kernel_table")))
 
 
 def _kernels(place: str, name: str) -> str:
@@ -94,8 +95,9 @@ def _kernels(place: str, name: str) -> str:
     if found is None:
         return f"{place}: not measured."
     facts, gigabytes = found["provenance"], found["copy_bytes_per_second"] / 1e9
+    dtype = found["rows"][0]["dtype"]
     lines = [
-        f"{place}: {facts['device']}, {facts['torch_threads']} threads, torch {facts['torch']}, {facts['dtype']}; "
+        f"{place}: {facts['device']}, {facts['torch_threads']} threads, torch {facts['torch']}, {dtype}; "
         f"copy {gigabytes:.1f} GB/s. Forward and backward together, medians.",
         "",
         "| kernel | shape | eager ms | ours ms | eager over ours | torch.compile over ours | limit over ours |",
@@ -231,6 +233,8 @@ PAGES = (
     (DOCS / "efficiency.md", "step-times", step_times),
     (DOCS / "efficiency.md", "published", published),
     (DOCS / "efficiency.md", "counters", counters),
+    (DOCS / "training.md", "speed", training_tables.speed),
+    (DOCS / "training.md", "precision", training_tables.precision),
     (ROOT / "CONTRIBUTING.md", "mutation", mutation),
 )
 """Page, name of its generated block, and what makes the block."""

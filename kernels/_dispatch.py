@@ -25,26 +25,30 @@ from naslab.kernels._triton import has_triton, interpreting
 P = ParamSpec("P")
 R = TypeVar("R")
 Way = Literal["triton", "native", "reference"]
+OnGpu = Literal["always", "eager", "never"]
+"""Where a Triton kernel beats plain PyTorch, as measured (docs/kernels.md): also torch.compile, only eager, neither."""
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _switched_off = os.environ.get("NASLAB_KERNELS") == "reference"
 _forced = False
 
 
-def fused(tensor: Tensor, crossover: int, source: str = "") -> bool:
+def fused(tensor: Tensor, crossover: int, source: str = "", on_gpu: OnGpu = "always") -> bool:
     """Whether the custom operation should run rather than the reference.
 
     Args:
         tensor: decides by its device, dtype and size.
         crossover: elements from which the C++ loops beat the reference on a CPU, measured.
         source: the operation's C++ loops.
+        on_gpu: where the Triton kernel beats the reference.
     """
     if _switched_off or torch.compiler.is_exporting() or transformed():
         return False
     if _forced:
         return True
     if tensor.device.type == "cuda":
-        return tensor.dtype in TRITON_DTYPES and has_triton()
+        pays = on_gpu == "always" or (on_gpu == "eager" and not torch.compiler.is_compiling())
+        return pays and tensor.dtype in TRITON_DTYPES and has_triton()
     if tensor.device.type == "meta":
         return True
     if torch.compiler.is_compiling() or tensor.dtype != torch.float32 or tensor.numel() < crossover:

@@ -282,7 +282,7 @@ def _check(streams: Tensor, layer_output: Tensor, prediction: Tensor, gain: Tens
         raise misfit("layer_output", layer_output, f"{streams.dtype} as streams")
     allowed = ((k, k), (*tokens, k, k))
     if tuple(prediction.shape) not in allowed:
-        raise misfit("prediction", prediction, " or ".join(map(str, allowed)))
+        raise misfit("prediction", prediction, f"{(k, k)} or {(*tokens, k, k)}")
     if gain.shape != prediction.shape[:-1]:
         raise misfit("gain", gain, f"{tuple(prediction.shape[:-1])}")
     for name, tensor in (("layer_output", layer_output), ("prediction", prediction), ("gain", gain)):

@@ -269,7 +269,7 @@ def class_scores(query_BHD: Tensor, keys_BHND: Tensor, scale: float, skip: int =
     same_device("query_BHD", query_BHD, keys_BHND)
     if not 0 <= skip <= tokens:
         raise ValueError(f"skip: {skip} is not 0 to {tokens} tokens")
-    if fused(keys_BHND, CROSSOVER, LOOPS):
+    if fused(keys_BHND, CROSSOVER, LOOPS, on_gpu="eager"):
         dense = keys_BHND if keys_BHND.stride(3) == 1 else keys_BHND.contiguous()
         scores: Tensor = _operation(query_BHD.contiguous(), dense, float(scale))[0]
         return scores[:, skip:]

@@ -27,6 +27,7 @@ from naslab.kernels._similarity_tiles import (
     check_temperature,
     elements_from,
     logsumexp_kernel,
+    on_gpu,
     parts,
     tile_of,
 )
@@ -148,7 +149,7 @@ def info_nce(query_BD: Tensor, key_BD: Tensor, queue_KD: Tensor, temperature: fl
     dtype = torch.promote_types(torch.promote_types(query_BD.dtype, key_BD.dtype), queue_KD.dtype)
     query, key, queue = (t.to(dtype) for t in (query_BD, key_BD, queue_KD.detach()))
     attend = torch.is_grad_enabled() and (query_BD.requires_grad or key_BD.requires_grad)
-    if fused(query, elements_from(query, queue.shape[0], CROSSOVER), LOOPS):
+    if fused(query, elements_from(query, queue.shape[0], CROSSOVER), LOOPS, on_gpu(query)):
         tensors = (t.contiguous() for t in (query, key, queue))
         loss: Tensor = _operation(*tensors, float(temperature), attend)[0]
         return loss

@@ -185,7 +185,7 @@ def negative_cosine(p_BD: Tensor, z_BD: Tensor) -> Tensor:
     same_device("z_BD", z_BD, p_BD)
     dtype = torch.promote_types(p_BD.dtype, z_BD.dtype)
     p, z = p_BD.to(dtype), z_BD.detach().to(dtype)
-    if fused(p, CROSSOVER, LOOPS):
+    if fused(p, CROSSOVER, LOOPS, on_gpu="eager"):
         loss: Tensor = _operation(p.contiguous(), z.contiguous())[0]
         return loss
     return reference(p, z)

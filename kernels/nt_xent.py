@@ -36,6 +36,7 @@ from naslab.kernels._similarity_tiles import (
     load_rows,
     logsumexp_kernel,
     multipliable,
+    on_gpu,
     parts,
     similarities,
     store_rows,
@@ -199,7 +200,7 @@ def nt_xent(z_a_BD: Tensor, z_b_BD: Tensor, temperature: float) -> Tensor:
     same_device("z_b_BD", z_b_BD, z_a_BD)
     check_temperature(temperature)
     z_ND = F.normalize(torch.cat([z_a_BD, z_b_BD]), dim=1)
-    if fused(z_ND, elements_from(z_ND, z_ND.shape[0], CROSSOVER), LOOPS):
+    if fused(z_ND, elements_from(z_ND, z_ND.shape[0], CROSSOVER), LOOPS, on_gpu(z_ND)):
         loss: Tensor = _operation(z_ND.contiguous(), float(temperature))[0]
         return loss
     return reference_nt_xent(z_ND, temperature)

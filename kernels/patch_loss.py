@@ -247,7 +247,7 @@ def patch_loss(
     """
     _check(predicted_BMP, images_BCHW, masked_BM, patch_size)
     arguments = (predicted_BMP, images_BCHW.detach(), masked_BM)
-    if fused(predicted_BMP, CROSSOVER, LOOPS):
+    if fused(predicted_BMP, CROSSOVER, LOOPS, on_gpu="eager"):
         loss: Tensor = _operation(*(t.contiguous() for t in arguments), patch_size, normalised)
         return loss
     return reference(*arguments, patch_size, normalised)

@@ -42,7 +42,7 @@ def reference_mask(noise_BL: Tensor, visible: int) -> TokenMask:
     """The definition: tokens in the order of their noise."""
     order_BL = noise_BL.argsort(dim=1, stable=True)
     places = torch.arange(noise_BL.shape[1], device=noise_BL.device).expand_as(order_BL)
-    rank_BL = torch.empty_like(order_BL).scatter_(1, order_BL, places)
+    rank_BL = torch.empty_like(order_BL).scatter(1, order_BL, places)
     return TokenMask(order_BL[:, :visible].clone(), order_BL[:, visible:].clone(), rank_BL)
 
 
@@ -388,7 +388,7 @@ def gather_visible(tokens_BLD: Tensor, mask: TokenMask, positions_LD: Tensor | N
         raise misfit("tokens_BLD", tokens_BLD, f"a floating ({batch}, {length}, D)")
     positions = _positions(positions_LD, tokens_BLD, length)
     tensors = (tokens_BLD, positions, mask.visible_BK, mask.rank_BL)
-    if fused(tokens_BLD, CROSSOVER, LOOPS):
+    if fused(tokens_BLD, CROSSOVER, LOOPS, on_gpu="eager"):
         gathered: Tensor = _gather_operation(*(t.contiguous() for t in tensors))
         return gathered
     return reference_gather(*tensors)
@@ -412,7 +412,7 @@ def restore_tokens(
     same_device("mask_token_D", mask_token_D, visible_BKD)
     positions = _positions(positions_LD, visible_BKD, mask.rank_BL.shape[1])
     tensors = (visible_BKD, mask_token_D.to(visible_BKD.dtype), positions, mask.visible_BK, mask.rank_BL)
-    if fused(visible_BKD, CROSSOVER, LOOPS):
+    if fused(visible_BKD, CROSSOVER, LOOPS, on_gpu="eager"):
         restored: Tensor = _restore_operation(*(t.contiguous() for t in tensors))
         return restored
     return reference_restore(*tensors)

@@ -44,7 +44,7 @@ def test_the_clocks_order(cuda):
 
 def test_the_flush_empties_the_cache(cuda):
     """A copy within the L2 cache is slower when its data have to be fetched."""
-    source = torch.ones(2**20, device=cuda)
+    source = torch.ones(2**22, device=cuda)  # 32 MB move: less than the cache holds, more than a launch takes
     target = torch.empty_like(source)
     flushed, warm = (
         measure_latency(

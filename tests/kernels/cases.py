@@ -60,11 +60,16 @@ def statistics_like(scale: Tensor) -> tuple[Tensor, Tensor]:
     return ramp - 1, ramp
 
 
+def scattered(count: int, like: Tensor) -> Tensor:
+    """Fixed numbers of -1 to 1 on the device of another tensor, exact in bfloat16: every compiler makes the same."""
+    each = torch.arange(count, device=like.device)
+    return ((each * each * 37 + each * 11).remainder(255) - 127) / 128
+
+
 def images_for(predicted: Tensor) -> tuple[Tensor, Tensor]:
     """Fixed images of 3 x 20 x 28 pixels, and masked patches of side 4 (some twice), for (B, M, 48) predictions."""
     b, m = predicted.shape[:2]
-    pixels = torch.arange(b * 3 * 20 * 28, dtype=torch.float64, device=predicted.device)
-    images = torch.sin(pixels**1.1).reshape(b, 3, 20, 28).bfloat16()
+    images = scattered(b * 3 * 20 * 28, predicted).reshape(b, 3, 20, 28)
     masked = (torch.arange(b * m, device=predicted.device) * 17 + 5).remainder(35).reshape(b, m)
     return images.to(predicted.dtype), masked
 
@@ -105,8 +110,8 @@ def merged(tokens: Tensor) -> Tensor:
 
 def rows_like(tensor: Tensor, rows: int) -> Tensor:
     """Fixed rows of its width and dtype, of norm about 1."""
-    waves = torch.sin(torch.arange(1, rows * tensor.shape[1] + 1, dtype=torch.float64, device=tensor.device) ** 1.2)
-    return (waves.reshape(rows, tensor.shape[1]) / max(tensor.shape[1] / 2, 1) ** 0.5).bfloat16().to(tensor.dtype)
+    numbers = scattered(rows * tensor.shape[1], tensor).double().reshape(rows, tensor.shape[1])
+    return (numbers / max(tensor.shape[1] / 3, 1) ** 0.5).bfloat16().to(tensor.dtype)
 
 
 CASES: dict[str, Case] = {
@@ -213,7 +218,7 @@ def outcome(case: Case, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     """The result and the gradients of all inputs under a fixed random direction."""
     result = case.function(*inputs)
     torch.manual_seed(7)
-    direction = torch.randn(result.shape, dtype=torch.float64).to(result.dtype)
+    direction = torch.randn(result.shape, dtype=torch.float64).to(result)
     leaves = [t for t in inputs if t.requires_grad]
     return [result, *(torch.autograd.grad(result, leaves, direction) if result.requires_grad else ())]
 

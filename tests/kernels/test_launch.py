@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from naslab.kernels import _triton
+from naslab.kernels import _dispatch, _similarity_tiles, _triton
 from naslab.kernels._triton import Launch, launch
 
 
@@ -58,3 +58,19 @@ def test_a_device_is_asked_once_what_it_is(monkeypatch, tmp_path):
     assert sorted(asked) == sorted(answers)
     for function in remembered:
         function.cache_clear()
+
+
+@pytest.mark.parametrize(("on_gpu", "eager", "compiled"), [("always", 1, 1), ("eager", 1, 0), ("never", 0, 0)])
+def test_a_kernel_runs_on_a_gpu_where_it_was_measured_to_pay(on_gpu, eager, compiled, monkeypatch):
+    monkeypatch.setattr(_dispatch, "has_triton", lambda: True)
+    with FakeTensorMode():
+        tensor = torch.empty(8, device="cuda")
+        assert _dispatch.fused(tensor, 0, on_gpu=on_gpu) == bool(eager)
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        assert _dispatch.fused(tensor, 0, on_gpu=on_gpu) == bool(compiled)
+
+
+def test_similarities_run_on_a_gpu_in_half_precision_and_narrow_rows():
+    assert _similarity_tiles.on_gpu(torch.empty(4, 128, dtype=torch.bfloat16)) == "always"
+    assert _similarity_tiles.on_gpu(torch.empty(4, 128)) == "never"
+    assert _similarity_tiles.on_gpu(torch.empty(4, 256, dtype=torch.float16)) == "never"

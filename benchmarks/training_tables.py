@@ -1,0 +1,74 @@
+"""Tables of how training runs: speed under each policy, and scores in two number formats, from their result files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+POLICIES = ("tf32", "bfloat16", "channels_last", "bfloat16 channels_last")
+
+
+def speed(name: str = "gpu/training_speed") -> str:
+    """Samples a second in float32, and how many times as many under the other eager policies."""
+    found = _result(name)
+    if found is None:
+        return "Speed: not measured."
+    heads = ("task", "batch", "float32, samples a second", *POLICIES, "peer")
+    lines = [
+        f"Speed on {_machine(found)}; each policy over float32 of the same rounds, 95 % interval.",
+        "",
+        *_head(heads),
+    ]
+    for case, parts in found["cases"].items():
+        eager = parts.get("eager") or {}
+        timed = {key: value for key, value in eager.get("policies", {}).items() if "samples_per_second" in value}
+        if "float32" not in timed:
+            continue
+        peers = [f"{key.removeprefix('peer: ')} {_ratio(value)}" for key, value in timed.items() if "peer" in key]
+        cells = [_ratio(timed[policy]) if policy in timed else "-" for policy in POLICIES]
+        per_second = f"{timed['float32']['samples_per_second'][0]:,.0f}"
+        lines.append(_row((case, str(eager["batch_size"]), per_second, *cells, ", ".join(peers) or "-")))
+    return "\n".join(lines)
+
+
+def precision(name: str = "gpu/precision_scores") -> str:
+    """The difference that bfloat16 makes to each task's score, paired by seed."""
+    found = _result(name)
+    if found is None:
+        return "Scores: not measured."
+    lines = [
+        f"Scores on {_machine(found)}; bfloat16 less float32, paired by seed, 95 % interval (Student).",
+        "",
+        *_head(("task", "metric", "seeds", "float32", "bfloat16", "difference")),
+    ]
+    for task, row in found["tasks"].items():
+        difference = row["difference"]
+        between = f"{difference['mean']:+.2g} [{difference['low']:+.2g}, {difference['high']:+.2g}]"
+        means = (f"{row[kind]['mean']:.4g}" for kind in ("float32", "bfloat16"))
+        lines.append(_row((task, row["metric"], str(len(row["pairs"])), *means, between)))
+    return "\n".join(lines)
+
+
+def _machine(found: dict[str, Any]) -> str:
+    facts = found["provenance"]
+    return f"{facts['device']}, torch {facts['torch']}"
+
+
+def _ratio(timed: dict[str, Any]) -> str:
+    middle, low, high = timed["speed_up"]
+    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _head(cells: tuple[str, ...]) -> list[str]:
+    return [_row(cells), _row(("---",) * len(cells))]
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _result(name: str) -> Any:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
