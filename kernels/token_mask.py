@@ -165,72 +165,7 @@ def restore_backward(
         tl.store(dpositions_ptr + place * width + d, summed.to(dpositions_ptr.dtype.element_ty), mask=here)
 
 
-LOOPS = """
-extern "C" void gather_forward(const float* tokens, const float* positions, const int64_t* visible, float* out,
-                               int64_t B, int64_t L, int64_t K, int64_t D, int64_t with_positions, int64_t threads) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-  for (int64_t row = 0; row < B * K; ++row) {
-    const float* t = tokens + (row / K * L + visible[row]) * D;
-    if (with_positions) {
-      const float* p = positions + visible[row] * D;
-      for (int64_t d = 0; d < D; ++d) out[row * D + d] = t[d] + p[d];
-    } else {
-      std::memcpy(out + row * D, t, D * sizeof(float));
-    }
-  }
-}
-
-extern "C" void gather_backward(const float* grad, const int64_t* rank, float* dtokens, float* dpositions, int64_t B,
-                                int64_t L, int64_t K, int64_t D, int64_t with_positions, int64_t threads) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-  for (int64_t l = 0; l < L; ++l) {
-    float* p = dpositions + l * D;
-    if (with_positions) std::memset(p, 0, D * sizeof(float));
-    for (int64_t b = 0; b < B; ++b) {
-      const int64_t r = rank[b * L + l];
-      float* t = dtokens + (b * L + l) * D;
-      if (r >= K) { std::memset(t, 0, D * sizeof(float)); continue; }
-      const float* g = grad + (b * K + r) * D;
-      std::memcpy(t, g, D * sizeof(float));
-      if (with_positions) for (int64_t d = 0; d < D; ++d) p[d] += g[d];
-    }
-  }
-}
-
-extern "C" void restore_forward(const float* tokens, const float* mask_token, const float* positions,
-                                const int64_t* rank, float* out, int64_t B, int64_t L, int64_t K, int64_t D,
-                                int64_t with_positions, int64_t threads) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-  for (int64_t row = 0; row < B * L; ++row) {
-    const float* t = rank[row] < K ? tokens + (row / L * K + rank[row]) * D : mask_token;
-    if (with_positions) {
-      const float* p = positions + row % L * D;
-      for (int64_t d = 0; d < D; ++d) out[row * D + d] = t[d] + p[d];
-    } else {
-      std::memcpy(out + row * D, t, D * sizeof(float));
-    }
-  }
-}
-
-// dmask (L, D): the mask token's share by position.
-extern "C" void restore_backward(const float* grad, const int64_t* rank, float* dtokens, float* dmask,
-                                 float* dpositions, int64_t B, int64_t L, int64_t K, int64_t D,
-                                 int64_t with_positions, int64_t threads) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-  for (int64_t l = 0; l < L; ++l) {
-    float *p = dpositions + l * D, *m = dmask + l * D;
-    std::memset(m, 0, D * sizeof(float));
-    if (with_positions) std::memset(p, 0, D * sizeof(float));
-    for (int64_t b = 0; b < B; ++b) {
-      const int64_t r = rank[b * L + l];
-      const float* g = grad + (b * L + l) * D;
-      if (r < K) std::memcpy(dtokens + (b * K + r) * D, g, D * sizeof(float));
-      else for (int64_t d = 0; d < D; ++d) m[d] += g[d];
-      if (with_positions) for (int64_t d = 0; d < D; ++d) p[d] += g[d];
-    }
-  }
-}
-"""
+LOOPS = "token_mask.cpp"
 
 
 @torch.library.custom_op("naslab::token_mask", mutates_args=())

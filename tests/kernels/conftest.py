@@ -1,6 +1,10 @@
+import os
+
 import pytest
 import torch
 from torch.utils import deterministic
+
+os.environ.setdefault("NASLAB_CXXFLAGS", "-Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-parameter")
 
 
 @pytest.fixture
