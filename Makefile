@@ -57,13 +57,14 @@ pytest-again:
 variants: $(addprefix pytest-,default avx2 narrow wide shuffled homeless loaded lowest)  ## the suite as other machines see it (hours)
 
 # Python itself is not built with them, so they come first into the process; what Python keeps to its end is no leak.
+SANITIZED ?= tests/kernels/test_sanitized.py
 SANITIZERS := -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all -fno-omit-frame-pointer -g
 sanitize: .venv/.installed-test  ## the kernels' C++ under address and undefined-behaviour sanitizers
 	cache=$$(mktemp -d) && trap "rm -rf $$cache" EXIT && \
 	NASLAB_CACHE=$$cache NASLAB_CXXFLAGS="-Wall -Wextra -Werror $(SANITIZERS)" CXX=g++ OMP_NUM_THREADS=2 \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	$(BIN)/python -m pytest -p no:faulthandler tests/kernels/test_sanitized.py
+	$(BIN)/python -m pytest -s -p no:faulthandler $(SANITIZED)
 
 # No virtual environment: a machine with a GPU brings its own torch, and often no network.
 gpu:  ## tests and first measurements on a machine with a GPU (8 minutes)

@@ -6,7 +6,7 @@ extern "C" void class_scores(const float* query, const float* keys, float* score
 #pragma omp parallel for num_threads(threads) if (threads > 1)
   for (int64_t b = 0; b < B; ++b) {
     float* s = scores + b * N;
-    std::memset(s, 0, N * sizeof(float));
+    std::fill_n(s, N, 0.0f);
     for (int64_t h = 0; h < H; ++h) {
       const float* q = query + (b * H + h) * D;
       const float* k = keys + b * batch_stride + h * head_stride;
@@ -43,7 +43,7 @@ extern "C" void class_scores_backward(const float* grad, const float* logits, co
     const float largest = logsumexp[program], factor = static_cast<float>(scale) / H;
     float mean = 0;
     for (int64_t n = 0; n < N; ++n) mean += fast_exp(row[n] - largest) * g[n];
-    std::memset(dq, 0, D * sizeof(float));
+    std::fill_n(dq, D, 0.0f);
     for (int64_t n = 0; n < N; ++n) {
       const float dlogit = fast_exp(row[n] - largest) * (g[n] - mean) * factor;
       const float* kn = k + n * token_stride;

@@ -52,7 +52,7 @@ static void mix(const float* x, const Columns& c, float weight, bool first, floa
   for (int64_t b = 0; b < B; ++b) {
     const float* xb = x + b * stride;
     float* o = out + b * D;
-    if (first) std::memset(o, 0, n * sizeof(float));
+    if (first) std::fill_n(o, n, 0.0f);
 #pragma omp simd
     for (int64_t d = 0; d < n; ++d) {
       const float y = (xb[d] - c.mean[d]) * c.inverse[d] * c.scale[d] + c.shift[d];

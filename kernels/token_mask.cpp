@@ -9,7 +9,7 @@ extern "C" void gather_forward(const float* tokens, const float* positions, cons
       const float* p = positions + visible[row] * D;
       for (int64_t d = 0; d < D; ++d) out[row * D + d] = t[d] + p[d];
     } else {
-      std::memcpy(out + row * D, t, D * sizeof(float));
+      std::copy_n(t, D, out + row * D);
     }
   }
 }
@@ -19,13 +19,13 @@ extern "C" void gather_backward(const float* grad, const int64_t* rank, float* d
 #pragma omp parallel for num_threads(threads) if (threads > 1)
   for (int64_t l = 0; l < L; ++l) {
     float* p = dpositions + l * D;
-    if (with_positions) std::memset(p, 0, D * sizeof(float));
+    if (with_positions) std::fill_n(p, D, 0.0f);
     for (int64_t b = 0; b < B; ++b) {
       const int64_t r = rank[b * L + l];
       float* t = dtokens + (b * L + l) * D;
-      if (r >= K) { std::memset(t, 0, D * sizeof(float)); continue; }
+      if (r >= K) { std::fill_n(t, D, 0.0f); continue; }
       const float* g = grad + (b * K + r) * D;
-      std::memcpy(t, g, D * sizeof(float));
+      std::copy_n(g, D, t);
       if (with_positions) for (int64_t d = 0; d < D; ++d) p[d] += g[d];
     }
   }
@@ -41,7 +41,7 @@ extern "C" void restore_forward(const float* tokens, const float* mask_token, co
       const float* p = positions + row % L * D;
       for (int64_t d = 0; d < D; ++d) out[row * D + d] = t[d] + p[d];
     } else {
-      std::memcpy(out + row * D, t, D * sizeof(float));
+      std::copy_n(t, D, out + row * D);
     }
   }
 }
@@ -53,12 +53,12 @@ extern "C" void restore_backward(const float* grad, const int64_t* rank, float* 
 #pragma omp parallel for num_threads(threads) if (threads > 1)
   for (int64_t l = 0; l < L; ++l) {
     float *p = dpositions + l * D, *m = dmask + l * D;
-    std::memset(m, 0, D * sizeof(float));
-    if (with_positions) std::memset(p, 0, D * sizeof(float));
+    std::fill_n(m, D, 0.0f);
+    if (with_positions) std::fill_n(p, D, 0.0f);
     for (int64_t b = 0; b < B; ++b) {
       const int64_t r = rank[b * L + l];
       const float* g = grad + (b * L + l) * D;
-      if (r < K) std::memcpy(dtokens + (b * K + r) * D, g, D * sizeof(float));
+      if (r < K) std::copy_n(g, D, dtokens + (b * K + r) * D);
       else for (int64_t d = 0; d < D; ++d) m[d] += g[d];
       if (with_positions) for (int64_t d = 0; d < D; ++d) p[d] += g[d];
     }

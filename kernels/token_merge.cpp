@@ -15,7 +15,7 @@ extern "C" void collect(const float* tokens, const float* sizes, const int64_t* 
     for (int64_t k = 0; k < K; ++k) {
       const float share = mean ? s[own[k]] / m[k] : 1.0f;
       const float* t = x + own[k] * D;
-      if (share == 1.0f) std::memcpy(o + k * D, t, D * sizeof(float));
+      if (share == 1.0f) std::copy_n(t, D, o + k * D);
       else for (int64_t d = 0; d < D; ++d) o[k * D + d] = share * t[d];
     }
     for (int64_t r = 0; r < R; ++r) {
@@ -34,7 +34,7 @@ extern "C" void spread(const float* rows, const float* sizes, const float* merge
     const int64_t k = n / N * K + row[n];
     const float share = mean ? sizes[n] / merged[k] : 1.0f;
     const float* from = rows + k * D;
-    if (share == 1.0f) std::memcpy(out + n * D, from, D * sizeof(float));
+    if (share == 1.0f) std::copy_n(from, D, out + n * D);
     else for (int64_t d = 0; d < D; ++d) out[n * D + d] = share * from[d];
   }
 }

@@ -8,12 +8,12 @@ extern "C" void select_forward(const float* tokens, const float* scores, const i
   for (int64_t b = 0; b < B; ++b) {
     const float* x = tokens + b * N * D;
     float* o = out + b * rows * D;
-    std::memcpy(o, x, P * D * sizeof(float));
+    std::copy_n(x, P * D, o);
     for (int64_t k = 0; k < K; ++k)
-      std::memcpy(o + (P + k) * D, x + (P + kept[b * K + k]) * D, D * sizeof(float));
+      std::copy_n(x + (P + kept[b * K + k]) * D, D, o + (P + k) * D);
     if (!fuse) continue;
     float* f = o + (P + K) * D;
-    std::memset(f, 0, D * sizeof(float));
+    std::fill_n(f, D, 0.0f);
     for (int64_t i = 0; i < M - K; ++i) {
       const int64_t m = dropped[b * (M - K) + i];
       const float weight = scores[b * M + m];
@@ -31,14 +31,14 @@ extern "C" void select_backward(const float* grad, const float* tokens, const fl
   for (int64_t b = 0; b < B; ++b) {
     const float* g = grad + b * rows * D;
     float* dx = dtokens + b * N * D;
-    std::memcpy(dx, g, P * D * sizeof(float));
+    std::copy_n(g, P * D, dx);
     const float* f = g + (P + K) * D;
     for (int64_t m = 0; m < M; ++m) {
       const int64_t r = rank[b * M + m];
       float* d_token = dx + (P + m) * D;
       dscores[b * M + m] = 0;
-      if (r < K) std::memcpy(d_token, g + (P + r) * D, D * sizeof(float));
-      else if (!fuse) std::memset(d_token, 0, D * sizeof(float));
+      if (r < K) std::copy_n(g + (P + r) * D, D, d_token);
+      else if (!fuse) std::fill_n(d_token, D, 0.0f);
       else {
         const float weight = scores[b * M + m];
         for (int64_t d = 0; d < D; ++d) d_token[d] = weight * f[d];
