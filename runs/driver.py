@@ -193,7 +193,8 @@ class _Driver:
         entry = _Running(trial_id, job, folder)
         log = log_path(self.files, number)
         awaited = self.judge.is_awaited(job.key)
-        future = executor.submit(run_job, self.document, job, folder, log, threads=self.threads, awaited=awaited)
+        given = {"threads": self.threads, "awaited": awaited, "shares": executor.shares}
+        future = executor.submit(run_job, self.document, job, folder, log, **given)
         self.running[future] = entry
         future.add_done_callback(self.done.put)
 
@@ -245,6 +246,7 @@ class _Driver:
             "seconds": seconds,
             "core_seconds": follower.core_seconds(),
             "threads": self.threads,
+            "device_share": follower.share,
             "device": device_name(self.device),
             "error": why,
             "cause": cause,
@@ -277,7 +279,7 @@ class _Driver:
     def _take_rungs(self) -> None:
         """Record and judge what is new of every running trial, in the order in which it was reported."""
         news = [
-            ((entry.follower.began or 0.0) + rung.device_seconds, entry.trial_id, entry, rung)
+            ((entry.follower.began or 0.0) + rung.device_seconds / entry.follower.share, entry.trial_id, entry, rung)
             for entry in self.running.values()
             for rung in entry.follower.read()
         ]

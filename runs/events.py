@@ -25,15 +25,21 @@ SIGN_OF_LIFE_SECONDS = 0.5
 
 
 class Trail:
-    """Writer, in the worker. Exactly one phase is charged at any time, from the first event to the last."""
+    """Writer, in the worker. Exactly one phase is charged at any time, from the first event to the last.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        share: fraction of the device that each second of wall time is charged for.
+    """
+
+    def __init__(self, folder: Path, share: float = 1.0) -> None:
+        self.share = share
         self._folder = folder
         self._path = folder / "events.jsonl"
         self._began = self._since = time.perf_counter()
         self._cpu_began = self._cpu_since = cpu_seconds()
         self._phase: Phase = "other"
         self.seconds: dict[Phase, float] = {}
+        """Of the device."""
         self.core_seconds: dict[Phase, float] = {}
         """By the CPU clock of this process and its children."""
         try:
@@ -41,7 +47,7 @@ class Trail:
             self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
         except OSError as error:
             raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
-        self._write({"began": time.time()})
+        self._write({"began": time.time(), "share": share})
         self._closed = threading.Event()
         self._life = threading.Thread(target=self._show_life, daemon=True)
         self._life.start()
@@ -59,14 +65,14 @@ class Trail:
     def rung(self, epoch: int, scores: dict[str, float]) -> RungRecord:
         """Report a rung."""
         cores = cpu_seconds() - self._cpu_began
-        record = RungRecord(epoch, time.perf_counter() - self._began, scores, cores)
+        record = RungRecord(epoch, self.share * (time.perf_counter() - self._began), scores, cores)
         self._write({"rung": asdict(record)})
         return record
 
     def so_far(self) -> tuple[dict[Phase, float], dict[Phase, float]]:
         """Seconds and core seconds by phase up to now."""
         seconds, cores = dict(self.seconds), dict(self.core_seconds)
-        _add(seconds, self._phase, time.perf_counter() - self._since)
+        _add(seconds, self._phase, self.share * (time.perf_counter() - self._since))
         _add(cores, self._phase, cpu_seconds() - self._cpu_since)
         return seconds, cores
 
@@ -88,7 +94,7 @@ class Trail:
 
     def _switch(self, phase: Phase) -> None:
         now, cpu = time.perf_counter(), cpu_seconds()
-        _add(self.seconds, self._phase, now - self._since)
+        _add(self.seconds, self._phase, self.share * (now - self._since))
         _add(self.core_seconds, self._phase, cpu - self._cpu_since)
         self._since, self._cpu_since, self._phase = now, cpu, phase
         self._write({"phase": phase, "at": now - self._began, "cpu": cpu - self._cpu_began})
@@ -133,6 +139,8 @@ class Follower:
         self.outcome: dict[str, Any] | None = None
         self.began: float | None = None
         """Unix seconds by the worker's clock; None before its first event."""
+        self.share = 1.0
+        """Of the device."""
         self._phases: list[tuple[Phase, float, float]] = [("other", 0.0, 0.0)]
         """Each phase with the seconds and core seconds at which it began."""
         self._latest = (0.0, 0.0)
@@ -154,7 +162,7 @@ class Follower:
 
     def _take(self, event: dict[str, Any]) -> RungRecord | None:
         if "began" in event:
-            self.began = event["began"]
+            self.began, self.share = event["began"], event.get("share", 1.0)
         elif "phase" in event:
             self.phase = event["phase"]
             self._phases.append((event["phase"], event["at"], event.get("cpu", 0.0)))
@@ -173,8 +181,8 @@ class Follower:
         return None if self.began is None else self.began + self._latest[0]
 
     def seconds(self) -> dict[Phase, float]:
-        """Seconds by phase up to the last sign of life."""
-        return self._by_phase(0)
+        """Device seconds by phase up to the last sign of life."""
+        return {phase: self.share * seconds for phase, seconds in self._by_phase(0).items()}
 
     def core_seconds(self) -> dict[Phase, float]:
         """Core seconds by phase up to the last sign of life."""

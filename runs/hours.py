@@ -64,6 +64,7 @@ def doubts(rows: Sequence[Row], trials: Sequence[Trial], clock: str) -> tuple[st
     return (
         *_old_records(of_rows, clock),
         *_threads(of_rows),
+        *_shares(of_rows),
         *_policies(of_rows),
         *_contended(of_rows),
         *_disagreement(rows),
@@ -99,6 +100,13 @@ def _threads(trials: Sequence[Trial]) -> Iterable[str]:
     if len(known) > 1:
         listed = " and ".join(map(str, known))
         yield f"Trials ran with {listed} threads: hours of rows with different threads are not compared."
+
+
+def _shares(trials: Sequence[Trial]) -> Iterable[str]:
+    slots = sorted({round(1 / t.device_share) for t in trials})
+    if len(slots) > 1:
+        listed = " and ".join(map(str, slots))
+        yield f"Trials ran with {listed} slots a device: each is charged for its share of one, used or not."
 
 
 def _policies(trials: Sequence[Trial]) -> Iterable[str]:

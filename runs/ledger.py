@@ -187,7 +187,9 @@ class Ledger:
                 "state": trial.state,
                 "seed": trial.job.seed,
                 "device": trial.device,
+                "device_share": trial.device_share,
                 "device_seconds": trial.device_seconds,
+                "wall_seconds": trial.wall_seconds,
                 "error": trial.error,
             }
             row.update({f"seconds_{phase}": seconds for phase, seconds in trial.seconds.items()})
@@ -287,6 +289,7 @@ def _ended(number: int, job: Job, outcome: Mapping[str, Any]) -> Trial:
 _OUTCOME = (
     *("seconds", "device", "scores", "result", "error", "fault", "cause"),
     *("carried_seconds", "core_seconds", "carried_core_seconds", "threads"),
+    *("device_share", "carried_wall_seconds"),
 )
 
 

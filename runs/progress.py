@@ -68,7 +68,8 @@ class Progress:
         spent = sum(t.device_seconds for t in trials)
         left = max(self._expected - len(finished), 0)
         mean = sum(t.full_seconds for t in finished) / len(finished) if finished else 0.0
-        minutes = left * mean / self._slots / 60
+        wall = sum(t.full_seconds / t.device_share for t in finished) / len(finished) if finished else 0.0
+        minutes = left * wall / self._slots / 60
         budget = self._study.limits.gpu_hours
         of_budget = "" if budget is None else f" of {budget:g}"
         rest = "" if budget is None else f", which need {left * mean / 3600:.3f} device hours"

@@ -166,7 +166,7 @@ def _with_walls(rows: Sequence[Row], recorded: Sequence[Trial], frame: Frame) ->
     found = []
     for row in rows:
         group = [by_number[number] for number in row.trials]
-        wall = by_seed(group, lambda t: t.run_seconds / SECONDS_PER_HOUR)
+        wall = by_seed(group, lambda t: t.run_wall_seconds / SECONDS_PER_HOUR)
         contended = tuple(t.number for t in group if t.contended)
         walls = mean_interval(list(wall.values()), frame.critical) if wall != row.hours else None
         found.append(replace(row, wall_hours=walls, contended=contended))

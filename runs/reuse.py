@@ -67,6 +67,10 @@ class Source:
             "core_seconds": {},
             "carried_seconds": _sum(trial.seconds, trial.carried_seconds),
             "carried_core_seconds": _sum(trial.core_seconds, trial.carried_core_seconds),
+            "carried_wall_seconds": _sum(
+                {phase: spent / trial.device_share for phase, spent in trial.seconds.items()},
+                trial.carried_wall_seconds or trial.carried_seconds,
+            ),
             "threads": trial.threads,
             "device": trial.device,
             "scores": dict(trial.scores),

@@ -66,8 +66,9 @@ class Job:
 class RungRecord:
     """One rung of a trial: its epoch, device seconds since the trial began, and the scores and facts there.
 
-    The seconds are negative where the rung came before: its trial was taken over from another study.
-    `core_seconds` are those of the CPU clock; None in records of versions that did not read it.
+    Of a device that slots share, the seconds are this slot's share. They are negative where the rung came before: its
+    trial was taken over from another study. `core_seconds` are those of the CPU clock; None in records of versions
+    that did not read it.
     """
 
     epoch: int
@@ -82,7 +83,8 @@ class Outcome:
 
     `carried_seconds` are those of earlier, interrupted attempts whose checkpoint this one went on from: they are
     charged there, and belong to the cost of the run. `core_seconds` are by the CPU clock of the worker and its
-    children, by phase as well, and `threads` those that torch was given.
+    children, by phase as well, and `threads` those that torch was given. Each of n slots on one accelerator is
+    charged for `device_share` = 1 / n of its wall time; `carried_wall_seconds` are carried by the clock on the wall.
     """
 
     state: Literal["complete", "pruned", "failed", "interrupted"]
@@ -99,6 +101,8 @@ class Outcome:
     core_seconds: Mapping[Phase, float] = field(default_factory=dict)
     carried_core_seconds: Mapping[Phase, float] = field(default_factory=dict)
     threads: int | None = None
+    device_share: float = 1.0
+    carried_wall_seconds: Mapping[Phase, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,8 @@ class Trial:
     core_seconds: Mapping[Phase, float] = field(default_factory=dict)
     carried_core_seconds: Mapping[Phase, float] = field(default_factory=dict)
     threads: int | None = None
+    device_share: float = 1.0
+    carried_wall_seconds: Mapping[Phase, float] = field(default_factory=dict)
 
     @property
     def last_epoch(self) -> int:
@@ -128,18 +134,32 @@ class Trial:
 
     @property
     def device_seconds(self) -> float:
-        """Every second that this attempt held a device, all phases."""
+        """What this attempt is charged for of its device, all phases."""
         return sum(self.seconds.values())
 
     @property
     def run_seconds(self) -> float:
-        """Cost of the run as a user of the configuration would pay it: train, evaluate and compile."""
-        return _of_run(self.seconds, self.carried_seconds)
+        """Device seconds of the run: train and evaluate.
+
+        What compiled is the study's: kernels that are made once serve every later trial, so it is no row's own cost.
+        """
+        return _of_run(self.seconds) + _of_run(self.carried_seconds)
 
     @property
     def run_core_seconds(self) -> float:
         """The same by the CPU clock; 0 where it was not read."""
-        return _of_run(self.core_seconds, self.carried_core_seconds)
+        return _of_run(self.core_seconds) + _of_run(self.carried_core_seconds)
+
+    @property
+    def wall_seconds(self) -> float:
+        """What this attempt took by the clock on the wall, all phases."""
+        return self.device_seconds / self.device_share
+
+    @property
+    def run_wall_seconds(self) -> float:
+        """`run_seconds` by the clock on the wall."""
+        carried = self.carried_wall_seconds or self.carried_seconds  # records of earlier versions: all of the device
+        return _of_run(self.seconds) / self.device_share + _of_run(carried)
 
     @property
     def full_seconds(self) -> float:
@@ -156,9 +176,8 @@ class Trial:
         """Whether the run waited for its cores: its wall time exceeds its core time over its threads by a fifth."""
         if not self.threads or not self.run_core_seconds:
             return False
-        return self.run_seconds > CONTENDED * self.run_core_seconds / self.threads
+        return self.run_wall_seconds > CONTENDED * self.run_core_seconds / self.threads
 
 
-def _of_run(*spent: Mapping[Phase, float]) -> float:
-    phases: tuple[Phase, ...] = ("train", "evaluate", "compile")
-    return sum(seconds.get(phase, 0.0) for seconds in spent for phase in phases)
+def _of_run(seconds: Mapping[Phase, float]) -> float:
+    return seconds.get("train", 0.0) + seconds.get("evaluate", 0.0)

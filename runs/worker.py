@@ -47,6 +47,7 @@ def run_job(
     device: str,
     threads: int,
     awaited: int | None = None,
+    shares: Mapping[str, float] | None = None,
 ) -> tuple[Outcome, list[RungRecord]]:
     """Do `job` and return what came of it with its rungs.
 
@@ -57,6 +58,7 @@ def run_job(
         device: the slot's, such as cpu or cuda:1.
         threads: CPU threads for torch.
         awaited: the epoch that an earlier attempt reported and whose verdict comes before anything is trained.
+        shares: by device, the fraction of it that one of its slots is charged for; None: all of it.
 
     Raises:
         InputError: something only the user can mend, such as a full disk; the trial has not failed.
@@ -66,7 +68,8 @@ def run_job(
     place = resolve_device(device)
     try:
         with current(place):
-            return _run_job(document, job, folder, log, place, threads, awaited)
+            share = 1.0 if shares is None else shares[device]
+            return _run_job(document, job, folder, log, place, threads, awaited, share)
     finally:
         hand_back(place)
 
@@ -79,8 +82,9 @@ def _run_job(
     device: torch.device,
     threads: int,
     awaited: int | None,
+    share: float,
 ) -> tuple[Outcome, list[RungRecord]]:
-    with Trail(folder) as trail, captured(log):
+    with Trail(folder, share) as trail, captured(log):
         work = _Work(job, folder, trail, _carried(folder), awaited)
         try:
             study, task = _study_and_task(document, device)
@@ -117,10 +121,11 @@ def _study_and_task(document: dict[str, Any], device: torch.device) -> tuple[Stu
 
 @dataclass(frozen=True)
 class _Spent:
-    """Seconds and core seconds by phase."""
+    """Device seconds, core seconds and seconds by the clock on the wall, by phase."""
 
     seconds: Mapping[Phase, float] = field(default_factory=dict)
     core_seconds: Mapping[Phase, float] = field(default_factory=dict)
+    wall_seconds: Mapping[Phase, float] = field(default_factory=dict)
 
 
 class _Work:
@@ -164,6 +169,8 @@ class _Work:
             core_seconds=self.trail.core_seconds,
             carried_core_seconds=self.carried.core_seconds,
             threads=threads,
+            device_share=self.trail.share,
+            carried_wall_seconds=self.carried.wall_seconds,
         )
 
     def _control(self, study: Study, task: Task) -> None:
@@ -290,7 +297,12 @@ class _Work:
     def _note_cost(self) -> None:
         """What the checkpoint just saved has cost, for the attempt that may go on from it."""
         seconds, cores = self.trail.so_far()
-        so_far = _Spent(_sum(self.carried.seconds, seconds), _sum(self.carried.core_seconds, cores))
+        walls = {phase: spent / self.trail.share for phase, spent in seconds.items()}
+        so_far = _Spent(
+            _sum(self.carried.seconds, seconds),
+            _sum(self.carried.core_seconds, cores),
+            _sum(self.carried.wall_seconds or self.carried.seconds, walls),
+        )
         _write(self.folder / COST, json.dumps(asdict(so_far)))
 
     def forget_checkpoint(self) -> None:

@@ -12,6 +12,7 @@ import os
 import queue
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from multiprocessing.connection import Connection, wait
@@ -41,6 +42,15 @@ class LocalExecutor(Executor):
         self._threads = [threading.Thread(target=self._serve, args=(slot,), daemon=True) for slot in self._slots]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """By device, the fraction of it that each of its slots is charged for: 1 over their number on an accelerator.
+
+        A slot on a CPU has cores of its own, and is charged by their clock.
+        """
+        dealt = Counter(slot.device for slot in self._slots)
+        return {device: 1.0 if torch.device(device).type == "cpu" else 1 / slots for device, slots in dealt.items()}
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Run `fn(*args, device=..., **kwargs)` in the next free worker; `fn` is imported there by name."""

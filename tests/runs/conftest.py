@@ -70,6 +70,7 @@ class InlineExecutor(ThreadPoolExecutor):
     def __init__(self, slots, device):
         super().__init__(max_workers=1)
         self._device = str(device)
+        self.shares = {self._device: 1.0}
 
     def submit(self, fn, /, *args, **kwargs):
         return super().submit(fn, *args, **kwargs, device=self._device)

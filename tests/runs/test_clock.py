@@ -9,6 +9,7 @@ import pytest
 
 from naslab.runs.clock import cpu_seconds
 from naslab.runs.events import Follower, Trail
+from naslab.runs.limits import spent_hours
 from naslab.runs.trial import Trial
 
 WORK, TICK = 0.2, 0.03
@@ -72,3 +73,60 @@ def test_a_trail_charges_cores_by_phase_and_its_reader_agrees(tmp_path):
 def test_a_run_that_waits_for_its_cores_is_contended(wall, core, threads, contended):
     trial = Trial(0, None, "complete", seconds={"train": wall}, core_seconds={"train": core}, threads=threads)
     assert trial.contended is contended
+
+
+class Clock:
+    """Stands for the time module of a trail: wall time passes only where a test says so."""
+
+    now = 100.0
+
+    def perf_counter(self):
+        return self.now
+
+    def time(self):
+        return 1e9 + self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    found = Clock()
+    monkeypatch.setattr("naslab.runs.events.time", found)
+    return found
+
+
+@pytest.mark.parametrize("share", [1.0, 1 / 2, 1 / 3])
+def test_a_slot_is_charged_for_its_share_of_the_device_everywhere(share, tmp_path, clock):
+    with Trail(tmp_path, share) as trail:
+        with trail.phase("train"):
+            clock.now += 30
+            rung = trail.rung(1, {"score": 1.0})
+            clock.now += 6
+            so_far, _ = trail.so_far()
+        clock.now += 3
+        trail.settle()
+    follower = Follower(tmp_path)
+    assert trail.seconds == pytest.approx({"other": 3 * share, "train": 36 * share})
+    assert follower.seconds() == pytest.approx(trail.seconds)
+    assert so_far["train"] == pytest.approx(36 * share)
+    assert rung.device_seconds == follower.rungs[0].device_seconds == pytest.approx(30 * share)
+    assert follower.share == share
+    assert follower.last_seen == pytest.approx(follower.began + 39)
+    assert spent_hours([], [follower]) == pytest.approx(39 * share / 3600)
+    trial = Trial(0, None, "complete", seconds=trail.seconds, device_share=share)
+    assert (trial.device_seconds, trial.wall_seconds) == pytest.approx((39 * share, 39))
+    assert (trial.run_seconds, trial.run_wall_seconds) == pytest.approx((36 * share, 36))
+
+
+def test_the_wall_time_of_a_run_counts_each_attempt_by_its_own_share():
+    """An attempt with the device to itself, and one that went on from it beside another slot."""
+    spent = {"seconds": {"train": 5.0}, "carried_seconds": {"train": 20.0}}
+    trial = Trial(0, None, "complete", **spent, device_share=0.5, carried_wall_seconds={"train": 20.0})
+    assert (trial.run_seconds, trial.run_wall_seconds) == (25.0, 30.0)
+    assert Trial(0, None, "complete", **spent).run_wall_seconds == 25.0, "a record of an earlier version"
+
+
+def test_a_trail_of_an_earlier_version_has_the_whole_device(tmp_path):
+    (tmp_path / "events.jsonl").write_text('{"began": 1.0}\n{"phase": "train", "at": 2.0, "cpu": 0.0}\n')
+    follower = Follower(tmp_path)
+    assert follower.seconds() == {"other": 2.0}
+    assert follower.share == 1.0

@@ -24,7 +24,17 @@ def test_slots_are_dealt_out_over_all_gpus(name, monkeypatch):
     executor = LocalExecutor(4, resolve_kind(name))
     try:
         assert [slot.device for slot in executor._slots] == ["cuda:0", "cuda:1", "cuda:2", "cuda:0"]
+        assert executor.shares == {"cuda:0": 1 / 2, "cuda:1": 1, "cuda:2": 1}
         assert executor.submit(double, 1).result()[1].startswith("cuda:")
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize(("device", "share"), [("cpu", 1.0), ("cuda:1", 1 / 2)])
+def test_slots_share_a_gpu_and_not_a_cpu(device, share):
+    executor = LocalExecutor(2, torch.device(device))
+    try:
+        assert executor.shares == {device: share}
     finally:
         executor.shutdown(cancel_futures=True)
 
@@ -87,7 +97,7 @@ def on_a_gpu(monkeypatch, tmp_path):
         monkeypatch.setattr(worker, "hand_back", handed.append)
         monkeypatch.setattr(worker, "_study_and_task", fail)
         job = Job("control", "control", "chance", 0)
-        return worker.run_job({}, job, tmp_path / "job", tmp_path / "log", "cuda:0", 1)
+        return worker.run_job({}, job, tmp_path / "job", tmp_path / "log", "cuda:0", 1, shares={"cuda:0": 0.5})
 
     run.handed = handed
     return run
@@ -108,7 +118,7 @@ def test_a_full_memory_is_an_interruption_and_is_handed_back(on_a_gpu):
 
 def test_a_failure_of_its_own_is_the_trials(on_a_gpu):
     outcome, _ = on_a_gpu(ValueError("no"))
-    assert (outcome.state, outcome.cause) == ("failed", None)
+    assert (outcome.state, outcome.cause, outcome.device_share) == ("failed", None, 0.5)
 
 
 def lose_the_device(device):
