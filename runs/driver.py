@@ -60,7 +60,7 @@ def run_study(ledger: Ledger, slots: int, progress: Progress, retry_failed: bool
     """
     if type(slots) is not int or slots < 1:
         raise InputError(f"slots: {slots!r}: how many trials run at once, an integer from 1")
-    with _termination_interrupts(), ledger.hold(slots) as lease:
+    with _disk_errors(ledger.files), _termination_interrupts(), ledger.hold(slots) as lease:
         return _Driver(ledger, lease, slots, progress, retry_failed).run()
 
 
@@ -331,6 +331,16 @@ class _Driver:
         """What earlier attempts at the job reported, by epoch."""
         found = {rung.epoch: rung for t in self.ledger.trials() if t.job.key == job.key for rung in t.rungs}
         return [found[epoch] for epoch in sorted(found)]
+
+
+@contextmanager
+def _disk_errors(files: Path) -> Iterator[None]:
+    """Turn a full disk, a missing permission or a file in a folder's place into one line."""
+    try:
+        yield
+    except OSError as error:
+        what = error.strerror or " ".join(str(error).split())
+        raise InputError(f"{error.filename or files}: cannot be used: {what}; the same command goes on") from None
 
 
 @contextmanager

@@ -61,7 +61,10 @@ def connect(url: str, create: bool) -> BaseStorage:
             # SQLite lets one connection write at a time; the others wait for their turn.
             options = {"connect_args": {"timeout": LOCK_SECONDS}} if url.startswith(SQLITE) else {}
             return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=options))
-        except (ImportError, sqlalchemy.exc.ArgumentError, ValueError) as error:
+        except ImportError as error:
+            missing = getattr(error.__cause__ or error.__context__, "name", None) or "its driver"
+            raise InputError(f"{shown(url)}: the Python package {missing} reads such a storage; install it") from None
+        except (sqlalchemy.exc.ArgumentError, ValueError) as error:
             raise InputError(f"{shown(url)}: not a storage that can be opened: {_first_line(error, url)}") from None
 
 
@@ -74,11 +77,15 @@ def _check_sqlite(path: Path, create: bool) -> None:
             if create:
                 return
             raise InputError(f"{path}: no such storage; `naslab run STUDY.yaml` makes it, --storage names another")
+        if path.is_dir():
+            raise InputError(f"{path}: a folder; choose another --storage, such as {path / 'naslab.db'}")
         if path.stat().st_size == 0:
             return
         connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
         try:
             tables = {row[0] for row in connection.execute("select name from sqlite_master where type='table'")}
+            if "version_info" in tables:
+                connection.execute("select schema_version from version_info")
         finally:
             connection.close()
     except OSError as error:

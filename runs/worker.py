@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -33,6 +34,8 @@ from naslab.runs.trial import Cause, Job, Outcome, Phase, RungRecord
 from naslab.runs.verdict import asked_to_stop, await_verdict
 from naslab.search_spaces import GradientTask, RelaxableSpace, Rung, Split, Task, seed_everything
 
+TORCH_CANNOT_WRITE = ("basic_ios::clear: iostream error", "PytorchStreamWriter failed writing file")
+"""How `torch.save` says that its file took no more bytes; the system's own reason does not come through."""
 WEIGHTS, CHECKPOINT, COST = "model.safetensors", "checkpoint", "cost.json"
 
 _warm: list[tuple[dict[str, Any], torch.device, Study, Task]] = []
@@ -99,6 +102,8 @@ def _run_job(
             work.note, work.fault = _in_one_line(problem), _place(problem)
         except Exception as problem:  # noqa: BLE001 - whatever a task raises is the trial's failure, recorded in full
             traceback.print_exc()
+            if disk_is_full(problem):
+                raise InputError(f"{folder}: the disk is full ({_in_one_line(problem)}); make room") from None
             if is_lost(device, problem):
                 raise WorkerDied(f"the device is lost to its process: {_in_one_line(problem)}") from None
             work.state, work.note, work.fault = "failed", _in_one_line(problem), _place(problem)
@@ -330,6 +335,17 @@ def save_weights(model: nn.Module, path: Path) -> None:
 def _in_one_line(problem: Exception) -> str:
     text = " ".join(str(problem).split())[:500]
     return text if isinstance(problem, NaslabError) else f"{type(problem).__name__}: {text}"
+
+
+def disk_is_full(problem: BaseException | None) -> bool:
+    """Whether a task's error says that nothing can be written any more: no fault of its trial."""
+    while problem is not None:
+        if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if isinstance(problem, RuntimeError) and any(words in str(problem) for words in TORCH_CANNOT_WRITE):
+            return True
+        problem = problem.__cause__ or problem.__context__
+    return False
 
 
 def _place(problem: Exception) -> str:

@@ -96,6 +96,12 @@ def foreign_sqlite():
         connection.execute("create table mine (x integer)")
 
 
+def foreign_sqlite_with_our_names():
+    with sqlite3.connect("runs.db") as connection:
+        for name in ("studies", "trials", "version_info"):
+            connection.execute(f"create table {name} (x integer)")
+
+
 def text_file():
     Path("runs.db").write_text("my thesis\n" * 100)
 
@@ -108,6 +114,7 @@ def other_optuna_study():
     ("make", "message"),
     [
         (foreign_sqlite, "an SQLite file of something else"),
+        (foreign_sqlite_with_our_names, "not a naslab storage"),
         (text_file, "not a naslab storage"),
         (other_optuna_study, "was not made by naslab"),
     ],
@@ -119,6 +126,14 @@ def test_a_storage_that_is_not_ours_is_left_alone(toy_file, capsys, make, messag
     assert message in refused(capsys, "run", path, "--storage", "runs.db")
     if make is not other_optuna_study:
         assert Path("runs.db").read_bytes() == before
+
+
+def test_a_storage_that_is_a_folder_or_lacks_its_package_says_so(toy_file, capsys, monkeypatch):
+    path = toy_file()
+    Path("runs").mkdir()
+    assert "runs: a folder" in refused(capsys, "run", path, "--storage", "runs")
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    assert "package psycopg2" in refused(capsys, "run", path, "--storage", "postgresql+psycopg2://me:secret@host/db")
 
 
 @pytest.mark.parametrize("storage", ["/proc/nowhere/runs.db", "toy.yaml/runs.db", "nosuch://host/db"])

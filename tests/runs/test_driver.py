@@ -1,6 +1,9 @@
+import errno
 from collections import Counter
+from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from naslab.errors import InputError
@@ -15,6 +18,7 @@ from naslab.runs.report import build_report
 from naslab.runs.spend import arm_spend
 from naslab.runs.status import status
 from naslab.runs.study import load_study
+from naslab.runs.worker import disk_is_full
 from naslab.search_spaces import derive_seed
 
 
@@ -185,8 +189,9 @@ def test_a_task_without_epochs_is_searched_charged_ranked_and_reported(toy_file,
     assert [t.number for t in run(path).trials()] == [t.number for t in trials]
 
 
-def test_what_only_the_user_can_mend_stops_the_study_and_loses_nothing(toy_file, inline):
-    path = toy_file(task={"epochs": 2, "trouble": "input", "seconds": 0.05})
+@pytest.mark.parametrize("trouble", ["input", "disk"])
+def test_what_only_the_user_can_mend_stops_the_study_and_loses_nothing(toy_file, inline, trouble):
+    path = toy_file(task={"epochs": 2, "trouble": trouble, "seconds": 0.05})
     with pytest.raises(InputError, match="No space left"):
         run(path)
     before = complete(Ledger.open("runs.db", "toy").trials())
@@ -196,6 +201,24 @@ def test_what_only_the_user_can_mend_stops_the_study_and_loses_nothing(toy_file,
     after = Ledger.open("runs.db", "toy").trials()
     assert before.items() <= complete(after).items()
     assert not any(t.state in ("running", "failed") for t in after)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the device that is always full is Linux's")
+def test_a_disk_that_torch_finds_full_is_told_from_a_fault_of_the_task():
+    with pytest.raises(RuntimeError) as full:
+        torch.save(torch.zeros(1 << 20), "/dev/full")
+    assert disk_is_full(full.value)
+    assert not disk_is_full(RuntimeError("size mismatch"))
+    assert not disk_is_full(PermissionError(errno.EACCES, "no"))
+
+
+def test_a_file_in_a_folders_place_is_one_line_and_the_same_command_goes_on(toy_file, inline):
+    path = toy_file(arms=[])
+    Path("toy").touch()
+    with pytest.raises(InputError, match=r"toy.*cannot be used"):
+        run(path)
+    Path("toy").unlink()
+    assert {t.state for t in run(path).trials()} == {"complete"}
 
 
 def test_pruned_proposals_are_charged_and_stop_early(toy_file, inline):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import signal
@@ -102,6 +103,8 @@ class ToyTask(Task):
                 model.value = torch.tensor(float("nan"))
             case "input":
                 raise InputError("/full: cannot be written: No space left on device")
+            case "disk":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/full/weights")
             case "die_once":
                 marker = Path(self.options.marker)
                 if not marker.exists():
