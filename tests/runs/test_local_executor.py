@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from naslab.runs.executors import LocalExecutor, WorkerDied
+from naslab.runs.executors.guard import Guard
 
 EXECUTORS = {"local": lambda slots: LocalExecutor(slots, torch.device("cpu"))}
 
@@ -139,3 +140,14 @@ def alive(number):
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_a_guard_that_was_killed_has_a_successor_that_knows_its_groups():
+    sleeper = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    guard = Guard()
+    guard.watch(sleeper.pid)
+    guard._process.kill()
+    guard._process.wait()
+    guard.forget(0)  # a group that ended
+    guard.close()
+    assert sleeper.wait(60) == -signal.SIGKILL
