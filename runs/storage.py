@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import optuna
@@ -19,6 +21,8 @@ from naslab.errors import InputError
 DEFAULT_STORAGE = "naslab-runs/naslab.db"
 SQLITE = "sqlite:///"
 LOCK_SECONDS = 60.0
+MEETING_SECONDS = 0.5
+"""Until another process that makes the same storage has come further."""
 
 
 def storage_url(text: str | None) -> str:
@@ -60,12 +64,24 @@ def connect(url: str, create: bool) -> BaseStorage:
         try:
             # SQLite lets one connection write at a time; the others wait for their turn.
             options = {"connect_args": {"timeout": LOCK_SECONDS}} if url.startswith(SQLITE) else {}
-            return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=options))
+            return optuna.storages.get_storage(_made_or_found(url, options))
         except ImportError as error:
             missing = getattr(error.__cause__ or error.__context__, "name", None) or "its driver"
             raise InputError(f"{shown(url)}: the Python package {missing} reads such a storage; install it") from None
         except (sqlalchemy.exc.ArgumentError, ValueError) as error:
             raise InputError(f"{shown(url)}: not a storage that can be opened: {_first_line(error, url)}") from None
+
+
+def _made_or_found(url: str, options: dict[str, Any]) -> optuna.storages.RDBStorage:
+    """Two processes that make a storage at the same time meet in its tables; the later one then finds them made."""
+    for _ in range(2):
+        try:
+            return optuna.storages.RDBStorage(url, engine_kwargs=options)
+        except sqlalchemy.exc.DBAPIError as error:
+            if not (isinstance(error, sqlalchemy.exc.IntegrityError) or "already exists" in str(error.orig)):
+                raise
+        time.sleep(MEETING_SECONDS)
+    return optuna.storages.RDBStorage(url, engine_kwargs=options)
 
 
 def _check_sqlite(path: Path, create: bool) -> None:
