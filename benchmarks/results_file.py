@@ -11,6 +11,14 @@ import torch
 
 from naslab.efficiency import collect_provenance
 
+RESULTS = Path(__file__).parent / "results"
+
+
+def read_result(name: str, otherwise: Any = None) -> Any:
+    """What `results/NAME.json` holds; `otherwise` where nothing was measured yet."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else otherwise
+
 
 def write_result(path: Path, document: dict[str, Any], device: str = "cpu") -> None:
     """Write `document` with the command and the provenance of this run."""

@@ -17,6 +17,7 @@ import smaug_effects
 import study_result
 import training_tables
 import video_difficulty
+from results_file import read_result
 from study_result import interval_text
 
 from naslab.nas.statistics import difference_interval
@@ -33,7 +34,7 @@ def tables() -> str:
 def heads() -> str:
     """Published and searched heads, kNN top-1 over seeds."""
     lines = ["| study | configuration | kNN top-1 | linear top-1 less published |", "| --- | --- | --- | --- |"]
-    for name, study in _result("nasiam_heads", {"studies": {}})["studies"].items():
+    for name, study in read_result("nasiam_heads", {"studies": {}})["studies"].items():
         for row in study["ranking"]["rows"]:
             found = [study["against_published"].get(arm, {}).get("linear_top1") for arm in row["arms"]]
             linear = next((interval_text(i, sign=True) for i in found if i), "")
@@ -49,7 +50,7 @@ def arms() -> str:
         "| study | arm | search CPU hours | kNN top-1 less published | less random architectures |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for name, study in _result("nasiam_heads", {"studies": {}})["studies"].items():
+    for name, study in read_result("nasiam_heads", {"studies": {}})["studies"].items():
         hours = {arm["arm"]: arm["search_hours"] for arm in study["ranking"]["arms"]}
         for arm, differences in study["against_published"].items():
             spent = f"{hours[arm]:.4f}" if arm in hours else ""
@@ -74,7 +75,7 @@ def step_cost() -> str:
         "| framework | backbone | batch | NAS step over plain step | supernet's weight step over plain step |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for row in _result("nas_step_cost", {"rows": []})["rows"]:
+    for row in read_result("nas_step_cost", {"rows": []})["rows"]:
         whole, weights = (ratio_text(row[name]) for name in ("nas_over_plain", "supernet_weight_step_over_plain"))
         lines.append(f"| {row['framework']} | {row['backbone']} | {row['batch_size']} | {whole} | {weights} |")
     return "\n".join(lines) if len(lines) > 2 else "Cost of a NAS step: not measured."
@@ -91,7 +92,7 @@ def kernels() -> str:
 
 
 def _kernels(place: str, name: str) -> str:
-    found = _result(name, None)
+    found = read_result(name, None)
     if found is None:
         return f"{place}: not measured."
     facts, gigabytes = found["provenance"], found["copy_bytes_per_second"] / 1e9
@@ -115,7 +116,7 @@ def _kernels(place: str, name: str) -> str:
 
 def quick_start() -> str:
     """Time of the quick start."""
-    found = _result("quickstart_time", None)
+    found = read_result("quickstart_time", None)
     if found is None:
         return "Quick start: not measured."
     share = 100 * found["training_share"]
@@ -124,7 +125,7 @@ def quick_start() -> str:
 
 def driver() -> str:
     """Overhead of the driver."""
-    found = _result("driver_overhead", None)
+    found = read_result("driver_overhead", None)
     if found is None:
         return "Driver: not measured."
     if "random" not in found:  # measured before the driver was timed late in a study
@@ -137,7 +138,7 @@ def driver() -> str:
 
 def step_times() -> str:
     """How well each model's step time is predicted from all other models."""
-    found = _result("step_times", None)
+    found = read_result("step_times", None)
     if found is None:
         return "Back-test of the step times: not measured."
     summary, device = found["summary"], found["ceilings"]["provenance"]
@@ -165,7 +166,7 @@ def _times(row: dict[str, Any]) -> list[str]:
 
 def published() -> str:
     """Counted beside printed."""
-    found = _result("published", None)
+    found = read_result("published", None)
     if found is None:
         return "Published tables: not counted."
     lines = ["| table | row | printed | counted |", "| --- | --- | --- | --- |"]
@@ -191,7 +192,7 @@ def published() -> str:
 
 def counters() -> str:
     """Counts of every tool over the count by hand."""
-    found = _result("counter_table", None)
+    found = read_result("counter_table", None)
     if found is None:
         return "Counters: not compared."
     tools = list(found["wrong"])
@@ -245,11 +246,6 @@ def page_with(page: Path, mark: str, text: str) -> str:
     begin, end = f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->"
     before, _, rest = page.read_text(encoding="utf-8").partition(begin)
     return f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}"
-
-
-def _result(name: str, otherwise: Any) -> Any:
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else otherwise
 
 
 if __name__ == "__main__":

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from results_file import read_result
+
 POLICIES = ("tf32", "bfloat16", "channels_last", "bfloat16 channels_last")
 
 
 def speed(name: str = "gpu/training_speed") -> str:
     """Samples a second in float32, and how many times as many under the other eager policies."""
-    found = _result(name)
+    found = read_result(name)
     if found is None:
         return "Speed: not measured."
     heads = ("task", "batch", "float32, samples a second", *POLICIES, "peer")
@@ -35,7 +34,7 @@ def speed(name: str = "gpu/training_speed") -> str:
 
 def precision(name: str = "gpu/precision_scores") -> str:
     """The difference that bfloat16 makes to each task's score, paired by seed."""
-    found = _result(name)
+    found = read_result(name)
     if found is None:
         return "Scores: not measured."
     lines = [
@@ -67,8 +66,3 @@ def _head(cells: tuple[str, ...]) -> list[str]:
 
 def _row(cells: tuple[str, ...]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _result(name: str) -> Any:
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

@@ -77,15 +77,19 @@ def switched(to: Literal["reference", "fused"]) -> Iterator[None]:
         _switched_off, _forced = before
 
 
+def autocasting(tensor: Tensor) -> bool:
+    """Whether autocast is on where the tensor lies; torch refuses to ask for meta."""
+    return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
+
+
 def full_precision(definition: Callable[Concatenate[Tensor, P], R]) -> Callable[Concatenate[Tensor, P], R]:
     """Keep autocast out of a definition: custom operations do not see it, and one operation has one precision."""
 
     @wraps(definition)
     def run(tensor: Tensor, /, *rest: P.args, **options: P.kwargs) -> R:
-        device = tensor.device.type
-        if device == "meta" or not torch.is_autocast_enabled(device):  # torch refuses to ask for meta
+        if not autocasting(tensor):
             return definition(tensor, *rest, **options)
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(tensor.device.type, enabled=False):
             return definition(tensor, *rest, **options)
 
     return run

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from naslab.kernels import _native
 from naslab.kernels._check import misfit, same_device
-from naslab.kernels._dispatch import differentiable, full_precision, fused, gradients, way
+from naslab.kernels._dispatch import autocasting, differentiable, full_precision, fused, gradients, way
 from naslab.kernels._triton import Launch, ceil_div, kernel, launch
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def altup(streams: Tensor, layer_output: Tensor, prediction: Tensor, gain: Tenso
         ValueError: an argument's shape or dtype does not fit.
     """
     _check(streams, layer_output, prediction, gain, active)
-    if _autocast(streams):
+    if autocasting(streams):
         layer_output = layer_output.to(streams.dtype)
     num_streams, width = streams.shape[0], streams.shape[-1]
     x_KTD = streams.reshape(num_streams, -1, width) if streams.numel() else streams.flatten(1, -2)
@@ -227,17 +227,13 @@ def altup(streams: Tensor, layer_output: Tensor, prediction: Tensor, gain: Tenso
     return new.reshape(streams.shape)
 
 
-def _autocast(streams: Tensor) -> bool:
-    return not streams.is_meta and torch.is_autocast_enabled(streams.device.type)  # torch refuses to ask for meta
-
-
 def _check(streams: Tensor, layer_output: Tensor, prediction: Tensor, gain: Tensor, active: int) -> None:
     if not (streams.ndim >= 2 and streams.is_floating_point()):
         raise misfit("streams", streams, "a floating (K, ..., D)")
     k, tokens = streams.shape[0], tuple(streams.shape[1:-1])
     if layer_output.shape != streams.shape[1:]:
         raise misfit("layer_output", layer_output, f"{tuple(streams.shape[1:])}")
-    if not _autocast(streams) and layer_output.dtype != streams.dtype:
+    if not autocasting(streams) and layer_output.dtype != streams.dtype:
         raise misfit("layer_output", layer_output, f"{streams.dtype} as streams")
     allowed = ((k, k), (*tokens, k, k))
     if tuple(prediction.shape) not in allowed:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from naslab.efficiency.flop_count import FlopCount
 from naslab.efficiency.flops import count_training_step
 from naslab.efficiency.hours import Hours, run_hours, study_hours
 from naslab.efficiency.inputs import Inputs, map_tensors
@@ -33,8 +34,8 @@ def configuration_hours(study: Study, task: Task, configuration: Configuration) 
     if plan is None:
         reason = "the task does not say how many steps a training has"
         return {name: Hours(name, None, None, None, "none", reason) for name in study.predict_for}
-    model, inputs = _on_meta(study, task, configuration, plan.batch_size)
-    step, needs = count_training_step(model, inputs), memory_needs(model, inputs)["training_step"]
+    model, inputs, step = _counted(study, task, configuration, plan.batch_size)
+    needs = memory_needs(model, inputs)["training_step"]
     return {
         name: run_hours(step, plan.steps, name, passes=plan.passes, needs_bytes=needs) for name in study.predict_for
     }
@@ -115,14 +116,16 @@ def fit_words(memory: Mapping[str, Any] | None) -> str:
     )
 
 
-def _on_meta(study: Study, task: Task, configuration: Configuration, size: int) -> tuple[nn.Module, Inputs]:
-    """Without weights where the model allows it."""
+def _counted(
+    study: Study, task: Task, configuration: Configuration, size: int
+) -> tuple[nn.Module, Inputs, FlopCount | None]:
+    """Model, input and training step; without weights where the model allows it."""
     inputs = task.example_input(size)
     try:
         with torch.device("meta"):
             model = study.search_space.build(configuration).to("meta")
         meta = map_tensors(lambda tensor: tensor.to("meta"), inputs)
-        count_training_step(model, meta)
-        return model, meta
+        return model, meta, count_training_step(model, meta)
     except Exception:  # noqa: BLE001 - some models need real values to run; an error of the model's own comes back
-        return study.search_space.build(configuration).to(task.device), inputs
+        model = study.search_space.build(configuration).to(task.device)
+        return model, inputs, count_training_step(model, inputs)

@@ -20,7 +20,7 @@ from naslab.runs.judge import judged_arm
 from naslab.runs.ledger import Ledger
 from naslab.runs.spend import device_kind
 from naslab.runs.study import Study
-from naslab.runs.trial import Job, Phase, Trial
+from naslab.runs.trial import Job, Trial, summed
 from naslab.runs.worker import WEIGHTS
 from naslab.search_spaces.options import RECORDED
 
@@ -65,9 +65,9 @@ class Source:
         return {
             "seconds": {},
             "core_seconds": {},
-            "carried_seconds": _sum(trial.seconds, trial.carried_seconds),
-            "carried_core_seconds": _sum(trial.core_seconds, trial.carried_core_seconds),
-            "carried_wall_seconds": _sum(
+            "carried_seconds": summed(trial.seconds, trial.carried_seconds),
+            "carried_core_seconds": summed(trial.core_seconds, trial.carried_core_seconds),
+            "carried_wall_seconds": summed(
                 {phase: spent / trial.device_share for phase, spent in trial.seconds.items()},
                 trial.carried_wall_seconds or trial.carried_seconds,
             ),
@@ -203,7 +203,3 @@ def _alone(study: Study, job: Job) -> Key:
             options = arm.model_dump(mode="json", exclude={"name", "searches"})
             return job.role, json.dumps(options, sort_keys=True), job.seed
     return job.role, job.label, job.seed
-
-
-def _sum(a: Mapping[Phase, float], b: Mapping[Phase, float]) -> dict[Phase, float]:
-    return {phase: a.get(phase, 0.0) + b.get(phase, 0.0) for phase in {**a, **b}}

@@ -179,5 +179,10 @@ class Trial:
         return self.run_wall_seconds > CONTENDED * self.run_core_seconds / self.threads
 
 
+def summed(a: Mapping[Phase, float], b: Mapping[Phase, float]) -> dict[Phase, float]:
+    """Seconds of both, by phase."""
+    return {phase: a.get(phase, 0.0) + b.get(phase, 0.0) for phase in {**a, **b}}
+
+
 def _of_run(seconds: Mapping[Phase, float]) -> float:
     return seconds.get("train", 0.0) + seconds.get("evaluate", 0.0)

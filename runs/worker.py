@@ -30,7 +30,7 @@ from naslab.runs.made_with import made_with
 from naslab.runs.predicted_hours import configuration_hours
 from naslab.runs.scores import read_rung, read_scores
 from naslab.runs.study import Study, parse_study
-from naslab.runs.trial import Cause, Job, Outcome, Phase, RungRecord
+from naslab.runs.trial import Cause, Job, Outcome, Phase, RungRecord, summed
 from naslab.runs.verdict import asked_to_stop, await_verdict
 from naslab.search_spaces import GradientTask, RelaxableSpace, Rung, Split, Task, seed_everything
 
@@ -304,9 +304,9 @@ class _Work:
         seconds, cores = self.trail.so_far()
         walls = {phase: spent / self.trail.share for phase, spent in seconds.items()}
         so_far = _Spent(
-            _sum(self.carried.seconds, seconds),
-            _sum(self.carried.core_seconds, cores),
-            _sum(self.carried.wall_seconds or self.carried.seconds, walls),
+            summed(self.carried.seconds, seconds),
+            summed(self.carried.core_seconds, cores),
+            summed(self.carried.wall_seconds or self.carried.seconds, walls),
         )
         _write(self.folder / COST, json.dumps(asdict(so_far)))
 
@@ -367,10 +367,6 @@ def _carried(folder: Path) -> _Spent:
         return _Spent(**json.loads((folder / COST).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return _Spent()
-
-
-def _sum(a: Mapping[Phase, float], b: Mapping[Phase, float]) -> dict[Phase, float]:
-    return {phase: a.get(phase, 0.0) + b.get(phase, 0.0) for phase in {**a, **b}}
 
 
 def _write(path: Path, text: str) -> None:

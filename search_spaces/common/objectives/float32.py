@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from naslab.kernels._dispatch import autocasting
+
 P = ParamSpec("P")
 
 
@@ -22,8 +24,8 @@ def in_float32(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
     @wraps(function)
     def computed(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        device = next(leaf.device.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
-        with torch.autocast(device, enabled=False) if device != "meta" else nullcontext():  # meta knows no autocast
+        tensor = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        with torch.autocast(tensor.device.type, enabled=False) if autocasting(tensor) else nullcontext():
             return function(*tree_map(_widened, args), **tree_map(_widened, kwargs))
 
     return computed

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from naslab.search_spaces.common.training.checkpoint import resume_training, save_training
 from naslab.search_spaces.common.training.choice import Training, Wanted, decide
 from naslab.search_spaces.common.training.policy import Batches, Loss, Policy
-from naslab.search_spaces.common.training.step import Stepper
+from naslab.search_spaces.common.training.step import Stepper, accumulate
 from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.task import Rung, TrainingDiverged
 
@@ -84,6 +84,5 @@ def _means(steps: Iterator[dict[str, Tensor]]) -> dict[str, float]:
     number = 0
     for values in steps:
         number += 1
-        for name, value in values.items():
-            totals[name] = totals[name] + value if name in totals else value
+        accumulate(totals, values)
     return {name: total.item() / number for name, total in totals.items()}

@@ -11,6 +11,12 @@ from torch import Tensor, nn
 from naslab.search_spaces.common.training.policy import Loss, Policy
 
 
+def accumulate(totals: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Add each value to the total of its name, on the device."""
+    for name, value in values.items():
+        totals[name] = totals[name] + value if name in totals else value
+
+
 class Stepper:
     """Takes optimiser steps; nothing in one waits for the device."""
 
@@ -33,8 +39,7 @@ class Stepper:
         self.optimiser.zero_grad(set_to_none=True)
         means: dict[str, Tensor] = {}
         for part, share in self.policy.parts(batch):
-            for name, value in self._backward(part, share).items():
-                means[name] = means[name] + value if name in means else value
+            accumulate(means, self._backward(part, share))
         self._step()
         return means
 
