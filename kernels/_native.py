@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from naslab.kernels._build import build
+from naslab.kernels._compiling import compiling
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,8 @@ logger = logging.getLogger(__name__)
 def library(source: str) -> ctypes.CDLL | None:
     """The compiled loops of a source of this folder, such as `altup.cpp`; None where they cannot be built."""
     try:
-        return build(source)
+        with compiling():
+            return build(source)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         _warn_once(str(error))
         return None

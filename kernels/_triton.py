@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from naslab.kernels._cache import cache_folder, replace_file
+from naslab.kernels._compiling import hear_triton
 
 
 def interpreting() -> bool:
@@ -48,6 +49,7 @@ class Kernel:
         import triton
         import triton.language
 
+        hear_triton()
         used = self.function.__code__.co_names
         scope = dict(self.function.__globals__) | {"tl": triton.language}
         scope |= {name: value.jitted for name in used if isinstance(value := scope.get(name), Kernel)}

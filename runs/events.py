@@ -62,6 +62,14 @@ class Trail:
         finally:
             self._switch(before)
 
+    def compiled(self, seconds: float) -> None:
+        """Charge to `compile` so many of the last seconds of the present phase: a compiler had them."""
+        phase, now, cpu = self._phase, time.perf_counter(), cpu_seconds()
+        wall = min(seconds, now - self._since)
+        cores = min(seconds, cpu - self._cpu_since)  # of one thread
+        self._switch_at("compile", now - wall, cpu - cores)
+        self._switch_at(phase, now, cpu)
+
     def rung(self, epoch: int, scores: dict[str, float]) -> RungRecord:
         """Report a rung."""
         cores = cpu_seconds() - self._cpu_began
@@ -93,7 +101,9 @@ class Trail:
         self._write({"outcome": outcome})
 
     def _switch(self, phase: Phase) -> None:
-        now, cpu = time.perf_counter(), cpu_seconds()
+        self._switch_at(phase, time.perf_counter(), cpu_seconds())
+
+    def _switch_at(self, phase: Phase, now: float, cpu: float) -> None:
         _add(self.seconds, self._phase, self.share * (now - self._since))
         _add(self.core_seconds, self._phase, cpu - self._cpu_since)
         self._since, self._cpu_since, self._phase = now, cpu, phase

@@ -19,6 +19,7 @@ from torch import nn
 from naslab.efficiency import profile
 from naslab.efficiency.device import current, device_name, hand_back, is_lost, resolve_device
 from naslab.errors import InputError, NaslabError
+from naslab.kernels._compiling import telling
 from naslab.nas.arms import Differentiable
 from naslab.nas.differentiable import search
 from naslab.runs.constraints import PROFILE_BATCH, Cost, find_costs
@@ -87,7 +88,7 @@ def _run_job(
     awaited: int | None,
     share: float,
 ) -> tuple[Outcome, list[RungRecord]]:
-    with Trail(folder, share) as trail, captured(log):
+    with Trail(folder, share) as trail, captured(log), telling(trail.compiled):
         work = _Work(job, folder, trail, _carried(folder), awaited)
         try:
             study, task = _study_and_task(document, device)

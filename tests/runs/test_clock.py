@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from contextlib import suppress
 
 import pytest
+import torch
 
+from naslab.kernels._compiling import compiling, telling
 from naslab.runs.clock import cpu_seconds
 from naslab.runs.events import Follower, Trail
 from naslab.runs.limits import spent_hours
@@ -130,3 +133,38 @@ def test_a_trail_of_an_earlier_version_has_the_whole_device(tmp_path):
     follower = Follower(tmp_path)
     assert follower.seconds() == {"other": 2.0}
     assert follower.share == 1.0
+
+
+def test_what_compiles_is_charged_apart_from_the_phase_that_waits_for_it(tmp_path, clock, monkeypatch):
+    """The outermost of nested compilations counts, also where it fails, and never more than the phase had."""
+    monkeypatch.setattr("naslab.kernels._compiling.time", clock)
+    with Trail(tmp_path, 0.5) as trail, telling(trail.compiled):
+        with trail.phase("train"):
+            clock.now += 10
+            with suppress(ZeroDivisionError), compiling():
+                clock.now += 4
+                with compiling():
+                    clock.now += 2
+                raise ZeroDivisionError
+            clock.now += 8
+        with trail.phase("evaluate"):
+            clock.now += 1
+            trail.compiled(99.0)
+        trail.settle()
+    spent = {phase: seconds for phase, seconds in trail.seconds.items() if seconds}
+    assert spent == pytest.approx({"train": 9.0, "compile": 3.5})
+    assert Follower(tmp_path).seconds() == pytest.approx(spent)
+    trial = Trial(0, None, "complete", seconds=spent, device_share=0.5)
+    assert (trial.run_seconds, trial.device_seconds) == (9.0, 12.5)
+    with compiling():  # nobody is told any more
+        clock.now += 1
+    assert trail.seconds["compile"] == 3.5
+
+
+def test_torch_compile_is_heard():
+    heard = []
+    torch.compiler.reset()
+    with telling(heard.append):
+        torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2))
+    assert heard
+    assert min(heard) > 0

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
+from naslab.kernels._compiling import hear_torch_compile
 from naslab.search_spaces.common.training.recomputation import recomputed_blocks
 from naslab.search_spaces.options import Mechanical, Options
 from naslab.search_spaces.parameters import When
@@ -107,6 +108,7 @@ class Policy:
         """The loss as it is to be called."""
         if not self.compile:
             return loss
+        hear_torch_compile()
         return torch.compile(loss, mode="reduce-overhead" if self.cuda_graphs else "default")
 
     def place(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
