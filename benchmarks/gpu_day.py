@@ -48,31 +48,29 @@ def steps(out: Path, device: str, processes: int) -> list[Step]:
     python = sys.executable
 
     def tests(name: str, limit_s: float, *chosen: str) -> Step:
-        command = (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", "--tb=short", "--durations=8")
+        command = ("env", "OMP_NUM_THREADS=1", python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu")
+        command += ("--tb=short", "--durations=12", "--disable-warnings")  # those of our own modules are failures
         # A filter of warnings names a class of optuna, which a machine for kernels need not have.
         command += () if importlib.util.find_spec("optuna") else ("-o", "filterwarnings=default")
+        command += ("-p", "no:benchmark") if importlib.util.find_spec("pytest_benchmark") else ()  # warns of xdist
         command += ("-n", str(processes), "--dist", "worksteal") if importlib.util.find_spec("xdist") else ()
-        return Step(name, (*command, *chosen), limit_s)
+        return Step(name, (*command, *(f"{GPU_TESTS}/test_gpu_{file}.py" for file in chosen)), limit_s)
 
     def script(name: str, limit_s: float, file: str, *arguments: str) -> Step:
         command = (python, f"benchmarks/{file}.py", "--device", device, "--out", str(out / f"{name}.json"))
         return Step(name, (*command, *arguments), limit_s)
 
     return [
-        tests("compile", 90, f"{GPU_TESTS}/test_gpu_operations.py"),
-        tests("kernels", 70, f"{GPU_TESTS}/test_gpu_kernels.py", "tests/kernels"),
-        tests("tests", 80, GPU_TESTS, "tests/efficiency", "tests/search_spaces", *_ignored()),
-        script("first", 75, "gpu_first", "--seconds", "0.3"),
-        script("kernel_table", 75, "gpu_kernel_table", "--minutes", "0.9"),
+        tests("compile", 65, "operations"),
+        tests("kernels", 50, "kernels"),
+        tests("tests", 65, "study", "profiler", "tasks"),  # the longest first
+        script("first", 60, "gpu_first", "--seconds", "0.3"),
+        script("kernel_table", 65, "gpu_kernel_table", "--minutes", "0.8"),
         Step("calibration", (python, "-m", "naslab", "devices", "calibrate", "--device", device,
                              "--seconds", "8", "--step-seconds", "12", "--json"), 35),
-        script("training_speed", 95, "training_speed", "--seconds", "60"),
-        script("precision_scores", 90, "precision_scores", "--quick", "--seconds", "65"),
+        script("training_speed", 70, "training_speed", "--seconds", "45"),
+        script("precision_scores", 65, "precision_scores", "--quick", "--seconds", "45"),
     ]  # fmt: skip
-
-
-def _ignored() -> tuple[str, ...]:
-    return tuple(f"--ignore={GPU_TESTS}/test_gpu_{name}.py" for name in ("operations", "kernels"))
 
 
 def main() -> None:
@@ -80,7 +78,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu"))
     parser.add_argument("--only", default="", help="these steps alone, by name, separated by commas")
-    parser.add_argument("--processes", type=int, default=min(8, os.cpu_count() or 1), help="for tests and compiling")
+    processes = max(min(12, (os.cpu_count() or 1) - 2), 1)
+    parser.add_argument("--processes", type=int, default=processes, help="of tests")
     parser.add_argument("--minutes", type=float, default=8, help="no step begins after this")
     arguments = parser.parse_args()
     out = arguments.out.resolve()
@@ -129,9 +128,17 @@ def run(step: Step, limit_s: float, out: Path) -> dict[str, Any]:
         "outcome": "done" if code == 0 else f"failed ({code})" if code is not None else "out of time",
         "seconds": round(time.monotonic() - began, 1),
         "counts": ", ".join(dict.fromkeys(counts)),
-        "failures": re.findall(r"^(?:FAILED|ERROR) .*$", text, re.MULTILINE)[:200],
+        "failures": failures(text),
         "end": text[-TAIL:],
     }
+
+
+def failures(log: str) -> list[str]:
+    """Each test that failed, once, with why: it stands where it happened and in the summary."""
+    found: dict[str, str] = {}
+    for line in re.findall(r"^(?:FAILED|ERROR) .*$", log, re.MULTILINE):
+        found.setdefault(line.partition(" - ")[0], line)
+    return list(found.values())
 
 
 def machine() -> dict[str, Any]:

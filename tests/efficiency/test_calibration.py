@@ -118,21 +118,6 @@ def test_rates_count_both_factors_and_both_directions():
     assert samples.rate_at(10) > samples.rate > samples.rate_at(90)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("precision", ["ieee", "tf32"])
-def test_on_a_gpu_torchs_setting_for_tf32_is_recorded_and_left(precision):
-    before = torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = precision
-    try:
-        ceilings = calibrate(torch.device("cuda:0"), seconds=2.0)
-        assert torch.backends.cuda.matmul.fp32_precision == precision
-    finally:
-        torch.backends.cuda.matmul.fp32_precision = before
-    assert ceilings.tf32_allowed is (precision == "tf32")
-    assert ceilings.flops_per_second["float16"] > ceilings.flops_per_second["float32"]
-
-
 @pytest.mark.parametrize("precision", ["ieee", "tf32", "none"])
 def test_torchs_setting_for_tf32_comes_back_after_an_error_too(precision):
     matmul = torch.backends.cuda.matmul

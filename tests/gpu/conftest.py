@@ -14,6 +14,26 @@ NAMED = os.environ.get("NASLAB_TEST_DEVICE")
 MISSING = None if NAMED or torch.cuda.is_available() else "no CUDA or ROCm device"
 
 
+class AtOnce:
+    """Write the name of what fails when it fails: a run that is stopped prints no summary."""
+
+    def __init__(self, reporter):
+        self.reporter = reporter
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            why = crash.message.splitlines()[0] if crash else report.when
+            self.reporter.write_line(f"\nFAILED {report.nodeid} - {why}")
+
+
+@pytest.hookimpl(trylast=True)  # after the reporter is there
+def pytest_configure(config):
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(AtOnce(reporter))
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if HERE in item.path.parents:

@@ -114,7 +114,9 @@ def test_a_calibration_leaves_the_device_as_it_was(allowed, cuda):
     state = torch.cuda.get_rng_state(cuda)
     held = torch.cuda.memory_allocated(cuda)
     with tf32(allowed, cuda):
+        setting = torch.backends.cuda.matmul.fp32_precision
         found = calibrate(cuda, seconds=1.5)
+        assert torch.backends.cuda.matmul.fp32_precision == setting
         assert found.tf32_allowed is allowed
     assert found.flops_per_second["bfloat16"] > found.flops_per_second["float32"]
     assert torch.equal(torch.cuda.get_rng_state(cuda), state)
