@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution, distribution_to_json, json_to_distribution
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial
-from sqlalchemy import MetaData, Table, select, update
+from sqlalchemy import MetaData, Table, and_, select, update
 
 from naslab.errors import InputError
 from naslab.nas.encoding import distributions
 from naslab.runs.lease import engine_of
+from naslab.runs.records import TRIALS
 from naslab.runs.study import Study
+from naslab.runs.trial import Trial
 from naslab.search_spaces import Configuration
 
 GROWABLE = frozenset(
@@ -70,14 +71,14 @@ def recorded_configuration(space: str, values: Mapping[str, Any]) -> Configurati
     return Configuration(space, tuple(items))
 
 
-def check_readable(study: Study, trials: Iterable[FrozenTrial]) -> None:
+def check_readable(study: Study, trials: Iterable[Trial]) -> None:
     """Refuse to go on in a space that is no longer the one of the records: other choices may come, none may go.
 
     Raises:
         InputError: a recorded configuration that the space would not take, or would take for another one.
     """
     space = study.search_space
-    recorded = {recorded_configuration(space.name, v): t for t in trials if (v := t.user_attrs["job"]["configuration"])}
+    recorded = {t.job.configuration: t for t in trials if t.job.configuration is not None}
     for configuration, trial in recorded.items():
         try:
             same = space.configuration(configuration) == configuration
@@ -91,27 +92,31 @@ def check_readable(study: Study, trials: Iterable[FrozenTrial]) -> None:
             )
 
 
-def widen_distributions(storage: BaseStorage, study: Study, trials: Iterable[FrozenTrial]) -> None:
+def widen_distributions(storage: BaseStorage, study: Study, homes: Sequence[int]) -> None:
     """Let recorded trials say that a parameter has the choices that it has now: Optuna allows one set of them a study.
 
     Only for a storage that this process holds, and a space that `check_readable` has passed.
+
+    Args:
+        homes: ids of the Optuna studies whose trials these are.
     """
     now = {n: d for p in study.search_space.parameters for n, d in distributions(p, proposed_only=False).items()}
-    old = {(t._trial_id, name) for t in trials for name, d in t.distributions.items() if _is_narrower(d, now.get(name))}
-    if not old:
-        return
     engine = engine_of(storage)
     table = Table("trial_params", MetaData(), autoload_with=engine)
+    (key,), params = table.primary_key.columns, table.c
+    ours = params.trial_id.in_(select(TRIALS.c.trial_id).where(TRIALS.c.study_id.in_(homes)))
     with engine.begin() as connection:
-        for trial_id, name in old:
-            row = (table.c.trial_id == trial_id) & (table.c.param_name == name)
-            stored = connection.execute(select(table.c.param_value, table.c.distribution_json).where(row)).one()
-            value = json_to_distribution(stored.distribution_json).to_external_repr(stored.param_value)
-            wide = {
-                "param_value": now[name].to_internal_repr(value),
-                "distribution_json": distribution_to_json(now[name]),
-            }
-            connection.execute(update(table).where(row).values(**wide))
+        kinds = select(params.param_name, params.distribution_json).where(ours).distinct()
+        for name, text in connection.execute(kinds).all():
+            if not _is_narrower(old := json_to_distribution(text), now.get(name)):
+                continue
+            alike = and_(ours, params.param_name == name, params.distribution_json == text)
+            for row, stored in connection.execute(select(key, params.param_value).where(alike)).all():
+                wide = {
+                    "param_value": now[name].to_internal_repr(old.to_external_repr(stored)),
+                    "distribution_json": distribution_to_json(now[name]),
+                }
+                connection.execute(update(table).where(key == row).values(**wide))
 
 
 def _is_narrower(old: object, new: object) -> bool:

@@ -18,7 +18,6 @@ import pandas as pd
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
 
 from naslab.errors import InputError
 from naslab.nas.quiet import optuna_warns_only
@@ -27,13 +26,13 @@ from naslab.runs.growth import check_readable, check_same, recorded_configuratio
 from naslab.runs.judge import Judgement, read_judgement
 from naslab.runs.lease import Lease, sessions_of
 from naslab.runs.optuna_record import ASIDE
+from naslab.runs.records import JUDGED, OUTCOME, Record, read_judgements, read_records
 from naslab.runs.storage import SQLITE, connect, runs_folder, shown, storage_errors, storage_url
 from naslab.runs.study import Study, parse_study
 from naslab.runs.trial import Job, RungRecord, State, Trial
 from naslab.search_spaces import SearchSpace
 
 SCHEMA = "naslab.ledger/1"
-JUDGED = "judged"
 
 
 class Ledger:
@@ -87,7 +86,7 @@ class Ledger:
         """
         with storage_errors(self.url), Lease(self._storage, self.study.name, slots) as lease:
             self._record_study(lease)
-            self._held = dict(zip(*self._all_with_ids(), strict=True))
+            self._held = self._all()
             try:
                 yield lease
             finally:
@@ -142,7 +141,8 @@ class Ledger:
 
     def judgements(self) -> list[Judgement]:
         """What was decided at rungs, of every attempt."""
-        return [read_judgement(facts) for frozen in self._all() for facts in frozen.user_attrs.get(JUDGED, ())]
+        with storage_errors(self.url):
+            return [read_judgement(facts) for facts in read_judgements(self._storage, self._found_homes())]
 
     def finish(self, trial_id: int, state: State, outcome: Mapping[str, Any]) -> Trial:
         """Record how an attempt ended. The outcome is written before the state that makes it final."""
@@ -150,7 +150,7 @@ class Ledger:
         running, told = held[trial_id], {**outcome, "state": state}
         trial = _ended(running.number, running.job, told)
         with storage_errors(self.url):
-            self._storage.set_trial_user_attr(trial_id, "outcome", told)
+            self._storage.set_trial_user_attr(trial_id, OUTCOME, told)
             num_values = len(self._storage.get_study_directions(self._homes()[0]))
             self._storage.set_trial_state_values(trial_id, *optuna_record.end(self.study, trial, num_values))
         held[trial_id] = trial
@@ -159,14 +159,14 @@ class Ledger:
     def running(self) -> list[tuple[int, Trial, Mapping[str, Any] | None]]:
         """Attempts without an end, with their Optuna ids; and the outcome of those whose driver died just after it."""
         return [
-            (frozen._trial_id, self._trial(frozen), frozen.user_attrs.get("outcome"))
-            for frozen in self._all()
-            if not frozen.state.is_finished()
+            (record.trial_id, self._trial(record), record.outcome)
+            for record in sorted(self._records(), key=lambda record: record.number)
+            if not record.has_ended
         ]
 
     def trials(self) -> list[Trial]:
         """Every attempt, in the order in which they began."""
-        return list(self._held.values()) if self._held is not None else self._all_with_ids()[1]
+        return list((self._all() if self._held is None else self._held).values())
 
     def sessions(self) -> list[dict[str, float]]:
         """Drivers that ran this study: `started`, `seen` (last sign of life), both in Unix seconds, and `slots`."""
@@ -206,28 +206,28 @@ class Ledger:
             self._ids = found[self.study.name], found.get(self.study.name + ASIDE, -1)
         return self._ids
 
-    def _all(self) -> list[FrozenTrial]:
+    def _found_homes(self) -> list[int]:
+        found = _studies(self._storage, self.url)
+        return [found[name] for name in (self.study.name, self.study.name + ASIDE) if name in found]
+
+    def _records(self) -> list[Record]:
+        """Attempts that were not known to have ended."""
         with storage_errors(self.url):
-            found = _studies(self._storage, self.url)
-            homes = [found[name] for name in (self.study.name, self.study.name + ASIDE) if name in found]
-            trials = [trial for home in homes for trial in self._storage.get_all_trials(home, deepcopy=False)]
-        return sorted(trials, key=optuna_record.number_of)
+            return read_records(self._storage, self._found_homes(), self._read)
 
-    def _all_with_ids(self) -> tuple[list[int], list[Trial]]:
-        everything = self._all()
-        return [frozen._trial_id for frozen in everything], [self._trial(frozen) for frozen in everything]
+    def _all(self) -> dict[int, Trial]:
+        """Every trial by Optuna's id, in the order in which they began."""
+        new = {record.trial_id: self._trial(record) for record in self._records()}
+        return dict(sorted({**self._read, **new}.items(), key=lambda one: one[1].number))
 
-    def _trial(self, frozen: FrozenTrial) -> Trial:
-        known = self._read.get(frozen._trial_id)
-        if known is not None:
-            return known
-        number, job, outcome = optuna_record.number_of(frozen), self._job(frozen), frozen.user_attrs.get("outcome")
-        if outcome is None or not frozen.state.is_finished():
-            return Trial(number, job, "running")
-        return self._read.setdefault(frozen._trial_id, _ended(number, job, outcome))
+    def _trial(self, record: Record) -> Trial:
+        job = self._job(record.job)
+        if record.outcome is None or not record.has_ended:
+            return Trial(record.number, job, "running")
+        return self._read.setdefault(record.trial_id, _ended(record.number, job, record.outcome))
 
-    def _job(self, frozen: FrozenTrial) -> Job:
-        facts = {name: value for name, value in frozen.user_attrs["job"].items() if name != "informed_by"}
+    def _job(self, stored: Mapping[str, Any]) -> Job:
+        facts = {name: value for name, value in stored.items() if name != "informed_by"}
         values = facts.pop("configuration")
         return Job(
             **{
@@ -249,7 +249,7 @@ class Ledger:
             return False
         if not _half_made(self._storage, found[self.study.name], self.study.name):
             check_same(_recorded_study(self._storage, self.url, found[self.study.name], self.study.name), self.study)
-            check_readable(self.study, self._all())
+            check_readable(self.study, self._all().values())
         return True
 
     def _record_study(self, lease: Lease) -> None:
@@ -265,7 +265,7 @@ class Ledger:
             attribute["files"] = str(self.files.resolve())
         self._storage.set_study_user_attr(self._homes()[0], "naslab", attribute)
         if exists:
-            widen_distributions(self._storage, self.study, self._all())
+            widen_distributions(self._storage, self.study, self._homes())
 
 
 MAXIMIZE = StudyDirection.MAXIMIZE

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from naslab.nas.arms import Grid
 from naslab.nas.encoding import flatten
 from naslab.runs.past import last_score, tell
+from naslab.runs.records import JOB, NUMBER
 from naslab.runs.study import Study
 from naslab.runs.trial import Job, State, Trial
 
@@ -63,15 +64,10 @@ def template(study: Study, job: Job, number: int) -> FrozenTrial:
         params, distributions = flatten(study.search_space, job.configuration, proposed_only=False)
     facts = {k: v for k, v in asdict(job).items() if k != "configuration"}
     facts["configuration"] = None if job.configuration is None else job.configuration.as_dict()
-    shown = {"number": number, "role": job.role, "label": job.label, "seed": job.seed}
+    shown = {NUMBER: number, "role": job.role, "label": job.label, "seed": job.seed}
     return create_trial(
-        state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs={**shown, "job": facts}
+        state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs={**shown, JOB: facts}
     )
-
-
-def number_of(frozen: FrozenTrial) -> int:
-    """The trial's number in the ledger; databases of the first version have one Optuna study, and Optuna's number."""
-    return int(frozen.user_attrs.get("number", frozen.number))
 
 
 def end(study: Study, trial: Trial, num_values: int) -> tuple[TrialState, list[float] | None]:

@@ -5,9 +5,11 @@ from collections import Counter
 import optuna
 import pytest
 import torch
+from sqlalchemy import event
 
 from naslab.runs import ledger as ledgers
 from naslab.runs import optuna_record, past
+from naslab.runs.lease import engine_of
 from naslab.runs.ledger import Ledger
 from naslab.runs.past import Past
 from naslab.runs.plan import next_job, plan_next
@@ -15,8 +17,6 @@ from naslab.runs.ranking import rank
 from naslab.runs.study import load_study
 from naslab.runs.trial import Job, Trial
 from naslab.search_spaces import derive_seed
-
-MANY = 10_000
 
 
 def counted(monkeypatch, module, name):
@@ -31,24 +31,59 @@ def counted(monkeypatch, module, name):
     return calls
 
 
-def test_each_of_many_trials_is_converted_once(toy_file, monkeypatch):
+@pytest.fixture
+def many(toy_file):
+    """Adds finished trials to a study's storage as its driver would; the ledger that reads them, and its storage."""
     study = load_study(toy_file())
-    storage = optuna.storages.InMemoryStorage()
+    storage = optuna.storages.get_storage("sqlite:///many.db")
     homes = [
         storage.create_new_study(optuna_record.directions(study), study.name + more) for more in ("", ledgers.ASIDE)
     ]
-    ledger = Ledger(storage, "memory", study)
     configuration = study.search_space.reference
-    for number in range(MANY):
-        job = Job(f"proposal/tpe/{number}", "proposal", f"tpe {number}", number, configuration, "tpe")
-        trial_id = storage.create_new_trial(homes[0], optuna_record.template(study, job, number))
-        told = {"state": "complete", "scores": {"validation_score": 1.0}, "result": {"metric": "score"}}
-        storage.set_trial_user_attr(trial_id, "outcome", told)
-        storage.set_trial_state_values(trial_id, optuna.trial.TrialState.COMPLETE, [1.0])
+
+    def add(first, last):
+        for number in range(first, last):
+            job = Job(f"proposal/tpe/{number}", "proposal", f"tpe {number}", number, configuration, "tpe")
+            trial_id = storage.create_new_trial(homes[number % 2], optuna_record.template(study, job, number))
+            told = {"state": "complete", "scores": {"validation_score": 1.0}, "result": {"metric": "score"}}
+            storage.set_trial_user_attr(trial_id, "outcome", told)
+            storage.set_trial_state_values(trial_id, optuna.trial.TrialState.COMPLETE, [1.0])
+
+    return add, Ledger(storage, "sqlite:///many.db", study), storage
+
+
+def test_each_of_many_trials_is_converted_once(many, monkeypatch):
+    add, ledger, _ = many
     calls = counted(monkeypatch, ledgers, "_ended")
-    for _ in range(3):
-        assert len(ledger.trials()) == MANY
-    assert calls["_ended"] == MANY
+    for last in (10, 20, 30):
+        add(last - 10, last)
+        for _ in range(3):
+            assert [trial.number for trial in ledger.trials()] == list(range(last))
+        assert calls["_ended"] == last
+
+
+def test_more_trials_are_read_with_no_more_queries(many):
+    add, ledger, storage = many
+    queries = []
+    event.listen(engine_of(storage), "before_cursor_execute", lambda *facts: queries.append(facts[2]))
+
+    def asked():
+        queries.clear()
+        assert Ledger(storage, ledger.url, ledger.study).trials()
+        return len(queries)
+
+    add(0, 1)
+    first = asked()
+    add(1, 30)
+    assert asked() == first
+
+
+def test_a_trial_of_another_program_is_none_of_the_study(many):
+    add, ledger, storage = many
+    add(0, 2)
+    optuna.load_study(study_name=ledger.study.name, storage=storage).ask()
+    assert [trial.number for trial in ledger.trials()] == [0, 1]
+    assert ledger.running() == []
 
 
 def ended(trial, score=1.0):
