@@ -10,6 +10,10 @@ from naslab.search_spaces.common.scores.accuracy import accuracy
 
 PROBE_L2 = 1e-3
 """Weight of the probe's squared norm; on standardised features it only keeps separable data finite."""
+ON_HOST = 10**8
+"""Multiply-adds of one pass over the bank up to which the host fits the probe: L-BFGS is ten thousands of operations in
+sequence, of a few numbers each. On a GPU each waits for its launch, and where trials share the GPU for their turns too:
+a probe of 4,000 rows took ten times its training."""
 
 
 def linear_probe_accuracy(
@@ -17,8 +21,11 @@ def linear_probe_accuracy(
 ) -> float:
     """Share of queries that multinomial logistic regression on the frozen features classifies right.
 
-    Features are standardised by the bank's statistics; L-BFGS from zero on the whole bank, so deterministic.
+    Features are standardised by the bank's statistics; L-BFGS from zero on the whole bank, so deterministic. A small
+    bank is fitted on the host, wherever its features were made.
     """
+    if bank_x.numel() * num_classes <= ON_HOST:
+        bank_x, bank_y, x, y = (tensor.cpu() for tensor in (bank_x, bank_y, x, y))
     labelled = bank_y >= 0
     train, classes = bank_x[labelled].float(), bank_y[labelled]
     mean, std = train.mean(0), _deviation(train)
