@@ -1,39 +1,30 @@
-"""What masking saves, counted and measured, and what it does to accuracy.
+"""What masking saves, counted and measured.
 
-Usage: python benchmarks/mae_effects.py [counts steps study] [--slots 2] [--folder naslab-runs]
-                                        [--out benchmarks/results/mae_effects.json]
+Usage: python benchmarks/mae_effects.py [counts steps] [--out benchmarks/results/mae_effects.json]
 
-Three parts, all of them where none is named; what an earlier call wrote of the others stays in the file.
+Two parts, both where none is named; what an earlier call wrote of the other stays in the file. What masking does to
+accuracy is measured by a study, studies/mae_masking.yaml, and study_result.py.
 - counts: multiply-adds of published configurations on meta tensors, beside the printed ratios.
 - steps: training steps of the sparse encoder against the encoder with mask tokens, A-B-A-B in one process, each
   beside its ratio of FLOPs. A finished case is not measured again; remove it from the file to repeat it.
-- study: studies/mae_masking.yaml through `naslab run` (goes on where an earlier call stopped), every trial with its
-  scores and seconds, accuracy against ratio with intervals, and the ranking's pick.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from nasiam_heads import raw
 from results_file import write_result
-from study_result import interval_text, run_study
 
 from naslab.efficiency import count_forward
 from naslab.efficiency.latency import compare_latency
-from naslab.nas.statistics import difference_interval, mean_interval
-from naslab.runs.ranking import rank
 from naslab.search_spaces import find_space, seed_everything
 
 RESULT = Path(__file__).parent / "results" / "mae_effects.json"
-STUDY = "mae_masking"
 PRINTED = {
     "ViT-L, 8 blocks": ("paper", {"decoder_depth": 8}, 3.23),
     "ViT-L, 1 block": ("paper", {"decoder_depth": 1}, 4.15),
@@ -50,7 +41,6 @@ STEPS = {
     "ViT-L, 8 blocks": ("paper", {"decoder_depth": 8}),
     "ViT-L, 1 block": ("paper", {"decoder_depth": 1}),
 }
-METRICS = ("knn_top1", "linear_top1")
 
 
 def gmac(preset: str, values: Mapping[str, Any]) -> float:
@@ -108,51 +98,11 @@ def measured_step(name: str, batch_size: int, seconds: float, device: torch.devi
     }
 
 
-def study(folder: Path, slots: int) -> dict[str, Any]:
-    """Run the study to its end and summarise it."""
-    storage = str(folder / "benchmark.db")
-    ledger = run_study(f"studies/{STUDY}.yaml", storage, slots)
-    trials = [trial for trial in ledger.trials() if trial.state == "complete"]
-    by_ratio: dict[float, list[Any]] = defaultdict(list)
-    controls: dict[str, list[Any]] = defaultdict(list)
-    for trial in trials:
-        if trial.job.role in ("reference", "final") and trial.job.configuration is not None:
-            by_ratio[float(str(trial.job.configuration["masking_ratio"]))].append(trial)
-        elif trial.job.role == "control":
-            controls[str(trial.job.label)].append(trial)
-    reference = by_ratio[0.75]
-    rows = []
-    for ratio, group in sorted(by_ratio.items()):
-        scores = {metric: [t.scores[metric] for t in group] for metric in METRICS}
-        rows.append(
-            {
-                "masking_ratio": ratio,
-                "seeds": [t.job.seed for t in group],
-                "train_seconds": [t.seconds.get("train", 0.0) for t in group],
-                **{metric: asdict(mean_interval(values)) for metric, values in scores.items()},
-                "less_reference": {
-                    metric: asdict(difference_interval(values, [t.scores[metric] for t in reference]))
-                    for metric, values in scores.items()
-                },
-            }
-        )
-    return {
-        "study": ledger.study.document(),
-        "ranking": rank(ledger.study, ledger.trials()).to_dict(),
-        "rows": rows,
-        "controls": {
-            name: {metric: asdict(mean_interval([t.scores[metric] for t in group])) for metric in METRICS}
-            for name, group in controls.items()
-        },
-        "trials": [raw(trial) for trial in ledger.trials()],
-    }
-
-
 def table(path: Path = RESULT) -> str:
     """The result file as Markdown; "not measured" for what it does not hold."""
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    parts = {"counts": _count_table, "steps": _step_table, "study": _study_table}
-    titles = {"counts": "Counted FLOPs", "steps": "Measured training steps", "study": "Accuracy against masking ratio"}
+    parts = {"counts": _count_table, "steps": _step_table}
+    titles = {"counts": "Counted FLOPs", "steps": "Measured training steps"}
     return "\n\n".join(
         render(found[part]) if part in found else f"{titles[part]}: not measured." for part, render in parts.items()
     )
@@ -181,47 +131,22 @@ def _step_table(rows: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _study_table(found: Mapping[str, Any]) -> str:
-    lines = [
-        "| masking ratio | kNN top-1 | less 75 % | linear top-1 | less 75 % | training seconds |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in found["rows"]:
-        cells = [f"{row['masking_ratio']:g}"]
-        for metric in METRICS:
-            difference = row["less_reference"][metric]
-            cells += [
-                interval_text(row[metric]),
-                "" if row["masking_ratio"] == 0.75 else interval_text(difference, sign=True),
-            ]
-        cells.append(f"{sum(row['train_seconds']) / len(row['train_seconds']):.1f}")
-        lines.append(f"| {' | '.join(cells)} |")
-    for name, scores in found["controls"].items():
-        knn, linear = (interval_text(scores[metric]) for metric in METRICS)
-        lines.append(f"| {name} | {knn} | | {linear} | | |")
-    first = [row for row in found["ranking"]["rows"] if row["rank"] == 1]
-    picked = " and ".join(f"{row['configuration']['masking_ratio']:g}" for row in first) or "none"
-    return "\n".join([*lines, "", f"First in the ranking by accuracy per hour above the reference's floor: {picked}."])
-
-
 def main() -> None:
     """Do the chosen parts, writing the file after each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", help="counts, steps, study; all where none is named")
-    parser.add_argument("--folder", type=Path, default=Path("naslab-runs"))
-    parser.add_argument("--slots", type=int, default=2)
+    parser.add_argument("parts", nargs="*", help="counts, steps; both where none is named")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch-size", type=int, default=None, help="of the steps; default 4, on a GPU 64")
     parser.add_argument("--seconds", type=float, default=120.0, help="at most this long for a case of the steps")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    if unknown := set(arguments.parts) - {"counts", "steps", "study"}:
-        parser.error(f"unknown part {', '.join(sorted(unknown))}; use counts, steps, study")
-    chosen = arguments.parts or ["counts", "steps", "study"]
+    if unknown := set(arguments.parts) - {"counts", "steps"}:
+        parser.error(f"unknown part {', '.join(sorted(unknown))}; use counts, steps")
+    chosen = arguments.parts or ["counts", "steps"]
     device = torch.device(arguments.device)
     batch_size = arguments.batch_size or (64 if device.type == "cuda" else 4)
     found = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
-    document = {part: found[part] for part in ("counts", "steps", "study") if part in found}
+    document = {part: found[part] for part in ("counts", "steps") if part in found}
 
     def write() -> None:
         write_result(arguments.out, {"schema": "naslab.mae_effects/1", **document}, str(device))
@@ -236,9 +161,6 @@ def main() -> None:
                 steps[name] = measured_step(name, batch_size, arguments.seconds, device)
                 print(name, steps[name]["step_ratio"], flush=True)
                 write()
-    if "study" in chosen:
-        document["study"] = study(arguments.folder, arguments.slots)
-        write()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """What a study found: runs it through `naslab run` and writes its ranking and every trial.
 
-Usage: python benchmarks/study_result.py studies/keep_rates.yaml [--folder naslab-runs] [--slots 2] [--out FILE]
+Usage: python benchmarks/study_result.py studies/keep_rates.yaml [--folder naslab-runs] [--slots 2] [--device cuda]
+                                         [--out FILE] [--as-is]
 
-Goes on where an earlier call stopped. The result file, benchmarks/results/<study>.json unless told, holds the study,
-its ranking and every finished trial with scores and seconds; `table` shows each configuration beside the reference.
+Goes on where an earlier call stopped; with --as-is writes what has been measured so far. The result file,
+benchmarks/results/<study>.json unless told, holds the study, its ranking and every finished trial with scores and
+seconds; `table` shows each configuration beside the reference.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 import yaml
 from results_file import write_result
 
-from naslab.nas.statistics import difference_interval, mean_interval
+from naslab.nas.statistics import mean_interval, paired_interval
 from naslab.runs.ledger import Ledger
 from naslab.runs.ranking import rank
 
@@ -60,27 +62,33 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
 
 
 def table(name: str, scores: Sequence[str]) -> str:
-    """Scores of each configuration, those less the reference's, and its training time, as Markdown."""
+    """Scores of each configuration, those less the reference's seed by seed, and its training time, as Markdown."""
     path = RESULTS / f"{name}.json"
     if not path.exists():
         return f"{name}: not measured."
-    trials = json.loads(path.read_text(encoding="utf-8"))["trials"]
+    found = json.loads(path.read_text(encoding="utf-8"))
+    trials, facts = found["trials"], found["provenance"]
     groups: dict[str, list[dict[str, Any]]] = {}
     reference = [t for t in trials if t["role"] == "reference"]
     for trial in trials:
-        if trial["role"] in ("reference", "final", "control"):
+        if trial["role"] in ("reference", "final", "control", "random"):
             groups.setdefault(_name(trial, reference[0]["configuration"]), []).append(trial)
-    head = ["configuration", *(cell for score in scores for cell in (score, "less the reference")), "training s"]
+    head = [
+        "configuration",
+        *(cell for score in scores for cell in (score, "less the reference")),
+        "seeds",
+        "training s",
+    ]
     lines = [table_row([*head, "reference's time over its"]), table_row(["---"] * (len(head) + 1))]
-    for group, found in groups.items():
+    for group, members in groups.items():
         cells = [group]
         for score in scores:
-            own, theirs = _column(found, score), _column(reference, score)
-            cells.append(interval_text(asdict(mean_interval(own))) if own else "")
-            apart = own and found is not reference and len(own) == len(theirs) > 1 and group != "the reference"
-            cells.append(interval_text(asdict(difference_interval(own, theirs)), sign=True) if apart else "")
-        lines.append(table_row([*cells, *_times(found, reference)]))
-    return "\n".join(lines)
+            own, theirs = _column(members, score), _column(reference, score)
+            cells.append(interval_text(asdict(mean_interval(list(own.values())))) if own else "")
+            apart = len(own) > 1 and len(theirs) > 1 and group != "the reference"
+            cells.append(interval_text(asdict(paired_interval(own, theirs)), sign=True) if apart else "")
+        lines.append(table_row([*cells, str(len(members)), *_times(members, reference)]))
+    return "\n".join([*lines, "", f"Measured on {facts['device']}; torch {facts['torch']}."])
 
 
 def interval_text(found: Mapping[str, Any], sign: bool = False) -> str:
@@ -100,6 +108,10 @@ def table_row(cells: Sequence[str]) -> str:
 def _name(trial: dict[str, Any], reference: dict[str, Any]) -> str:
     if trial["role"] == "control":
         return f"control: {trial['label']}"
+    if trial["role"] == "random":
+        return "random architectures"
+    if "head" in reference:  # a cell of ten operations is no name
+        return "the reference" if trial["role"] == "reference" else f"found by {trial['arm']}"
     changed = {k: v for k, v in trial["configuration"].items() if reference.get(k) != v}
     return ", ".join(f"{k} {_value(v)}" for k, v in changed.items()) or "the reference"
 
@@ -108,8 +120,13 @@ def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _column(trials: list[dict[str, Any]], score: str) -> list[float]:
-    return [trial["scores"][score] for trial in trials if score in trial["scores"]]
+def _column(trials: list[dict[str, Any]], score: str) -> dict[int, float]:
+    """The score by seed; random architectures differ beside their seeds, so theirs are not shared."""
+    return {
+        -1 - number if trial["role"] == "random" else trial["seed"]: trial["scores"][score]
+        for number, trial in enumerate(trials)
+        if score in trial["scores"]
+    }
 
 
 def _times(trials: list[dict[str, Any]], reference: list[dict[str, Any]]) -> list[str]:
@@ -128,11 +145,17 @@ def main() -> None:
     parser.add_argument("study")
     parser.add_argument("--folder", type=Path, default=Path("naslab-runs"))
     parser.add_argument("--slots", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--as-is", action="store_true", help="run nothing more")
     arguments = parser.parse_args()
-    ledger = run_study(arguments.study, str(arguments.folder / "benchmark.db"), arguments.slots)
+    storage = str(arguments.folder / "benchmark.db")
+    if arguments.as_is:
+        ledger = Ledger.open(storage, yaml.safe_load(Path(arguments.study).read_text(encoding="utf-8"))["name"])
+    else:
+        ledger = run_study(arguments.study, storage, arguments.slots, {"device": arguments.device})
     out = arguments.out or RESULTS / f"{ledger.study.name}.json"
-    write_result(out, {"schema": "naslab.study_result/1", **summarise(ledger)})
+    write_result(out, {"schema": "naslab.study_result/1", **summarise(ledger)}, arguments.device)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Usage: python benchmarks/tables.py
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,57 +15,31 @@ import mae_effects
 import smaug_effects
 import study_result
 import training_tables
+import verdicts
 import video_difficulty
 from results_file import read_result
-from study_result import interval_text
-
-from naslab.nas.statistics import difference_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
+FRAMEWORKS = ("simclr", "simsiam", "mocov2", "byol")
 
 
 def tables() -> str:
     """All tables as Markdown."""
-    return "\n\n".join([heads(), arms(), step_cost(), quick_start(), driver()])
+    return "\n\n".join([heads(), step_cost(), quick_start(), driver()])
 
 
 def heads() -> str:
-    """Published and searched heads, kNN top-1 over seeds."""
-    lines = ["| study | configuration | kNN top-1 | linear top-1 less published |", "| --- | --- | --- | --- |"]
-    for name, study in read_result("nasiam_heads", {"studies": {}})["studies"].items():
-        for row in study["ranking"]["rows"]:
-            found = [study["against_published"].get(arm, {}).get("linear_top1") for arm in row["arms"]]
-            linear = next((interval_text(i, sign=True) for i in found if i), "")
-            lines.append(f"| {name} | {row['name']} | {interval_text(row['metric'])} | {linear} |")
-        baseline = [*study["ranking"]["controls"], *filter(None, [study["ranking"]["random"]])]
-        lines += [f"| {name} | {b['name']} | {interval_text(b['metric'])} | |" for b in baseline]
-    return "\n".join(lines) if len(lines) > 2 else "Heads: not measured."
-
-
-def arms() -> str:
-    """What each search spent, and its finalist against the published heads and the random architectures."""
-    lines = [
-        "| study | arm | search CPU hours | kNN top-1 less published | less random architectures |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for name, study in read_result("nasiam_heads", {"studies": {}})["studies"].items():
-        hours = {arm["arm"]: arm["search_hours"] for arm in study["ranking"]["arms"]}
-        for arm, differences in study["against_published"].items():
-            spent = f"{hours[arm]:.4f}" if arm in hours else ""
-            gains = [interval_text(differences["knn_top1"], sign=True), _over_random(study, arm)]
-            lines.append(f"| {name} | {arm} | {spent} | {gains[0]} | {gains[1]} |")
-    return "\n".join(lines) if len(lines) > 2 else "Searches: not measured."
-
-
-def _over_random(study: dict[str, Any], arm: str) -> str:
-    """The finalist's kNN top-1 less the random architectures', with Welch's interval."""
-
-    def scores(**wanted: str) -> list[float]:
-        return [t["scores"]["knn_top1"] for t in study["trials"] if all(t[k] == v for k, v in wanted.items())]
-
-    finalist, random = scores(role="final", arm=arm, state="complete"), scores(role="random", state="complete")
-    return interval_text(asdict(difference_interval(finalist, random)), sign=True) if finalist and random else ""
+    """Published and searched heads, by the linear probe, framework by framework, and what each search cost."""
+    parts = []
+    for framework in FRAMEWORKS:
+        found = read_result(f"fashion_{framework}")
+        table = study_result.table(f"fashion_{framework}", ("linear_top1", "knn_top1"))
+        if found:
+            spent = ", ".join(f"{arm['arm']} {arm['search_hours']:.4f}" for arm in found["ranking"]["arms"])
+            table += f" Device hours of the searches: {spent}."
+        parts.append(f"{framework}:\n\n{table}")
+    return "\n\n".join(parts)
 
 
 def step_cost() -> str:
@@ -223,7 +196,9 @@ def mutation() -> str:
 
 
 PAGES = (
+    (DOCS / "effects.md", "verdicts", verdicts.table),
     (DOCS / "effects.md", "mae", mae_effects.table),
+    (DOCS / "effects.md", "mae-masking", partial(study_result.table, "mae_masking", ("linear_top1", "knn_top1"))),
     (DOCS / "effects.md", "difficulty", video_difficulty.table),
     (DOCS / "effects.md", "smaug", smaug_effects.table),
     (DOCS / "effects.md", "altup", altup_effects.table),
