@@ -18,6 +18,21 @@ def random_states_kept(*devices: torch.device) -> Iterator[None]:
 
 
 @contextmanager
+def seeded(seed: int, *devices: torch.device) -> Iterator[None]:
+    """Inside, torch draws from `seed` on the CPU and on `devices`; afterwards goes on as if nothing had been drawn.
+
+    torch.manual_seed would seed every GPU, also those whose states are not put back.
+    """
+    with random_states_kept(*devices):
+        torch.default_generator.manual_seed(seed)
+        for device in devices:
+            if device.type == "cuda":
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
+        yield
+
+
+@contextmanager
 def undisturbed(*devices: torch.device) -> Iterator[None]:
     """Random states of torch on the CPU and on `devices`, of Python and NumPy, the default number format and the number
     of threads are put back at the end.

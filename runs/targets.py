@@ -14,6 +14,7 @@ from torch import nn
 
 from naslab.efficiency.inputs import Inputs
 from naslab.efficiency.inputs import batch_size as size_of_batch
+from naslab.efficiency.surroundings import seeded
 from naslab.errors import InputError
 from naslab.runs.example_batch import Batch
 from naslab.runs.hugging_face import hugging_face
@@ -110,8 +111,7 @@ def _space(name: str, batch: Batch) -> tuple[nn.Module, Inputs, int | None]:
         model = space.build(space.reference)
     if batch.shape is not None:
         return model, batch.like(batch.shape), None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         example = space.example_input(batch.size)
     if example is None:
         raise InputError(f"target: space {name} does not say what its input is; add --input-shape")

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-import torch
-
+from naslab.efficiency.surroundings import random_states_kept
 from naslab.nas.arms import Grid
 from naslab.nas.health import HealthReport, assess
 from naslab.runs.past import last_score
@@ -74,7 +73,7 @@ def parameter_free_share(study: Study, configuration: Configuration) -> float | 
     if not isinstance(space, RelaxableSpace):
         return None
     chains = [chain for chain in space.chains() if chain.name in configuration]
-    with torch.random.fork_rng(devices=[]):  # not on meta: its masks lie where its alphas do, and are read
+    with random_states_kept():  # not on meta: its masks lie where its alphas do, and are read
         supernet = space.supernet(lambda alphas: alphas)
     free = []
     for chain in chains:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -27,6 +27,7 @@ from naslab.search_spaces.mae.classifier import Classifier, Pool, decays_in_pret
 from naslab.search_spaces.mae.model import Autoencoder
 from naslab.search_spaces.mae.space import MAE
 from naslab.search_spaces.options import Options
+from naslab.search_spaces.parameters import Unless
 from naslab.search_spaces.seeds import seed_everything
 from naslab.search_spaces.task import Control, Rung, Split
 
@@ -47,6 +48,8 @@ class Recipe(PretrainingBudget):
     metric: Literal["linear_top1", "knn_top1", "finetune_top1"] = "linear_top1"
     pool: Pool = "mean"
     """Features of a sample: the mean of its patches, or the class token, which the loss does not reach directly."""
+    rung_bank: Annotated[int, Unless("metric", ("finetune_top1",))] = Field(2000, gt=0)
+    """As everywhere; fine-tuning goes over all labels at a rung, too."""
     finetune: FinetuneOptions | None = None
     """Recipe of fine-tuning; None: no `finetune_top1`, unless it is the metric."""
 

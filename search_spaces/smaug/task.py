@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from naslab.efficiency.inputs import Inputs
-from naslab.efficiency.surroundings import random_states_kept
+from naslab.efficiency.surroundings import seeded
 from naslab.errors import InputError
 from naslab.search_spaces.common.controls import trained, untrained
 from naslab.search_spaces.common.scores import chance_scores, retrieval_scores
@@ -225,8 +225,7 @@ class VideoLanguage(EpochTask):
         """Validation clips with all their frames, of which a model takes its own, and fixed noise; no questions."""
         pairs = self.pairs["validation"]
         clips = torch.arange(batch_size) % len(pairs)
-        with random_states_kept(self.device):
-            torch.manual_seed(0)
+        with seeded(0, self.device):
             return self.batch(pairs, clips, self.space.options.clip_frames)
 
 

@@ -1,6 +1,7 @@
 """What the measurements do on a GPU, found out without one, by stand-ins for the driver and for torch.cuda."""
 
 import sys
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from naslab.efficiency.kinds import CONVOLUTION, MATRIX_PRODUCT
 from naslab.efficiency.nvml import answers, device_handle
 from naslab.efficiency.provenance import collect_provenance
 from naslab.efficiency.roofline import Roof
-from naslab.efficiency.surroundings import random_states_kept
+from naslab.efficiency.surroundings import random_states_kept, seeded
 from naslab.efficiency.work import Work
 
 CUDA = torch.device("cuda:1")
@@ -122,6 +123,31 @@ def test_random_states_of_other_gpus_are_left_alone(monkeypatch):
     with random_states_kept(CUDA, torch.device("cpu"), CUDA):
         pass
     assert asked == [CUDA, CUDA]
+
+
+def test_a_seed_given_for_one_gpu_reaches_no_other(monkeypatch):
+    states, current = {0: "as found", 1: "as found"}, []
+
+    @contextmanager
+    def on(device):
+        current.append(device.index)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", on)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "manual_seed", lambda seed: states.update({current[-1]: seed}))
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: states.update(dict.fromkeys(states, seed)))
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: states[device.index])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: states.update({device.index: state}))
+    for devices in ((), (CUDA,)):
+        before = torch.get_rng_state()
+        with seeded(5, *devices):
+            assert states == {0: "as found", 1: 5 if devices else "as found"}
+            drawn = torch.rand(3)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert states == {0: "as found", 1: "as found"}
+        assert torch.equal(drawn, torch.rand(3, generator=torch.Generator().manual_seed(5)))
 
 
 @pytest.mark.parametrize("gibibytes", [1, 8])

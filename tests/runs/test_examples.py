@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import run_here
+from inline import run_here
 
 from naslab.runs.api import Results
 from naslab.runs.ledger import Ledger

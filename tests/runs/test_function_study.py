@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import run_here
+from inline import run_here
 
 import naslab
 from naslab.errors import InputError

@@ -4,7 +4,7 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
-from conftest import run_here
+from inline import run_here
 from test_local_executor import double
 
 from naslab.efficiency.device import current, is_lost, resolve_device, resolve_kind

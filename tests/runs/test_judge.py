@@ -2,9 +2,9 @@
 
 from collections import Counter
 
-from conftest import TOY
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inline import TOY
 from rich.console import Console
 
 from naslab.runs.driver import run_study

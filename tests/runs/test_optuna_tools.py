@@ -10,7 +10,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import optuna
 import pytest
-from conftest import TOY, run_here
+from inline import TOY, run_here
 from optuna.trial import TrialState
 
 from naslab.errors import InputError

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import run_here
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inline import run_here
 from synthetic_study import BY_DARTS, BY_TPE, PUBLISHED, make_study, trial
 
 from naslab.errors import InputError

@@ -1,7 +1,7 @@
 """Equal finished trials of another study: taken over where the study file says so, and nowhere in silence."""
 
 import pytest
-from conftest import run_here
+from inline import run_here
 
 from naslab.errors import InputError
 from naslab.runs.export import export

@@ -1,5 +1,5 @@
 import pytest
-from conftest import run_here
+from inline import run_here
 
 from naslab.errors import InputError
 from naslab.runs.ledger import Ledger

@@ -3,6 +3,7 @@ from functools import partial
 
 import pytest
 import torch
+from pydantic import ValidationError
 from timm.models.vision_transformer import VisionTransformer
 
 from naslab.errors import InputError
@@ -113,6 +114,12 @@ def test_divergence_is_said():
 def test_what_does_not_fit_is_refused_before_any_work(space, task, message):
     with pytest.raises(InputError, match=message):
         make(space, **task)
+
+
+def test_a_bank_for_rungs_is_refused_where_rungs_fine_tune():
+    with pytest.raises(ValidationError, match="applies only with metric other than finetune_top1"):
+        make(metric="finetune_top1", rung_bank=100)
+    assert "rung_bank" not in make(metric="finetune_top1").benchmark
 
 
 @pytest.mark.parametrize(("pool", "norm"), [("mean", "fc_norm"), ("class", "model.norm")])

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from naslab.efficiency.surroundings import random_states_kept
+from naslab.efficiency.surroundings import seeded
 from naslab.search_spaces.common.scores.accuracy import accuracy
 from naslab.search_spaces.common.scores.features import BOTH, encode, labelled_few, score_features
 from naslab.search_spaces.common.training.finetune import FinetuneOptions, fine_tune
@@ -105,8 +105,7 @@ class Evaluation:
         seed: int,
         layer_decay: float,
     ) -> Model:
-        with random_states_kept(self.device):
-            torch.manual_seed(seed)
+        with seeded(seed, self.device):
             classifier = make().to(self.device)
         optimiser = classifier.optimiser(options, layer_decay)
         images = self.data.train.take(indices)
