@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from naslab.kernels import altup
 from naslab.search_spaces.altup.stack import Collapse, collapsed, expanded, mixed
-from naslab.search_spaces.altup.transformer import Block, Branch, Context
+from naslab.search_spaces.common.modules.gated_transformer import Block, Branch, Context
 
 SCALE = 0.01
 

@@ -5,19 +5,25 @@ Names: B batch, L and S tokens, D width of one stream, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from naslab.search_spaces.altup.coefficients import Kind
 from naslab.search_spaces.altup.hyper_connections import HyperConnections
 from naslab.search_spaces.altup.stack import AltUpStack, LayerInput, Selection, SequenceAltUpLayer
-from naslab.search_spaces.altup.transformer import EPSILON, Block, BlockSizes, Context, context, linear
 from naslab.search_spaces.common.modules.experts import ExpertSizes, take_balance
+from naslab.search_spaces.common.modules.gated_transformer import (
+    EPSILON,
+    Block,
+    BlockSizes,
+    Context,
+    context,
+    linear,
+    quieten,
+)
 from naslab.search_spaces.data.text import IGNORED
 
 Method: TypeAlias = Literal["dense", "altup", "recycled", "sequence", "sum", "hyper_connections", "dense_wide"]
@@ -105,22 +111,6 @@ def make_stack(plan: Plan, causal: bool, memory_width: int | None = None) -> nn.
             dynamic = plan.coefficients == "per_token"
             return HyperConnections(blocks, plan.streams, plan.width, dynamic, plan.collapse)
     return Dense(*blocks)
-
-
-def quieten(blocks: Iterable[Block]) -> None:
-    """Scale down what the branches add, so that the sum over all layers starts at the size of the embedding (GPT-2)."""
-    chosen = list(blocks)
-    for block in chosen:
-        parts = [block.self_attention.output.weight]
-        if block.cross_attention is not None:
-            parts.append(block.cross_attention.output.weight)
-        if block.feed_forward.down is not None:
-            parts.append(block.feed_forward.down.weight)
-        if block.feed_forward.experts is not None:
-            parts.append(block.feed_forward.experts.down)
-        with torch.no_grad():
-            for weight in parts:
-                weight.mul_((2 * len(chosen)) ** -0.5)
 
 
 class Embedding(nn.Module):

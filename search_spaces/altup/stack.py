@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from naslab.errors import InputError
 from naslab.kernels import altup
 from naslab.search_spaces.altup.coefficients import GEMMA_CLIP, Coefficients, Kind, make_coefficients
-from naslab.search_spaces.altup.transformer import Context
+from naslab.search_spaces.common.modules.gated_transformer import Context
 
 Selection: TypeAlias = Literal["alternating", "same"]
 Expansion: TypeAlias = Literal["replicate", "split"]

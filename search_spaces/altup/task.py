@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
-from naslab.search_spaces.altup import text_baselines
-from naslab.search_spaces.altup.batches import SpanBatches
 from naslab.search_spaces.altup.model import EncoderDecoder, LanguageModel
 from naslab.search_spaces.altup.space import AltUp
 from naslab.search_spaces.common.controls import untrained
+from naslab.search_spaces.common.objectives.span_batches import SpanBatches
+from naslab.search_spaces.common.scores import text_baselines
 from naslab.search_spaces.common.tasks import EpochTask
 from naslab.search_spaces.common.training import adamw, set_learning_rate, train_in_rungs
 from naslab.search_spaces.common.training.choice import Wanted

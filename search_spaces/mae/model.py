@@ -8,6 +8,7 @@ patch, D width of the encoder, E of the decoder.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from naslab.kernels import TokenMask, gather_visible, patch_loss, restore_tokens
 from naslab.search_spaces.common.modules.positions import plane_positions
-from naslab.search_spaces.common.modules.vit import EPSILON, Sizes, check_shape, initialise, make_blocks
+from naslab.search_spaces.common.modules.vit import EPSILON, Sizes, TokenEncoder, check_shape, initialise, make_blocks
 from naslab.search_spaces.common.objectives.float32 import in_float32
 from naslab.search_spaces.common.objectives.masked_patches import Masking, gather_masked
 from naslab.search_spaces.common.objectives.running_cell import RunningCell
@@ -69,15 +70,15 @@ class Design:
         return self.in_channels, rows * self.patch_size, columns * self.patch_size
 
 
-class Autoencoder(nn.Module):
-    """What images and clips have in common; a subclass says how samples become tokens and what is predicted.
+class Autoencoder(TokenEncoder):
+    """What images and clips have in common; a subclass says how samples become tokens and what is predicted."""
 
-    A subclass gives `embed`, `places` and `reconstruction_loss`.
-    """
+    embedding = ("patch_embed", "tube_embed", "encoder_places", "class_")
 
     def __init__(self, design: Design, outputs: int, class_token: bool = True) -> None:
         super().__init__()
         self.design = design
+        self.width, self.leading = design.encoder.width, int(class_token)
         width, narrow = design.encoder.width, design.decoder.width
         self.class_token = nn.Parameter(torch.zeros(width)) if class_token else None
         self.encoder_mask_token = nn.Parameter(torch.zeros(width)) if design.encoder_mask_tokens else None
@@ -90,17 +91,17 @@ class Autoencoder(nn.Module):
         self.decoder_norm = nn.LayerNorm(narrow, eps=EPSILON)
         self.head = nn.Linear(narrow, outputs)
 
+    @abstractmethod
     def embed(self, samples: Tensor) -> Tensor:
         """Tokens (B, L, D) without positions."""
-        raise NotImplementedError
 
+    @abstractmethod
     def places(self) -> tuple[Tensor, Tensor]:
         """Positions of the encoder's tokens, (L, D), and of the decoder's, (L, E)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reconstruction_loss(self, predicted_BMP: Tensor, samples: Tensor, decoded_BM: Tensor) -> Tensor:
         """Mean squared error of the decoded tokens' pixels."""
-        raise NotImplementedError
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -139,17 +140,9 @@ class Autoencoder(nn.Module):
         loss = self.reconstruction_loss(predicted_BMP, images, decoded_BM)
         return Reconstruction(loss, predicted_BMP.detach(), decoded_BM)
 
-    def features(self, images: Tensor) -> Tensor:
-        """Every token of whole samples after the encoder's last norm: class token, where there is one, then patches.
-
-        Nothing is masked: (B, 1 + L, D), or (B, L, D) without a class token.
-        """
-        tokens: Tensor = self.norm(self.encode(images))
-        return tokens
-
-    def encode(self, images: Tensor) -> Tensor:
-        """The same before the last norm."""
-        tokens: Tensor = self.blocks(self._with_class(self._embedded(images) + self.places()[0]))
+    def encode(self, samples: Tensor) -> Tensor:
+        """See TokenEncoder; nothing is masked."""
+        tokens: Tensor = self.blocks(self._with_class(self._embedded(samples) + self.places()[0]))
         return tokens
 
     def _embedded(self, samples: Tensor) -> Tensor:
@@ -169,11 +162,6 @@ class Autoencoder(nn.Module):
     def _with_class(self, tokens_BLD: Tensor) -> Tensor:
         token, _ = self.class_tokens()
         return tokens_BLD if token is None else torch.cat([token.expand(len(tokens_BLD), 1, -1), tokens_BLD], 1)
-
-    @property
-    def leading(self) -> int:
-        """Class tokens before the patches: 1 or 0."""
-        return 0 if self.class_token is None else 1
 
     def _decode(self, encoded: Tensor, mask: TokenMask, noise_BL: Tensor) -> tuple[Tensor, Tensor]:
         """Predictions (B, M, P) of the decoded masked tokens, and which these are, (B, M)."""

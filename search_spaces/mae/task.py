@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from naslab.errors import InputError
 from naslab.search_spaces.common import controls
+from naslab.search_spaces.common.modules.vit import Pool
 from naslab.search_spaces.common.scores import BOTH
 from naslab.search_spaces.common.tasks import PretrainingBudget, SampleTask
 from naslab.search_spaces.common.training import adamw, scaled_rate, set_learning_rate, train_in_rungs
 from naslab.search_spaces.common.training.choice import Wanted
+from naslab.search_spaces.common.training.classifier import Classifier
 from naslab.search_spaces.common.training.finetune import FinetuneOptions
 from naslab.search_spaces.data import Augmentation, CropAndFlip, DatasetOptions
 from naslab.search_spaces.data.video import ClipAugmentation, ClipOptions
-from naslab.search_spaces.mae.classifier import Classifier, Pool, decays_in_pretraining, pooled
 from naslab.search_spaces.mae.model import Autoencoder
 from naslab.search_spaces.mae.space import MAE
 from naslab.search_spaces.options import Options
@@ -140,7 +141,7 @@ class MaskedPretraining(SampleTask):
         options ask for; else the metric alone.
         """
         autoencoder = cast(Autoencoder, model).to(self.device).eval()
-        scores = self._features(partial(pooled, autoencoder, pool=self.options.pool), split, full)
+        scores = self._features(partial(autoencoder.pooled, pool=self.options.pool), split, full)
         options = self.options.finetuning
         if options is None or not (full or self.metric == "finetune_top1"):
             return scores
@@ -206,6 +207,11 @@ class ClipPretraining(MaskedPretraining):
     """The same on clips."""
 
     Options = ClipPretrainingOptions
+
+
+def decays_in_pretraining(name: str, parameter: nn.Parameter) -> bool:
+    """Matrices, class and mask tokens and positions; not biases and norms (timm's rule in MAE's code)."""
+    return parameter.ndim > 1 or name.endswith(("_token", "_places"))
 
 
 def _loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -13,9 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from naslab.search_spaces.common.modules.backbones import CONVOLUTIONAL, build_backbone
 from naslab.search_spaces.configuration import Configuration
 from naslab.search_spaces.nasiam import drawing
-from naslab.search_spaces.nasiam.backbones import CONVOLUTIONAL, build_backbone
 from naslab.search_spaces.nasiam.frameworks import BYOL, Framework, MakeHead, MoCoV2, SimCLR, SimSiam
 from naslab.search_spaces.nasiam.heads import Sizes, published_heads, same_layers, searched_heads, sizes
 from naslab.search_spaces.nasiam.operations import OPERATIONS, canonical_cell

@@ -15,7 +15,7 @@ from naslab.search_spaces.altup.coefficients import PerTokenCoefficients
 from naslab.search_spaces.altup.hyper_connections import HyperConnections
 from naslab.search_spaces.altup.model import Dense
 from naslab.search_spaces.altup.stack import AltUpStack, SequenceAltUpLayer, collapsed, expanded
-from naslab.search_spaces.altup.transformer import Block, BlockSizes, context
+from naslab.search_spaces.common.modules.gated_transformer import Block, BlockSizes, context
 
 WIDTH, LENGTH = 16, 12
 VARIANTS = [

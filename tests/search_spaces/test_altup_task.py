@@ -8,10 +8,10 @@ import torch
 
 from naslab.errors import InputError
 from naslab.search_spaces import TrainingDiverged, find_space
-from naslab.search_spaces.altup.batches import SpanBatches
 from naslab.search_spaces.altup.task import LanguageModelling, LanguageModellingOptions, multiplies
-from naslab.search_spaces.altup.text_baselines import lzma_bits, ngram_bits
+from naslab.search_spaces.common.objectives.span_batches import SpanBatches
 from naslab.search_spaces.common.objectives.spans import corrupt, span_shape
+from naslab.search_spaces.common.scores.text_baselines import lzma_bits, ngram_bits
 from naslab.search_spaces.data.text import BEGIN, END, FIRST_SENTINEL, IGNORED, CausalBatches
 
 SIZES = {"context": 32, "width": 32, "hidden": 48, "layers": 3, "vocabulary": 400}

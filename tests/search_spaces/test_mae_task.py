@@ -8,8 +8,8 @@ from timm.models.vision_transformer import VisionTransformer
 
 from naslab.errors import InputError
 from naslab.search_spaces import TrainingDiverged, find_space
+from naslab.search_spaces.common.training.classifier import Classifier
 from naslab.search_spaces.common.training.finetune import FinetuneOptions
-from naslab.search_spaces.mae.classifier import Classifier
 from naslab.search_spaces.mae.task import MaskedPretraining, PretrainingOptions
 
 SMALL = {"dataset": {"train": 600, "validation": 200, "test": 200}, "batch_size": 100, "epochs": 3}

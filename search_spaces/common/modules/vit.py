@@ -6,8 +6,9 @@ Names in shapes: B batch, L tokens, D width.
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import timm
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from naslab.errors import InputError
 from naslab.search_spaces.common.costs import stack
 
+Pool: TypeAlias = Literal["class", "mean"]
 EPSILON = 1e-6
 """Of every LayerNorm, as in MAE's code."""
 
@@ -33,6 +35,32 @@ class Sizes:
     def multiply_adds(self, tokens: int) -> int:
         """Cost of the stack on one sample of that many tokens."""
         return stack([(tokens, tokens)] * self.depth, self.width, self.hidden)
+
+
+class TokenEncoder(nn.Module, ABC):
+    """A plain ViT that gives every token: a subclass makes `blocks` and `norm`, and says how samples are encoded."""
+
+    blocks: nn.Sequential
+    norm: nn.LayerNorm
+    width: int
+    leading: int
+    """Class tokens before the patches: 1 or 0."""
+    embedding: ClassVar[tuple[str, ...]]
+    """How the names of the parameters before the blocks begin."""
+
+    @abstractmethod
+    def encode(self, samples: Tensor) -> Tensor:
+        """Every token of whole samples before the last norm: (B, leading + L, D)."""
+
+    def features(self, samples: Tensor) -> Tensor:
+        """The same after the norm."""
+        tokens: Tensor = self.norm(self.encode(samples))
+        return tokens
+
+    def pooled(self, samples: Tensor, pool: Pool) -> Tensor:
+        """Features (B, D): the class token, or the mean of the patches, both after the norm."""
+        tokens = self.features(samples)
+        return tokens[:, 0] if pool == "class" else tokens[:, self.leading :].mean(1)
 
 
 def find_sizes(encoder: str, own: tuple[int | None, int | None, int | None], where: str, mlp_ratio: int = 4) -> Sizes:

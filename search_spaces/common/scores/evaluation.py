@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from naslab.efficiency.surroundings import seeded
 from naslab.search_spaces.common.scores.accuracy import accuracy
 from naslab.search_spaces.common.scores.features import BOTH, encode, labelled_few, score_features
-from naslab.search_spaces.common.training.finetune import FinetuneOptions, fine_tune
+from naslab.search_spaces.common.training.finetune import FinetuneOptions, Tunable, fine_tune
 from naslab.search_spaces.data import Augmentation, ImageData, ImageSet
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.seeds import derive_seed
@@ -30,14 +29,6 @@ class Scoring(Options):
     """How many labelled training samples a rung's score may use; the full evaluation uses all."""
     labels_per_class: int | None = Field(None, gt=0)
     """Also score with this many labels a class (`few_knn_top1`, `few_linear_top1`, `few_finetune_top1`)."""
-
-
-class Tunable(nn.Module, ABC):
-    """A module from samples to logits (B, classes) that says how it is trained."""
-
-    @abstractmethod
-    def optimiser(self, options: FinetuneOptions, layer_decay: float) -> torch.optim.Optimizer:
-        """Over what is to be trained, rates falling by `layer_decay` from layer to layer."""
 
 
 Model = TypeVar("Model", bound=Tunable)

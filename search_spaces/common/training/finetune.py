@@ -7,6 +7,7 @@ flips.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import TypeVar
 
 import torch
@@ -20,6 +21,14 @@ from naslab.search_spaces.options import Options
 from naslab.search_spaces.seeds import derive_seed
 
 Model = TypeVar("Model", bound=nn.Module)
+
+
+class Tunable(nn.Module, ABC):
+    """A module from samples to logits (B, classes) that says how it is trained."""
+
+    @abstractmethod
+    def optimiser(self, options: FinetuneOptions, layer_decay: float) -> torch.optim.Optimizer:
+        """Over what is to be trained, rates falling by `layer_decay` from layer to layer."""
 
 
 class FinetuneOptions(Options):

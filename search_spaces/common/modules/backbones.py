@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import timm
-from torch import Tensor, nn
+from torch import nn
 
 from naslab.errors import InputError
 
@@ -75,9 +75,3 @@ def _cifar_stem(network: nn.Module, in_channels: int) -> None:
     nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
     network.conv1 = stem
     network.maxpool = nn.Identity()
-
-
-def features(backbone: nn.Module, images_BCHW: Tensor) -> Tensor:
-    """Backbone output of shape (batch, F)."""
-    output: Tensor = backbone(images_BCHW)
-    return output

@@ -1,4 +1,4 @@
-"""The transformer layers of this space: pre-norm, rotary positions, gated GELU, causal or not, with cross-attention.
+"""Transformer layers of language models: pre-norm, rotary positions, gated GELU, causal or not, with cross-attention.
 
 Bias-free matrices and the gated feed-forward are those of T5 1.1; positions are rotary where T5 has a bias, so that
 they cost no parameters and thin out with the sequence. Names: B batch, L tokens, D width, H heads.
@@ -6,7 +6,7 @@ they cost no parameters and thin out with the sequence. Names: B batch, L tokens
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -135,6 +135,22 @@ class FeedForward(nn.Module):
             return self.experts(x_BLD)  # type: ignore[no-any-return]
         dense_BLD: Tensor = self.down(F.gelu(self.gate(x_BLD), approximate="tanh") * self.up(x_BLD))
         return dense_BLD if self.experts is None else dense_BLD + self.experts(x_BLD)
+
+
+def quieten(blocks: Iterable[Block]) -> None:
+    """Scale down what the branches add, so that the sum over all layers starts at the size of the embedding (GPT-2)."""
+    chosen = list(blocks)
+    for block in chosen:
+        parts = [block.self_attention.output.weight]
+        if block.cross_attention is not None:
+            parts.append(block.cross_attention.output.weight)
+        if block.feed_forward.down is not None:
+            parts.append(block.feed_forward.down.weight)
+        if block.feed_forward.experts is not None:
+            parts.append(block.feed_forward.experts.down)
+        with torch.no_grad():
+            for weight in parts:
+                weight.mul_((2 * len(chosen)) ** -0.5)
 
 
 def linear(wide: int, narrow: int) -> nn.Linear:
