@@ -94,15 +94,18 @@ def test_the_import_order_can_fail(tmp_path):
     assert lint() != 0
 
 
-def test_the_worked_example_runs(tmp_path):
-    def naslab(*arguments):
-        command = [sys.executable, "-m", "naslab", *arguments, "--storage", str(tmp_path / "naslab.db"), "--json"]
-        done = subprocess.run(command, cwd=ROOT / "examples", capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    naslab("run", "digits_mlp.yaml", "--set", "arms.0.trials=2", "--set", "random_architectures=1")
-    ranking = naslab("rank", "digits_mlp")
+def test_the_worked_example_runs(tmp_path, monkeypatch, capsys):
+    """Its search in a process of its own, as the module of its space lies in the current folder."""
+    storage = ["--storage", str(tmp_path / "naslab.db"), "--json"]
+    search = ["run", "digits_mlp.yaml", "--set", "arms.0.trials=2", "--set", "random_architectures=1"]
+    command = [sys.executable, "-m", "naslab", *search, *storage]
+    done = subprocess.run(command, cwd=ROOT / "examples", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["schema"].startswith("naslab.run/")
+    monkeypatch.chdir(ROOT / "examples")
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    assert run_command_line(["rank", "digits_mlp", *storage]) == 0
+    ranking = json.loads(capsys.readouterr().out)
     Draft202012Validator(json.loads((ROOT / "docs/schemas/rank.json").read_text())).validate(ranking)
     assert {row["reference"] for row in ranking["rows"]} == {True, False}
     assert all(30 < row["metric"]["mean"] < 100 for row in ranking["rows"])

@@ -13,7 +13,7 @@ from naslab.search_spaces.nasiam.task import SelfSupervised, SelfSupervisedOptio
 def make(framework="simclr"):
     queue = {"queue_size": 64} if framework == "mocov2" else {}
     space = find_space("nasiam", "tiny", {"framework": framework, **queue})
-    options = {"dataset": {"train": 400, "validation": 100, "test": 100}, "batch_size": 50, "epochs": 2}
+    options = {"dataset": {"train": 160, "validation": 40, "test": 40}, "batch_size": 40, "epochs": 2}
     return space, SelfSupervised(space, SelfSupervisedOptions.model_validate(options), torch.device("cpu"))
 
 

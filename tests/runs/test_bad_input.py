@@ -141,7 +141,7 @@ def test_a_storage_that_cannot_be_made(toy_file, capsys, storage):
     refused(capsys, "run", toy_file(), "--storage", storage)
 
 
-def test_a_changed_study_is_refused_and_a_ledger_of_another_version_too(toy_file, capsys):
+def test_a_changed_study_is_refused_and_a_ledger_of_another_version_too(toy_file, inline, capsys):
     assert run_command_line(["run", str(toy_file(arms=[])), "--storage", "runs.db"]) == 0
     capsys.readouterr()
     assert "task changed" in refused(capsys, "run", toy_file(arms=[], task={"epochs": 3}), "--storage", "runs.db")
@@ -181,7 +181,7 @@ def document(capsys, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
-def test_json_documents_are_one_and_as_published(toy_file, capsys):
+def test_json_documents_are_one_and_as_published(toy_file, inline, capsys):
     path = toy_file(arms=[])
     for arguments, schema in (
         (("run", path, "--dry-run"), "run"),

@@ -6,19 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from inline import run_here
 from jsonschema import Draft202012Validator
-from rich.console import Console
 from toy_space import Sized
 
 from naslab.efficiency import profile
 from naslab.errors import InputError
 from naslab.runs.cli import run_command_line
 from naslab.runs.constraints import Check, Constraints, checks_of, find_costs
-from naslab.runs.driver import run_study
 from naslab.runs.ledger import Ledger
 from naslab.runs.past import tell
 from naslab.runs.plan import next_job
-from naslab.runs.progress import Progress
 from naslab.runs.ranking import rank
 from naslab.runs.report import build_report
 from naslab.runs.study import load_study, parse_study
@@ -30,10 +28,8 @@ SWEEP = {"name": "cells", "engine": "grid", "vary": {"cell": [GOOD, POOR]}, "bas
 SIZED = {"name": "toy_space:Sized"}
 
 
-def run(path, slots=1):
-    ledger = Ledger.start("runs.db", load_study(path))
-    run_study(ledger, slots, Progress(Console(stderr=True), quiet=True))
-    return ledger
+def run(path):
+    return run_here(Ledger.start("runs.db", load_study(path)))
 
 
 def test_counts_are_those_of_the_profile_on_meta_and_on_real_tensors():

@@ -4,7 +4,7 @@ from collections import Counter
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inline import TOY
+from inline import TOY, run_here
 from rich.console import Console
 
 from naslab.runs.driver import run_study
@@ -229,7 +229,9 @@ def test_an_interrupted_proposal_that_was_to_end_is_not_trained_again(toy_file):
             trial_id, _ = ledger.begin(one)
             rung = {"epoch": 1, "device_seconds": 0.1, "scores": {"score": score}}
             ledger.finish(trial_id, "interrupted", {"seconds": {"train": 0.1}, "device": "cpu", "rungs": [rung]})
-    ended = {t.job.key: t for t in run(path, 1).trials() if t.state != "interrupted"}
+    ended = {
+        t.job.key: t for t in run_here(Ledger.start("runs.db", load_study(path))).trials() if t.state != "interrupted"
+    }
     assert ended["proposal/random/1"].state == "pruned"
     assert ended["proposal/random/1"].device_seconds == 0
     assert ended["proposal/random/0"].state == "complete"

@@ -64,16 +64,17 @@ def waits_at_the_gate():
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 130)])
 def test_a_driver_that_is_killed_or_interrupted_goes_on(toy_file, tmp_path, sent, code):
-    gate = tmp_path / "gate"
+    """What was interrupted is no attempt: one is all that a job has here."""
+    gate, slots = tmp_path / "gate", "2" if sent == signal.SIGKILL else "1"
     # The reference with seed 1 waits before its last epoch until the gate opens: it is there to be interrupted.
-    path = toy_file(task={"epochs": 3, "trouble": "gate", "marker": str(gate)}, arms=[])
-    driver = start(path, "--slots", "2")
-    wait_for(lambda: number_of("complete") >= 2 and waits_at_the_gate(), driver)
+    path = toy_file(task={"epochs": 3, "trouble": "gate", "marker": str(gate)}, arms=[], limits={"attempts": 1})
+    driver = start(path, "--slots", slots)
+    wait_for(lambda: number_of("complete") >= 1 and waits_at_the_gate(), driver)
     driver.send_signal(sent)
     assert end(driver)[0] == code
     finished = {t.job.key: t.number for t in trials() if t.state == "complete"}
     gate.touch()
-    assert end(start(path, "--slots", "2"))[0] == 0
+    assert end(start(path, "--slots", slots))[0] == 0
     after = trials()
     complete = Counter(t.job.key for t in after if t.state == "complete")
     assert set(complete.values()) == {1}
@@ -86,19 +87,6 @@ def test_a_driver_that_is_killed_or_interrupted_goes_on(toy_file, tmp_path, sent
     document = status(Ledger.open("runs.db", "toy"))
     assert document["failures"] == []
     assert document["unaccounted"] >= 0
-
-
-def test_interruptions_are_no_attempts(toy_file, tmp_path):
-    gate = tmp_path / "gate"
-    path = toy_file(task={"epochs": 3, "trouble": "gate", "marker": str(gate)}, arms=[], limits={"attempts": 1})
-    for _ in range(2):
-        driver = start(path)
-        wait_for(waits_at_the_gate, driver)
-        driver.send_signal(signal.SIGINT)
-        assert end(driver)[0] == 130
-    gate.touch()
-    assert end(start(path))[0] == 0
-    assert {t.state for t in trials()} == {"complete", "interrupted"}
 
 
 def test_a_training_killed_after_a_checkpoint_goes_on_from_it(toy_file):

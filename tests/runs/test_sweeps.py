@@ -5,15 +5,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from inline import run_here
 from jsonschema import Draft202012Validator
-from rich.console import Console
 
 from naslab.errors import InputError
 from naslab.runs.cli import run_command_line
-from naslab.runs.driver import run_study
 from naslab.runs.ledger import Ledger
 from naslab.runs.plan import expected_jobs, next_job
-from naslab.runs.progress import Progress
 from naslab.runs.ranking import rank
 from naslab.runs.report import build_report
 from naslab.runs.study import load_study
@@ -23,10 +21,8 @@ GOOD, FAIR, POOR = (["good"] * 4, ["fair"] * 4, ["poor"] * 4)
 SWEEP = {"name": "cells", "engine": "grid", "vary": {"cell": [GOOD, POOR]}, "base": {"head": "cell"}}
 
 
-def run(path, slots=2):
-    ledger = Ledger.start("runs.db", load_study(path))
-    run_study(ledger, slots, Progress(Console(stderr=True), quiet=True))
-    return ledger
+def run(path):
+    return run_here(Ledger.start("runs.db", load_study(path)))
 
 
 def test_every_point_is_trained_with_every_seed_and_ranked(toy_file):

@@ -17,6 +17,9 @@ T5 = {
 }
 
 
+SMALL = {"width": 32, "hidden": 48, "vocabulary": 300}
+
+
 def configurations(space, experts=()):
     for name, configuration in {"reference": space.reference, **space.published}.items():
         yield name, configuration
@@ -74,13 +77,14 @@ def test_equal_functions_are_one_configuration(one, other):
 @pytest.mark.parametrize(
     ("preset", "options", "experts"),
     [
-        ("tiny", {}, (4,)),
-        ("tiny", {"form": "encoder_decoder", "expert_hidden": 16, "top_k": 2}, (4,)),
-        ("small", {}, ()),
-        pytest.param("paper", {}, (), marks=pytest.mark.slow),
+        ("tiny", {"layers": 3}, (4,)),
+        ("tiny", {"layers": 3, "form": "encoder_decoder", "expert_hidden": 16, "top_k": 2}, (4,)),
+        ("small", {"layers": 3}, ()),
+        ("paper", {"layers": 4}, ()),
     ],
 )
 def test_the_formula_is_the_counters_figure(preset, options, experts):
+    """With few layers: every further one costs as much as one of these."""
     space = find_space("altup", preset, options)
     for name, configuration in configurations(space, experts):
         with torch.device("meta"):
@@ -91,7 +95,7 @@ def test_the_formula_is_the_counters_figure(preset, options, experts):
 
 @pytest.mark.parametrize("form", ["decoder", "encoder_decoder"])
 def test_every_method_trains_counts_copies_and_is_deterministic(form):
-    space = find_space("altup", "tiny", {"form": form, "context": 24, "width": 32, "hidden": 48, "vocabulary": 300})
+    space = find_space("altup", "tiny", {"form": form, "context": 24, "layers": 3, **SMALL})
     batch = space.example_input(2)
     for name, configuration in configurations(space, (4,)):
         torch.manual_seed(0)

@@ -25,7 +25,7 @@ SPACES = {
     "smaug:tiny": {**CLIPS, "dataset": MORE_CLIPS},
     "nasiam:tiny byol": (IMAGES, {"framework": "byol"}),
     "nasiam:tiny mocov2": (IMAGES, {"framework": "mocov2"}),
-    "altup:tiny encoder-decoder": (TEXT, {"form": "encoder_decoder", "context": 32}),
+    "altup:tiny encoder-decoder": (TEXT, {"form": "encoder_decoder", "context": 32, "layers": 3}),
 }
 
 

@@ -1,4 +1,4 @@
-"""Sparsified transformers against twins that hold every attention matrix, and against the published counts."""
+"""Sparsified transformers against twins that hold every attention matrix; published counts: test_published.py."""
 
 import copy
 import math
@@ -8,7 +8,7 @@ import timm
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 
-from naslab.efficiency import count_forward, count_training_step
+from naslab.efficiency import count_training_step
 from naslab.errors import InputError
 from naslab.kernels._dispatch import switched
 from naslab.search_spaces.common.modules.tokens import (
@@ -20,15 +20,6 @@ from naslab.search_spaces.common.modules.tokens import (
     set_keep_rate,
     sparsify,
 )
-
-EVIT_GMAC = {0.9: 4.0, 0.8: 3.5, 0.7: 3.0, 0.6: 2.6, 0.5: 2.3}
-TOME_RATIOS = [
-    ("vit_small_patch16_224", 13, 1.70),
-    ("vit_base_patch16_224", 13, 1.69),
-    ("vit_large_patch16_224", 7, 1.77),
-    ("vit_base_patch16_224", 16, 2.00),
-    ("vit_large_patch16_224", 8, 1.99),
-]
 
 
 def tiny(seed=0, **options):
@@ -188,25 +179,6 @@ def test_what_is_counted_is_what_stays(rate):
         reduction = Reduction(rule, (0,), rate)
         made = kept or MergingBlock(block, reduction.merges, 1, True, last=True)
         assert made(torch.randn(1, 101, 8)).shape[1] == 1 + reduction.left(100)
-
-
-def test_counts_of_evit():
-    for rate, printed in EVIT_GMAC.items():
-        with torch.device("meta"):
-            model = sparsify(timm.create_model("deit_small_patch16_224"), rate)
-            found = count_forward(model, torch.empty(1, 3, 224, 224))
-        assert found.coverage == 1, found.uncovered
-        assert found.total / 2e9 == pytest.approx(printed, abs=0.05), rate
-
-
-@pytest.mark.parametrize(("name", "r", "printed"), TOME_RATIOS)
-def test_ratios_of_tome(name, r, printed):
-    with torch.device("meta"):
-        x = torch.empty(1, 3, 224, 224)
-        dense = count_forward(timm.create_model(name), x)
-        found = count_forward(sparsify(timm.create_model(name), rule="tome", r=r), x)
-    assert found.coverage == 1, found.uncovered
-    assert dense.total / found.total == pytest.approx(printed, rel=0.02)
 
 
 def test_a_training_step_is_covered():
