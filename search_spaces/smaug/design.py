@@ -7,9 +7,9 @@ from typing import Literal
 
 from naslab.search_spaces.common.counts import visible_tokens
 from naslab.search_spaces.common.modules.tokens import Reduction, layers_at
+from naslab.search_spaces.common.modules.top_k import Estimator
 
 Selection = Literal["before", "after"]
-Estimator = Literal["straight_through", "perturbed"]
 Layers = Literal["quarters", "half", "first_quarter"]
 LAYERS: dict[Layers, tuple[int, ...]] = {"quarters": (1, 2, 3), "half": (2,), "first_quarter": (1,)}
 """Where frames lose tokens: after how many quarters of the depth."""

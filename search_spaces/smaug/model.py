@@ -18,14 +18,16 @@ from transformers import BertConfig
 
 from naslab.kernels import patch_loss, token_mask
 from naslab.search_spaces.common.modules.bert import DividedBert
+from naslab.search_spaces.common.modules.top_k import Chosen
 from naslab.search_spaces.common.objectives.contrastive import contrastive_loss, same_text
 from naslab.search_spaces.common.objectives.float32 import in_float32
 from naslab.search_spaces.common.objectives.masked_words import labelled_loss, mask_words
 from naslab.search_spaces.common.objectives.matching import hard_negatives, matching_loss
+from naslab.search_spaces.data.video.sets import frame_times
 from naslab.search_spaces.smaug.design import Design
 from naslab.search_spaces.smaug.encoder import Encoded, FrameDecoder, FrameEncoder, frame_features
 from naslab.search_spaces.smaug.options import SMAUGOptions
-from naslab.search_spaces.smaug.selector import Chosen, FrameSelector
+from naslab.search_spaces.smaug.selector import FrameSelector
 
 TEMPERATURE, COLDEST, WARMEST = 0.07, 0.001, 0.5
 
@@ -118,10 +120,7 @@ class VideoLanguageModel(nn.Module):
 
     def _own_frames(self, values_BT: Tensor) -> Tensor:
         given, wanted = values_BT.shape[1], self.design.frames
-        if given < wanted:
-            raise ValueError(f"frames: {given} given, this model takes {wanted}")
-        middles = [(2 * i + 1) * given // (2 * wanted) for i in range(wanted)]
-        return values_BT if given == wanted else values_BT[:, middles]
+        return values_BT if given == wanted else values_BT[:, frame_times(given, wanted, 1)[0]]
 
     def _watch(self, frames: Tensor, noise: Tensor, text_BD: Tensor) -> tuple[Video, Tensor | None]:
         """Encode the visible patches in training, of all frames or those that the text keeps; rebuild the masked."""
@@ -129,7 +128,7 @@ class VideoLanguageModel(nn.Module):
         if self.selector is not None and self.design.selection == "before":
             chosen = self.selector(frame_features(patches), text_BD)
             patches, frames = chosen.take(patches), chosen.take(frames).detach()
-            noise = noise.gather(1, chosen.frames_BK[..., None].expand(-1, -1, noise.shape[2]))
+            noise = noise.gather(1, chosen.kept_BK[..., None].expand(-1, -1, noise.shape[2]))
         batch, times = frames.shape[:2]
         mask = None
         if self.design.visual_masking_ratio > 0:
@@ -140,12 +139,10 @@ class VideoLanguageModel(nn.Module):
             features = _features(encoded, tokens)
         pixels = None
         if self.decoder is not None and mask is not None:
-            pixels = self._rebuild(encoded, frames.flatten(0, 1), mask.masked_BM)
+            predicted_FMP = self.decoder(encoded, mask.masked_BM)
+            shown_FCHW = frames.flatten(0, 1)
+            pixels = in_float32(patch_loss)(predicted_FMP, shown_FCHW, mask.masked_BM, self.sizes.patch_size)
         return Video(tokens, features), pixels
-
-    def _rebuild(self, encoded: Encoded, frames_FCHW: Tensor, masked_FM: Tensor) -> Tensor:
-        assert self.decoder is not None
-        return in_float32(patch_loss)(self.decoder(encoded, masked_FM), frames_FCHW, masked_FM, self.sizes.patch_size)
 
     def _match(
         self, text: Tensor, ids: Tensor, video: Video, similarity: Tensor, same: Tensor, noise: Tensor

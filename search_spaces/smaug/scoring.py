@@ -10,8 +10,6 @@ from naslab.search_spaces.data.video.tokenized import TokenizedClips
 from naslab.search_spaces.smaug.model import Video, VideoLanguageModel
 
 TEXTS_AT_ONCE = 32
-LIFT = 2.0
-"""The lowest similarity of what is ordered anew; cosines end at 1."""
 
 
 def text_to_video(model: VideoLanguageModel, pairs: TokenizedClips, batch: int, rerank: int = 0) -> Tensor:
@@ -33,24 +31,12 @@ def text_to_video(model: VideoLanguageModel, pairs: TokenizedClips, batch: int, 
         [model.similarities(part, torch.cat(classes), joined).cpu() for part in text_UD.split(TEXTS_AT_ONCE)]
     )
     if rerank:
-        similarity_UV = _reranked(model, pairs, unique_UW, similarity_UV, min(rerank, len(pairs)), batch)
+
+        def log_odds(texts_N: Tensor, clips_N: Tensor) -> Tensor:
+            return _fits(model, pairs, unique_UW[texts_N], clips_N, batch)
+
+        similarity_UV = scores.reranked(similarity_UV, rerank, log_odds)
     return similarity_UV[which_Q]
-
-
-def _reranked(
-    model: VideoLanguageModel, pairs: TokenizedClips, ids_UW: Tensor, similarity_UV: Tensor, best: int, batch: int
-) -> Tensor:
-    """Log-odds of fitting for the best clips of each text, all lifted alike over the other similarities (cosines).
-
-    In double precision, in which lifting changes no order.
-    """
-    clips_UR = similarity_UV.topk(best, 1).indices
-    texts_N, clips_N = torch.arange(len(ids_UW)).repeat_interleave(best), clips_UR.flatten()
-    # Clip by clip, so that each clip is encoded once for all the texts that want it.
-    order = clips_N.argsort(stable=True)
-    fits = _fits(model, pairs, ids_UW[texts_N[order]], clips_N[order], batch).double()
-    found = torch.empty_like(fits).scatter(0, order, fits - fits.min() + LIFT)
-    return similarity_UV.double().scatter(1, clips_UR, found.view_as(clips_UR))
 
 
 def open_accuracy(model: VideoLanguageModel, pairs: TokenizedClips, answers: int, batch: int) -> float:

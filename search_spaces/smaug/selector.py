@@ -1,47 +1,14 @@
 """Text-guided frame selection: one score per frame from the frame and the text, the best frames go on.
 
-How gradients reach the scores is a choice: `straight_through` (Gumbel noise; kept frames carry a gate of 1 whose
-gradient is that of their softmax share) or `perturbed` (Cordonnier et al. 2021, as in STTS: the mean selection over
-noisy scores, a soft mixture of frames in training). Evaluation takes the top frames, without noise.
-
 Names: B pairs, T frames, K kept frames, Q texts, V videos.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from naslab.search_spaces.common.modules.top_k import PerturbedTopK, top_in_order
-from naslab.search_spaces.smaug.design import Estimator
-
-
-class Chosen(NamedTuple):
-    """The kept frames (B, K) in order of time, and what carries their gradient: gates (B, K) or soft rows (B, K, T)."""
-
-    frames_BK: Tensor
-    gates_BK: Tensor | None = None
-    rows_BKT: Tensor | None = None
-
-    def take(self, values: Tensor) -> Tensor:
-        """The kept frames of (B, T, ...), as (B, K, ...)."""
-        if self.rows_BKT is not None:
-            mixed: Tensor = torch.bmm(self.rows_BKT.to(values.dtype), values.flatten(2))
-            return mixed.reshape(*mixed.shape[:2], *values.shape[2:])
-        index = self.frames_BK.reshape(*self.frames_BK.shape, *(1,) * (values.ndim - 2))
-        taken = values.gather(1, index.expand(-1, -1, *values.shape[2:]))
-        return taken if self.gates_BK is None else taken * self.gates_BK.reshape(index.shape)
-
-    def shares(self, frames: int) -> Tensor:
-        """The share (B, T) of each of `frames` frames in the mean of what is kept."""
-        keep = self.frames_BK.shape[1]
-        if self.rows_BKT is not None:
-            return self.rows_BKT.mean(1)
-        gates = torch.ones_like(self.frames_BK, dtype=torch.float32) if self.gates_BK is None else self.gates_BK
-        return gates.new_zeros(len(gates), frames).scatter(1, self.frames_BK, gates / keep)
+from naslab.search_spaces.common.modules.top_k import Chosen, Estimator, choose
 
 
 class FrameSelector(nn.Module):
@@ -76,17 +43,9 @@ class FrameSelector(nn.Module):
         return self.choose(self.scores(features_BTF, text_BD))
 
     def choose(self, scores: Tensor) -> Chosen:
-        """The frames of best scores (B, T); noise only in training, from torch's generator."""
-        if not self.training:
-            return Chosen(top_in_order(scores, self.keep))
-        if self.estimator == "perturbed":
-            noise = torch.randn(len(scores), self.samples, scores.shape[1], device=scores.device)
-            rows: Any = PerturbedTopK.apply(scores, noise, self.keep, self.sigma)
-            return Chosen(top_in_order(scores, self.keep), rows_BKT=rows)
-        noisy = scores - torch.empty_like(scores).exponential_().clamp(min=1e-9).log()
-        frames = top_in_order(noisy, self.keep)
-        share = noisy.softmax(-1).gather(1, frames)
-        return Chosen(frames, gates_BK=share - share.detach() + 1)
+        """The frames of best scores (B, T); in evaluation without noise."""
+        estimator = self.estimator if self.training else None
+        return choose(scores, self.keep, estimator, self.samples, self.sigma)
 
 
 def joined_width(text_width: int) -> int:

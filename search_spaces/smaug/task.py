@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 import torch
 from pydantic import Field
@@ -60,9 +60,7 @@ class VideoLanguageOptions(Options):
 class VideoLanguage(EpochTask):
     """Trains a SMAUG model on pairs of clips and captions, with one open-ended question a clip."""
 
-    percentages = frozenset(
-        {"retrieval_qa", "mean_recall", "recall_at_1", "recall_at_5", "recall_at_10", "qa_top1", "choice_top1"}
-    )
+    percentages = frozenset(get_args(Metric))
     Options = VideoLanguageOptions
     space: SMAUG
     options: VideoLanguageOptions

@@ -156,11 +156,11 @@ def test_evaluation_takes_the_top_frames_in_order_of_time(estimator):
     chosen, scores = chooser(features, text), chooser.scores(features, text)
     for b in range(5):
         best = sorted(sorted(range(4), key=lambda t: -scores[b, t].item())[:2])
-        assert chosen.frames_BK[b].tolist() == best
+        assert chosen.kept_BK[b].tolist() == best
         assert torch.equal(chosen.take(values)[b], values[b, best])
     shares = chooser.shares_of_all(features, text)
     for q, v in itertools.product(range(5), range(5)):
-        alone = chooser(features[v : v + 1], text[q : q + 1]).frames_BK[0]
+        alone = chooser(features[v : v + 1], text[q : q + 1]).kept_BK[0]
         assert torch.equal(shares[q, v], torch.zeros(4).index_fill(0, alone, 0.5))
 
 
@@ -176,7 +176,7 @@ def test_straight_through_changes_no_value():
     chooser = selector("straight_through").train()
     values = torch.randn(5, 4, 3)
     chosen = chooser(torch.randn(5, 4, 6), torch.randn(5, 8))
-    assert torch.equal(chosen.take(values), torch.stack([v[f] for v, f in zip(values, chosen.frames_BK, strict=True)]))
+    assert torch.equal(chosen.take(values), torch.stack([v[f] for v, f in zip(values, chosen.kept_BK, strict=True)]))
 
 
 def test_perturbed_selection_has_the_gradient_of_its_mean():

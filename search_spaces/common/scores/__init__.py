@@ -6,7 +6,7 @@ from naslab.search_spaces.common.scores.features import BOTH, EVALUATION_BATCH, 
 from naslab.search_spaces.common.scores.knn import knn_accuracy
 from naslab.search_spaces.common.scores.precision import Relevance, ranking_scores
 from naslab.search_spaces.common.scores.probe import linear_probe_accuracy
-from naslab.search_spaces.common.scores.retrieval import chance_scores, retrieval_scores
+from naslab.search_spaces.common.scores.retrieval import chance_scores, reranked, retrieval_scores
 
 __all__ = [
     "BOTH",
@@ -22,6 +22,7 @@ __all__ = [
     "labelled_few",
     "linear_probe_accuracy",
     "ranking_scores",
+    "reranked",
     "retrieval_scores",
     "score_features",
 ]

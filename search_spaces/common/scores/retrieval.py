@@ -6,10 +6,14 @@ finds everything alike scores what chance does. A similarity that is not a numbe
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 RECALLS = (1, 5, 10)
+LIFT = 2.0
+"""The lowest similarity of what is ranked again; cosines end at 1."""
 
 
 def retrieval_scores(similarity_QV: Tensor, clips_Q: Tensor) -> dict[str, float]:
@@ -63,3 +67,22 @@ def _found(places: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
         miss = (wrong - i).clamp(min=0) / (right + wrong - i).clamp(min=1)
         missed = torch.where(i < places, missed * miss, missed)
     return 1 - missed
+
+
+def reranked(similarity_QV: Tensor, best: int, log_odds: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Similarities in which the best items of each query are ordered by `log_odds`, and stay before all others.
+
+    All are lifted alike over the others, in double precision, in which lifting changes no order.
+
+    Args:
+        similarity_QV: cosines, at most 1.
+        log_odds: numbers of queries (N,) and of items (N,) to how well they fit, (N,). Pairs come item by item, so that
+            each item is encoded once for all the queries that want it.
+    """
+    items_QR = similarity_QV.topk(min(best, similarity_QV.shape[1]), 1).indices
+    items_N = items_QR.flatten()
+    queries_N = torch.arange(len(similarity_QV)).repeat_interleave(items_QR.shape[1])
+    order = items_N.argsort(stable=True)
+    fits = log_odds(queries_N[order], items_N[order]).double()
+    found = torch.empty_like(fits).scatter(0, order, fits - fits.min() + LIFT)
+    return similarity_QV.double().scatter(1, items_QR, found.view_as(items_QR))
