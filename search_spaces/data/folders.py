@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from naslab.errors import InputError
-from naslab.search_spaces.splits import split_called
+from naslab.search_spaces.splits import by_split
 
 NAMED = 5
 """How many of the files or folders left out a warning names."""
@@ -64,7 +64,7 @@ def class_folders(root: Path | None, kind: str, suffixes: Collection[str], seed:
         raise InputError("task.dataset.root: missing; a folder data set needs the folder's path")
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; task.dataset.root names the folder that holds train/ and val/")
-    splits = split_folders(root)
+    splits = by_split(_subfolders(root))
     others = [folder for folder in _subfolders(root) if folder not in splits.values()]
     if "train" in splits and len(splits) > 1:
         _say_ignored(root, "folders that are no split", [folder.name for folder in others])
@@ -77,22 +77,6 @@ def class_folders(root: Path | None, kind: str, suffixes: Collection[str], seed:
     order = torch.randperm(len(whole.paths), generator=torch.Generator().manual_seed(seed))
     cut = max(1, len(order) // TEST_SHARE)
     return ClassFolders(classes, whole.take(order[cut:]), None, whole.take(order[:cut]))
-
-
-def split_folders(root: Path) -> dict[str, Path]:
-    """The folders that are called as splits are, by the split.
-
-    Raises:
-        InputError: two folders for one split.
-    """
-    found: dict[str, Path] = {}
-    for folder in _subfolders(root):
-        if (split := split_called(folder.name)) is None:
-            continue
-        if split in found:
-            raise InputError(f"{root}: both {found[split].name}/ and {folder.name}/ are called {split}; keep one")
-        found[split] = folder
-    return found
 
 
 def hidden(name: str) -> bool:
@@ -136,10 +120,10 @@ def _files(folder: Path, classes: tuple[str, ...], kind: str, suffixes: Collecti
     ignored: list[str] = []
     for label, name in enumerate(classes):
         places = list(walk(folder / name)) if (folder / name).is_dir() else []
-        if len(places) > 1 and not places[0][1]:
+        if _holds_classes(places, suffixes):
             raise InputError(
-                f"{folder / name}: holds folders alone; the {kind} of a class lie in its own folder, and split folders "
-                "are called train, val and test"
+                f"{folder / name}: holds no {kind} but folders; the {kind} of a class lie in its own folder, and split "
+                "folders are called train, val and test"
             )
         files = [place / file for place, names in places for file in names]
         found = sorted(path for path in files if path.suffix.lower() in suffixes)
@@ -150,6 +134,15 @@ def _files(folder: Path, classes: tuple[str, ...], kind: str, suffixes: Collecti
         labels += [label] * len(found)
     _say_ignored(folder, f"files that are no {kind}", ignored)
     return Labelled(paths, torch.tensor(labels))
+
+
+def _holds_classes(places: Sequence[tuple[Path, list[str]]], suffixes: Collection[str]) -> bool:
+    """Whether a folder, walked, has folders in place of files: nothing else, or several of them beside what is no file
+    of a class, such as a list of labels. One folder (CLASS/images) beside it is how Tiny ImageNet lies.
+    """
+    if len(places) < 2 or any(Path(name).suffix.lower() in suffixes for name in places[0][1]):
+        return False
+    return not places[0][1] or len(_subfolders(places[0][0])) > 1
 
 
 def _subfolders(folder: Path) -> list[Path]:

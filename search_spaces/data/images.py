@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from naslab.errors import InputError
@@ -19,6 +19,8 @@ from naslab.search_spaces.data.pixels import UnreadableImage, read_rgb, trouble_
 from naslab.search_spaces.data.sifting import remembered, sift
 
 RESAMPLING = Image.Resampling.BICUBIC
+LONGEST = 8
+"""Longest side over the shortest of what is resized whole: a strip would take gigabytes, of which a square is kept."""
 T = TypeVar("T")
 
 
@@ -175,6 +177,9 @@ class WholeImages:
 
 def centre_square(rgb: Image.Image, side: int) -> Tensor:
     """The shorter side resized to `side`, the centre cropped: uint8 (3, side, side)."""
+    longest = LONGEST * min(rgb.size)
+    if max(rgb.size) > longest:
+        rgb = ImageOps.fit(rgb, (min(rgb.width, longest), min(rgb.height, longest)))
     scale = side / min(rgb.size)
     width, height = (max(side, round(length * scale)) for length in rgb.size)
     left, top = (width - side) // 2, (height - side) // 2

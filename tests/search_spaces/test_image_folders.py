@@ -44,7 +44,7 @@ def tree(root, **numbers):
     [
         ("train", "val"), ("train", "valid"), ("train", "validation"), ("Train", "Val"), ("training", "testing"),
         ("TRAIN", "TEST"), ("Training", "Validation"), ("train", "dev"), ("train", "eval"), ("train", "test"),
-        ("train", "Evaluation"), ("train", "development"),
+        ("train", "Evaluation"), ("train", "development"), ("train2017", "val2017"), ("Training_Set", "Test_Set"),
     ],
 )  # fmt: skip
 def test_split_folders_are_known_by_any_of_their_names(tmp_path, train, held_out):
@@ -52,6 +52,35 @@ def test_split_folders_are_known_by_any_of_their_names(tmp_path, train, held_out
     data = load(tmp_path)
     assert data.classes == ("cat", "dog")
     assert (len(data.train), len(data.validation), len(data.test)) == (10, 2, 6)
+
+
+def test_images_of_a_class_may_lie_in_one_folder_beside_a_list(tmp_path):
+    """Tiny ImageNet: train/CLASS/images/ beside CLASS_boxes.txt."""
+    for split in ("train", "val"):
+        tree(tmp_path / split / "cat", images=3)
+        tree(tmp_path / split / "dog", images=3)
+        for name in ("cat", "dog"):
+            (tmp_path / split / name / "boxes.txt").write_text("0 0 9 9")
+    with pytest.warns(UserWarning, match=r"boxes\.txt"):
+        found = class_folders(tmp_path, "images", IMAGE_SUFFIXES, 0)
+    assert (found.classes, len(found.train.paths)) == (("cat", "dog"), 12)
+
+
+def test_a_strip_takes_no_more_memory_than_what_is_kept_of_it(monkeypatch):
+    resized, resize = [], Image.Image.resize
+
+    def watched(image, size, *arguments, **keywords):
+        resized.append(size)
+        return resize(image, size, *arguments, **keywords)
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    strip = np.zeros((2, 6000, 3), np.uint8)
+    strip[:, 2999:3001] = 255
+    for pixels in (strip, strip.transpose(1, 0, 2)):
+        square = images.centre_square(Image.fromarray(pixels), 64)
+        assert square.shape == (3, 64, 64)
+        assert square.float().mean() > 200, "the middle is kept"
+    assert max(width * height for width, height in resized) <= 8 * 64 * 64
 
 
 def test_of_three_split_folders_each_has_its_part(tmp_path):
@@ -76,12 +105,15 @@ def test_a_class_may_be_called_as_a_split(tmp_path):
         (("val", "test"), r"holds test/ and val/ alone; splits are train/ with val/ or test/"),
         (("train",), r"holds train/ alone"),
         (("train", "val", "valid"), r"both val/ and valid/ are called validation; keep one"),
-        (("one", "two"), r"one: holds folders alone; the images of a class lie in its own folder"),
-        (("train", "other"), r"other: holds folders alone"),
+        (("one", "two"), r"one: holds no images but folders; the images of a class lie in its own folder"),
+        (("train", "other"), r"other: holds no images but folders"),
     ],
 )
-def test_folders_that_are_no_splits_are_no_classes_either(tmp_path, splits, message):
+@pytest.mark.parametrize("listed", [False, True], ids=["", "with a list of labels"])
+def test_folders_that_are_no_splits_are_no_classes_either(tmp_path, splits, message, listed):
     tree(tmp_path, **dict.fromkeys(splits, 2))
+    for split in splits if listed else ():
+        (tmp_path / split / "labels.csv").write_text("file,label")
     with pytest.raises(InputError, match=message):
         load(tmp_path)
 

@@ -13,7 +13,10 @@ def test_parts_are_had_by_name():
     [
         ("train", "train"), ("Training", "train"), ("VAL", "validation"), ("valid", "validation"),
         ("validate", "validation"), ("Validation", "validation"), ("dev", "validation"), ("eval", "validation"),
-        ("test", "test"), ("Testing", "test"), ("trains", None), ("", None), ("cat", None),
+        ("test", "test"), ("Testing", "test"), ("train2017", "train"), ("val_images", "validation"),
+        ("test-set", "test"), ("trainset", "train"),
+        ("Valid (1)", "validation"), ("test.1", "test"), ("trains", None), ("train-clean", None),
+        ("set", None), ("2017", None), ("testimony", None), ("", None), ("cat", None),
     ],
 )  # fmt: skip
 def test_splits_go_by_many_names(name, split):

@@ -18,7 +18,7 @@ from naslab.search_spaces.data.text.corpus import docstrings
 from naslab.search_spaces.data.text.parts import held_out_parts, set_apart
 from naslab.search_spaces.options import Options, UserPath
 from naslab.search_spaces.parameters import When
-from naslab.search_spaces.splits import Splits, split_called
+from naslab.search_spaces.splits import Splits, by_split
 
 
 class ParallelOptions(Options):
@@ -97,7 +97,7 @@ def _own(root: Path | None) -> dict[str, Pairs]:
     if not root.is_dir():
         rows = read_table(root, ("source", "target"), "\t" if root.suffix == ".tsv" else ",")
         return {"train": _whole(Pairs([row["source"] for row in rows], [row["target"] for row in rows]), root)}
-    found = {split: _lines(path) for path in sorted(root.glob("*.source")) if (split := split_called(path.stem))}
+    found = {split: _lines(path) for split, path in by_split(sorted(root.glob("*.source"))).items()}
     if "train" not in found:
         raise InputError(f"{root / 'train.source'}: no such file; the folder needs train.source and train.target")
     return found

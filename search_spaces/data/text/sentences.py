@@ -23,7 +23,7 @@ from naslab.search_spaces.data.read import read_table
 from naslab.search_spaces.data.text.parts import held_out_parts, set_apart
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import When
-from naslab.search_spaces.splits import Splits, split_called
+from naslab.search_spaces.splits import Splits, by_split
 
 
 class SentenceOptions(Options):
@@ -158,7 +158,7 @@ def _own(root: Path | None) -> dict[str, list[dict[str, str]]]:
     if not root.is_dir():
         return {"train": _table(root)}
     tables = [path for path in sorted(root.iterdir()) if path.suffix in (".csv", ".tsv")]
-    found = {split: _table(path) for path in tables if (split := split_called(path.stem))}
+    found = {split: _table(path) for split, path in by_split(tables).items()}
     if "train" not in found:
         raise InputError(f"{root / 'train.csv'}: no such file; the folder needs train.csv or train.tsv")
     return found

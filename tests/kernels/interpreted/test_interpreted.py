@@ -23,7 +23,7 @@ def test_this_is_the_interpreter():
 
 
 @everything
-@pytest.mark.parametrize("size", [1, 63, 100, 300])
+@pytest.mark.parametrize("size", [1, 63, 300])
 def test_it_is_its_reference_in_float64(name, size, nan_filled):
     assert_close(*both(CASES[name], size), CASES[name].tolerance, size)
 
@@ -35,7 +35,7 @@ def test_half_precision(name, dtype, tolerance, nan_filled):
 
 
 @everything
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=4)
 @given(size=st.integers(0, 40))
 def test_any_size(name, size):
     assert_close(*both(CASES[name], size), CASES[name].tolerance, size)
