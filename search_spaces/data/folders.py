@@ -64,8 +64,8 @@ def class_folders(root: Path | None, kind: str, suffixes: Collection[str], seed:
         raise InputError("task.dataset.root: missing; a folder data set needs the folder's path")
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; task.dataset.root names the folder that holds train/ and val/")
-    splits = by_split(_subfolders(root))
-    others = [folder for folder in _subfolders(root) if folder not in splits.values()]
+    splits = by_split(subfolders(root))
+    others = [folder for folder in subfolders(root) if folder not in splits.values()]
     if "train" in splits and len(splits) > 1:
         _say_ignored(root, "folders that are no split", [folder.name for folder in others])
         return _splits(splits, kind, suffixes)
@@ -84,6 +84,11 @@ def hidden(name: str) -> bool:
     return name.startswith(".") or name in OF_THE_FILE_SYSTEM
 
 
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in it, by name, hidden ones left out."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not hidden(path.name))
+
+
 def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     """All folders below and including `folder`, with the names of their files, hidden ones left out."""
     for place, folders, files in os.walk(folder):
@@ -95,7 +100,7 @@ def _splits(splits: Mapping[str, Path], kind: str, suffixes: Collection[str]) ->
     classes = _class_names(splits["train"])
     parts = {split: _files(folder, classes, kind, suffixes) for split, folder in splits.items()}
     for folder in splits.values():
-        unknown = [path.name for path in _subfolders(folder) if path.name not in classes]
+        unknown = [path.name for path in subfolders(folder) if path.name not in classes]
         _say_ignored(folder, f"class folders that {splits['train'].name}/ does not have", unknown)
     if len(parts) == 3:
         return ClassFolders(classes, parts["train"], parts["validation"], parts["test"])
@@ -104,7 +109,7 @@ def _splits(splits: Mapping[str, Path], kind: str, suffixes: Collection[str]) ->
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    names = tuple(path.name for path in _subfolders(folder))
+    names = tuple(path.name for path in subfolders(folder))
     if len(names) < 2:
         raise InputError(
             f"{folder}: holds {len(names)} class folders; a folder data set needs one per class, two or more"
@@ -142,11 +147,7 @@ def _holds_classes(places: Sequence[tuple[Path, list[str]]], suffixes: Collectio
     """
     if len(places) < 2 or any(Path(name).suffix.lower() in suffixes for name in places[0][1]):
         return False
-    return not places[0][1] or len(_subfolders(places[0][0])) > 1
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not hidden(path.name))
+    return not places[0][1] or len(subfolders(places[0][0])) > 1
 
 
 def _say_ignored(folder: Path, what: str, names: Sequence[str]) -> None:

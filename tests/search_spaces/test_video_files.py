@@ -323,6 +323,16 @@ def test_captioned_videos_lie_in_split_folders_of_any_name(tmp_path, names):
     assert len(data.train) + len(data.validation) == 3 * (len(names) - 1)
 
 
+def test_in_a_splits_own_folder_a_column_for_the_split_changes_nothing(tmp_path):
+    for split in ("train", "val", "test"):
+        folder(tmp_path / split, [f"{split}{n}.mkv" for n in range(3)])
+        table = tmp_path / split / "captions.csv"
+        header, *rows = table.read_text().splitlines()
+        table.write_text("\n".join([f"{header},split", *(f"{row},{split}" for row in rows)]))
+    data = load(tmp_path)
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [3, 3, 3]
+
+
 TGIF = {
     "action": "gif_name\tquestion\ta1\ta2\ta3\ta4\ta5\tanswer\tvid_id\tkey\n"
     "{gif}\tWhat does the cat do 3 times ?\tjump\tlick\tsleep\tturn\trun\t1\tACTION4\t26\n",

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from naslab.errors import InputError
-from naslab.search_spaces.data.folders import split_folders
+from naslab.search_spaces.data.folders import subfolders
 from naslab.search_spaces.data.read import read_json, read_lines, read_pickled_captions, read_table
 from naslab.search_spaces.data.video.options import VideoTextOptions
 from naslab.search_spaces.data.video.sets import Question
-from naslab.search_spaces.splits import split_called
+from naslab.search_spaces.splits import by_split, split_called
 
 SPLITS = ("train", "validation", "test")
 MSVD_SPLITS = {"train": (1, 1200), "validation": (1201, 1300), "test": (1301, 1970)}
@@ -53,11 +54,14 @@ def read_annotations(options: VideoTextOptions, root: Path) -> Annotations:
 
 
 def folder(root: Path) -> Annotations:
-    """Videos with captions.csv, .json or .txt, and perhaps questions.csv: in `root`, or in root/train, val and test."""
-    parts = {split: part for split, part in split_folders(root).items() if _caption_file(part)}
+    """Videos with captions.csv, .json or .txt, and perhaps questions.csv: in `root`, or in root/train, val and test.
+
+    In a split's own folder the split is the folder's, whatever a column says.
+    """
+    parts = {split: part for split, part in by_split(subfolders(root)).items() if _caption_file(part)}
     if not parts:
         return _own_files(root, "")
-    return {split: _own_files(part, f"{part.name}/").get("train", []) for split, part in parts.items()}
+    return {split: list(chain(*_own_files(part, f"{part.name}/").values())) for split, part in parts.items()}
 
 
 def msrvtt(root: Path, split: str) -> Annotations:
