@@ -73,8 +73,8 @@ def from_hugging_face(peer: ViTMAEForPreTraining) -> MaskedAutoencoder:
     """A MaskedAutoencoder with the weights of `peer`.
 
     Raises:
-        InputError: the peer gives its class token a position, has another activation, no qkv biases, dropout, or sides
-            of images and patches that are not one number each.
+        InputError: the peer gives its class token a position, has another activation, no qkv biases, dropout, sides of
+            images and patches that are not one number each, or widths that no model here has.
     """
     config: Any = peer.config
     if config.hidden_act != "gelu" or not config.qkv_bias:
@@ -85,10 +85,14 @@ def from_hugging_face(peer: ViTMAEForPreTraining) -> MaskedAutoencoder:
     for name in ("image_size", "patch_size"):
         if not isinstance(getattr(config, name), int):
             raise InputError(f"hf: {name} {getattr(config, name)!r}; use one number, the side of a square")
+    if config.image_size % config.patch_size:
+        raise InputError(f"hf: patch_size {config.patch_size} does not divide image_size {config.image_size}")
     side = config.image_size // config.patch_size
     target: Target = "normalised_pixel" if config.norm_pix_loss else "pixel"
     masking = Masking("random", config.mask_ratio, (1, side, side))
     encoder, decoder = (Sizes(*(getattr(config, prefix + name) for name in SIZES)) for prefix in ("", "decoder_"))
+    encoder.check("hf: hidden_size")
+    decoder.check("hf: decoder_hidden_size")
     design = Design(encoder, decoder, masking, config.num_channels, config.patch_size, target)
     model = MaskedAutoencoder(design)
     for part in model.modules():

@@ -231,8 +231,7 @@ class MAE(SearchSpace):
 
     def _check_options(self) -> None:
         options, encoder = self.options, self.encoder
-        if encoder.width % 4:
-            raise InputError(f"space.options.width: {encoder.width} is not divisible by 4, as the positions need")
+        encoder.check("space.options.width")
         if options.published_patch not in self._patches:
             allowed = ", ".join(map(str, self._patches)) or "another image_size: no patch divides this one"
             raise InputError(

@@ -119,6 +119,10 @@ def test_images_that_are_not_square_are_refused_by_the_peer_and_by_a_model_of_th
             {"attention_probs_dropout_prob": 0.2},
             r"hf: attention_probs_dropout_prob 0\.2; the model here has no dropout, set it to 0",
         ),
+        ({"image_size": 15}, r"hf: patch_size \d+ does not divide image_size 15"),
+        ({"hidden_size": 18, "num_attention_heads": 3}, r"hf: hidden_size: 18 is not divisible by 4"),
+        ({"num_attention_heads": 5}, r"hf: hidden_size: \d+ is not divisible by 5 heads"),
+        ({"decoder_num_attention_heads": 7}, r"hf: decoder_hidden_size: \d+ is not divisible by 7 heads"),
     ],
 )
 def test_what_is_not_here_is_refused_in_one_line(changed, line):

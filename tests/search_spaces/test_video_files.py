@@ -294,6 +294,8 @@ def test_didemo_joins_the_descriptions_of_a_video(tmp_path):
         ("a.mov", "a.mts"), ("a.mov", "a.m2ts"), ("a.avi", "a.3g2"), ("a.m2ts", "a.mp4"), ("a.3g2", "a.3g2"),
         ("a.MTS", "a.mp4"), ("a.mov", "a.MTS"), ("a.", "a.mp4"), ("a.", "a..mp4"), ("a", "a."), ("a.mp4", "a"),
         ("a.mov", "a..mp4"), ("a.avi", "a.avi.mp4"), ("12@N02_1.2_8.mov", "12@N02_1.2_8.vob"), ("a.wmv", "b/c/a.ts"),
+        ("a.mov", "a.3gpp"), ("a.avi", "a.ogg"), ("a.mp4", "a.NUT"), ("a.h264", "a.mk3d"), ("a.mts", "a.M2P"),
+        ("caf\u00e9.mov", "cafe\u0301.mp4"), ("cafe\u0301.avi", "caf\u00e9.avi"),
     ],
 )  # fmt: skip
 def test_a_video_is_found_in_any_container(tmp_path, named, lies_as):

@@ -36,6 +36,13 @@ class Sizes:
         """Cost of the stack on one sample of that many tokens."""
         return stack([(tokens, tokens)] * self.depth, self.width, self.hidden)
 
+    def check(self, where: str) -> None:
+        """Raise an InputError where the width does not divide into heads, or by 4, as MAE's positions need."""
+        if self.width % self.heads:
+            raise InputError(f"{where}: {self.width} is not divisible by {self.heads} heads")
+        if self.width % 4:
+            raise InputError(f"{where}: {self.width} is not divisible by 4, as the positions need")
+
 
 class TokenEncoder(nn.Module, ABC):
     """A plain ViT that gives every token: a subclass makes `blocks` and `norm`, and says how samples are encoded."""

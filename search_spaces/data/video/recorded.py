@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +22,11 @@ from naslab.search_spaces.data.video.sets import Question, Texts, VideoText
 
 VIDEO_SUFFIXES = frozenset(
     {
-        ".3g2", ".3gp", ".amv", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".m1v", ".m2t", ".m2ts",
-        ".m2v", ".m4v", ".mjpeg", ".mkv", ".mod", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm",
-        ".ogv", ".qt", ".rm", ".rmvb", ".tod", ".ts", ".vob", ".webm", ".wmv", ".y4m",
+        ".264", ".265", ".3g2", ".3gp", ".3gp2", ".3gpp", ".amv", ".asf", ".avi", ".divx", ".dv", ".f4p",
+        ".f4v", ".flv", ".gif", ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2p", ".m2t", ".m2ts", ".m2v",
+        ".m4v", ".mjpeg", ".mjpg", ".mk3d", ".mkv", ".mod", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mpv",
+        ".mts", ".mxf", ".nut", ".ogg", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".tod", ".ts", ".vob", ".vro",
+        ".webm", ".wmv", ".wtv", ".xvid", ".y4m",
     }
 )  # fmt: skip
 HELD_OUT = 10
@@ -114,7 +117,7 @@ class _Files:
         self.root = root
         self.by_name: dict[str, Path] = {}
         for path in sorted((place / name for place, names in walk(root) for name in names), reverse=True):
-            self.by_name[path.name] = path
+            self.by_name[_composed(path.name)] = path
             if path.suffix.lower() in VIDEO_SUFFIXES or path.suffix in ("", "."):
                 self.by_name[_bare(path.name)] = path
 
@@ -122,16 +125,21 @@ class _Files:
         """The file of a video, whatever its container: archives are often re-encoded under the same name."""
         if (exact := self.root / video).is_file():
             return exact
-        name = Path(video).name
+        name = _composed(Path(video).name)
         return self.by_name.get(name) or self.by_name.get(_bare(name))
 
 
 def _bare(name: str) -> str:
     """A video's name without its containers and without dots at its end, which some archives add or take away."""
-    name = name.rstrip(".")
+    name = _composed(name).rstrip(".")
     while (path := Path(name)).suffix.lower() in VIDEO_SUFFIXES:
         name = path.stem.rstrip(".")
     return name
+
+
+def _composed(name: str) -> str:
+    """A name in Unicode's composed form: some file systems and archives take accents off their letters."""
+    return unicodedata.normalize("NFC", name)
 
 
 @dataclass(frozen=True)
