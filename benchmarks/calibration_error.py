@@ -1,9 +1,9 @@
 """How well `naslab devices calibrate` predicts models on the machine at hand: each of its suite from all others.
 
-Usage: python benchmarks/calibration_error.py [--seconds 120] [--again]
+Usage: python benchmarks/calibration_error.py [--seconds 90] [--again]
 
-To be run on a machine that is quiet. Every sample is kept, so that another way to predict can be judged later; with
---again the times of the result file are analysed anew.
+To be run on a quiet machine, in about three minutes. Every sample is kept, so that another way to predict can be
+judged later; with --again the times of the result file are analysed anew.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -20,8 +21,9 @@ from results_file import write_result
 
 from naslab.efficiency.calibration import calibrate
 from naslab.efficiency.device import resolve_device
-from naslab.efficiency.prediction import StepTimes, features, leave_one_out
+from naslab.efficiency.prediction import SCHEMA, StepTimes, leave_one_out
 from naslab.efficiency.roofline import Roof
+from naslab.efficiency.step_features import features
 from naslab.efficiency.step_suite import measure_steps, suite_counts
 
 PATH = Path(__file__).parent / "results" / "calibration_error.json"
@@ -29,14 +31,14 @@ PATH = Path(__file__).parent / "results" / "calibration_error.json"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=120.0, help="for the models; the ceilings take 20 more")
+    parser.add_argument("--seconds", type=float, default=90.0, help="for the models; the ceilings take 30 more")
     parser.add_argument("--again", action="store_true")
     arguments = parser.parse_args()
     facts: dict[str, Any] = {"load_before": os.getloadavg()[0]}
     if arguments.again:
         earlier = json.loads(PATH.read_text())
         facts = {key: earlier[key] for key in ("load_before", "provenance")}
-        measured = again(StepTimes.from_dict(earlier["steps"]))
+        measured = again(StepTimes.from_dict(earlier["steps"] | {"schema": SCHEMA}))
     else:
         device = resolve_device()
         measured = measure_steps(device, Roof.of(calibrate(device, seconds=20.0)), seconds=arguments.seconds)
@@ -60,9 +62,12 @@ def main() -> None:
 
 
 def again(measured: StepTimes) -> StepTimes:
-    """The same times with the features of this version."""
+    """The same samples with the features of this version, whatever version took them."""
     counts = suite_counts(torch.device("cpu"))
-    steps = (replace(s, features=features(counts[s.name, s.training], measured.roof)) for s in measured.steps)
+    steps = (
+        replace(s, seconds=median(s.samples), features=features(counts[s.name, s.training], measured.roof))
+        for s in measured.steps
+    )
     return replace(measured, steps=tuple(steps))
 
 

@@ -25,8 +25,9 @@ from naslab.efficiency.calibration import calibrate
 from naslab.efficiency.ceilings import Ceilings
 from naslab.efficiency.device import resolve_device
 from naslab.efficiency.inputs import call_model
-from naslab.efficiency.prediction import StepTime, StepTimes, features, fit, leave_one_out
+from naslab.efficiency.prediction import StepTime, StepTimes, fit, leave_one_out
 from naslab.efficiency.roofline import Roof
+from naslab.efficiency.step_features import features
 
 TIMM = {
     "resnet18": 4,
@@ -64,8 +65,8 @@ LANGUAGE: dict[str, tuple[type, Any, int, int]] = {
 
 
 METHOD = (
-    "products at the device's peak by kind and phase, bytes at its bandwidth by phase, dispatched operations; least "
-    "absolute relative error, no factor negative; each model predicted from all others; the fastest of its calls"
+    "seconds at the device's peak by kind of product and phase, bytes at its bandwidth and operations begun by phase, "
+    "module calls; robust relative errors, a prior for each factor; each model predicted from all others"
 )
 
 

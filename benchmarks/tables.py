@@ -131,10 +131,38 @@ def step_times() -> str:
     return "\n".join(lines)
 
 
+def calibration() -> str:
+    """How well the suite of `naslab devices calibrate` predicts each of its models from the others."""
+    found = read_result("calibration_error", None)
+    if found is None:
+        return "Error of a calibration: not measured."
+    summary, device = found["summary"], found["provenance"]
+    rows = {(*row["model"].rsplit(", ", 1), row["training"]): row for row in found["rows"]}
+    sizes = list(dict.fromkeys(size for _, size, _ in rows))
+    columns = [(size, training) for size in sizes for training in (False, True)]
+    lines = [
+        f"Measured on {device['device']} with {device['torch_threads']} threads, float32: {summary['steps']} steps of "
+        f"{summary['models']} models, each predicted from the other models. Half of the errors are below "
+        f"{summary['median_absolute_error']:.0%}, nine of ten below {summary['p90_absolute_error']:.0%}; the largest "
+        f"is {summary['largest_absolute_error']:.0%}.",
+        "",
+        f"| model | {' | '.join(f'{size}, {_WAYS[training]}' for size, training in columns)} |",
+        f"| --- |{' --- |' * len(columns)}",
+    ]
+    for kind in dict.fromkeys(kind for kind, _, _ in rows):
+        cells = [_times(rows[kind, *column])[2] for column in columns]
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+_WAYS = {False: "inference", True: "training"}
+
+
 def _times(row: dict[str, Any]) -> list[str]:
     if row["predicted_ms"] is None:
         return [f"{row['measured_ms']:.0f}", "-", "-"]
-    return [f"{row['measured_ms']:.0f}", f"{row['predicted_ms']:.0f}", f"{row['error']:+.0%}"]
+    error = row["predicted_ms"] / row["measured_ms"] - 1
+    return [f"{row['measured_ms']:.0f}", f"{row['predicted_ms']:.0f}", f"{error:+.0%}"]
 
 
 def published() -> str:
@@ -207,6 +235,7 @@ PAGES = (
     (DOCS / "nasiam.md", "results", tables),
     (DOCS / "kernels.md", "kernels", kernels),
     (DOCS / "efficiency.md", "step-times", step_times),
+    (DOCS / "devices.md", "calibration", calibration),
     (DOCS / "efficiency.md", "published", published),
     (DOCS / "efficiency.md", "counters", counters),
     (DOCS / "training.md", "speed", training_tables.speed),

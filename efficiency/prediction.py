@@ -1,9 +1,9 @@
 """Predicted step times: counted work, weighed by what was measured, with an interval that a back-test earned.
 
-The time of a step is a sum: products of each kind at the device's peak, bytes at its bandwidth, forward and backward by
-themselves, and dispatched operations, each times a factor that says how far real kernels stay behind. The factors are
-fitted to measured steps (least absolute relative error, none negative). Predicting each measured model from the others
-gives the errors from which the interval is taken; what is unlike every measured step is refused.
+The time of a step is a sum of features (see `step_features`), each times a factor that says how far real kernels stay
+behind. The factors are the most probable ones: errors are relative and robust, factors are positive, and what the
+measured steps do not tell stays near what is usual. Predicting each measured model from the others gives the errors
+from which the interval is taken; what is unlike every measured step is refused.
 """
 
 from __future__ import annotations
@@ -16,32 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import least_squares
 
-from naslab.efficiency import kinds
 from naslab.efficiency.ceilings import replace_file
-from naslab.efficiency.flop_count import FlopCount
 from naslab.efficiency.roofline import Roof
+from naslab.efficiency.step_features import FEATURES, SPREAD, USUAL
 from naslab.errors import InputError
 
-SCHEMA = "naslab.step_times/2"
-DISPATCH = "dispatch"
-MEMORY = "memory traffic"
-_PRODUCT = {
-    kinds.CONVOLUTION: kinds.CONVOLUTION,
-    kinds.GROUPED_CONVOLUTION: kinds.GROUPED_CONVOLUTION,
-    kinds.ATTENTION: kinds.ATTENTION,
-    kinds.RECURRENT: kinds.RECURRENT,
-}
-"""Kinds of products whose factor is fitted by itself; every other product is taken for a matrix product."""
-_FORWARD = (kinds.MATRIX_PRODUCT, *_PRODUCT, MEMORY)
-FEATURES = (*_FORWARD, *(f"{name}, backward" for name in _FORWARD), DISPATCH)
+SCHEMA = "naslab.step_times/3"
 COVERAGE = 0.9
 """Share of the back-test's errors that the interval holds."""
 REACH = 2.0
 """How far outside the measured steps, as a factor, a step may lie before its prediction is refused."""
 MIN_STEPS = 10
-REWEIGHTED, SMALLEST_ERROR = 30, 0.02
+USUAL_ERROR = 0.1
+"""Relative error of a step above which it counts by its size, no longer by its square."""
 
 
 @dataclass(frozen=True)
@@ -96,23 +85,6 @@ class Predictor:
         return Prediction(seconds, seconds * self.low, seconds * self.high)
 
 
-def features(counted: FlopCount, roof: Roof) -> dict[str, float]:
-    """What a step's time is predicted from.
-
-    Raises:
-        InputError: no ceiling is known for the number format of part of the work.
-    """
-    sums = dict.fromkeys(FEATURES, 0.0)
-    for operation in counted.operations:
-        phase = ", backward" if operation.phase == "backward" else ""
-        if operation.work.contraction:
-            name = _PRODUCT.get(operation.kind, kinds.MATRIX_PRODUCT)
-            sums[f"{name}{phase}"] += roof.compute_seconds(operation)
-        sums[f"{MEMORY}{phase}"] += operation.bytes_moved / roof.bytes_per_second
-    sums[DISPATCH] = float(len(counted.operations))
-    return sums
-
-
 def fit(device: str, steps: Sequence[StepTime]) -> Predictor:
     """Fit the factors of a device and back-test them.
 
@@ -143,18 +115,21 @@ def leave_one_out(steps: Sequence[StepTime]) -> list[float | None]:
 
 
 def _factors(steps: Iterable[StepTime]) -> dict[str, float]:
-    """The factor of each feature that any of the steps has: least absolute relative errors, by least squares whose
-    weights follow from the errors before (Schlossmacher 1973), so that a disturbed step weighs little.
+    """The most probable factor of each feature that any of the steps has: pseudo-Huber loss of the logarithm of
+    predicted over measured, and a normal prior of each factor's logarithm.
     """
     rows = list(steps)
-    relative = np.array([[step.features.get(name, 0.0) / step.seconds for name in FEATURES] for step in rows])
-    weights = np.ones(len(rows))
-    for _ in range(REWEIGHTED):
-        solution, _residual = nnls(relative * weights[:, None], weights)
-        weights = 1 / np.sqrt(np.maximum(np.abs(relative @ solution - 1), SMALLEST_ERROR))
-    return {
-        name: float(factor) for name, factor, column in zip(FEATURES, solution, relative.T, strict=True) if any(column)
-    }
+    names = [name for name in FEATURES if any(step.features.get(name) for step in rows)]
+    relative = np.array([[step.features.get(name, 0.0) / step.seconds for name in names] for step in rows])
+    usual = np.log([USUAL[name] for name in names])
+
+    def residuals(logs: np.ndarray) -> np.ndarray:
+        errors = np.log(relative @ np.exp(logs)) / USUAL_ERROR
+        robust = np.copysign(np.sqrt(2 * (np.sqrt(1 + errors**2) - 1)), errors)
+        return np.concatenate([robust, (logs - usual) / SPREAD])
+
+    found = least_squares(residuals, usual)
+    return dict(zip(names, np.exp(found.x).tolist(), strict=True))
 
 
 def _read_step(values: Mapping[str, Any]) -> StepTime:

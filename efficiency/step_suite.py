@@ -1,11 +1,12 @@
 """Small models of many kinds, timed on the device at hand, so that steps of others can be predicted there.
 
-Two sizes of each kind, so that every kind stands in the steps from which a left-out model is predicted.
+Three sizes of each kind, so that every kind stands in the steps from which a left-out model is predicted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from statistics import median
 from time import perf_counter, perf_counter_ns
 from typing import NamedTuple
 
@@ -15,11 +16,13 @@ from torch import Tensor, nn
 from naslab.efficiency.device import synchronise
 from naslab.efficiency.flop_count import FlopCount
 from naslab.efficiency.flops import forward_count, training_count
-from naslab.efficiency.prediction import StepTime, StepTimes, features
+from naslab.efficiency.prediction import StepTime, StepTimes
 from naslab.efficiency.roofline import Roof
+from naslab.efficiency.step_features import features
 from naslab.efficiency.training_step import training_loss
 
 MIN_ROUNDS = 3
+CALLS_PER_VISIT, SECONDS_PER_VISIT = 5, 0.02
 
 
 class _Case(NamedTuple):
@@ -31,7 +34,9 @@ class _Case(NamedTuple):
 def measure_steps(device: torch.device, roof: Roof, *, seconds: float = 60.0) -> StepTimes:
     """Time inference and training step of every model of the suite, all in turn, round by round.
 
-    The fastest call counts: what a busy neighbour adds is not the model's. The first of each is a warm-up.
+    A training run repeats one step, so each visit begins with a call that warms the caches and is not timed. The
+    fastest of the next few is the visit's sample, as what a busy neighbour adds is not the model's; the median of the
+    samples counts, as the machine's own pace drifts. The first visit of each is a warm-up.
 
     Args:
         seconds: sample for so long, and at least 3 rounds.
@@ -41,10 +46,10 @@ def measure_steps(device: torch.device, roof: Roof, *, seconds: float = 60.0) ->
     rounds, end = 0, perf_counter() + seconds
     while rounds <= MIN_ROUNDS or perf_counter() < end:
         for run, taken in zip(runs, samples, strict=True):
-            taken.append(run.sample(device))
+            taken.append(run.visit(device))
         rounds += 1
     steps = (
-        StepTime(run.name, run.training, features(run.count(), roof), min(taken[1:]), tuple(taken[1:]))
+        StepTime(run.name, run.training, features(run.count(), roof), median(taken[1:]), tuple(taken[1:]))
         for run, taken in zip(runs, samples, strict=True)
     )
     return StepTimes(roof, tuple(steps))
@@ -63,7 +68,15 @@ class _Run:
         self.name, self.training = case.name, training
         self._model, self._inputs = case.build().to(device).train(training), case.inputs().to(device)
 
-    def sample(self, device: torch.device) -> float:
+    def visit(self, device: torch.device) -> float:
+        """Seconds of the fastest of a few calls in a row, after one that is not timed."""
+        self._sample(device)
+        taken: list[float] = []
+        while len(taken) < CALLS_PER_VISIT and sum(taken) < SECONDS_PER_VISIT:
+            taken.append(self._sample(device))
+        return min(taken)
+
+    def _sample(self, device: torch.device) -> float:
         synchronise(device)
         began = perf_counter_ns()
         with torch.set_grad_enabled(self.training):
@@ -86,11 +99,12 @@ def _runs(case: _Case, device: torch.device) -> Iterator[_Run]:
 
 def suite() -> Iterator[_Case]:
     """The models."""
-    for size, (channels, side) in {"small": (16, 28), "large": (32, 40)}.items():
+    for size, (channels, side) in {"small": (16, 28), "medium": (24, 34), "large": (32, 40)}.items():
         for name, block in _BLOCKS.items():
             yield _Case(f"{name}, {size}", _network(block, channels), _images(4, side))
         yield _Case(f"plain convolutions, {size}", _plain(channels), _images(4, side))
-    for size, (width, tokens, batch) in {"small": (128, 64, 4), "large": (320, 128, 2)}.items():
+    sequences = {"small": (128, 64, 4), "medium": (192, 96, 4), "large": (320, 128, 2)}
+    for size, (width, tokens, batch) in sequences.items():
         for name, layer in _LAYERS.items():
             yield _Case(f"{name}, {size}", _stack(layer, width, 3), _sequence(batch, tokens, width))
         yield _Case(f"perceptron, {size}", _stack(_perceptron, width, 4), _sequence(batch, tokens, width))
@@ -212,7 +226,7 @@ class _Transposed(nn.Module):
 
 
 def _mixer(width: int) -> nn.Module:
-    tokens = {128: 64, 320: 128}[width]
+    tokens = {128: 64, 192: 96, 320: 128}[width]
     mixing = _Transposed(nn.Linear(tokens, 2 * tokens), nn.GELU(), nn.Linear(2 * tokens, tokens))
     return nn.Sequential(_Residual(nn.LayerNorm(width), mixing), _perceptron(width))
 

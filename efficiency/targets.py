@@ -13,9 +13,10 @@ import torch
 from naslab.efficiency.ceilings import ceilings_path
 from naslab.efficiency.flop_count import FlopCount
 from naslab.efficiency.gpus import DeviceSpec, find_gpu, match_gpu
-from naslab.efficiency.prediction import Prediction, Predictor, StepTimes, features
+from naslab.efficiency.prediction import Prediction, Predictor, StepTimes
 from naslab.efficiency.published_rates import BASIS, predict_published
 from naslab.efficiency.roofline import Roof, place
+from naslab.efficiency.step_features import features
 from naslab.errors import InputError
 
 TRAINED_IN = ("bfloat16", "float16")

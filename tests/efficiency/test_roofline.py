@@ -2,24 +2,21 @@
 
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from naslab import efficiency
 from naslab.efficiency import InputError, count_forward, profile
 from naslab.efficiency.cross_check import against_formula, against_fvcore
 from naslab.efficiency.gpus import find_gpu
-from naslab.efficiency.prediction import (
-    DISPATCH,
-    FEATURES,
-    StepTime,
-    StepTimes,
-    fit,
-    leave_one_out,
-)
+from naslab.efficiency.prediction import StepTime, StepTimes, fit, leave_one_out
 from naslab.efficiency.published_rates import PUBLISHED, left_out_factors
 from naslab.efficiency.roofline import Roof, place
+from naslab.efficiency.step_features import FEATURES, MODULE_CALLS, USUAL, features
 from naslab.efficiency.targets import predict
 
 SLOW_MEMORY = Roof("toy", {"float32": 1e12}, 1e3, measured=True)
@@ -43,27 +40,63 @@ def test_a_format_without_a_ceiling_is_named():
         place(counted, SLOW_MEMORY)
 
 
+TRUE = {name: usual * (2.0 if i % 2 else 0.6) for i, (name, usual) in enumerate(USUAL.items())}
+"""Factors of a planted device, each well away from what is usual, within a spread and a half of it."""
+
+
 def planted(noise=0.0):
+    """Steps of 40 models, in each of which one feature takes most of the time: two models or three for a feature."""
     generator = torch.Generator().manual_seed(0)
     steps = []
     for i in range(40):
-        drawn = torch.rand(len(FEATURES), generator=generator).tolist()
-        values = dict(zip(FEATURES, drawn, strict=True)) | {DISPATCH: 100 * drawn[-1]}
-        factors = dict.fromkeys(FEATURES, 1.5) | {DISPATCH: 0.01}
+        shares = 0.02 * torch.rand(len(FEATURES), generator=generator)
+        shares[i % len(FEATURES)] = 1.0
+        values = {name: share / TRUE[name] for name, share in zip(FEATURES, shares.tolist(), strict=True)}
         error = 1 + noise * (1 if i % 2 else -1)
-        steps.append(
-            StepTime(f"m{i}", False, values, error * sum(factors[n] * values[n] for n in FEATURES), (1.0, 2.0))
-        )
+        seconds = error * sum(TRUE[name] * value for name, value in values.items())
+        steps.append(StepTime(f"m{i}", False, values, seconds, (1.0, 2.0)))
     return steps
 
 
 def test_planted_factors_are_found_and_models_left_out_are_predicted():
     steps = planted()
     fitted = fit("toy", steps)
-    assert fitted.factors[DISPATCH] == pytest.approx(0.01, rel=1e-6)
-    assert all(fitted.factors[name] == pytest.approx(1.5, rel=1e-6) for name in FEATURES if name != DISPATCH)
-    assert leave_one_out(steps) == pytest.approx([step.seconds for step in steps])
-    assert fitted.predict(steps[0].features).seconds == pytest.approx(steps[0].seconds)
+    assert set(fitted.factors) == set(FEATURES)
+    # The prior weighs (0.1 / 0.5)^2 of one step, so two steps that a feature rules hold it to 2 % of its distance.
+    assert all(fitted.factors[name] == pytest.approx(TRUE[name], rel=0.05) for name in FEATURES)
+    assert leave_one_out(steps) == pytest.approx([step.seconds for step in steps], rel=0.05)
+    assert fitted.predict(steps[0].features).seconds == pytest.approx(steps[0].seconds, rel=0.05)
+
+
+def test_what_no_step_tells_stays_near_what_is_usual():
+    steps = [replace(s, features={"convolution": s.seconds / 1.7, MODULE_CALLS: 1e-9}) for s in planted()]
+    factors = fit("toy", steps).factors
+    assert factors["convolution"] == pytest.approx(1.7, rel=0.01)
+    assert factors[MODULE_CALLS] == pytest.approx(USUAL[MODULE_CALLS], rel=0.01)
+
+
+def test_one_step_gone_wrong_weighs_no_more_than_its_two_fellows():
+    steps = planted()
+    wrong = [replace(steps[0], seconds=50 * steps[0].seconds), *steps[1:]]
+    before, after = fit("toy", steps).factors, fit("toy", wrong).factors
+    assert all(after[name] == pytest.approx(before[name], rel=0.1) for name in FEATURES)
+
+
+def test_modules_are_entered_as_often_as_their_operations_show():
+    block = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    model = nn.Sequential(block, nn.Linear(4, 4), nn.ReLU())
+    counted = count_forward(model, torch.randn(2, 4))
+    # The model, the block, its two layers, and the two layers that follow it.
+    assert features(counted, SLOW_MEMORY)[MODULE_CALLS] == 6
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(efficiency.__file__).parent.glob("step_times/*.json")), ids=lambda p: p.stem
+)
+def test_models_on_measured_processors_are_missed_by_less_than_15_percent_in_the_median(path):
+    errors = StepTimes.read(path).errors()
+    assert len(errors) >= 40
+    assert errors[len(errors) // 2] < 0.15
 
 
 def test_the_interval_grows_with_the_back_tests_errors():
