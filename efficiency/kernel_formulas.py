@@ -51,7 +51,8 @@ def _info_nce(call: Call) -> Work:
 
 def _info_nce_backward(call: Call) -> Work:
     """The gradients of query and key from what the forward kept: 3 FLOPs an element and 1."""
-    return Work(pointwise=4 * call.arguments["query"].numel())
+    of_query, of_key = call.arguments["needed"]
+    return Work(pointwise=(3 * of_query + of_key) * call.arguments["query"].numel())
 
 
 def _negative_cosine(backward: bool) -> Callable[[Call], Work]:

@@ -10,7 +10,7 @@ rules that the operations do not have.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
@@ -95,12 +95,32 @@ def full_precision(definition: Callable[Concatenate[Tensor, P], R]) -> Callable[
     return run
 
 
-def gradients(reference: Callable[..., Tensor], leading: int, grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    """Gradients of a reference in its first `leading` inputs: a backward's fallback, and gradients of gradients."""
-    rest = inputs[leading:]
-    pull = torch.func.vjp(lambda *primals: reference(*primals, *rest), *inputs[:leading])[1]
-    back: tuple[Tensor, ...] = pull(grad)
-    return back
+def gradients(
+    reference: Callable[..., Tensor], needed: Sequence[bool], grad: Tensor, *inputs: Any
+) -> tuple[Tensor | None, ...]:
+    """Gradients of a reference in those of its first inputs that need one."""
+    wanted = [n for n, need in enumerate(needed) if need]
+
+    def of_wanted(*primals: Tensor) -> Tensor:
+        given = dict(zip(wanted, primals, strict=True))
+        return reference(*(given.get(n, value) for n, value in enumerate(inputs)))
+
+    pull = torch.func.vjp(of_wanted, *(inputs[n] for n in wanted))[1]
+    back = dict(zip(wanted, pull(grad), strict=True))
+    return tuple(back.get(n) for n in range(len(needed)))
+
+
+def fallback(
+    reference: Callable[..., Tensor], needed: Sequence[bool], grad: Tensor, *inputs: Any
+) -> tuple[Tensor, ...]:
+    """The same as a backward operation returns it: own memory, and nothing in it where no gradient is needed."""
+    back = gradients(reference, needed, grad, *inputs)
+    return tuple(grad.new_empty(0) if g is None else g.contiguous() for g in back)
+
+
+def room_for(tensor: Tensor, needed: bool) -> Tensor:
+    """Where the gradient of a tensor goes; empty, which loops in C++ get as null, where none is needed."""
+    return tensor.new_empty(tensor.shape if needed else 0)
 
 
 def differentiable(name: str, reference: Callable[..., Tensor], leading: int) -> Callable[..., Any]:
@@ -108,7 +128,8 @@ def differentiable(name: str, reference: Callable[..., Tensor], leading: int) ->
 
     Both take the same inputs, tensors first, constants after. Forward returns the result, or (result, *kept);
     backward, of (gradient, *kept, *inputs), one gradient for each of the `leading` first inputs, the differentiable
-    ones. A tuple of one is no result: torch.compile would tie its graph to the sizes.
+    ones. Where these are several it takes, last, which of them need a gradient, and returns the others empty. A tuple
+    of one is no result: torch.compile would tie its graph to the sizes.
     Gradients of gradients come from the reference.
     """
     operation = getattr(torch.ops.naslab, name).default
@@ -127,12 +148,15 @@ def differentiable(name: str, reference: Callable[..., Tensor], leading: int) ->
         saved = ctx.saved_tensors
         kept, tensors = saved[: ctx.num_kept], saved[ctx.num_kept :]
         num_inputs = len(tensors) + len(ctx.constants)
+        needed = list(ctx.needs_input_grad[:leading])
         if grad is None:
             return (None,) * num_inputs
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            back = gradients(reference, leading, grad, *tensors, *ctx.constants)
+            back = gradients(reference, needed, grad, *tensors, *ctx.constants)
         else:
-            back = _several(backward_op(grad.contiguous(), *kept, *tensors, *ctx.constants))
+            which = (needed,) if leading > 1 else ()
+            made = _several(backward_op(grad.contiguous(), *kept, *tensors, *ctx.constants, *which))
+            back = tuple(g if need else None for g, need in zip(made, needed, strict=True))
         return (*back, *(None,) * (num_inputs - len(back)))
 
     torch.library.register_autograd(f"naslab::{name}", backward, setup_context=setup_context)

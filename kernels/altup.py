@@ -19,7 +19,7 @@ from torch import Tensor
 
 from naslab.kernels import _native
 from naslab.kernels._check import misfit, same_device
-from naslab.kernels._dispatch import autocasting, differentiable, full_precision, fused, gradients, way
+from naslab.kernels._dispatch import autocasting, differentiable, fallback, full_precision, fused, room_for, way
 from naslab.kernels._triton import Launch, ceil_div, kernel, launch
 
 if TYPE_CHECKING:
@@ -74,7 +74,9 @@ def altup_forward(
 @no_type_check
 def altup_backward(
     grad_ptr, x_ptr, y_ptr, p_ptr, g_ptr, dx_ptr, dy_ptr, products_ptr, tokens, width, token_stride,
-    STREAMS: tl.constexpr, ACTIVE: tl.constexpr, PER_TOKEN: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    STREAMS: tl.constexpr, ACTIVE: tl.constexpr, PER_TOKEN: tl.constexpr,
+    STREAM_GRADS: tl.constexpr, LAYER_GRAD: tl.constexpr, PRODUCTS: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """All features of ROWS tokens. `products` gets <grad_i, x_j> and <grad_i, y>, by token or summed by program."""
     program = tl.program_id(0).to(tl.int64)
@@ -96,23 +98,28 @@ def altup_backward(
             grad = tl.load(grad_ptr + i * plane + tile, mask=here, other=0.0).to(tl.float32)
             dy += tl.load(g + i, mask=there, other=0.0).to(tl.float32)[:, None] * grad
             grads = grads + (grad,)
-        tl.store(dy_ptr + tile, dy.to(dy_ptr.dtype.element_ty), mask=here)
-        summed = ()
-        for j in tl.static_range(STREAMS + 1):
-            other = tl.load((x_ptr + j * plane if j < STREAMS else y_ptr) + tile, mask=here, other=0.0).to(tl.float32)
-            for i in tl.static_range(STREAMS):
-                summed = summed + (products[j * STREAMS + i] + tl.sum(grads[i] * other, 1),)
-        products = summed
-        for j in tl.static_range(STREAMS):
-            dx = -tl.load(p + ACTIVE * STREAMS + j, mask=there, other=0.0).to(tl.float32)[:, None] * dy
-            for i in tl.static_range(STREAMS):
-                dx += tl.load(p + i * STREAMS + j, mask=there, other=0.0).to(tl.float32)[:, None] * grads[i]
-            tl.store(dx_ptr + j * plane + tile, dx.to(dx_ptr.dtype.element_ty), mask=here)
-    for n in tl.static_range(STREAMS * (STREAMS + 1)):
-        if PER_TOKEN:
-            tl.store(products_ptr + t * STREAMS * (STREAMS + 1) + n, products[n], mask=there)
-        else:
-            tl.store(products_ptr + program * STREAMS * (STREAMS + 1) + n, tl.sum(products[n]))
+        if LAYER_GRAD:
+            tl.store(dy_ptr + tile, dy.to(dy_ptr.dtype.element_ty), mask=here)
+        if PRODUCTS:
+            summed = ()
+            for j in tl.static_range(STREAMS + 1):
+                source = x_ptr + j * plane if j < STREAMS else y_ptr
+                other = tl.load(source + tile, mask=here, other=0.0).to(tl.float32)
+                for i in tl.static_range(STREAMS):
+                    summed = summed + (products[j * STREAMS + i] + tl.sum(grads[i] * other, 1),)
+            products = summed
+        if STREAM_GRADS:
+            for j in tl.static_range(STREAMS):
+                dx = -tl.load(p + ACTIVE * STREAMS + j, mask=there, other=0.0).to(tl.float32)[:, None] * dy
+                for i in tl.static_range(STREAMS):
+                    dx += tl.load(p + i * STREAMS + j, mask=there, other=0.0).to(tl.float32)[:, None] * grads[i]
+                tl.store(dx_ptr + j * plane + tile, dx.to(dx_ptr.dtype.element_ty), mask=here)
+    if PRODUCTS:
+        for n in tl.static_range(STREAMS * (STREAMS + 1)):
+            if PER_TOKEN:
+                tl.store(products_ptr + t * STREAMS * (STREAMS + 1) + n, products[n], mask=there)
+            else:
+                tl.store(products_ptr + program * STREAMS * (STREAMS + 1) + n, tl.sum(products[n]))
 
 
 LOOPS = "altup.cpp"
@@ -149,14 +156,16 @@ def _triton_forward(x: Tensor, y: Tensor, p: Tensor, g: Tensor, active: int) -> 
 
 @torch.library.custom_op("naslab::altup_backward", mutates_args=())
 def _backward(
-    grad: Tensor, x: Tensor, y: Tensor, p: Tensor, g: Tensor, active: int
+    grad: Tensor, x: Tensor, y: Tensor, p: Tensor, g: Tensor, active: int, needed: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     path = way(x, LOOPS)
     if path == "reference":
-        dx, dy, dp, dg = gradients(reference, 4, grad, x, y, p, g, active)
-        return dx.contiguous(), dy.contiguous(), dp.contiguous(), dg.contiguous()
-    dx, dy = torch.empty_like(x), torch.empty_like(y)
-    products = _products(path, grad, x, y, p, g, active, dx, dy)
+        dx, dy, dp, dg = fallback(reference, _together(needed), grad, x, y, p, g, active)
+        return dx, dy, dp, dg
+    dx, dy, dp, dg = _room(x, y, p, g, needed)
+    products = _products(path, grad, x, y, p, g, active, dx, dy, needed)
+    if not any(needed[2:]):
+        return dx, dy, dp, dg
     if p.shape[0] == 1:
         products = products.sum(0, keepdim=True)
     # From the gradient of the mix [P - g P_a | g] to those of P and g.
@@ -168,28 +177,43 @@ def _backward(
 
 
 @_backward.register_fake
-def _(grad: Tensor, x: Tensor, y: Tensor, p: Tensor, g: Tensor, active: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(y), torch.empty_like(p), torch.empty_like(g)
+def _(
+    grad: Tensor, x: Tensor, y: Tensor, p: Tensor, g: Tensor, active: int, needed: list[bool]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _room(x, y, p, g, needed)
+
+
+def _together(needed: list[bool]) -> list[bool]:
+    """The gradients of P and g come from the same products."""
+    return [*needed[:2], any(needed[2:]), any(needed[2:])]
+
+
+def _room(x: Tensor, y: Tensor, p: Tensor, g: Tensor, needed: list[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dx, dy, dp, dg = map(room_for, (x, y, p, g), _together(needed))
+    return dx, dy, dp, dg
 
 
 def _products(
-    path: str, grad: Tensor, x: Tensor, y: Tensor, p: Tensor, g: Tensor, active: int, dx: Tensor, dy: Tensor
-) -> Tensor:
+    path: str, grad: Tensor, x: Tensor, y: Tensor, p: Tensor, g: Tensor, active: int, dx: Tensor, dy: Tensor,
+    needed: list[bool],
+) -> Tensor:  # fmt: skip
     """Fills dx and dy; returns inner products (rows, K + 1, K), whose sum over rows is over all tokens."""
     streams, tokens, width = x.shape
-    per_token = p.shape[0] > 1
+    per_token, mixes = p.shape[0] > 1, any(needed[2:])
     if path == "native":
-        products = x.new_empty(tokens, streams + 1, streams)
+        products = x.new_empty(tokens if mixes else 0, streams + 1, streams)
         pointers = (grad, x, y, p.float(), g.float(), dx, dy, products)
         _native.call(LOOPS, "altup_backward", *pointers, *x.shape, int(per_token), active)
         return products
     size = launch("altup_backward", x.device, BACKWARD)
     programs = ceil_div(tokens, size.rows)
-    products = x.new_empty(tokens if per_token else programs, streams + 1, streams, dtype=torch.float32)
+    rows = (tokens if per_token else programs) if mixes else 0
+    products = x.new_empty(rows, streams + 1, streams, dtype=torch.float32)
     if programs:
         altup_backward[(programs,)](
             grad, x, y, p, g, dx, dy, products, tokens, width, int(per_token),
             STREAMS=streams, ACTIVE=active, PER_TOKEN=per_token,
+            STREAM_GRADS=needed[0], LAYER_GRAD=needed[1], PRODUCTS=mixes,
             ROWS=size.rows, BLOCK=size.block, num_warps=size.num_warps,
         )  # fmt: skip
     return products

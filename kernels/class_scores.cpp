@@ -29,6 +29,7 @@ extern "C" void class_scores(const float* query, const float* keys, float* score
   }
 }
 
+// Of dquery and dkeys, what is null is not asked for.
 extern "C" void class_scores_backward(const float* grad, const float* logits, const float* logsumexp,
                                       const float* query, const float* keys, float* dquery, float* dkeys, int64_t B,
                                       int64_t H, int64_t N, int64_t D, int64_t batch_stride, int64_t head_stride,
@@ -39,16 +40,17 @@ extern "C" void class_scores_backward(const float* grad, const float* logits, co
     const float* k = keys + program / H * batch_stride + program % H * head_stride;
     const float* row = logits + program * N;
     const float* q = query + program * D;
-    float* dq = dquery + program * D;
+    float* dq = dquery ? dquery + program * D : nullptr;
     const float largest = logsumexp[program], factor = static_cast<float>(scale) / H;
     float mean = 0;
     for (int64_t n = 0; n < N; ++n) mean += fast_exp(row[n] - largest) * g[n];
-    std::fill_n(dq, D, 0.0f);
+    if (dq) std::fill_n(dq, D, 0.0f);
     for (int64_t n = 0; n < N; ++n) {
       const float dlogit = fast_exp(row[n] - largest) * (g[n] - mean) * factor;
       const float* kn = k + n * token_stride;
+      if (dq) for (int64_t d = 0; d < D; ++d) dq[d] += dlogit * kn[d];
+      if (!dkeys) continue;
       float* dk = dkeys + (program * N + n) * D;
-      for (int64_t d = 0; d < D; ++d) dq[d] += dlogit * kn[d];
       for (int64_t d = 0; d < D; ++d) dk[d] = dlogit * q[d];
     }
   }

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from naslab.kernels import _native
 from naslab.kernels._check import misfit, same_device
-from naslab.kernels._dispatch import differentiable, full_precision, fused, gradients, way
+from naslab.kernels._dispatch import differentiable, fallback, full_precision, fused, room_for, way
 from naslab.kernels._triton import Launch, ceil_div, kernel, launch
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ def class_average(logits_ptr, logsumexp_ptr, scores_ptr, heads, tokens, BLOCK: t
 @no_type_check
 def class_scores_backward(
     grad_ptr, logits_ptr, logsumexp_ptr, query_ptr, keys_ptr, dquery_ptr, dkeys_ptr, heads, tokens, width,
-    batch_stride, head_stride, token_stride, scale, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    batch_stride, head_stride, token_stride, scale,
+    QUERY_GRAD: tl.constexpr, KEYS_GRAD: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """BLOCK features of one head of one sample."""
     program = tl.program_id(0).to(tl.int64)
@@ -114,11 +115,14 @@ def class_scores_backward(
         grad = tl.load(grads + n, mask=n < tokens, other=0.0)
         dlogit = tl.exp(logit - logsumexp) * (grad - mean) * (scale / heads)
         here = (n < tokens)[:, None] & (d < width)[None, :]
-        key = tl.load(keys + n[:, None] * token_stride + d[None, :], mask=here, other=0.0).to(tl.float32)
-        dquery += tl.sum(dlogit[:, None] * key, 0)
-        dkey = (dlogit[:, None] * query[None, :]).to(dkeys_ptr.dtype.element_ty)
-        tl.store(dkeys_ptr + (program * tokens + n)[:, None] * width + d[None, :], dkey, mask=here)
-    tl.store(dquery_ptr + program * width + d, dquery.to(dquery_ptr.dtype.element_ty), mask=d < width)
+        if QUERY_GRAD:
+            key = tl.load(keys + n[:, None] * token_stride + d[None, :], mask=here, other=0.0).to(tl.float32)
+            dquery += tl.sum(dlogit[:, None] * key, 0)
+        if KEYS_GRAD:
+            dkey = (dlogit[:, None] * query[None, :]).to(dkeys_ptr.dtype.element_ty)
+            tl.store(dkeys_ptr + (program * tokens + n)[:, None] * width + d[None, :], dkey, mask=here)
+    if QUERY_GRAD:
+        tl.store(dquery_ptr + program * width + d, dquery.to(dquery_ptr.dtype.element_ty), mask=d < width)
 
 
 LOOPS = "class_scores.cpp"
@@ -160,21 +164,21 @@ def _outputs(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.library.custom_op("naslab::class_scores_backward", mutates_args=())
 def _backward(
-    grad: Tensor, logits: Tensor, logsumexp: Tensor, query: Tensor, keys: Tensor, scale: float
+    grad: Tensor, logits: Tensor, logsumexp: Tensor, query: Tensor, keys: Tensor, scale: float, needed: list[bool]
 ) -> tuple[Tensor, Tensor]:
     path = way(keys, LOOPS)
     if path == "reference":
-        dquery, dkeys = gradients(reference, 2, grad, query, keys, scale)
-        return dquery.contiguous(), dkeys.contiguous()
+        dquery, dkeys = fallback(reference, needed, grad, query, keys, scale)
+        return dquery, dkeys
     (batch, heads, _, width), strides = keys.shape, keys.stride()[:3]
-    dquery, dkeys = torch.zeros_like(query), keys.new_empty(keys.shape)
+    dquery, dkeys = room_for(query, needed[0]).zero_(), room_for(keys, needed[1])
     arguments = (grad, logits, logsumexp, query, keys, dquery, dkeys)
     if path == "native":
         _native.call(LOOPS, "class_scores_backward", *arguments, *keys.shape, *strides, scale)
     elif keys.numel():
         size = launch("class_scores_backward", keys.device, LAUNCH)
         class_scores_backward[(batch * heads, ceil_div(width, size.block))](
-            *arguments, *keys.shape[1:], *strides, scale,
+            *arguments, *keys.shape[1:], *strides, scale, QUERY_GRAD=needed[0], KEYS_GRAD=needed[1],
             ROWS=size.rows, BLOCK=size.block, num_warps=size.num_warps,
         )  # fmt: skip
     return dquery, dkeys
@@ -182,9 +186,9 @@ def _backward(
 
 @_backward.register_fake
 def _(
-    grad: Tensor, logits: Tensor, logsumexp: Tensor, query: Tensor, keys: Tensor, scale: float
+    grad: Tensor, logits: Tensor, logsumexp: Tensor, query: Tensor, keys: Tensor, scale: float, needed: list[bool]
 ) -> tuple[Tensor, Tensor]:
-    return query.new_empty(query.shape), keys.new_empty(keys.shape)
+    return room_for(query, needed[0]), room_for(keys, needed[1])
 
 
 _operation = differentiable("class_scores", reference, leading=2)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from naslab.kernels import _native
 from naslab.kernels._check import misfit, same_device
-from naslab.kernels._dispatch import differentiable, full_precision, fused, gradients, way
+from naslab.kernels._dispatch import differentiable, fallback, full_precision, fused, room_for, way
 from naslab.kernels._similarity_tiles import (
     LOOPS,
     TILE,
@@ -82,24 +82,26 @@ def _(query: Tensor, key: Tensor, queue: Tensor, temperature: float, attend: boo
 @torch.library.custom_op("naslab::info_nce_backward", mutates_args=())
 def _info_nce_backward(
     grad: Tensor, mean: Tensor, residual: Tensor, query: Tensor, key: Tensor, queue: Tensor, temperature: float,
-    attend: bool,
+    attend: bool, needed: list[bool],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     if way(query, LOOPS) == "reference" or not query.numel():
-        back = gradients(reference_info_nce, 2, grad, query, key, queue, temperature, attend)
-        return back[0].contiguous(), back[1].contiguous()
-    if not attend:  # a gradient that the forward could not foresee
+        dquery, dkey = fallback(reference_info_nce, needed, grad, query, key, queue, temperature, attend)
+        return dquery, dkey
+    if needed[0] and not attend:  # a gradient that the forward could not foresee
         _, mean, residual = _info_nce(query, key, queue, temperature, True)
-    factor_N1 = (residual * (grad.float() / (temperature * query.shape[0])))[:, None]
-    dquery = mean * (grad.float() / (temperature * query.shape[0])) + factor_N1 * key
-    return dquery.to(query.dtype), (factor_N1 * query).to(key.dtype)
+    factor = grad.float() / (temperature * query.shape[0])
+    factor_N1 = (residual * factor)[:, None]
+    dquery = mean * factor + factor_N1 * key if needed[0] else query.new_empty(0)
+    dkey = factor_N1 * query if needed[1] else key.new_empty(0)
+    return dquery.to(query.dtype), dkey.to(key.dtype)
 
 
 @_info_nce_backward.register_fake
 def _(
     grad: Tensor, mean: Tensor, residual: Tensor, query: Tensor, key: Tensor, queue: Tensor, temperature: float,
-    attend: bool,
+    attend: bool, needed: list[bool],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return torch.empty_like(query), torch.empty_like(key)
+    return room_for(query, needed[0]), room_for(key, needed[1])
 
 
 def _queue_logsumexp(query: Tensor, queue: Tensor, temperature: float, mean: Tensor) -> Tensor:
@@ -148,7 +150,7 @@ def info_nce(query_BD: Tensor, key_BD: Tensor, queue_KD: Tensor, temperature: fl
     check_temperature(temperature)
     dtype = torch.promote_types(torch.promote_types(query_BD.dtype, key_BD.dtype), queue_KD.dtype)
     query, key, queue = (t.to(dtype) for t in (query_BD, key_BD, queue_KD.detach()))
-    attend = torch.is_grad_enabled() and (query_BD.requires_grad or key_BD.requires_grad)
+    attend = torch.is_grad_enabled() and query_BD.requires_grad
     if fused(query, elements_from(query, queue.shape[0], CROSSOVER), LOOPS, on_gpu(query)):
         tensors = (t.contiguous() for t in (query, key, queue))
         loss: Tensor = _operation(*tensors, float(temperature), attend)[0]

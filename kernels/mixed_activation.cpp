@@ -86,14 +86,15 @@ extern "C" void mixed_forward(const float* x, const float* mixing, const float* 
   }
 }
 
+// Where dx is null its rows are written to one that nobody reads.
 template <int code>
 static void back(const float* grad, const float* x, const Columns& c, float weight, float* dx, float* dscale,
                  float* dshift, float* dmixing, bool training, int64_t B, int64_t stride, int64_t D, int64_t KD,
                  int64_t n) {
-  float a[C] = {0}, s[C] = {0}, m[C] = {0};
+  float a[C] = {0}, s[C] = {0}, m[C] = {0}, unread[C];
   for (int64_t b = 0; b < B; ++b) {
     const float *xb = x + b * stride, *g = grad + b * D;
-    float* o = dx + b * KD;
+    float* o = dx ? dx + b * KD : unread;
 #pragma omp simd
     for (int64_t d = 0; d < n; ++d) {
       const float normal = (xb[d] - c.mean[d]) * c.inverse[d];
@@ -106,6 +107,7 @@ static void back(const float* grad, const float* x, const Columns& c, float weig
     }
   }
   for (int64_t d = 0; d < n; ++d) { dscale[d] = a[d]; dshift[d] = s[d]; dmixing[d] = m[d]; }
+  if (!dx) return;
   if (!training)  // constants: what is no number in one row must not reach the others
     for (int64_t d = 0; d < n; ++d) a[d] = s[d] = 0;
   for (int64_t d = 0; d < n; ++d) { a[d] /= B; s[d] /= B; }
@@ -132,7 +134,7 @@ extern "C" void mixed_backward(const float* grad, const float* x, const float* m
       const int64_t column = k * D + start;
       Columns c;
       load(c, mean + column, variance + column, scale + column, shift + column, epsilon, n);
-      EACH(back, grad + start, x + column, c, mixing[k], dx + column, dscale + column, dshift + column,
+      EACH(back, grad + start, x + column, c, mixing[k], dx ? dx + column : nullptr, dscale + column, dshift + column,
            dmixing + column, training, B, stride, D, K * D, n)
     }
   }

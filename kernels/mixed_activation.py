@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from naslab.kernels import _native
 from naslab.kernels._check import misfit, same_device
-from naslab.kernels._dispatch import differentiable, full_precision, fused, gradients, way
+from naslab.kernels._dispatch import differentiable, fallback, full_precision, fused, room_for, way
 from naslab.kernels._triton import Launch, ceil_div, kernel, launch
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def mixed_reductions(
     batch, width, row_stride, epsilon,
     NUM: tl.constexpr, CODES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Sums over the batch for BLOCK features of one candidate; the mixing weight's by program (workspace)."""
+    """Sums over the batch for BLOCK features of one candidate; the mixing weight's by feature."""
     d = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = d < width
     for k in tl.static_range(NUM):
@@ -196,7 +196,7 @@ def mixed_reductions(
                 dmixing += grad * activate(y, (CODES >> (2 * k)) & 3)
             tl.store(dscale_ptr + column, tl.sum(dscale, 0), mask=inside)
             tl.store(dshift_ptr + column, tl.sum(dshift, 0), mask=inside)
-            tl.store(dmixing_ptr + tl.program_id(0) * NUM + k, tl.sum(tl.sum(dmixing, 0), 0))
+            tl.store(dmixing_ptr + column, tl.sum(dmixing, 0), mask=inside)
 
 
 @kernel
@@ -302,32 +302,25 @@ def _backward(
     activations: list[int],
     epsilon: float,
     training: bool,
+    needed: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     path = way(x, LOOPS)
     if path == "reference":
         inputs = (x, mixing, scale, shift, mean.to(x.dtype), variance.to(x.dtype), activations, epsilon, training)
-        dx, dmixing, dscale, dshift = gradients(reference, 4, grad, *inputs)
-        return dx.contiguous(), dmixing.contiguous(), dscale.contiguous(), dshift.contiguous()
-    (batch, num, width), size = x.shape, launch("mixed_activation", x.device, LAUNCH)
-    dx, dscale, dshift = x.new_empty(x.shape), *(torch.zeros_like(batch_mean) for _ in range(2))
-    columns = ceil_div(width, size.block)
-    dmixing = torch.zeros(columns, num, device=x.device)
+        dx, dmixing, dscale, dshift = fallback(reference, _together(needed), grad, *inputs)
+        return dx, dmixing, dscale, dshift
+    dx = room_for(x, needed[0])
+    sums = tuple(torch.zeros_like(batch_mean) for _ in range(3))  # of scale, shift and, by feature, mixing weights
     arguments = (grad, x, mixing.float(), scale.float(), shift.float(), batch_mean, batch_variance)
+    sizes = (x.stride(0), _packed(activations), epsilon, training)
     if x.numel() and path == "native":
-        sizes = (*x.shape, x.stride(0), _packed(activations))
-        by_column = torch.zeros_like(dscale)
-        _native.call(LOOPS, "mixed_backward", *arguments, dx, dscale, dshift, by_column, *sizes, epsilon, int(training))
-        dmixing = by_column.mT
+        loops_sizes = (*x.shape, *sizes[:3], int(training))
+        _native.call(LOOPS, "mixed_backward", *arguments, dx, *sums, *loops_sizes)
     elif x.numel():
-        constants = {"NUM": num, "CODES": _packed(activations), "ROWS": size.rows, "BLOCK": size.block}
-        sizes = (batch, width, x.stride(0), epsilon)
-        mixed_reductions[(columns, num)](
-            *arguments, dscale, dshift, dmixing, *sizes, **constants, num_warps=size.num_warps
-        )
-        mixed_backward[(columns, ceil_div(batch, size.rows))](
-            *arguments, dscale, dshift, dx, *sizes, TRAINING=training, **constants, num_warps=size.num_warps
-        )
-    return dx, dmixing.sum(0).to(mixing.dtype), dscale.to(scale.dtype), dshift.to(shift.dtype)
+        _triton_backward(arguments, dx, sums, *sizes, needed)
+    if not any(needed[1:]):
+        return dx, mixing.new_empty(0), scale.new_empty(0), shift.new_empty(0)
+    return dx, sums[2].sum(1).to(mixing.dtype), sums[0].to(scale.dtype), sums[1].to(shift.dtype)
 
 
 @_backward.register_fake
@@ -344,8 +337,30 @@ def _(
     activations: list[int],
     epsilon: float,
     training: bool,
+    needed: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return x.new_empty(x.shape), torch.empty_like(mixing), torch.empty_like(scale), torch.empty_like(shift)
+    dx, dmixing, dscale, dshift = map(room_for, (x, mixing, scale, shift), _together(needed))
+    return dx, dmixing, dscale, dshift
+
+
+def _together(needed: list[bool]) -> list[bool]:
+    """The gradients of the mixing weights, scale and shift come from the same sums."""
+    return [needed[0], *[any(needed[1:])] * 3]
+
+
+def _triton_backward(
+    arguments: tuple[Tensor, ...], dx: Tensor, sums: tuple[Tensor, ...], stride: int, codes: int, epsilon: float,
+    training: bool, needed: list[bool],
+) -> None:  # fmt: skip
+    """Fills dx and, where they are needed, the sums."""
+    (batch, num, width), size = arguments[1].shape, launch("mixed_activation", arguments[1].device, LAUNCH)
+    columns, rows = ceil_div(width, size.block), ceil_div(batch, size.rows)
+    constants = {"NUM": num, "CODES": codes, "ROWS": size.rows, "BLOCK": size.block, "num_warps": size.num_warps}
+    sizes = (batch, width, stride, epsilon)
+    if any(needed[1:]) or (training and needed[0]):
+        mixed_reductions[(columns, num)](*arguments, *sums, *sizes, **constants)
+    if needed[0]:
+        mixed_backward[(columns, rows)](*arguments, sums[0], sums[1], dx, *sizes, TRAINING=training, **constants)
 
 
 _operation = differentiable("mixed_activation", reference, leading=4)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from naslab.kernels import _native
 from naslab.kernels._check import check_indices, misfit, same_device
-from naslab.kernels._dispatch import Way, differentiable, full_precision, fused, gradients, way
+from naslab.kernels._dispatch import Way, differentiable, fallback, full_precision, fused, way
 from naslab.kernels._triton import Launch, kernel, launch
 
 if TYPE_CHECKING:
@@ -152,8 +152,7 @@ def _(predicted: Tensor, images: Tensor, masked: Tensor, size: int, normalised: 
 def _backward(grad: Tensor, predicted: Tensor, images: Tensor, masked: Tensor, size: int, normalised: bool) -> Tensor:
     path = _way(predicted, images)
     if path == "reference":
-        (back,) = gradients(reference, 1, grad, predicted, images, masked, size, normalised)
-        return back.contiguous()
+        return fallback(reference, [True], grad, predicted, images, masked, size, normalised)[0]
     out, factor = torch.empty_like(predicted), 2 / max(predicted.numel(), 1)
     if path == "native":
         sizes = (*masked.shape, *images.shape[1:], size, int(normalised))

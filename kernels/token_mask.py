@@ -15,7 +15,7 @@ from torch import Tensor
 
 from naslab.kernels import _native
 from naslab.kernels._check import check_indices, misfit, same_device
-from naslab.kernels._dispatch import differentiable, fused, gradients, way
+from naslab.kernels._dispatch import differentiable, fallback, fused, room_for, way
 from naslab.kernels._triton import Kernel, Launch, ceil_div, kernel, launch
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 CROSSOVER = 65_536
 """Elements that are moved from which the C++ loops win on a CPU (`naslab bench kernels`)."""
 LAUNCH = {"any": Launch(256, num_warps=2), "gfx": Launch(256, num_warps=1)}
+BACKWARD = {"any": Launch(256, rows=8, num_warps=4), "gfx": Launch(256, rows=4, num_warps=4)}
+PROGRAMS = 4096
+"""From which a GPU is full: some thirty for each of its 132 or 148 multiprocessors."""
 RANKED = {"any": Launch(128, rows=32), "gfx": Launch(128, rows=32, num_warps=4)}
 
 
@@ -104,22 +107,26 @@ def gather_forward(
 @kernel
 @no_type_check
 def gather_backward(
-    grad_ptr, rank_ptr, dtokens_ptr, dpositions_ptr, batch, length, visible, width,
-    POSITIONS: tl.constexpr, BLOCK: tl.constexpr,
+    grad_ptr, rank_ptr, dtokens_ptr, dpositions_ptr, batch, length, visible, width, share,
+    TOKENS: tl.constexpr, POSITIONS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK features of one position, over the batch."""
-    place = tl.program_id(0).to(tl.int64)
+    """BLOCK features of one position over a share of the batch, ROWS samples at once; sums by share (workspace)."""
+    place, split = tl.program_id(0).to(tl.int64), tl.program_id(2)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    here = d < width
-    summed = tl.zeros((BLOCK,), tl.float32)
-    for n in range(batch):
-        b = tl.cast(n, tl.int64)
-        rank = tl.load(rank_ptr + b * length + place) + tl.zeros((BLOCK,), tl.int64)
-        grad = tl.load(grad_ptr + (b * visible + rank) * width + d, mask=here & (rank < visible), other=0.0)
-        summed += grad.to(tl.float32)
-        tl.store(dtokens_ptr + (b * length + place) * width + d, grad, mask=here)
+    summed = tl.zeros((ROWS, BLOCK), tl.float32)
+    for start in range(split * share, tl.minimum(split * share + share, batch), ROWS):
+        b = (start + tl.arange(0, ROWS)).to(tl.int64)
+        rank = tl.load(rank_ptr + b * length + place, mask=b < batch, other=0)
+        here = (b < batch)[:, None] & (d < width)[None, :]
+        seen = here & (rank < visible)[:, None]
+        grad = tl.load(grad_ptr + (b * visible + rank)[:, None] * width + d[None, :], mask=seen, other=0.0)
+        if POSITIONS:
+            summed += grad.to(tl.float32)
+        if TOKENS:
+            tl.store(dtokens_ptr + (b * length + place)[:, None] * width + d[None, :], grad, mask=here)
     if POSITIONS:
-        tl.store(dpositions_ptr + place * width + d, summed.to(dpositions_ptr.dtype.element_ty), mask=here)
+        rows = tl.cast(length, tl.int64) * split + place
+        tl.store(dpositions_ptr + rows * width + d, tl.sum(summed, 0), mask=d < width)
 
 
 @kernel
@@ -144,25 +151,36 @@ def restore_forward(
 @kernel
 @no_type_check
 def restore_backward(
-    grad_ptr, rank_ptr, dtokens_ptr, dmask_ptr, dpositions_ptr, batch, length, visible, width,
-    POSITIONS: tl.constexpr, BLOCK: tl.constexpr,
+    grad_ptr, rank_ptr, dtokens_ptr, dmask_ptr, dpositions_ptr, batch, length, visible, width, share,
+    TOKENS: tl.constexpr, MASK: tl.constexpr, POSITIONS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK features of one position, over the batch; the mask token's share by position (workspace)."""
-    place = tl.program_id(0).to(tl.int64)
+    """BLOCK features of one position over a share of the batch, ROWS samples at once; sums by share (workspace)."""
+    place, split = tl.program_id(0).to(tl.int64), tl.program_id(2)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    here = d < width
-    summed = tl.zeros((BLOCK,), tl.float32)
-    masked = tl.zeros((BLOCK,), tl.float32)
-    for n in range(batch):
-        b = tl.cast(n, tl.int64)
-        rank = tl.load(rank_ptr + b * length + place) + tl.zeros((BLOCK,), tl.int64)
-        grad = tl.load(grad_ptr + (b * length + place) * width + d, mask=here, other=0.0)
-        summed += grad.to(tl.float32)
-        masked += tl.where(rank < visible, 0.0, grad.to(tl.float32))
-        tl.store(dtokens_ptr + (b * visible + rank) * width + d, grad, mask=here & (rank < visible))
-    tl.store(dmask_ptr + place * width + d, masked, mask=here)
+    summed = tl.zeros((ROWS, BLOCK), tl.float32)
+    masked = tl.zeros((ROWS, BLOCK), tl.float32)
+    for start in range(split * share, tl.minimum(split * share + share, batch), ROWS):
+        b = (start + tl.arange(0, ROWS)).to(tl.int64)
+        rank = tl.load(rank_ptr + b * length + place, mask=b < batch, other=0)
+        seen = (rank < visible)[:, None]
+        here = (b < batch)[:, None] & (d < width)[None, :]
+        read = here
+        if not (POSITIONS or TOKENS):
+            read = here & (seen == 0)
+        if not (POSITIONS or MASK):
+            read = here & seen
+        grad = tl.load(grad_ptr + (b * length + place)[:, None] * width + d[None, :], mask=read, other=0.0)
+        if POSITIONS:
+            summed += grad.to(tl.float32)
+        if MASK:
+            masked += tl.where(seen, 0.0, grad.to(tl.float32))
+        if TOKENS:
+            tl.store(dtokens_ptr + (b * visible + rank)[:, None] * width + d[None, :], grad, mask=here & seen)
+    rows = (tl.cast(length, tl.int64) * split + place) * width + d
+    if MASK:
+        tl.store(dmask_ptr + rows, tl.sum(masked, 0), mask=d < width)
     if POSITIONS:
-        tl.store(dpositions_ptr + place * width + d, summed.to(dpositions_ptr.dtype.element_ty), mask=here)
+        tl.store(dpositions_ptr + rows, tl.sum(summed, 0), mask=d < width)
 
 
 LOOPS = "token_mask.cpp"
@@ -212,25 +230,30 @@ def _(tokens: Tensor, positions: Tensor, visible: Tensor, rank: Tensor) -> Tenso
 
 @torch.library.custom_op("naslab::token_gather_backward", mutates_args=())
 def _gather_backward(
-    grad: Tensor, tokens: Tensor, positions: Tensor, visible: Tensor, rank: Tensor
+    grad: Tensor, tokens: Tensor, positions: Tensor, visible: Tensor, rank: Tensor, needed: list[bool]
 ) -> tuple[Tensor, Tensor]:
     path = way(tokens, LOOPS)
     if path == "reference":
-        first, second = gradients(reference_gather, 2, grad, tokens, positions, visible, rank)
-        return first.contiguous(), second.contiguous()
-    (batch, length, width), kept = tokens.shape, visible.shape[1]
-    dtokens, dpositions = tokens.new_empty(tokens.shape), torch.empty_like(positions)
+        first, second = fallback(reference_gather, needed, grad, tokens, positions, visible, rank)
+        return first, second
+    dtokens, dpositions = map(room_for, (tokens, positions), needed)
     if path == "native":
-        sizes = (batch, length, kept, width, int(positions.shape[0] > 0))
+        sizes = (*tokens.shape[:2], visible.shape[1], tokens.shape[2])
         _native.call(LOOPS, "gather_backward", grad, rank, dtokens, dpositions, *sizes)
-    elif length * width:
-        _launch(gather_backward, length, width, positions, grad, rank, dtokens, dpositions, batch, length, kept)
+        return dtokens, dpositions
+    summed = bool(dpositions.shape[0])
+    if tokens.shape[1] * tokens.shape[2]:
+        flags = {"TOKENS": needed[0], "POSITIONS": summed}
+        (sums,) = _launch_backward(gather_backward, tokens, visible, (grad, rank, dtokens), (summed,), flags)
+        dpositions = sums.sum(0).to(positions.dtype) if summed else dpositions
     return dtokens, dpositions
 
 
 @_gather_backward.register_fake
-def _(grad: Tensor, tokens: Tensor, positions: Tensor, visible: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
-    return tokens.new_empty(tokens.shape), torch.empty_like(positions)
+def _(
+    grad: Tensor, tokens: Tensor, positions: Tensor, visible: Tensor, rank: Tensor, needed: list[bool]
+) -> tuple[Tensor, Tensor]:
+    return room_for(tokens, needed[0]), room_for(positions, needed[1])
 
 
 @torch.library.custom_op("naslab::token_restore", mutates_args=())
@@ -256,29 +279,38 @@ def _(tokens: Tensor, mask_token: Tensor, positions: Tensor, visible: Tensor, ra
 
 @torch.library.custom_op("naslab::token_restore_backward", mutates_args=())
 def _restore_backward(
-    grad: Tensor, tokens: Tensor, mask_token: Tensor, positions: Tensor, visible: Tensor, rank: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad: Tensor, tokens: Tensor, mask_token: Tensor, positions: Tensor, visible: Tensor, rank: Tensor,
+    needed: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     path = way(tokens, LOOPS)
     if path == "reference":
-        back = gradients(reference_restore, 3, grad, tokens, mask_token, positions, visible, rank)
-        return back[0].contiguous(), back[1].contiguous(), back[2].contiguous()
+        inputs = (tokens, mask_token, positions, visible, rank)
+        dtokens, dmask, dpositions = fallback(reference_restore, needed, grad, *inputs)
+        return dtokens, dmask, dpositions
     (batch, kept, width), length = tokens.shape, rank.shape[1]
-    dtokens, dpositions = tokens.new_empty(tokens.shape), torch.empty_like(positions)
-    dmask = tokens.new_empty(length, width, dtype=torch.float32)
+    dtokens, dmask, dpositions = map(room_for, (tokens, mask_token, positions), needed)
     if path == "native":
-        sizes = (batch, length, kept, width, int(positions.shape[0] > 0))
-        _native.call(LOOPS, "restore_backward", grad, rank, dtokens, dmask, dpositions, *sizes)
-    elif length * width:
-        outputs = (dtokens, dmask, dpositions)
-        _launch(restore_backward, length, width, positions, grad, rank, *outputs, batch, length, kept)
-    return dtokens, dmask.sum(0).to(mask_token.dtype), dpositions
+        by_position = tokens.new_empty(length if needed[1] else 0, width)
+        sizes = (batch, length, kept, width)
+        _native.call(LOOPS, "restore_backward", grad, rank, dtokens, by_position, dpositions, *sizes)
+        return dtokens, by_position.sum(0) if needed[1] else dmask, dpositions
+    summed = bool(dpositions.shape[0])
+    dmask.zero_()
+    if length * width:
+        flags = {"TOKENS": needed[0], "MASK": needed[1], "POSITIONS": summed}
+        outputs = (needed[1], summed)
+        masked, sums = _launch_backward(restore_backward, grad, tokens, (grad, rank, dtokens), outputs, flags)
+        dmask = masked.sum((0, 1)).to(mask_token.dtype) if needed[1] else dmask
+        dpositions = sums.sum(0).to(positions.dtype) if summed else dpositions
+    return dtokens, dmask, dpositions
 
 
 @_restore_backward.register_fake
 def _(
-    grad: Tensor, tokens: Tensor, mask_token: Tensor, positions: Tensor, visible: Tensor, rank: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    return tokens.new_empty(tokens.shape), torch.empty_like(mask_token), torch.empty_like(positions)
+    grad: Tensor, tokens: Tensor, mask_token: Tensor, positions: Tensor, visible: Tensor, rank: Tensor,
+    needed: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return room_for(tokens, needed[0]), room_for(mask_token, needed[1]), room_for(positions, needed[2])
 
 
 def _launch(moved: Kernel, rows: int, width: int, positions: Tensor, *arguments: Tensor | int) -> None:
@@ -286,6 +318,25 @@ def _launch(moved: Kernel, rows: int, width: int, positions: Tensor, *arguments:
     moved[(rows, ceil_div(width, size.block))](
         *arguments, width, POSITIONS=positions.shape[0] > 0, BLOCK=size.block, num_warps=size.num_warps
     )
+
+
+def _launch_backward(
+    moved: Kernel, whole: Tensor, visible: Tensor, tensors: tuple[Tensor, ...], summed: tuple[bool, ...],
+    flags: dict[str, bool],
+) -> list[Tensor]:  # fmt: skip
+    """The sums over shares of the batch (shares, L, D) that are asked for; the batch is shared out to fill a GPU."""
+    (batch, length, width), kept = whole.shape, visible.shape[1]
+    size = launch("token_mask_backward", whole.device, BACKWARD)
+    columns = ceil_div(width, size.block)
+    splits = max(1, min(ceil_div(PROGRAMS, length * columns), ceil_div(batch, size.rows)))
+    share = max(ceil_div(ceil_div(batch, splits), size.rows) * size.rows, 1)
+    splits = max(ceil_div(batch, share), 1)
+    sums = [whole.new_empty(splits if some else 0, length, width, dtype=torch.float32) for some in summed]
+    moved[(length, columns, splits)](
+        *tensors, *sums, batch, length, kept, width, share,
+        **flags, ROWS=size.rows, BLOCK=size.block, num_warps=size.num_warps,
+    )  # fmt: skip
+    return sums
 
 
 _gather_operation = differentiable("token_gather", reference_gather, leading=2)

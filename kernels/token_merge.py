@@ -18,7 +18,7 @@ from torch import Tensor
 
 from naslab.kernels import _native
 from naslab.kernels._check import check_indices, misfit, same_device
-from naslab.kernels._dispatch import OnGpu, differentiable, full_precision, fused, gradients, way
+from naslab.kernels._dispatch import OnGpu, differentiable, fallback, full_precision, fused, way
 from naslab.kernels._triton import Launch, ceil_div, kernel, launch
 from naslab.kernels.token_mask import token_mask
 
@@ -237,8 +237,7 @@ def _merge_backward(
     row: Tensor,
 ) -> Tensor:
     if way(tokens, LOOPS) == "reference":
-        back = gradients(reference_merge, 1, grad, tokens, sizes, kept, sources, targets, row)
-        return back[0].contiguous()
+        return fallback(reference_merge, [True], grad, tokens, sizes, kept, sources, targets, row)[0]
     return _spread(grad, sizes, merged, row, mean=True)
 
 

@@ -23,6 +23,7 @@ extern "C" void select_forward(const float* tokens, const float* scores, const i
   }
 }
 
+// Of dtokens and dscores, what is null is not asked for.
 extern "C" void select_backward(const float* grad, const float* tokens, const float* scores, const int64_t* rank,
                                 float* dtokens, float* dscores, int64_t B, int64_t N, int64_t D, int64_t M, int64_t K,
                                 int64_t fuse, int64_t threads) {
@@ -30,20 +31,19 @@ extern "C" void select_backward(const float* grad, const float* tokens, const fl
 #pragma omp parallel for num_threads(threads) if (threads > 1)
   for (int64_t b = 0; b < B; ++b) {
     const float* g = grad + b * rows * D;
-    float* dx = dtokens + b * N * D;
-    std::copy_n(g, P * D, dx);
+    float* dx = dtokens ? dtokens + b * N * D : nullptr;
+    if (dx) std::copy_n(g, P * D, dx);
     const float* f = g + (P + K) * D;
     for (int64_t m = 0; m < M; ++m) {
       const int64_t r = rank[b * M + m];
+      const bool fused = fuse && r >= K;
+      if (dscores) dscores[b * M + m] = fused ? dot(f, tokens + (b * N + P + m) * D, D) : 0;
+      if (!dx) continue;
       float* d_token = dx + (P + m) * D;
-      dscores[b * M + m] = 0;
-      if (r < K) std::copy_n(g + (P + r) * D, D, d_token);
-      else if (!fuse) std::fill_n(d_token, D, 0.0f);
-      else {
-        const float weight = scores[b * M + m];
-        for (int64_t d = 0; d < D; ++d) d_token[d] = weight * f[d];
-        dscores[b * M + m] = dot(f, tokens + (b * N + P + m) * D, D);
-      }
+      const float weight = scores[b * M + m];
+      if (fused) for (int64_t d = 0; d < D; ++d) d_token[d] = weight * f[d];
+      else if (r < K) std::copy_n(g + (P + r) * D, D, d_token);
+      else std::fill_n(d_token, D, 0.0f);
     }
   }
 }

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from naslab.kernels import _native
 from naslab.kernels._check import misfit, same_device
-from naslab.kernels._dispatch import differentiable, full_precision, fused, gradients, way
+from naslab.kernels._dispatch import differentiable, fallback, full_precision, fused, room_for, way
 from naslab.kernels._triton import Launch, ceil_div, kernel, launch
 from naslab.kernels.token_mask import token_mask
 
@@ -97,7 +97,7 @@ def fuse_rows(
 @no_type_check
 def select_backward(
     grad_ptr, tokens_ptr, scores_ptr, rank_ptr, dtokens_ptr, dscores_ptr, tokens, prefix, kept, scored, width, out_rows,
-    FUSE: tl.constexpr, BLOCK: tl.constexpr,
+    FUSE: tl.constexpr, TOKENS: tl.constexpr, SCORES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One token: its gradient, and its score's."""
     program = tl.program_id(0).to(tl.int64)
@@ -113,12 +113,17 @@ def select_backward(
     for start in range(0, width, BLOCK):
         d = start + tl.arange(0, BLOCK)
         here = (d < width) & (stays | FUSE)
+        if not TOKENS:
+            here = here & (stays == 0)
         grad = tl.load(grad_ptr + (b * out_rows + source) * width + d, mask=here, other=0.0).to(tl.float32)
-        tl.store(dtokens_ptr + program * width + d, (grad * weight).to(dtokens_ptr.dtype.element_ty), mask=d < width)
-        if FUSE:
+        if TOKENS:
+            dtoken = (grad * weight).to(dtokens_ptr.dtype.element_ty)
+            tl.store(dtokens_ptr + program * width + d, dtoken, mask=d < width)
+        if FUSE and SCORES:
             token = tl.load(tokens_ptr + program * width + d, mask=(d < width) & (stays == 0), other=0.0)
             product += grad * token.to(tl.float32)
-    tl.store(dscores_ptr + scored_token, tl.sum(product, 0).to(dscores_ptr.dtype.element_ty), mask=n >= prefix)
+    if SCORES:
+        tl.store(dscores_ptr + scored_token, tl.sum(product, 0).to(dscores_ptr.dtype.element_ty), mask=n >= prefix)
 
 
 LOOPS = "token_select.cpp"
@@ -158,16 +163,17 @@ def _(tokens: Tensor, scores: Tensor, kept: Tensor, dropped: Tensor, rank: Tenso
 
 @torch.library.custom_op("naslab::token_select_backward", mutates_args=())
 def _backward(
-    grad: Tensor, tokens: Tensor, scores: Tensor, kept: Tensor, dropped: Tensor, rank: Tensor, fuse: bool
-) -> tuple[Tensor, Tensor]:
+    grad: Tensor, tokens: Tensor, scores: Tensor, kept: Tensor, dropped: Tensor, rank: Tensor, fuse: bool,
+    needed: list[bool],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     path = way(tokens, LOOPS)
     if path == "reference":
-        first, second = gradients(reference, 2, grad, tokens, scores, kept, dropped, rank, fuse)
-        return first.contiguous(), second.contiguous()
+        first, second = fallback(reference, needed, grad, tokens, scores, kept, dropped, rank, fuse)
+        return first, second
     (batch, length, width), scored, num_kept = tokens.shape, rank.shape[1], kept.shape[1]
-    dtokens, dscores = torch.empty_like(tokens), torch.empty_like(scores)
+    dtokens, dscores = map(room_for, (tokens, scores), needed)
     if path == "native":
-        exact = torch.empty_like(scores, dtype=torch.float32)
+        exact = torch.empty_like(dscores, dtype=torch.float32)
         sizes = (*tokens.shape, scored, num_kept, int(fuse))
         _native.call(LOOPS, "select_backward", grad, tokens, scores.float(), rank, dtokens, exact, *sizes)
         return dtokens, exact.to(scores.dtype)
@@ -175,16 +181,17 @@ def _backward(
         size = launch("select_backward", tokens.device, MOVED)
         select_backward[(batch * length,)](
             grad, tokens, scores, rank, dtokens, dscores, length, length - scored, num_kept, scored, width,
-            grad.shape[1], FUSE=fuse, BLOCK=size.block, num_warps=size.num_warps,
+            grad.shape[1], FUSE=fuse, TOKENS=needed[0], SCORES=needed[1], BLOCK=size.block, num_warps=size.num_warps,
         )  # fmt: skip
     return dtokens, dscores
 
 
 @_backward.register_fake
 def _(
-    grad: Tensor, tokens: Tensor, scores: Tensor, kept: Tensor, dropped: Tensor, rank: Tensor, fuse: bool
-) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(tokens), torch.empty_like(scores)
+    grad: Tensor, tokens: Tensor, scores: Tensor, kept: Tensor, dropped: Tensor, rank: Tensor, fuse: bool,
+    needed: list[bool],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return room_for(tokens, needed[0]), room_for(scores, needed[1])
 
 
 _operation = differentiable("token_select", reference, leading=2)

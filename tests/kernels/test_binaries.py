@@ -35,7 +35,9 @@ BUILT = {
     ),
     "altup_backward": Built(
         ALTUP.altup_backward, ALTUP.BACKWARD, "grad_ptr x_ptr y_ptr p_ptr g_ptr dx_ptr dy_ptr products_ptr",
-        "tokens width token_stride", {"STREAMS": 4, "ACTIVE": 0, "PER_TOKEN": True}, 128, fp32="products_ptr",
+        "tokens width token_stride",
+        {"STREAMS": 4, "ACTIVE": 0, "PER_TOKEN": True, "STREAM_GRADS": True, "LAYER_GRAD": True, "PRODUCTS": True}, 128,
+        fp32="products_ptr",
     ),
 }  # fmt: skip
 MIXED = importlib.import_module("naslab.kernels.mixed_activation")
@@ -65,16 +67,17 @@ BUILT |= {
 }  # fmt: skip
 
 MASK = importlib.import_module("naslab.kernels.token_mask")
-TOKENS = "tokens_ptr positions_ptr out_ptr grad_ptr dtokens_ptr dpositions_ptr mask_token_ptr"
+TOKENS = "tokens_ptr positions_ptr out_ptr grad_ptr dtokens_ptr mask_token_ptr"
 BUILT |= {
     name: Built(
-        getattr(MASK, name), MASK.RANKED if name == "rank_tokens" else MASK.LAUNCH, TOKENS,
-        "batch length visible width", {"POSITIONS": True}, limit, fp32="noise_ptr dmask_ptr",
+        getattr(MASK, name), launches, TOKENS, "batch length visible width share",
+        {"POSITIONS": True, "TOKENS": True, "MASK": True}, limit, fp32="noise_ptr dmask_ptr dpositions_ptr",
         int64="visible_ptr masked_ptr rank_ptr",
     )
-    for name, limit in {
-        "rank_tokens": 128, "gather_forward": 40, "gather_backward": 48, "restore_forward": 40, "restore_backward": 48,
-    }.items()
+    for name, launches, limit in (
+        ("rank_tokens", MASK.RANKED, 128), ("gather_forward", MASK.LAUNCH, 40), ("restore_forward", MASK.LAUNCH, 40),
+        ("gather_backward", MASK.BACKWARD, 96), ("restore_backward", MASK.BACKWARD, 96),
+    )
 }  # fmt: skip
 
 SCORES = importlib.import_module("naslab.kernels.class_scores")
@@ -82,7 +85,7 @@ STRIDES = "heads tokens width batch_stride head_stride token_stride"
 BUILT |= {
     name: Built(
         getattr(SCORES, name), SCORES.AVERAGED if name == "class_average" else SCORES.LAUNCH,
-        "query_ptr keys_ptr dquery_ptr dkeys_ptr", STRIDES, {}, limit,
+        "query_ptr keys_ptr dquery_ptr dkeys_ptr", STRIDES, {"QUERY_GRAD": True, "KEYS_GRAD": True}, limit,
         fp32="grad_ptr logits_ptr logsumexp_ptr scores_ptr", floats="scale",
     )
     for name, limit in {"class_logits": 160, "class_average": 32, "class_scores_backward": 128}.items()
@@ -92,8 +95,9 @@ SELECT = importlib.import_module("naslab.kernels.token_select")
 BUILT |= {
     name: Built(
         getattr(SELECT, name), SELECT.FUSED if name == "fuse_rows" else SELECT.MOVED,
-        "tokens_ptr out_ptr grad_ptr dtokens_ptr", "tokens prefix kept dropped scored width out_rows", {"FUSE": True},
-        limit, fp32="scores_ptr dscores_ptr", int64="kept_ptr dropped_ptr rank_ptr",
+        "tokens_ptr out_ptr grad_ptr dtokens_ptr", "tokens prefix kept dropped scored width out_rows",
+        {"FUSE": True, "TOKENS": True, "SCORES": True}, limit,
+        fp32="scores_ptr dscores_ptr", int64="kept_ptr dropped_ptr rank_ptr",
     )
     for name, limit in {"select_rows": 40, "fuse_rows": 128, "select_backward": 64}.items()
 }  # fmt: skip

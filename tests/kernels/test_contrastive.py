@@ -124,7 +124,7 @@ def test_a_gradient_that_the_forward_did_not_foresee():
     forward, backward = torch.ops.naslab.info_nce, torch.ops.naslab.info_nce_backward
     grad = torch.tensor(1.0)
     foreseen, not_foreseen = (
-        backward(grad, *forward(query, key, queue, 0.5, attend)[1:], query, key, queue, 0.5, attend)
+        backward(grad, *forward(query, key, queue, 0.5, attend)[1:], query, key, queue, 0.5, attend, [True, True])
         for attend in (True, False)
     )
     assert all(torch.equal(a, b) for a, b in zip(foreseen, not_foreseen, strict=True))

@@ -70,6 +70,58 @@ def test_inputs_need_not_be_contiguous(name):
     assert_close(fused(case, strided), fused(case, dense), case.tolerance)
 
 
+class Returned(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts the numbers that backward operations return."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if func.namespace == "naslab" and "_backward" in func.name():
+            self.numbers += sum(t.numel() for t in (found if isinstance(found, tuple) else (found,)))
+        return found
+
+
+SEVERAL = [name for name in CASES if len(CASES[name].made(5, torch.float32)) > 1 and not name.startswith("nt_xent")]
+
+
+def one_at_a_time(case, dtype):
+    """The inputs of a case over and over, another of them alone wanting a gradient."""
+    for n in range(len(case.made(9, dtype))):
+        yield tuple(t.detach().requires_grad_(m == n) for m, t in enumerate(case.made(9, dtype)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", SEVERAL)
+def test_each_input_alone_has_the_gradient_that_it_has_among_the_others(name, dtype):
+    """Through the loops, and through the fallback."""
+    case = CASES[name]
+    together = fused(case, case.made(9, dtype))[1:]
+    alone = [fused(case, inputs)[1] for inputs in one_at_a_time(case, dtype)]
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_only_the_gradients_that_are_needed_are_made(name):
+    case = CASES[name]
+    with Returned() as every:
+        fused(case, case.made(9, torch.float32))
+    for inputs in one_at_a_time(case, torch.float32):
+        with Returned() as alone:
+            fused(case, inputs)
+        assert 0 < alone.numbers < every.numbers
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_only_the_gradients_that_are_needed_are_made_when_compiled(name):
+    case = CASES[name]
+    together = fused(case, case.made(9, torch.float32))[1:]
+    for inputs, gradient in zip(one_at_a_time(case, torch.float32), together, strict=True):
+        torch.compiler.reset()
+        compiled = replace(case, function=torch.compile(case.function, fullgraph=True, backend="aot_eager"))
+        assert_close(fused(compiled, inputs)[1:], [gradient], case.tolerance)
+
+
 @everything
 def test_gradients_of_the_reference(name):
     case = CASES[name]
