@@ -47,13 +47,15 @@ def steps(out: Path, device: str, processes: int) -> list[Step]:
     """What is done, in order."""
     python = sys.executable
 
-    def tests(name: str, limit_s: float, *chosen: str) -> Step:
+    def tests(name: str, limit_s: float, *chosen: str, alone: bool = False) -> Step:
         command = ("env", "OMP_NUM_THREADS=1", python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu")
         command += ("--tb=short", "--durations=12", "--disable-warnings")  # those of our own modules are failures
         # A filter of warnings names a class of optuna, which a machine for kernels need not have.
         command += () if importlib.util.find_spec("optuna") else ("-o", "filterwarnings=default")
         command += ("-p", "no:benchmark") if importlib.util.find_spec("pytest_benchmark") else ()  # warns of xdist
-        command += ("-n", str(processes), "--dist", "worksteal") if importlib.util.find_spec("xdist") else ()
+        command += (
+            ("-n", str(processes), "--dist", "worksteal") if importlib.util.find_spec("xdist") and not alone else ()
+        )
         return Step(name, (*command, *(f"{GPU_TESTS}/test_gpu_{file}.py" for file in chosen)), limit_s)
 
     def script(name: str, limit_s: float, file: str, *arguments: str) -> Step:
@@ -62,14 +64,15 @@ def steps(out: Path, device: str, processes: int) -> list[Step]:
 
     return [
         tests("compile", 65, "operations"),
-        tests("kernels", 50, "kernels"),
-        tests("tests", 65, "study", "profiler", "tasks"),  # the longest first
-        script("first", 60, "gpu_first", "--seconds", "0.3"),
-        script("kernel_table", 65, "gpu_kernel_table", "--minutes", "0.8"),
+        tests("kernels", 40, "kernels"),
+        tests("tests", 75, "study", "tasks"),  # the longest first
+        tests("profiler", 45, "profiler", alone=True),  # it measures times
+        script("first", 50, "gpu_first", "--seconds", "0.3"),
+        script("kernel_table", 55, "gpu_kernel_table", "--minutes", "0.7"),
         Step("calibration", (python, "-m", "naslab", "devices", "calibrate", "--device", device,
                              "--seconds", "8", "--step-seconds", "12", "--json"), 35),
-        script("training_speed", 70, "training_speed", "--seconds", "45"),
-        script("precision_scores", 65, "precision_scores", "--quick", "--seconds", "45"),
+        script("training_speed", 60, "training_speed", "--seconds", "40"),
+        script("precision_scores", 55, "precision_scores", "--quick", "--seconds", "40"),
     ]  # fmt: skip
 
 

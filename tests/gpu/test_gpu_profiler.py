@@ -111,6 +111,8 @@ def test_provenance_names_the_device(cuda):
 
 @pytest.mark.parametrize("allowed", [True, False])
 def test_a_calibration_leaves_the_device_as_it_was(allowed, cuda):
+    for dtype in (torch.float32, torch.bfloat16):  # the workspace of products, which torch keeps
+        torch.ones(64, 64, device=cuda, dtype=dtype).mm(torch.ones(64, 64, device=cuda, dtype=dtype))
     state = torch.cuda.get_rng_state(cuda)
     held = torch.cuda.memory_allocated(cuda)
     with tf32(allowed, cuda):

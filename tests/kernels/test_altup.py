@@ -64,3 +64,13 @@ def test_wrong_arguments_are_named(name, shapes, active):
 def test_a_wrong_dtype_is_named():
     with pytest.raises(ValueError, match=r"layer_output: .* of float64"):
         altup(streams(2, 4, 5), streams(4, 5).double(), streams(2, 2), streams(2))
+
+
+def test_compiled_once_for_every_size_it_takes_both_forms_of_coefficients():
+    """The second shape makes sizes symbolic, and an allowed shape must still be found among the allowed."""
+    torch._dynamo.reset()
+    compiled = torch.compile(altup, fullgraph=True, backend="eager")
+    for batch, per_token in [((1,), False), ((1, 1), False), ((), True), ((4, 5), True), ((4, 5), False), ((6,), True)]:
+        coefficients = batch if per_token else ()
+        inputs = streams(3, *batch, 8), streams(*batch, 8), streams(*coefficients, 3, 3), streams(*coefficients, 3)
+        assert torch.equal(compiled(*inputs, active=1), altup(*inputs, active=1))
