@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from naslab.nas.racing import Contender, Looks, boundary, next_seeds
+from naslab.nas.racing import Contender, Looks, boundary, next_seeds, open_rows
 from naslab.nas.statistics import student
 
 LOOKS = Looks(3, 8)
@@ -52,3 +52,54 @@ def test_settled_rows_get_no_seed(quality, cost, wanted):
 def test_bounds_of_a_race_from_two_seeds_are_numbers():
     """Of two draws that are nearly equal, single precision would find a negative variance."""
     assert all(math.isfinite(bound) and bound > 1 for bound in boundary(2, 5))
+
+
+FLOOR = dict(enumerate((80.0, 80.1, 79.9)))
+QUALITIES = {"equal": (80.5, 80.4, 80.6), "unknown": (75.0, 80.0, 85.0), "worse": (60.0, 60.1, 60.2)}
+
+
+def contender(name, quality, *score):
+    return Contender(name, dict(enumerate(QUALITIES[quality])), dict(enumerate(score)))
+
+
+REFERENCE = Contender("reference", dict(FLOOR), dict(enumerate((100.0, 101.0, 99.0))))
+LEADER = contender("leader", "equal", 200.0, 202.0, 198.0)
+
+
+@pytest.mark.parametrize(
+    ("row", "tie", "still"),
+    [
+        (contender("as fast", "equal", 199.5, 201.0, 198.8), 0.05, set()),
+        (contender("as fast", "equal", 199.5, 201.0, 198.8), 0.005, {"as fast", "leader"}),
+        (contender("as fast", "equal", 200.0, 202.0, 198.0), 0.0, {"as fast", "leader"}),
+        (contender("slower", "equal", 150.0, 152.0, 148.0), 0.0, set()),
+        (contender("open", "unknown", 190.0, 210.0, 200.0), 0.05, {"open"}),
+        (contender("open", "unknown", 199.5, 201.0, 198.8), 0.05, {"open"}),
+        (contender("hopeless", "unknown", 10.0, 11.0, 9.0), 0.05, set()),
+        (contender("below", "worse", 900.0, 901.0, 902.0), 0.05, set()),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_a_row_is_open_where_it_may_still_win(row, tie, still):
+    assert open_rows([REFERENCE, LEADER, row], FLOOR, 1.0, student, tie) == still
+
+
+def test_without_a_row_that_meets_the_floor_all_that_may_are_open():
+    rows = [contender("open", "unknown", 1.0, 1.0, 1.0), contender("below", "worse", 9.0, 9.0, 9.0)]
+    assert open_rows(rows, FLOOR, 1.0, student, 0.05) == {"open"}
+    assert open_rows(rows, None, 1.0, student, 0.05) == set(), "without a floor all meet it, and the second is faster"
+    assert open_rows(rows, [80.0], 1.0, student, 0.05) == {"open"}, "of a number"
+
+
+def test_a_look_before_the_first_tells_nothing_and_none_is_narrower_than_students():
+    bounds = boundary(3, 8)
+    assert LOOKS.critical(2) == math.inf
+    assert [LOOKS.critical(n) for n in range(3, 9)] == [
+        max(b, student(n)) for n, b in zip(range(3, 9), bounds, strict=True)
+    ]
+
+
+def test_a_row_that_has_all_its_seeds_gets_no_more():
+    row, other = contender("one", "equal", 199.5, 201.0, 198.8), LEADER
+    assert next_seeds([row, other], FLOOR, 1.0, Looks(2, 4), 0.0) == ["one", "leader"]
+    assert next_seeds([row, other], FLOOR, 1.0, Looks(2, 3), 0.0) == []

@@ -1,8 +1,19 @@
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from naslab.nas.statistics import difference_interval, mean_interval
+from naslab.nas.statistics import (
+    Interval,
+    difference_interval,
+    interval_over,
+    mean_interval,
+    paired_interval,
+    ratio_interval,
+    spread_of_difference,
+    student,
+)
 
 
 def test_intervals_are_scipys():
@@ -35,3 +46,61 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(0)
     intervals = [mean_interval(rng.normal(5, 2, 4).tolist()) for _ in range(2000)]
     assert np.mean([i.low <= 5 <= i.high for i in intervals]) == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "excludes"),
+    [(1e-9, 2, True), (0, 2, False), (-2, 0, False), (-2, -1e-9, True), (-1, 1, False), (None, None, False)],
+)
+def test_zero_at_a_bound_is_not_excluded(low, high, excludes):
+    assert Interval(1.0, low, high).excludes_zero is excludes
+
+
+def test_a_negative_factor_swaps_the_bounds():
+    assert Interval(2.0, 1.0, 4.0).scaled(-2.0) == Interval(-4.0, -8.0, -2.0)
+    assert Interval(2.0, 1.0, 4.0).scaled(0.5) == Interval(1.0, 0.5, 2.0)
+    assert Interval(2.0, None, None).scaled(-1.0) == Interval(-2.0, None, None)
+    assert [str(Interval(80.123, low, 81.0)) for low in (None, 79.5)] == ["80.12", "80.12 [79.50, 81.00]"]
+
+
+def test_two_shared_seeds_make_pairs_and_one_does_not():
+    a, b = {0: 1.0, 1: 2.0, 2: 5.0}, {1: 1.0, 2: 2.0, 9: 100.0}
+    assert paired_interval(a, b) == mean_interval([1.0, 3.0])
+    assert paired_interval(a, {2: 2.0, 9: 3.0}) == difference_interval([1.0, 2.0, 5.0], [2.0, 3.0])
+    assert spread_of_difference(a, b) == pytest.approx(np.std([1.0, 3.0], ddof=1))
+    assert spread_of_difference(a, {2: 2.0, 9: 3.0}) == pytest.approx(math.sqrt(13 / 3 + 0.5))
+    assert spread_of_difference(a, {2: 2.0}) is spread_of_difference({0: 1.0}, {7: 2.0, 8: 3.0}) is None
+
+
+def test_a_floor_is_a_number_pairs_or_values_of_no_seeds():
+    a = {0: 81.0, 1: 80.0, 2: 83.0}
+    assert interval_over(a, [80.0]) == mean_interval([1.0, 0.0, 3.0])
+    assert interval_over(a, {0: 80.0, 1: 80.0}) == mean_interval([1.0, 0.0])
+    values = [79.0, 80.5]
+    welch = difference_interval(list(a.values()), values)
+    assert interval_over(a, values).high == pytest.approx(welch.high)
+    for factor, wider in ((3.0, 3.0), (0.5, 1.0)):  # never narrower than one look's
+        found = interval_over(a, values, lambda n, factor=factor: factor * student(n))
+        assert found.mean == welch.mean
+        assert (found.low, found.high) == pytest.approx(
+            [welch.mean + wider * (bound - welch.mean) for bound in (welch.low, welch.high)]
+        )
+    assert interval_over({0: 81.0}, values).low is None
+
+
+def test_a_ratio_is_of_geometric_means_in_pairs():
+    a, b = {0: 2.0, 1: 8.0}, {0: 1.0, 1: 2.0}
+    logs = mean_interval([math.log(2), math.log(4)])
+    found = ratio_interval(a, b)
+    assert (found.mean, found.low, found.high) == pytest.approx(tuple(map(math.exp, (logs.mean, logs.low, logs.high))))
+    assert found.mean == pytest.approx(math.sqrt(8))
+    assert ratio_interval({0: 2.0}, b).high is None
+    with pytest.raises(ValueError, match=r"domain|positive"):
+        ratio_interval({0: 0.0}, b)
+
+
+def test_the_critical_value_is_students_unless_another_is_given():
+    assert student(4) == pytest.approx(stats.t.ppf(0.975, 3))
+    assert student(4, level=0.8) == pytest.approx(stats.t.ppf(0.9, 3))
+    found = mean_interval([1.0, 3.0, 8.0], lambda seeds: float(seeds))
+    assert found.high - found.mean == found.mean - found.low == pytest.approx(3 * math.sqrt(13 / 3))
