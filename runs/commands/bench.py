@@ -20,13 +20,13 @@ class Subject(StrEnum):
 
 def bench(
     subject: Annotated[Subject, typer.Argument(help="What to measure: kernels.")],
-    kernel: Annotated[str | None, typer.Option(help="This kernel alone.")] = None,
+    kernel: Annotated[str | None, typer.Option(help="Only this kernel.")] = None,
     dtype: Annotated[Precision, typer.Option(help="Number format of the tensors.")] = Precision.fp32,
     device: Device = "auto",
     max_seconds: Seconds = 5.0,
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Time torch.compile too.")] = True,
     tune: Annotated[
-        bool, typer.Option("--tune", help="First find the best launch sizes for this GPU, and keep them for it.")
+        bool, typer.Option("--tune", help="First find and keep the best launch sizes for this GPU.")
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -76,9 +76,9 @@ def _narrow(title: str, first: str, *others: str) -> Table:
 @group.command()
 def calibrate(
     device: Device = "auto",
-    seconds: Annotated[float, typer.Option(min=0.5, help="Sample for so long.")] = 20.0,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Seconds of sampling.")] = 20.0,
     step_seconds: Annotated[
-        float | None, typer.Option(min=0, help="Time a suite of models for so long; 0 leaves it out. [default: 60]")
+        float | None, typer.Option(min=0, help="Seconds to time a suite of models; 0 skips it. [default: 60]")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -28,6 +28,6 @@ Head = Annotated[str, typer.Option(help="hf: config for the class that the confi
 Dtype = Annotated[Precision, typer.Option(help="Cast model and input to this number format.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 InputShape = Annotated[str | None, typer.Option(help="Shape of one sample, such as 3,224,224.")]
-Seconds = Annotated[float, typer.Option(min=0.1, help="Time at most so long.")]
+Seconds = Annotated[float, typer.Option(min=0.1, help="Seconds of timing at most.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Print comma-separated lines.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

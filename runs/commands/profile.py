@@ -43,7 +43,7 @@ def profile(
         str, typer.Option(help="Of --train: adamw, adam, sgd, adagrad, rmsprop or adafactor.")
     ] = "adamw",
     max_seconds: Seconds = 10.0,
-    compiled: Annotated[bool, typer.Option("--compile", help="Time what torch.compile makes of it.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Time the model compiled by torch.compile.")] = False,
     clock: Annotated[
         list[str] | None, typer.Option(help="Time by this clock, too: kernel or graph (CUDA); may be repeated.")
     ] = None,

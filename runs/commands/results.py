@@ -21,7 +21,7 @@ StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, o
 Storage = Annotated[str | None, typer.Option(help="SQLite file or storage URL; default naslab-runs/naslab.db.")]
 Beside = Annotated[
     list[str] | None,
-    typer.Option(metavar="STUDY", help="Another study in the storage to stand in the ranking; repeatable."),
+    typer.Option(metavar="STUDY", help="Rank this study of the storage, too; may be repeated."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
