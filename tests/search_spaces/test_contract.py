@@ -37,7 +37,7 @@ EFFECTS = (space_options_have_an_effect, task_options_have_an_effect)
 def made(name):
     target, found = name.split()[0], SPACES[name]
     task, options = found if isinstance(found, tuple) else (found, None)
-    return subject(target, task, options)
+    return subject(target, task, options, samples=2 if options else 4)
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in EFFECTS], ids=lambda rule: rule.__name__)

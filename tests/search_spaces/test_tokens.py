@@ -193,7 +193,6 @@ def test_a_training_step_is_covered():
     ("arguments", "pool"),
     [
         ({"keep_rate": 0.6, "layers": (0, 1)}, "token"),
-        ({"rule": "tome", "r": 4}, "token"),
         ({"rule": "tome", "r": 4}, "avg"),
     ],
     ids=str,
