@@ -15,6 +15,7 @@ negative_cosine = importlib.import_module("naslab.kernels.negative_cosine")
 nt_xent = importlib.import_module("naslab.kernels.nt_xent")
 patch_loss = importlib.import_module("naslab.kernels.patch_loss")
 token_mask = importlib.import_module("naslab.kernels.token_mask")
+token_match = importlib.import_module("naslab.kernels.token_match")
 token_merge = importlib.import_module("naslab.kernels.token_merge")
 token_select = importlib.import_module("naslab.kernels.token_select")
 
@@ -94,7 +95,7 @@ def _selected(backward: bool) -> Callable[[Call], Work]:
 
 
 def _matched(call: Call) -> Work:
-    return Work(token_merge.match_flops(*call.shape("metric")))
+    return Work(token_match.match_flops(*call.shape("metric")))
 
 
 def _merged(tokens: str) -> Callable[[Call], Work]:

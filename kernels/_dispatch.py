@@ -77,6 +77,11 @@ def switched(to: Literal["reference", "fused"]) -> Iterator[None]:
         _switched_off, _forced = before
 
 
+def widened(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of what is computed exactly: float64 of that, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def autocasting(tensor: Tensor) -> bool:
     """Whether autocast is on where the tensor lies; torch refuses to ask for meta."""
     return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from naslab.kernels import _native
 from naslab.kernels._check import misfit, same_device
-from naslab.kernels._dispatch import differentiable, fallback, full_precision, fused, room_for, way
+from naslab.kernels._dispatch import differentiable, fallback, full_precision, fused, room_for, way, widened
 from naslab.kernels._triton import Launch, ceil_div, kernel, launch
 
 if TYPE_CHECKING:
@@ -38,11 +38,7 @@ def reference(query_BHD: Tensor, keys_BHND: Tensor, scale: float) -> Tensor:
 
 def _logits(query_BHD: Tensor, keys_BHND: Tensor, scale: float) -> Tensor:
     row_BHN = (query_BHD[:, :, None] @ keys_BHND.mT).squeeze(2)
-    return row_BHN.to(_wide(query_BHD.dtype)) * scale
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+    return row_BHN.to(widened(query_BHD.dtype)) * scale
 
 
 @kernel
@@ -158,7 +154,7 @@ def _(query: Tensor, keys: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor
 def _outputs(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     batch, heads, tokens, _ = keys.shape
     shapes = ((batch, tokens), (batch, heads, tokens), (batch, heads))
-    scores, logits, logsumexp = (keys.new_empty(shape, dtype=_wide(keys.dtype)) for shape in shapes)
+    scores, logits, logsumexp = (keys.new_empty(shape, dtype=widened(keys.dtype)) for shape in shapes)
     return scores, logits, logsumexp
 
 

@@ -39,6 +39,10 @@ MOST_PACKED = 31
 CROSSOVER = 8_192
 """Elements from which the C++ loops win on a CPU (`naslab bench kernels`)."""
 LAUNCH = {"any": Launch(32, rows=32), "gfx": Launch(32, rows=32, num_warps=4)}
+STATISTICS = {"any": Launch(128, rows=16), "gfx": Launch(128, rows=16)}
+REDUCED = {"any": Launch(128, rows=4), "gfx": Launch(128, rows=4)}
+PROGRAMS = 1024
+"""From which a GPU is full: some seven for each of its 132 or 148 multiprocessors."""
 
 
 @full_precision
@@ -115,27 +119,53 @@ def slope(y, CODE: tl.constexpr):
 @kernel
 @no_type_check
 def batch_statistics(
-    x_ptr, mean_ptr, variance_ptr, batch, width, row_stride, ROWS: tl.constexpr, BLOCK: tl.constexpr
+    x_ptr, partial_ptr, batch, width, row_stride, share, NUM: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Mean and biased variance over the batch of BLOCK features of one candidate, in two passes."""
-    k = tl.program_id(1).to(tl.int64)
+    """Mean of a share of the batch, and sum of squares around it, of BLOCK features of one candidate, in one pass.
+
+    Each of ROWS slots keeps its own (Welford 1962); they are joined at the end (Chan et al. 1983, equation 2.1).
+    """
+    k, split = tl.program_id(1).to(tl.int64), tl.program_id(2)
     d = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     column = k * width + d
-    total = tl.zeros((ROWS, BLOCK), tl.float32)
-    for start in range(0, batch, ROWS):
-        b = (start + tl.arange(0, ROWS)).to(tl.int64)
-        here = (b < batch)[:, None] & (d < width)[None, :]
-        total += tl.load(x_ptr + b[:, None] * row_stride + column[None, :], mask=here, other=0.0).to(tl.float32)
-    mean = tl.sum(total, 0) / batch
+    first = split * share
+    last = tl.minimum(first + share, batch)
+    mean = tl.zeros((ROWS, BLOCK), tl.float32)
     squares = tl.zeros((ROWS, BLOCK), tl.float32)
-    for start in range(0, batch, ROWS):
+    seen = 0.0
+    for start in range(first, last, ROWS):
         b = (start + tl.arange(0, ROWS)).to(tl.int64)
-        here = (b < batch)[:, None] & (d < width)[None, :]
+        here = (b < last)[:, None] & (d < width)[None, :]
         x = tl.load(x_ptr + b[:, None] * row_stride + column[None, :], mask=here, other=0.0).to(tl.float32)
-        deviation = tl.where(here, x - mean[None, :], 0.0)
-        squares += deviation * deviation
-    tl.store(mean_ptr + column, mean, mask=d < width)
-    tl.store(variance_ptr + column, tl.sum(squares, 0) / batch, mask=d < width)
+        seen += 1.0
+        deviation = tl.where(here, x - mean, 0.0)
+        mean += deviation / seen
+        squares += deviation * (x - mean)
+    counts = ((last - first - tl.arange(0, ROWS) + ROWS - 1) // ROWS).to(tl.float32)
+    joined = tl.sum(mean * counts[:, None], 0) / (last - first)
+    apart = mean - joined[None, :]
+    place = tl.cast(split, tl.int64) * 2 * NUM * width + column
+    tl.store(partial_ptr + place, joined, mask=d < width)
+    squared = tl.sum(squares + apart * apart * counts[:, None], 0)
+    tl.store(partial_ptr + place + NUM * width, squared, mask=d < width)
+
+
+@kernel
+@no_type_check
+def join_statistics(partial_ptr, mean_ptr, variance_ptr, batch, columns, share, BLOCK: tl.constexpr):
+    """Mean and biased variance of BLOCK columns from those of the shares, in their order."""
+    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mean = tl.zeros((BLOCK,), tl.float32)
+    squares = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, batch, share):
+        place = partial_ptr + tl.cast(first // share, tl.int64) * 2 * columns + column
+        count = tl.minimum(share, batch - first)
+        apart = tl.load(place, mask=column < columns, other=0.0) - mean
+        part = count / (first + count)
+        mean += apart * part
+        squares += tl.load(place + columns, mask=column < columns, other=0.0) + apart * apart * part * first
+    tl.store(mean_ptr + column, mean, mask=column < columns)
+    tl.store(variance_ptr + column, squares / batch, mask=column < columns)
 
 
 @kernel
@@ -165,38 +195,43 @@ def mixed_forward(
 @kernel
 @no_type_check
 def mixed_reductions(
-    grad_ptr, x_ptr, mixing_ptr, scale_ptr, shift_ptr, mean_ptr, variance_ptr, dscale_ptr, dshift_ptr, dmixing_ptr,
-    batch, width, row_stride, epsilon,
+    grad_ptr, x_ptr, mixing_ptr, scale_ptr, shift_ptr, mean_ptr, variance_ptr, partial_ptr,
+    batch, width, row_stride, epsilon, share,
     NUM: tl.constexpr, CODES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Sums over the batch for BLOCK features of one candidate; the mixing weight's by feature."""
+    """Sums over a share of the batch for BLOCK features of all candidates: for scale, shift and mixing weight."""
     d = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = d < width
-    for k in tl.static_range(NUM):
-        if tl.program_id(1) == k:
+    first = tl.program_id(1) * share
+    last = tl.minimum(first + share, batch)
+    sums = ()
+    for _ in tl.static_range(3 * NUM):
+        sums = sums + (tl.zeros((ROWS, BLOCK), tl.float32),)
+    for start in range(first, last, ROWS):
+        b = (start + tl.arange(0, ROWS)).to(tl.int64)
+        here = (b < last)[:, None] & inside[None, :]
+        grad = tl.load(grad_ptr + b[:, None] * width + d[None, :], mask=here, other=0.0).to(tl.float32)
+        added = ()
+        for k in tl.static_range(NUM):
             column = k * width + d
             inverse = tl.rsqrt(tl.load(variance_ptr + column, mask=inside, other=1.0) + epsilon)
             scale = tl.load(scale_ptr + column, mask=inside, other=0.0)
             shift = tl.load(shift_ptr + column, mask=inside, other=0.0)
             mean = tl.load(mean_ptr + column, mask=inside, other=0.0)
-            weight = tl.load(mixing_ptr + k)
-            dscale = tl.zeros((ROWS, BLOCK), tl.float32)
-            dshift = tl.zeros((ROWS, BLOCK), tl.float32)
-            dmixing = tl.zeros((ROWS, BLOCK), tl.float32)
-            for start in range(0, batch, ROWS):
-                b = (start + tl.arange(0, ROWS)).to(tl.int64)
-                here = (b < batch)[:, None] & inside[None, :]
-                x = tl.load(x_ptr + b[:, None] * row_stride + column[None, :], mask=here, other=0.0).to(tl.float32)
-                grad = tl.load(grad_ptr + b[:, None] * width + d[None, :], mask=here, other=0.0).to(tl.float32)
-                normal = (x - mean[None, :]) * inverse[None, :]
-                y = normal * scale[None, :] + shift[None, :]
-                dy = weight * grad * slope(y, (CODES >> (2 * k)) & 3)
-                dshift += dy
-                dscale += dy * normal
-                dmixing += grad * activate(y, (CODES >> (2 * k)) & 3)
-            tl.store(dscale_ptr + column, tl.sum(dscale, 0), mask=inside)
-            tl.store(dshift_ptr + column, tl.sum(dshift, 0), mask=inside)
-            tl.store(dmixing_ptr + column, tl.sum(dmixing, 0), mask=inside)
+            x = tl.load(x_ptr + b[:, None] * row_stride + column[None, :], mask=here, other=0.0).to(tl.float32)
+            normal = (x - mean[None, :]) * inverse[None, :]
+            y = normal * scale[None, :] + shift[None, :]
+            dy = tl.load(mixing_ptr + k) * grad * slope(y, (CODES >> (2 * k)) & 3)
+            added = added + (
+                sums[3 * k] + dy * normal,
+                sums[3 * k + 1] + dy,
+                sums[3 * k + 2] + grad * activate(y, (CODES >> (2 * k)) & 3),
+            )
+        sums = added
+    split = tl.program_id(1).to(tl.int64) * 3 * NUM * width
+    for k in tl.static_range(NUM):
+        for n in tl.static_range(3):
+            tl.store(partial_ptr + split + (n * NUM + k) * width + d, tl.sum(sums[3 * k + n], 0), mask=inside)
 
 
 @kernel
@@ -260,16 +295,34 @@ def _forward(
         sizes = (*x.shape, x.stride(0), _packed(activations))
         _native.call(LOOPS, "mixed_forward", *arguments, out, *sizes, epsilon, int(training))
         return out, mean, variance
-    (batch, num, width), size = x.shape, launch("mixed_activation", x.device, LAUNCH)
-    columns, rows = ceil_div(width, size.block), ceil_div(batch, size.rows)
-    tile = {"ROWS": size.rows, "BLOCK": size.block, "num_warps": size.num_warps}
     if training:
-        batch_statistics[(columns, num)](x, mean, variance, batch, width, x.stride(0), **tile)
+        _statistics(x, mean, variance)
     if out.numel():
-        mixed_forward[(columns, rows)](
-            *arguments, out, batch, width, x.stride(0), epsilon, NUM=num, CODES=_packed(activations), **tile
-        )
+        (batch, num, width), size = x.shape, launch("mixed_activation", x.device, LAUNCH)
+        mixed_forward[(ceil_div(width, size.block), ceil_div(batch, size.rows))](
+            *arguments, out, batch, width, x.stride(0), epsilon, NUM=num, CODES=_packed(activations),
+            ROWS=size.rows, BLOCK=size.block, num_warps=size.num_warps,
+        )  # fmt: skip
     return out, mean, variance
+
+
+def _statistics(x: Tensor, mean: Tensor, variance: Tensor) -> None:
+    (batch, num, width), size = x.shape, launch("batch_statistics", x.device, STATISTICS)
+    columns, joined = ceil_div(width, size.block), 256
+    share, splits = _shares(batch, size.rows, columns * num)
+    partial = mean.new_empty(splits, 2, num, width)
+    batch_statistics[(columns, num, splits)](
+        x, partial, batch, width, x.stride(0), share,
+        NUM=num, ROWS=size.rows, BLOCK=size.block, num_warps=size.num_warps,
+    )  # fmt: skip
+    join_statistics[(ceil_div(num * width, joined),)](partial, mean, variance, batch, num * width, share, BLOCK=joined)
+
+
+def _shares(batch: int, rows: int, programs: int) -> tuple[int, int]:
+    """Samples of a share of the batch, and how many shares fill a GPU where so many programs walk each."""
+    splits = max(1, min(ceil_div(PROGRAMS, programs), ceil_div(batch, rows)))
+    share = ceil_div(ceil_div(batch, splits), rows) * rows
+    return share, ceil_div(batch, share)
 
 
 @_forward.register_fake
@@ -353,14 +406,25 @@ def _triton_backward(
     training: bool, needed: list[bool],
 ) -> None:  # fmt: skip
     """Fills dx and, where they are needed, the sums."""
-    (batch, num, width), size = arguments[1].shape, launch("mixed_activation", arguments[1].device, LAUNCH)
-    columns, rows = ceil_div(width, size.block), ceil_div(batch, size.rows)
-    constants = {"NUM": num, "CODES": codes, "ROWS": size.rows, "BLOCK": size.block, "num_warps": size.num_warps}
-    sizes = (batch, width, stride, epsilon)
+    x = arguments[1]
+    (batch, num, width), sizes = x.shape, (x.shape[0], x.shape[2], stride, epsilon)
     if any(needed[1:]) or (training and needed[0]):
-        mixed_reductions[(columns, num)](*arguments, *sums, *sizes, **constants)
+        size = launch("mixed_reductions", x.device, REDUCED)
+        columns = ceil_div(width, size.block)
+        share, splits = _shares(batch, size.rows, columns)
+        partial = sums[0].new_empty(splits, 3, num, width)
+        mixed_reductions[(columns, splits)](
+            *arguments, partial, *sizes, share,
+            NUM=num, CODES=codes, ROWS=size.rows, BLOCK=size.block, num_warps=size.num_warps,
+        )  # fmt: skip
+        for whole, part in zip(sums, partial.sum(0), strict=True):
+            whole.copy_(part)
     if needed[0]:
-        mixed_backward[(columns, rows)](*arguments, sums[0], sums[1], dx, *sizes, TRAINING=training, **constants)
+        size = launch("mixed_activation", x.device, LAUNCH)
+        mixed_backward[(ceil_div(width, size.block), ceil_div(batch, size.rows))](
+            *arguments, sums[0], sums[1], dx, *sizes, TRAINING=training,
+            NUM=num, CODES=codes, ROWS=size.rows, BLOCK=size.block, num_warps=size.num_warps,
+        )  # fmt: skip
 
 
 _operation = differentiable("mixed_activation", reference, leading=4)

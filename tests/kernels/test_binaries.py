@@ -24,6 +24,7 @@ class Built:
     fp32: str = ""
     floats: str = ""
     int64: str = ""
+    int32: str = ""
     shared_bytes: int = 48 * 1024
 
 
@@ -41,15 +42,17 @@ BUILT = {
     ),
 }  # fmt: skip
 MIXED = importlib.import_module("naslab.kernels.mixed_activation")
-STATISTICS = "mixing_ptr scale_ptr shift_ptr mean_ptr variance_ptr dscale_ptr dshift_ptr dmixing_ptr"
+STATISTICS = "mixing_ptr scale_ptr shift_ptr mean_ptr variance_ptr dscale_ptr dshift_ptr partial_ptr"
 BUILT |= {
     name: Built(
-        getattr(MIXED, name), MIXED.LAUNCH, "x_ptr grad_ptr out_ptr dx_ptr", "batch width row_stride",
-        {"NUM": 4, "CODES": 0b11100100, "TRAINING": True}, limit, fp32=STATISTICS, floats="epsilon share",
+        getattr(MIXED, name), launches, "x_ptr grad_ptr out_ptr dx_ptr", "batch width row_stride columns share",
+        {"NUM": 4, "CODES": 0b11100100, "TRAINING": True}, limit, fp32=STATISTICS, floats="epsilon",
     )
-    for name, limit in {
-        "batch_statistics": 64, "mixed_forward": 144, "mixed_reductions": 128, "mixed_backward": 128,
-    }.items()
+    for name, launches, limit in (
+        ("batch_statistics", MIXED.STATISTICS, 128), ("join_statistics", {"any": Launch(256)}, 64),
+        ("mixed_reductions", MIXED.REDUCED, 176), ("mixed_forward", MIXED.LAUNCH, 144),
+        ("mixed_backward", MIXED.LAUNCH, 128),
+    )
 }  # fmt: skip
 
 PATCH = importlib.import_module("naslab.kernels.patch_loss")
@@ -102,17 +105,18 @@ BUILT |= {
     for name, limit in {"select_rows": 40, "fuse_rows": 128, "select_backward": 64}.items()
 }  # fmt: skip
 
-MERGE = importlib.import_module("naslab.kernels.token_merge")
-LAUNCHES = {"match_tokens": MERGE.MATCHED, "collect_rows": MERGE.COLLECTED, "spread_rows": MERGE.SPREAD}
+MATCH, MERGE = (importlib.import_module(f"naslab.kernels.token_{name}") for name in ("match", "merge"))
 BUILT |= {
-    name: Built(
-        getattr(MERGE, name), LAUNCHES[name], "metric_ptr tokens_ptr rows_ptr out_ptr",
-        "tokens rows merged width protected", {"MEAN": True, "DEPTH": 16}, limit,
-        fp32="best_ptr sizes_ptr merged_ptr", int64="partner_ptr kept_ptr sources_ptr targets_ptr row_ptr",
+    kernel.name: Built(
+        kernel, launches, "metric_ptr tokens_ptr rows_ptr out_ptr", "tokens rows merged width protected",
+        {"MEAN": True, "DEPTH": 16}, limit, fp32="best_ptr sizes_ptr merged_ptr",
+        int64="partner_ptr kept_ptr sources_ptr targets_ptr row_ptr", int32="next_ptr",
     )
-    for name, limit in {"match_tokens": 168, "collect_rows": 112, "spread_rows": 40}.items()
+    for kernel, launches, limit in (
+        (MATCH.match_tokens, MATCH.LAUNCH, 168), (MERGE.chain_sources, MERGE.CHAINED, 168),
+        (MERGE.collect_rows, MERGE.COLLECTED, 48), (MERGE.spread_rows, MERGE.SPREAD, 40),
+    )
 }  # fmt: skip
-
 
 CONTRASTIVE = importlib.import_module("naslab.kernels._similarity_tiles")
 NT_XENT = importlib.import_module("naslab.kernels.nt_xent")
@@ -178,6 +182,7 @@ def arguments(built, launch, target):
     names = built.kernel.jitted.arg_names
     types = dict.fromkeys(built.pointers.split(), "bf16")
     types |= dict.fromkeys(built.fp32.split(), "fp32") | dict.fromkeys(built.int64.split(), "i64")
+    types |= dict.fromkeys(built.int32.split(), "i32")
     constants = {"BLOCK": launch.block, "ROWS": launch.rows} | built.constants
     if target.startswith("gfx") and "PRECISION" in constants:
         constants["PRECISION"] = "ieee"
