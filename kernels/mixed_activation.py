@@ -43,6 +43,8 @@ STATISTICS = {"any": Launch(128, rows=16), "gfx": Launch(128, rows=16)}
 REDUCED = {"any": Launch(128, rows=4), "gfx": Launch(128, rows=4)}
 PROGRAMS = 1024
 """From which a GPU is full: some seven for each of its 132 or 148 multiprocessors."""
+LEAST_SHARE = 128
+"""Samples of which a program sums: three sums of each feature then are little beside what it reads."""
 
 
 @full_precision
@@ -320,7 +322,7 @@ def _statistics(x: Tensor, mean: Tensor, variance: Tensor) -> None:
 
 def _shares(batch: int, rows: int, programs: int) -> tuple[int, int]:
     """Samples of a share of the batch, and how many shares fill a GPU where so many programs walk each."""
-    splits = max(1, min(ceil_div(PROGRAMS, programs), ceil_div(batch, rows)))
+    splits = max(1, min(ceil_div(PROGRAMS, programs), ceil_div(batch, LEAST_SHARE)))
     share = ceil_div(ceil_div(batch, splits), rows) * rows
     return share, ceil_div(batch, share)
 

@@ -27,6 +27,8 @@ LAUNCH = {"any": Launch(256, num_warps=2), "gfx": Launch(256, num_warps=1)}
 BACKWARD = {"any": Launch(256, rows=8, num_warps=4), "gfx": Launch(256, rows=4, num_warps=4)}
 PROGRAMS = 4096
 """From which a GPU is full: some thirty for each of its 132 or 148 multiprocessors."""
+LEAST_SHARE = 32
+"""Samples of which a program sums: its sums then are little beside what it reads."""
 RANKED = {"any": Launch(128, rows=32), "gfx": Launch(128, rows=32, num_warps=4)}
 
 
@@ -328,7 +330,7 @@ def _launch_backward(
     (batch, length, width), kept = whole.shape, visible.shape[1]
     size = launch("token_mask_backward", whole.device, BACKWARD)
     columns = ceil_div(width, size.block)
-    splits = max(1, min(ceil_div(PROGRAMS, length * columns), ceil_div(batch, size.rows)))
+    splits = max(1, min(ceil_div(PROGRAMS, length * columns), ceil_div(batch, LEAST_SHARE)))
     share = max(ceil_div(ceil_div(batch, splits), size.rows) * size.rows, 1)
     splits = max(ceil_div(batch, share), 1)
     sums = [whole.new_empty(splits if some else 0, length, width, dtype=torch.float32) for some in summed]

@@ -28,7 +28,7 @@ CROSSOVER = 98_304
 """Elements of the tokens from which the C++ loops win on a CPU (`naslab bench kernels`)."""
 ON_GPU: OnGpu = "never"
 """The chains were not yet measured on a GPU; before them a step of 32 x 1568 tokens took 12.8 ms, eager 1.3 ms."""
-CHAINED = {"any": Launch(64, rows=64), "gfx": Launch(64, rows=64)}
+CHAINED = {"any": Launch(32, rows=64), "gfx": Launch(32, rows=64)}
 COLLECTED = {"any": Launch(256, num_warps=2), "gfx": Launch(256, num_warps=1)}
 SPREAD = {"any": Launch(256, num_warps=2), "gfx": Launch(256, num_warps=1)}
 
