@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,16 +11,18 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
 from naslab.efficiency.flop_count import FlopCount, Operation, Phase
 from naslab.efficiency.formulas import FORMULAS
 from naslab.efficiency.higher_order import is_higher_order, operation_name, run_watched
+from naslab.efficiency.inputs import tensors_of
 from naslab.efficiency.kinds import EINSUM, kind_of
-from naslab.efficiency.tensors import is_plain, tensors_within
+from naslab.efficiency.tensors import is_abstract, is_plain, tensors_within
 from naslab.efficiency.traffic import bytes_moved
 from naslab.efficiency.weights import WeightTensors
 from naslab.efficiency.work import Call, Work
+from naslab.errors import InputError
 
 COMPLEX_CONVOLUTION = "complex convolution"
 
@@ -45,13 +48,21 @@ class Counter(TorchDispatchMode):
         self._region: str | None = None
         self._parts = 0
         self._weights = WeightTensors(model)
+        held = [] if model is None else list(tensors_of(model))
+        self._abstract = not held or any(map(is_abstract, held))
+        """Whether shapes alone are counted; where not, what runs on shapes alone, such as a trace, is no work."""
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._operations: list[Operation] = []
         self.severed: set[str] = set()
         """Control flow whose results have no gradient here, although what it was given may be trained."""
+        self._thread = threading.get_ident()
+        self.unseen: str | None = None
+        """A module that ran in a thread in which nothing is watched."""
 
     def enter(self, module: nn.Module, name: str | None) -> None:
         """What follows runs for this module."""
+        if threading.get_ident() != self._thread and _get_current_dispatch_mode() is None:
+            self.unseen = name or type(module).__name__
         outer = self._stack[-1][1]
         self._stack.append((module, outer if name is None or name in outer else (*outer, name)))
 
@@ -76,7 +87,13 @@ class Counter(TorchDispatchMode):
             self._region = outer
 
     def result(self) -> FlopCount:
-        """Everything noted so far."""
+        """Everything noted so far.
+
+        Raises:
+            InputError: part of it cannot be seen.
+        """
+        if self.unseen is not None:
+            raise InputError(f"model: {self.unseen} runs in a thread of its own, where its operations are not seen")
         return FlopCount(tuple(self._operations), dict(self._shapes))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -88,18 +105,18 @@ class Counter(TorchDispatchMode):
             name = f"nested {name}"  # a kernel of its own, which torch's decomposition does not know
         if is_higher_order(func) and name not in FORMULAS:
             return self._with_bodies(name, func, args, kwargs)
-        if name not in FORMULAS and hasattr(func, "decompose"):
+        if name not in FORMULAS and hasattr(func, "decompose") and func.namespace != "prim":  # asks, computes nothing
             with self:  # composite operations reach a mode whole under inference_mode: take them apart
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
         phase, origin = self._locate(name)
         outputs = func(*args, **kwargs)
-        if name.startswith("profiler::"):
+        if name.startswith(("profiler::", "prim::")):
             return outputs
         call = Call(_bind(func, args, kwargs), tuple(tensors_within(outputs)))
         self._weights.follow(args, kwargs, call.outputs)
-        if not _is_view(func):
+        if not _is_view(func) and (self._abstract or not any(map(is_abstract, call.outputs))):
             self._record(name, phase, origin, call, _is_mutable(func))
         return outputs
 

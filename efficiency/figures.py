@@ -22,14 +22,14 @@ class Figures:
         """The figure, or None where finding it fails."""
         try:
             return function()
-        except Exception as error:  # noqa: BLE001 - a model fails in as many ways as there are models
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a model fails in as many ways as there are models
             self.missing[name] = reason_of(error)
             return None
         finally:
             self._checkpoint.restore()
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """An exception in one line; its kind is named where it is not one of this project's."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     if isinstance(error, NaslabError):

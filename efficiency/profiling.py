@@ -19,7 +19,7 @@ from naslab.efficiency.figures import Figures
 from naslab.efficiency.flop_count import FlopCount
 from naslab.efficiency.flops import forward_count, training_count
 from naslab.efficiency.gpus import find_gpu
-from naslab.efficiency.inputs import Inputs, batch_size, call_model, device_of, map_tensors
+from naslab.efficiency.inputs import Inputs, batch_size, call_model, device_of, map_tensors, tensors_of
 from naslab.efficiency.latency import Latency, measure_latency
 from naslab.efficiency.memory import parameter_bytes, parameter_count, peak_memory, quantised_weights
 from naslab.efficiency.memory_forecast import memory_needs
@@ -31,6 +31,7 @@ from naslab.efficiency.resident_memory import Rebuild, resident_memory
 from naslab.efficiency.state import Checkpoint, preserved, state_keeper
 from naslab.efficiency.targets import HERE as HERE_CPU
 from naslab.efficiency.targets import measured_here, predict
+from naslab.efficiency.tensors import is_abstract
 from naslab.efficiency.unwrap import as_module, eager, is_compiled
 from naslab.errors import InputError, NaslabError
 
@@ -102,6 +103,8 @@ def profile(
     module = as_module(model)
     plain = eager(module)  # refuse before anything is measured
     device = device_of(plain, example_input)
+    if device.type != "meta" and any(map(is_abstract, tensors_of(plain))):
+        raise InputError("model: fake tensors have no values to time; build it under torch.device('meta') to count it")
     wanted, make_optimiser = _clocks(clocks, device), optimiser_named(optimiser)
     _refuse_impossible(device, only, batch_sizes, energy_seconds, rebuild)
     others = {name if name == HERE_CPU else find_gpu(name).name: name for name in predict_for}

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch.utils._pytree import tree_leaves
 
 DEEPEST = 6
@@ -43,6 +44,11 @@ def slots_of(thing: Any) -> tuple[str, ...]:
     named = [vars(kind).get("__slots__", ()) for kind in type(thing).__mro__]
     flat = [name for slots in named for name in ((slots,) if isinstance(slots, str) else slots)]
     return tuple(name for name in flat if not name.startswith("__"))
+
+
+def is_abstract(tensor: Tensor) -> bool:
+    """Whether a tensor has a shape and no values: on meta, or fake."""
+    return tensor.is_meta or isinstance(tensor, FakeTensor)
 
 
 def is_plain(tensor: Tensor) -> bool:

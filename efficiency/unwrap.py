@@ -53,12 +53,20 @@ def eager(model: nn.Module) -> nn.Module:
             raise InputError("model: a sharded (FSDP) module holds a part of each weight; profile it before sharding")
         if isinstance(model, torch.fx.GraphModule) and "eval" in vars(model):
             raise InputError("model: an exported program stays in one mode; profile the module it was exported from")
+        if (name := _without_shape(model)) is not None:
+            raise InputError(f"model: {name} is lazy and has no shape yet; call the model on a batch first")
         inner = getattr(model, "_orig_mod", None)
         if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             inner = model.module
         if not isinstance(inner, nn.Module):
             return model
         model = inner
+
+
+def _without_shape(model: nn.Module) -> str | None:
+    """The name of a lazy module whose parameters or buffers wait for the first call, or None."""
+    lazy = (n for n, module in model.named_modules() if getattr(module, "has_uninitialized_params", bool)())
+    return next((name or type(model).__name__ for name in lazy), None)
 
 
 def _is_sharded(module: nn.Module) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from naslab.efficiency.tensors import is_plain, stored_elements, tensors_within
+from naslab.efficiency.tensors import is_abstract, is_plain, stored_elements, tensors_within
 from naslab.efficiency.work import Call
 
 OPERANDS = ("weight", "mat2", "self", "mat1", "batch1", "batch2", "mat", "vec")
@@ -65,7 +65,9 @@ class WeightTensors:
     def _share(self, weight: Tensor) -> float:
         place = (weight.untyped_storage()._cdata, weight.storage_offset(), weight.numel(), weight._version)
         if place not in self._shares:
-            self._shares[place] = 1 - int(weight.count_nonzero()) / max(weight.numel(), 1)
+            is_float8 = weight.is_floating_point() and weight.itemsize == 1  # torch cannot count these as they are
+            nonzero = int((weight.float() if is_float8 else weight).count_nonzero())
+            self._shares[place] = 1 - nonzero / max(weight.numel(), 1)
         return self._shares[place]
 
 
@@ -95,4 +97,4 @@ def _listed(argument: Any) -> list[Tensor]:
 
 
 def _is_readable(tensor: Tensor) -> bool:
-    return is_plain(tensor) and not tensor.is_meta and not tensor.is_quantized
+    return is_plain(tensor) and not is_abstract(tensor) and not tensor.is_quantized

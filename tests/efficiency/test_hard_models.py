@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 import threading
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import nn
 from torch._higher_order_ops.map import map as map_over
 from torch._higher_order_ops.scan import scan
 from torch._higher_order_ops.while_loop import while_loop
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.utils import prune
@@ -305,6 +307,61 @@ def test_functions_locks_and_wrong_batch_sizes():
         profiled(layer(), batch(), batch_sizes=(4, -1))
     with pytest.raises(InputError, match="a int cannot be called"):
         profiled(3, batch())
+
+
+def test_what_is_traced_within_a_forward_is_no_work():
+    def exporting(linear, x):
+        return torch.export.export(linear, (torch.randn(4, 16),)).module()(linear(x))
+
+    def pretending(linear, x):
+        with FakeTensorMode():
+            torch.empty(1000, 1000) @ torch.empty(1000, 1000)
+        torch.empty(99, 99, device="meta") @ torch.empty(99, 99, device="meta")
+        return linear(x)
+
+    found = count_forward(Fn(exporting, layer()), batch())
+    assert (found.total, found.uncovered) == (2 * LINEAR, ())
+    assert count_forward(Fn(pretending, layer()), batch()).total == LINEAR
+
+
+def test_models_on_fake_tensors_are_counted_and_never_timed():
+    with FakeTensorMode():
+        model, x = layer(), torch.empty(4, 16)
+    assert count_forward(model, x).total == LINEAR
+    with pytest.raises(InputError, match="fake tensors have no values to time"):
+        profile(model, x)
+
+
+def test_a_thread_in_which_nothing_is_watched_is_said():
+    def threaded(linear, x):
+        outputs = []
+        thread = threading.Thread(target=lambda: outputs.append(linear(x)))
+        thread.start()
+        thread.join()
+        return linear(outputs[0])
+
+    found = profiled(Fn(threaded, layer()), batch(), only=("flops", "latency"))
+    assert found.flops is None
+    assert found.latency is not None
+    assert "layers.0 runs in a thread of its own" in found.missing["flops"]
+
+
+def test_eight_bit_floats_are_counted():
+    def scaled(linear, x):
+        a, b = x.to(torch.float8_e4m3fn), linear.weight.to(torch.float8_e4m3fn).t()
+        return torch._scaled_mm(a, b, scale_a=torch.ones(()), scale_b=torch.ones(()), out_dtype=torch.bfloat16)
+
+    assert count_forward(Fn(scaled, layer()), torch.randn(16, 16)).total == 2 * 16**3
+
+
+def test_a_model_that_exits_loses_its_figures_and_not_the_process():
+    found = profiled(Fn(lambda linear, x: sys.exit(3), layer()), batch())
+    assert found.missing["flops"] == found.missing["latency"] == "SystemExit: 3"
+
+
+def test_a_lazy_module_without_a_shape_is_one_line():
+    with pytest.raises(InputError, match="0 is lazy and has no shape yet; call the model on a batch first"):
+        profile(nn.Sequential(nn.LazyLinear(16)), batch())
 
 
 def test_the_batch_is_where_the_caller_says():
