@@ -25,8 +25,10 @@ def main() -> None:
         signal.signal(signal.SIGINT, interrupt)
     try:
         from naslab.runs.cli import run_command_line
+        from naslab.runs.output import end_of_output
 
         code = run_command_line()
+        end_of_output()
     except BaseException:
         # An import in native code may turn Ctrl-C into an error of its own.
         if not interrupted:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 from rich.console import Console
@@ -41,6 +41,15 @@ def models_text_aside() -> Iterator[None]:
     finally:
         os.dup2(kept, number)
         os.close(kept)
+
+
+def end_of_output() -> None:
+    """The command's answer is complete: what a user's code or its libraries still print as the process ends, from
+    handlers or from buffers below Python, goes to standard error.
+    """
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
 
 def significant_digits(number: float, digits: int = 3) -> str:

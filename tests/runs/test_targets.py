@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -333,3 +336,18 @@ def test_wrong_options_are_one_clear_line(toy, options, message):
 )
 def test_memory_limits(text, size):
     assert memory_limit(text) == size
+
+
+def test_what_is_printed_as_the_process_ends_is_no_part_of_the_document(tmp_path):
+    (tmp_path / "late.py").write_text(
+        "import atexit, ctypes, torch\n"
+        "def target():\n"
+        "    atexit.register(print, 'at exit')\n"
+        "    ctypes.CDLL(None).puts(b'from a buffer below Python')\n"
+        "    return torch.nn.Linear(4, 4), torch.randn(2, 4)\n"
+    )
+    command = [sys.executable, "-m", "naslab", "profile", "late:target", "--json", "--only", "flops"]
+    paths = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": paths})
+    assert json.loads(done.stdout)["flops"]["forward"] == 2 * 2 * 4 * 4
+    assert {"at exit", "from a buffer below Python"} <= set(done.stderr.splitlines())
