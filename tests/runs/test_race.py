@@ -14,7 +14,7 @@ from naslab.nas.verdict import tellable
 from naslab.runs.dry_run import seed_advice, seed_words
 from naslab.runs.ledger import Ledger
 from naslab.runs.limits import forecast_hours
-from naslab.runs.race import _floor, race_jobs
+from naslab.runs.race import _floor, is_race_job, race_jobs
 from naslab.runs.ranking import rank
 from naslab.runs.study import load_study, parse_study
 
@@ -34,6 +34,21 @@ def test_an_open_row_gets_the_next_seed_with_the_reference_beside_it():
     assert [(job.role, job.seed) for job in jobs] == [("reference", 3), ("final", 3)]
     assert list(race_jobs(study, "knn_top1", rows((60.0, 60.1, 60.2)))) == [], "settled: below"
     assert list(race_jobs(make_study(), "knn_top1", rows((75.0, 80.0, 85.0)))) == [], "no race was asked for"
+
+
+@pytest.mark.parametrize(
+    ("state", "seeds"), [("running", []), ("interrupted", [3, 3]), ("failed", [4, 4]), ("timed_out", [4, 4])]
+)
+def test_a_seed_that_was_interrupted_is_given_again_and_one_on_its_way_is_waited_for(state, seeds):
+    study = make_study(seeds={"from": 3, "to": 5})
+    begun = [*rows((75.0, 80.0, 85.0)), trial(20, "final", 0, configuration=BY_TPE, arm="tpe", seed=3, state=state)]
+    jobs = list(race_jobs(study, "knn_top1", begun))
+    assert [job.seed for job in jobs] == seeds
+    assert all(is_race_job(study, job) for job in jobs)
+    assert not any(is_race_job(study, t.job) for t in begun[:6])
+    ended = [*begun[:6], *(trial(20 + s, "final", 0, configuration=BY_TPE, seed=s, state="failed") for s in (3, 4))]
+    assert list(race_jobs(study, "knn_top1", ended)) == [], "no seed is left"
+    assert not is_race_job(make_study(), trial(0, "final", 0, configuration=BY_TPE, seed=9).job)
 
 
 def test_looks_are_paid_for_in_the_intervals():
