@@ -54,7 +54,8 @@ def equal(a, b):
 def test_formula_and_counter_agree(preset):
     space = find_space("token_reduction", preset)
     settings = {**space.published, "reference": space.reference}
-    for name in ("reference", "dense", "evit-0.7-dropped", f"tome-{space.merges[-1]}"):
+    small = ("dense", "evit-0.7-dropped") if preset in ("tiny", "small") else ()
+    for name in ("reference", f"tome-{space.merges[-1]}", *small):
         found = counted(space, settings[name])
         assert space.forward_flops(settings[name], 3) == pytest.approx(3 * found, rel=1e-3), name
 
