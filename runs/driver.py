@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import queue
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
@@ -20,6 +18,7 @@ from naslab.efficiency.device import device_name, resolve_kind
 from naslab.errors import InputError
 from naslab.runs.events import Follower
 from naslab.runs.executors import LocalExecutor, WorkerDied
+from naslab.runs.interrupts import HeldBack, termination_interrupts
 from naslab.runs.judge import Judge, Judgement, judged_arm
 from naslab.runs.lease import Lease
 from naslab.runs.ledger import Ledger
@@ -60,7 +59,7 @@ def run_study(ledger: Ledger, slots: int, progress: Progress, retry_failed: bool
     """
     if type(slots) is not int or slots < 1:
         raise InputError(f"slots: {slots!r}: how many trials run at once, an integer from 1")
-    with _disk_errors(ledger.files), _termination_interrupts(), ledger.hold(slots) as lease:
+    with _disk_errors(ledger.files), termination_interrupts(), ledger.hold(slots) as lease:
         return _Driver(ledger, lease, slots, progress, retry_failed).run()
 
 
@@ -102,15 +101,17 @@ class _Driver:
             return self.ledger.trials()
         self.ledger.name_metric(self.task.metric)
         self._look_for_equals()
-        executor = LocalExecutor(self.slots, self.device)
-        try:
-            with self.progress.watching(self.study, self.controls, self.slots):
-                self._loop(executor)
-        except BaseException:
-            executor.shutdown(cancel_futures=True)
-            self._leave()
-            raise
-        executor.shutdown()
+        with HeldBack() as interruptions:
+            executor = LocalExecutor(self.slots, self.device)
+            try:
+                with self.progress.watching(self.study, self.controls, self.slots):
+                    self._loop(executor, interruptions)
+            except BaseException:
+                executor.shutdown(cancel_futures=True)
+                self._leave()
+                raise
+            executor.shutdown()
+            interruptions.check()
         return self.ledger.trials()
 
     def _look_for_equals(self) -> None:
@@ -148,13 +149,15 @@ class _Driver:
         running = [entry.follower for entry in self.running.values()]
         return budget_is_spent(self.study.limits, self.ledger.trials(), running)
 
-    def _loop(self, executor: LocalExecutor) -> None:
+    def _loop(self, executor: LocalExecutor, interruptions: HeldBack) -> None:
         while True:
+            interruptions.check()
             self.lease.check_heart()
             self.progress.update(self.ledger.trials, [(e.job, e.follower) for e in self.running.values()])
             spent = self._is_spent()
             alone = any(self._needs_room(entry.job) for entry in self.running.values())
             while len(self.running) < self.slots and not spent and not alone:
+                interruptions.check()
                 plan = self._plan()
                 if plan.state == "done":
                     return
@@ -174,7 +177,7 @@ class _Driver:
         return JUDGING_SECONDS if judging else POLL_SECONDS
 
     def _start(self, executor: LocalExecutor, job: Job) -> None:
-        folder = self.files / "trials" / job.key
+        folder = (self.files / "trials" / job.key).absolute()
         # Whatever an earlier attempt left goes before this one is on record: it must not be taken for this one's.
         for name in (STOP, VERDICT, "events.jsonl"):
             (folder / name).unlink(missing_ok=True)
@@ -191,7 +194,7 @@ class _Driver:
             self._record(trial_id, job, "complete", source.facts())
             return
         entry = _Running(trial_id, job, folder)
-        log = log_path(self.files, number)
+        log = log_path(self.files.absolute(), number)
         awaited = self.judge.is_awaited(job.key)
         given = {"threads": self.threads, "awaited": awaited, "shares": executor.shares}
         future = executor.submit(run_job, self.document, job, folder, log, **given)
@@ -341,20 +344,3 @@ def _disk_errors(files: Path) -> Iterator[None]:
     except OSError as error:
         what = error.strerror or " ".join(str(error).split())
         raise InputError(f"{error.filename or files}: cannot be used: {what}; the same command goes on") from None
-
-
-@contextmanager
-def _termination_interrupts() -> Iterator[None]:
-    """SIGTERM, with which schedulers announce a pre-emption, ends the study as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

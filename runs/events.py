@@ -17,8 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from naslab.errors import InputError
+from naslab.errors import InputError, NaslabError
 from naslab.runs.clock import cpu_seconds
+from naslab.runs.faults import cannot_write
 from naslab.runs.trial import Phase, RungRecord
 
 SIGN_OF_LIFE_SECONDS = 0.5
@@ -35,6 +36,7 @@ class Trail:
         self.share = share
         self._folder = folder
         self._path = folder / "events.jsonl"
+        self._process = os.getpid()
         self._began = self._since = time.perf_counter()
         self._cpu_began = self._cpu_since = cpu_seconds()
         self._phase: Phase = "other"
@@ -110,10 +112,12 @@ class Trail:
         self._write({"phase": phase, "at": now - self._began, "cpu": cpu - self._cpu_began})
 
     def _write(self, event: dict[str, Any]) -> None:
+        if os.getpid() != self._process:
+            os._exit(0)  # a child that a task forked and let come back: two must not answer for one
         try:
             os.write(self._file, (json.dumps(event) + "\n").encode())
         except OSError as error:
-            raise InputError(f"{self._path}: cannot be written: {error.strerror}") from None
+            raise cannot_write(self._path, error) from None
 
     def _show_life(self) -> None:
         while not self._closed.wait(SIGN_OF_LIFE_SECONDS):
@@ -121,7 +125,7 @@ class Trail:
                 os.kill(os.getpid(), signal.SIGKILL)
             try:
                 self._write({"alive": time.perf_counter() - self._began, "cpu": cpu_seconds() - self._cpu_began})
-            except InputError:
+            except NaslabError:
                 return
 
     def _is_taken_away(self) -> bool:

@@ -21,8 +21,11 @@ def find_study_file(path: Path) -> Path:
     Raises:
         InputError: neither is there.
     """
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:  # such as a name that is too long
+        raise InputError(f"{str(path)[:100]}: cannot be read: {error.strerror}") from None
     names = shipped_studies()
     if str(path) in names:
         return FOLDER / f"{path}.yaml"

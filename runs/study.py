@@ -28,6 +28,8 @@ from naslab.search_spaces.options import RECORDED
 
 SCHEMA = "naslab.study/1"
 Seed = Annotated[int, Field(ge=0)]
+MOST_BYTES = 1_000_000
+"""More than any study file has."""
 MOST_OF_A_RACE = 100
 """Seeds of a row where seeds race: its bounds are simulated look by look."""
 
@@ -240,18 +242,29 @@ def load_study(path: Path, overrides: list[str] | None = None) -> Study:
     """
     path = find_study_file(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    try:
-        document = read_yaml(text)
+        document = read_yaml(_text(path))
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split()).replace(_NAMELESS, '')}") from None
     if not isinstance(document, dict):
         raise InputError(f"{path}: a study file is a mapping of keys to values, this one is not")
     for override in overrides or []:
         _override(document, override)
     return parse_study(document, str(path))
+
+
+_NAMELESS = 'in "<unicode string>", '
+"""How YAML calls what it was given."""
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)  # it may have no end
+        if len(content) > MOST_BYTES:
+            raise InputError(f"{path}: no study file: larger than {MOST_BYTES:,} bytes")
+        return content.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
 
 
 def parse_study(document: dict[str, Any], where: str, recorded: bool = False) -> Study:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from torch import nn
 
 from naslab.efficiency import profile
 from naslab.efficiency.device import current, device_name, hand_back, is_lost, resolve_device
-from naslab.errors import InputError, NaslabError
+from naslab.errors import InputError
 from naslab.kernels._compiling import telling
 from naslab.nas.arms import Differentiable
 from naslab.nas.differentiable import search
 from naslab.runs.constraints import PROFILE_BATCH, Cost, find_costs
 from naslab.runs.events import Trail
 from naslab.runs.executors.base import WorkerDied
+from naslab.runs.faults import cannot_write, disk_is_full, in_one_line, place_of
 from naslab.runs.judge import judged_arm
 from naslab.runs.log import captured
 from naslab.runs.made_with import made_with
@@ -35,8 +36,6 @@ from naslab.runs.trial import Cause, Job, Outcome, Phase, RungRecord, summed
 from naslab.runs.verdict import asked_to_stop, await_verdict
 from naslab.search_spaces import GradientTask, RelaxableSpace, Rung, Split, Task, seed_everything
 
-TORCH_CANNOT_WRITE = ("basic_ios::clear: iostream error", "PytorchStreamWriter failed writing file")
-"""How `torch.save` says that its file took no more bytes; the system's own reason does not come through."""
 WEIGHTS, CHECKPOINT, COST = "model.safetensors", "checkpoint", "cost.json"
 
 _warm: list[tuple[dict[str, Any], torch.device, Study, Task]] = []
@@ -71,11 +70,23 @@ def run_job(
     torch.set_num_threads(threads)
     place = resolve_device(device)
     try:
-        with current(place):
+        with current(place), _own_folder():
             share = 1.0 if shares is None else shares[device]
             return _run_job(document, job, folder, log, place, threads, awaited, share)
+    except OSError as problem:  # such as of a file that the task closed under this one's hands
+        raise WorkerDied(f"its process is of no more use: {in_one_line(problem)}") from None
     finally:
         hand_back(place)
+
+
+@contextmanager
+def _own_folder() -> Iterator[None]:
+    """Come back to the current folder, wherever a task goes: the next may name its data by a relative path."""
+    before = os.getcwd()
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def _run_job(
@@ -94,20 +105,20 @@ def _run_job(
             study, task = _study_and_task(document, device)
             work.device = device_name(task.device)
             work.run(study, task)
-        except InputError:
+        except (InputError, WorkerDied):
             raise
         except torch.OutOfMemoryError as problem:
             traceback.print_exc()
             _warm.clear()
             work.state, work.cause = "interrupted", "memory"
-            work.note, work.fault = _in_one_line(problem), _place(problem)
-        except Exception as problem:  # noqa: BLE001 - whatever a task raises is the trial's failure, recorded in full
+            work.note, work.fault = in_one_line(problem), place_of(problem)
+        except BaseException as problem:  # noqa: BLE001 - whatever a task raises, SystemExit too, is its trial's failure
             traceback.print_exc()
             if disk_is_full(problem):
-                raise InputError(f"{folder}: the disk is full ({_in_one_line(problem)}); make room") from None
+                raise InputError(f"{folder}: the disk is full ({in_one_line(problem)}); make room") from None
             if is_lost(device, problem):
-                raise WorkerDied(f"the device is lost to its process: {_in_one_line(problem)}") from None
-            work.state, work.note, work.fault = "failed", _in_one_line(problem), _place(problem)
+                raise WorkerDied(f"the device is lost to its process: {in_one_line(problem)}") from None
+            work.state, work.note, work.fault = "failed", in_one_line(problem), place_of(problem)
         trail.settle()
         outcome = work.outcome(threads)
         # Only when the end is on disk may the checkpoint go: whoever dies now has lost nothing.
@@ -322,6 +333,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
     Raises:
         InputError: the file cannot be written.
+        WorkerDied: its folder is gone.
     """
     # Tied weights share memory, which safetensors refuses to write; each name gets its own copy.
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
@@ -330,30 +342,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
         partial.write_bytes(safetensors.torch.save(state))
         os.replace(partial, path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-
-
-def _in_one_line(problem: Exception) -> str:
-    text = " ".join(str(problem).split())[:500]
-    return text if isinstance(problem, NaslabError) else f"{type(problem).__name__}: {text}"
-
-
-def disk_is_full(problem: BaseException | None) -> bool:
-    """Whether a task's error says that nothing can be written any more: no fault of its trial."""
-    while problem is not None:
-        if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if isinstance(problem, RuntimeError) and any(words in str(problem) for words in TORCH_CANNOT_WRITE):
-            return True
-        problem = problem.__cause__ or problem.__context__
-    return False
-
-
-def _place(problem: Exception) -> str:
-    """Kind of the exception and the line that raised it."""
-    frames = traceback.extract_tb(problem.__traceback__)
-    where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    return type(problem).__name__ + where
+        raise cannot_write(path, error) from None
 
 
 def _both(test: Mapping[str, float], validation: Mapping[str, float]) -> dict[str, float]:
@@ -376,4 +365,4 @@ def _write(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+        raise cannot_write(path, error) from None

@@ -9,6 +9,7 @@ from rich.console import Console
 from naslab.errors import InputError
 from naslab.nas.sampling import Observation, propose
 from naslab.runs.driver import run_study
+from naslab.runs.faults import disk_is_full
 from naslab.runs.ledger import Ledger
 from naslab.runs.past import last_score
 from naslab.runs.plan import next_job
@@ -18,7 +19,6 @@ from naslab.runs.report import build_report
 from naslab.runs.spend import arm_spend
 from naslab.runs.status import status
 from naslab.runs.study import load_study
-from naslab.runs.worker import disk_is_full
 from naslab.search_spaces import derive_seed
 
 

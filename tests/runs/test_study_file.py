@@ -81,6 +81,7 @@ def changed(**changes):
         ("task: {x: !!bool x}", "cannot be read"),
         ('description: "\\ud800"', "cannot be read"),
         ("task: " + "[" * 3000 + "]" * 3000, "nested too deep"),
+        ("\tx: 1", "line 4, column 1"),
         ("include: " + "{a: " * 3000 + "1" + "}" * 3000, "nested too deep"),
     ],
 )
@@ -227,6 +228,11 @@ def test_files_that_are_not_there_or_not_text(tmp_path):
         load_study(tmp_path / "binary.yaml")
     with pytest.raises(InputError, match="a folder, not a study file"):
         load_study(tmp_path)
+    (tmp_path / "large.yaml").write_text("# a comment\n" * 1_000_000)
+    with pytest.raises(InputError, match="no study file: larger than"):
+        load_study(tmp_path / "large.yaml")
+    with pytest.raises(InputError, match="cannot be read: File name too long"):
+        load_study(Path("x" * 5000))
 
 
 def test_overrides_reach_into_mappings_and_lists(tmp_path):

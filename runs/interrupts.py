@@ -1,0 +1,67 @@
+"""Ctrl-C and SIGTERM, and when a driver hears them."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+GRACE_SECONDS = 5.0
+"""After so long a further Ctrl-C is raised wherever the driver is: it may wait for something that never comes."""
+
+
+@contextmanager
+def termination_interrupts() -> Iterator[None]:
+    """SIGTERM, with which schedulers announce a pre-emption, ends the study as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class HeldBack:
+    """While inside `with`, an interruption waits until the driver asks for it.
+
+    Raised out of nowhere it could come between the two halves of a record; or within a finaliser, where Python prints
+    it and goes on as if nothing had been.
+    """
+
+    def __init__(self) -> None:
+        self._asked: float | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> HeldBack:
+        if threading.current_thread() is threading.main_thread():
+            found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            # One that is ignored, as in the background of a shell, stays so.
+            self._before = {number: handler for number, handler in found.items() if callable(handler)}
+            for number in self._before:
+                signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if there was an interruption."""
+        if self._asked is not None:
+            raise KeyboardInterrupt
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._asked is None:
+            self._asked = time.monotonic()
+        elif time.monotonic() - self._asked > GRACE_SECONDS:
+            self._before[number](number, frame)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
