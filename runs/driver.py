@@ -117,7 +117,7 @@ class _Driver:
     def _look_for_equals(self) -> None:
         """What the study may take over from others, said before it begins."""
         here = Circumstances(device_name(self.device), self.threads, made_with(self.task))
-        self.reusable, lines = reusable(self.ledger, here, self.study.reuse)
+        self.reusable, lines = reusable(self.ledger.url, self.study, here)
         for line in lines:
             self.progress.say(line)
 

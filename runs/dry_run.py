@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from naslab.efficiency.device import device_name, resolve_kind
+from naslab.errors import InputError
 from naslab.nas.arms import Grid
 from naslab.nas.grid import describe_point
 from naslab.nas.verdict import tellable
 from naslab.runs.constraints import COUNTED, find_costs
+from naslab.runs.ledger import Ledger
+from naslab.runs.made_with import made_with
+from naslab.runs.plan import known_jobs
+from naslab.runs.reuse import Circumstances, reusable
 from naslab.runs.study import Study
+from naslab.runs.threads import threads_per_slot
 from naslab.search_spaces import Configuration, Task
 
 
@@ -29,6 +36,32 @@ def breaks(study: Study, task: Task) -> list[dict[str, Any]]:
                 where = {"arm": arm_name, "name": name, "configuration": configuration.as_dict()}
                 found.append({**where, "constraint": check.constraint, "value": check.value, "limit": check.limit})
     return found
+
+
+def taken_over(study: Study, task: Task, url: str, slots: int) -> dict[str, Any]:
+    """What `reuse` would take over of the jobs that are known before anything runs, and a line on each study named.
+
+    Proposals, and what follows from them, are known only as the study runs.
+
+    Raises:
+        InputError: a study that is not in the storage.
+    """
+    if not study.reuse:
+        return {"lines": [], "trials": []}
+    here = Circumstances(device_name(resolve_kind(study.device)), threads_per_slot(slots), made_with(task))
+    found, lines = reusable(url, study, here)
+    done = _keys_of(url, study.name)
+    wanted = [job for job in known_jobs(study, task.controls()) if job.key not in done]
+    sources = [(job, source) for job in wanted if (source := found.find(job)) is not None]
+    return {"lines": lines, "trials": [{"job": job.key, **source.origin} for job, source in sources]}
+
+
+def _keys_of(url: str, name: str) -> set[str]:
+    """Jobs that the study has begun; none where it is new."""
+    try:
+        return {trial.job.key for trial in Ledger.open(url, name).trials()}
+    except InputError:
+        return set()
 
 
 def seed_advice(study: Study) -> dict[str, Any]:

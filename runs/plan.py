@@ -93,6 +93,11 @@ def expected_jobs(study: Study, controls: Sequence[Control]) -> Counter[str]:
     return count
 
 
+def known_jobs(study: Study, controls: Sequence[Control]) -> list[Job]:
+    """The jobs that are certain before anything has run: fixed ones, and the points of grids with every seed."""
+    return [*_fixed_jobs(study, controls), *_final_jobs(Past(study, ""))]
+
+
 def _fixed_jobs_of(past: Past, controls: Sequence[Control]) -> Iterator[Job]:
     """The fixed jobs, with replacements for the random architectures that a constraint kept from being trained."""
     drawn = list(past.of_arm(None, "random"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -110,25 +110,28 @@ class Reusable:
         return None if judged_arm(self._study, job) else self._found.get(_asks(self._study, job))
 
 
-def reusable(ledger: Ledger, here: Circumstances, names: Sequence[str]) -> tuple[Reusable, list[str]]:
-    """What the named studies have that this one may take over; and one line on each of them.
+def reusable(url: str, study: Study, here: Circumstances) -> tuple[Reusable, list[str]]:
+    """What the studies that `study` names have that it may take over; and one line on each of them.
+
+    Args:
+        url: of the storage.
 
     Raises:
         InputError: a study that is not in the storage.
     """
     sources: list[Source] = []
     lines = []
-    for name in names:
-        other = Ledger.open(ledger.url, name)
+    for name in study.reuse:
+        other = Ledger.open(url, name)
         finished = [t for t in other.trials() if t.state == "complete" and t.job.role != "profile"]
-        why = _difference(ledger.study, other.study)
+        why = _difference(study, other.study)
         reasons = [why or _unlike(here, trial) for trial in finished]
         equal = [t for t, reason in zip(finished, reasons, strict=True) if reason is None]
         sources += [Source(other.study, t, other.files / "trials" / t.job.key) for t in equal]
         reason = next((reason for reason in reasons if reason is not None), None)
         rest = f"; of the others: {reason}" if reason else ""
         lines.append(f"reuse: {len(equal)} of the {len(finished)} finished trials of {name} may be taken over{rest}")
-    return Reusable(ledger.study, sources), lines
+    return Reusable(study, sources), lines
 
 
 def reused(trials: Iterable[Trial]) -> list[dict[str, Any]]:

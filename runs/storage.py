@@ -117,13 +117,19 @@ def storage_errors(url: str) -> Iterator[None]:
     """Turn a full disk, a missing permission or a lost server into one line that names the storage."""
     try:
         yield
-    except StorageInternalError as error:
-        cause = error.__cause__ or error
-        raise InputError(
-            f"{shown(url)}: the storage cannot be written: {_first_line(cause, url)}; nothing is lost"
-        ) from None
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        raise InputError(f"{shown(url)}: the storage cannot be used: {_first_line(error, url)}") from None
+    except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+        what = _attempted(cause)
+        rest = "; nothing is lost" if what == "written" else ""
+        raise InputError(f"{shown(url)}: the storage cannot be {what}: {_first_line(cause, url)}{rest}") from None
+
+
+def _attempted(error: BaseException) -> str:
+    """What a database was asked for when it failed; it may have failed before that."""
+    statement = str(getattr(error, "statement", None) or "").lstrip().upper()
+    if not statement:
+        return "used"
+    return "read" if statement.startswith(("SELECT", "PRAGMA", "WITH")) else "written"
 
 
 def _first_line(error: BaseException, url: str) -> str:

@@ -50,7 +50,7 @@ def run(
     study = load_study(path, set_)
     study.check_arms()
     if dry_run:
-        _show_plan(study, storage, as_json)
+        _show_plan(study, storage, slots, as_json)
         return
     with redirect_stdout(sys.stderr):  # standard output is for the answer, whatever a task prints
         study.make_task(torch.device("cpu"))
@@ -109,10 +109,10 @@ def logs(
         err.print("it printed nothing", highlight=False)
 
 
-def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
+def _show_plan(study: Study, storage: str | None, slots: int, as_json: bool) -> None:
     import torch
 
-    from naslab.runs.dry_run import breaks, seed_advice, seed_words
+    from naslab.runs.dry_run import breaks, seed_advice, seed_words, taken_over
     from naslab.runs.plan import expected_jobs
     from naslab.runs.predicted_hours import expected_hours
     from naslab.runs.storage import shown, storage_url
@@ -120,6 +120,7 @@ def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
     with redirect_stdout(sys.stderr):
         task = study.make_task(torch.device("cpu"))
         jobs = dict(expected_jobs(study, task.controls()))
+        reuse = taken_over(study, task, storage_url(storage), slots)
     document: dict[str, Any] = {
         "schema": "naslab.run/1",
         "study": study.name,
@@ -128,6 +129,7 @@ def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
         "jobs": jobs,
         "epochs": task.max_epochs,
         "breaks": breaks(study, task),
+        "reuse": reuse,
         "predicted_hours": expected_hours(study, task, jobs),
         "seeds": seed_advice(study),
     }
@@ -142,6 +144,11 @@ def _show_plan(study: Study, storage: str | None, as_json: bool) -> None:
     for name, found in document["predicted_hours"].items():
         for line in _hours_lines(name, found):
             out.print(line, highlight=False, markup=False, soft_wrap=True)
+    for line in (
+        *reuse["lines"],
+        *(f"{one['job']}: trial {one['trial']} of {one['study']}" for one in reuse["trials"]),
+    ):
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
     for one in document["breaks"]:
         fate = "trained all the same, not ranked" if one["arm"] is None else "would not be trained"
         line = f"{one['name']}: {one['constraint']} is {one['value']:,}, at most {one['limit']:,} is allowed: {fate}"

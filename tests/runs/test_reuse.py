@@ -1,9 +1,12 @@
 """Equal finished trials of another study: taken over where the study file says so, and nowhere in silence."""
 
+import json
+
 import pytest
 from inline import run_here
 
 from naslab.errors import InputError
+from naslab.runs.cli import run_command_line
 from naslab.runs.export import export
 from naslab.runs.ledger import Ledger
 from naslab.runs.ranking import rank
@@ -90,7 +93,8 @@ def test_what_differs_runs_anew_and_the_reason_is_said(toy_file, changes, words)
     mine = run(toy_file, "mine", reuse=["theirs"], **changes)
     assert all(t.reused is None for t in mine.trials())
     one = theirs.trials()[0]
-    _, (line,) = reusable(mine, Circumstances(one.device, one.threads, one.result["made_with"]), ["theirs"])
+    here = Circumstances(one.device, one.threads, one.result["made_with"])
+    _, (line,) = reusable(mine.url, mine.study, here)
     assert line.startswith("reuse: 0 of the ")
     assert words in line
 
@@ -115,6 +119,24 @@ def test_without_its_weights_a_trial_is_trained_again(toy_file):
         path.unlink()
     mine = run(toy_file, "mine", reuse=["theirs"])
     assert all(t.reused is None for t in trained(mine).values())
+
+
+def test_a_dry_run_lists_what_would_be_taken_over(toy_file, tmp_path, capsys):
+    run(toy_file, "theirs")
+    more = {**POINTS, "cell": [*POINTS["cell"], ["fair", "good", "good", "good"]]}
+    mine = study(toy_file, "mine", more, reuse=["theirs"])
+    command = ["run", str(tmp_path / "toy.yaml"), "--storage", "runs.db", "--dry-run"]
+    assert run_command_line([*command, "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)["reuse"]
+    assert run_command_line(command) == 0
+    said = capsys.readouterr().out
+    ledger = run_here(Ledger.start("runs.db", mine))
+    taken = [{"job": t.job.key, **t.reused} for t in ledger.trials() if t.reused]
+    assert sorted(planned["trials"], key=str) == sorted(taken, key=str)
+    assert all(f"{one['job']}: trial {one['trial']} of theirs" in said for one in taken)
+    assert planned["lines"][0].startswith("reuse: ")
+    assert run_command_line([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["reuse"]["trials"] == []
 
 
 def test_a_study_that_is_not_there_or_is_this_one_is_refused(toy_file):
