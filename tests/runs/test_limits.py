@@ -121,7 +121,7 @@ def test_a_failure_leaves_its_traceback(toy_file, inline, capsys):
 
 @pytest.mark.slow
 def test_a_trial_that_hangs_is_ended(toy_file):
-    path = toy_file(task={"epochs": 2, "trouble": "hang"}, arms=[], seeds=[1, 2], limits={"trial_hours": 2 / 3600})
+    path = toy_file(task={"epochs": 2, "trouble": "hang"}, arms=[], seeds=[1, 2], limits={"trial_hours": 6 / 3600})
     trials = run(path).trials()
     ends = {t.job.seed: t for t in trials if t.job.role == "reference"}
     assert ends[1].state == "timed_out"
