@@ -146,7 +146,7 @@ def _callable(module_name: str, name: str, batch: Batch) -> tuple[nn.Module, Inp
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise InputError(f"target: {where}: {error}; run the command where the module can be imported") from None
-    except Exception as error:  # noqa: BLE001 - the user's own code
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's own code
         raise InputError(f"target: {where}: importing the module failed: {_named(error)}") from None
     function = getattr(module, name, None)
     if not callable(function):
@@ -154,7 +154,7 @@ def _callable(module_name: str, name: str, batch: Batch) -> tuple[nn.Module, Inp
     sizes = {"batch_size": batch.size} if _takes_batch_size(function) else {}
     try:
         made = function(**sizes)
-    except Exception as error:  # noqa: BLE001 - the user's own code
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's own code
         raise InputError(f"target: {where}: {_named(error)}") from None
     model, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
@@ -176,9 +176,9 @@ def _takes_batch_size(function: Any) -> bool:
         return False
 
 
-def _named(error: Exception) -> str:
+def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {_first_line(error)}".removesuffix(": ")
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0]

@@ -105,11 +105,14 @@ def profile(
         calibrated = efficiency.load_ceilings(efficiency.resolve_device(place)) is not None
         _refuse(not calibrated, f"--plot: {place} is not calibrated; run `naslab devices calibrate` first")
     _refuse(head not in ("config", "none"), f"--head {head}: use config or none")
+    modes = (False, True)  # a model that can only be trained has a training step
     with models_text_aside():
         if trial is None:
-            found = ready(target, batch_size, dtype, place, input_shape, batch_dim, head == "config")
+            found = ready(target, batch_size, dtype, place, input_shape, batch_dim, head == "config", modes)
         else:
-            found = placed(resolve_trial(target, trial, batch_size=batch_size or 1, storage=storage), dtype, place)
+            found = placed(
+                resolve_trial(target, trial, batch_size=batch_size or 1, storage=storage), dtype, place, modes
+            )
         measured = efficiency.profile(
             torch.compile(found.model) if compiled and place != "meta" else found.model,
             found.example_input,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NoReturn
+
 import torch
 from torch import nn
 
@@ -24,17 +27,21 @@ def ready(
     input_shape: str | None,
     batch_dim: int = 0,
     head: bool = True,
+    modes: Sequence[bool] = (False,),
 ) -> Target:
     """The model that `text` names, as `placed` leaves it."""
     on_meta = device == "meta"
     target = resolve_target(
         text, batch_size=batch_size, input_shape=input_shape, on_meta=on_meta, batch_dim=batch_dim, head=head
     )
-    return placed(target, dtype, device)
+    return placed(target, dtype, device, modes)
 
 
-def placed(target: Target, dtype: Precision, device: str) -> Target:
+def placed(target: Target, dtype: Precision, device: str, modes: Sequence[bool] = (False,)) -> Target:
     """`target` on the device in the number format, in evaluation mode, after one trial run, which changes nothing.
+
+    Args:
+        modes: whether in training; the model has to run in one of them.
 
     Raises:
         InputError: the model does not run on its input.
@@ -45,19 +52,31 @@ def placed(target: Target, dtype: Precision, device: str) -> Target:
     kind = DTYPES[dtype]
     model = model.to(place, kind).eval()
     inputs: Inputs = map_tensors(lambda t: t.to(place, kind if t.is_floating_point() else None), example)
+    problems = [problem for mode in modes if (problem := _problem(model, inputs, mode)) is not None]
+    if len(problems) == len(modes):
+        _refuse(label, inputs, problems[0], device == "meta")
+    return target._replace(model=model, example_input=inputs)
+
+
+def _problem(model: nn.Module, inputs: Inputs, training: bool) -> Exception | None:
+    """Why the model does not run in this mode; None where it does. Everything is afterwards as before."""
     try:
         with preserved(model=eager(model), inputs=inputs), torch.no_grad():
-            call_model(model, inputs)
-    except torch.OutOfMemoryError as error:
-        raise NaslabError(f"{label}: out of memory with this batch: {error}") from None
-    except NaslabError:
-        raise
+            call_model(model.train(training), inputs)
     except Exception as error:  # noqa: BLE001 - a model fails in as many ways as there are models
-        shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(inputs))
-        where = "on meta tensors " if device == "meta" else ""
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{label}: the model does not run {where}on an input of shape {shapes}: {reason}") from None
-    return target._replace(model=model, example_input=inputs)
+        return error
+    return None
+
+
+def _refuse(label: str, inputs: Inputs, problem: Exception, on_meta: bool) -> NoReturn:
+    if isinstance(problem, torch.OutOfMemoryError):
+        raise NaslabError(f"{label}: out of memory with this batch: {problem}") from None
+    if isinstance(problem, NaslabError):
+        raise problem
+    shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(inputs))
+    where = "on meta tensors " if on_meta else ""
+    reason = " ".join(str(problem).split()) or type(problem).__name__
+    raise InputError(f"{label}: the model does not run {where}on an input of shape {shapes}: {reason}")
 
 
 def remade(

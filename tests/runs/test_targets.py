@@ -351,3 +351,25 @@ def test_what_is_printed_as_the_process_ends_is_no_part_of_the_document(tmp_path
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": paths})
     assert json.loads(done.stdout)["flops"]["forward"] == 2 * 2 * 4 * 4
     assert {"at exit", "from a buffer below Python"} <= set(done.stderr.splitlines())
+
+
+def test_a_model_that_can_only_be_trained_has_its_training_step(tmp_path, monkeypatch, capsys):
+    (tmp_path / "only_trained.py").write_text(
+        "import sys, torch\n"
+        "class Trained(torch.nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        assert self.training, 'training only'\n"
+        "        return super().forward(x)\n"
+        "def target():\n"
+        "    return Trained(4, 4), torch.randn(2, 4)\n"
+        "def exits():\n"
+        "    sys.exit(7)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    profile.profile("only_trained:target", device="cpu", max_seconds=0.1, as_json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert document["flops"]["training_step"] == 2 * 2 * 2 * 4 * 4
+    assert document["flops"]["forward"] is document["latency_ms"] is None
+    assert "training only" in document["missing"]["flops"]
+    with pytest.raises(InputError, match="only_trained:exits: SystemExit: 7"):
+        profile.profile("only_trained:exits", device="cpu")
