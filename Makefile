@@ -10,7 +10,7 @@ PYTEST = env $(VARIANT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) 
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint pytest variants sanitize format docs bench gpu clean
+.PHONY: help quickstart test lint pytest variants fuzz sanitize format docs bench gpu clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F': ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -56,6 +56,11 @@ pytest-again:
 	$(PYTEST)
 
 variants: $(addprefix pytest-,default avx2 narrow wide shuffled homeless loaded lowest)  ## the suite as other machines see it (hours)
+
+FUZZ ?= 3000
+fuzz: .venv/.installed-test  ## FUZZ=3000 random trials of the kernels, and of Triton's in its interpreter (an hour)
+	OMP_NUM_THREADS=1 NASLAB_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/kernels/test_fuzzing.py
+	OMP_NUM_THREADS=1 NASLAB_FUZZ=$(FUZZ) TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/interpreted/test_fuzzing_kernels.py
 
 # Python itself is not built with them, so they come first into the process; what Python keeps to its end is no leak.
 SANITIZED ?= tests/kernels/test_sanitized.py

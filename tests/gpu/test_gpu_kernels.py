@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from cases import CASES, assert_close, outcome
-from torch import Tensor
+from cases import CASES, LAYOUTS, assert_close, outcome
 
 from naslab.efficiency.kernel_cases import cases
 from naslab.efficiency.kernel_table import is_correct
@@ -13,25 +12,6 @@ from naslab.kernels._dispatch import switched
 everything = pytest.mark.parametrize("name", CASES)
 TOLERANCE = {torch.float32: None, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 TABLE = (torch.float32, torch.bfloat16)
-
-
-def spread(tensor: Tensor) -> Tensor:
-    """The same numbers, no two of them neighbours."""
-    return torch.stack([tensor, torch.full_like(tensor, float("nan"))], -1)[..., 0]
-
-
-def turned(tensor: Tensor) -> Tensor:
-    """The same numbers, the last two dimensions the other way round in memory."""
-    return tensor.transpose(-1, -2).contiguous().transpose(-1, -2) if tensor.ndim > 1 else tensor
-
-
-def offset(tensor: Tensor) -> Tensor:
-    """The same numbers behind an offset that no vector load likes."""
-    padded = torch.nn.functional.pad(tensor, (1, 0))
-    return padded[..., 1:]
-
-
-LAYOUTS = {"contiguous": lambda tensor: tensor, "spread": spread, "turned": turned, "offset": offset}
 
 
 def made(case, size, dtype, device, layout="contiguous"):

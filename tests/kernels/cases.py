@@ -214,6 +214,25 @@ CASES: dict[str, Case] = {
 }
 
 
+def spread(tensor: Tensor) -> Tensor:
+    """The same numbers, no two of them neighbours."""
+    return torch.stack([tensor, torch.full_like(tensor, float("nan"))], -1)[..., 0]
+
+
+def turned(tensor: Tensor) -> Tensor:
+    """The same numbers, the last two dimensions the other way round in memory."""
+    return tensor.transpose(-1, -2).contiguous().transpose(-1, -2) if tensor.ndim > 1 else tensor
+
+
+def offset(tensor: Tensor) -> Tensor:
+    """The same numbers behind an offset that no vector load likes."""
+    padded = torch.nn.functional.pad(tensor, (1, 0))
+    return padded[..., 1:]
+
+
+LAYOUTS = {"contiguous": lambda tensor: tensor, "spread": spread, "turned": turned, "offset": offset}
+
+
 def outcome(case: Case, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     """The result and the gradients of all inputs under a fixed random direction."""
     result = case.function(*inputs)
