@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from naslab.efficiency.device import device_name
 from naslab.efficiency.provenance import Provenance
 from naslab.errors import InputError
+from naslab.kernels._cache import replace_file
 
 SCHEMA = "naslab.calibration/1"
 MATMUL, COPY, DISPATCH = "matmul", "copy", "dispatch"
@@ -121,8 +121,7 @@ class Ceilings:
         """
         path = _path(self.device, self.provenance.device_kind, self.provenance.torch_threads)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, json.dumps(self.to_dict(), indent=1, allow_nan=False))
+            replace_file(path, json.dumps(self.to_dict(), indent=1, allow_nan=False).encode())
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror}") from None
         return path
@@ -161,18 +160,6 @@ def _path(device: str, kind: str, threads: int) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = f"{device} {threads} threads" if kind == "cpu" else device
     return cache / "naslab" / "devices" / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write beside the file and rename, so that no reader ever sees half of it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def _positive(value: object) -> float:

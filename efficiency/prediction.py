@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from scipy.optimize import least_squares
 
-from naslab.efficiency.ceilings import replace_file
 from naslab.efficiency.roofline import Roof
 from naslab.efficiency.step_features import FEATURES, SPREAD, USUAL
 from naslab.errors import InputError
+from naslab.kernels._cache import replace_file
 
 SCHEMA = "naslab.step_times/3"
 COVERAGE = 0.9
@@ -166,8 +166,7 @@ class StepTimes:
             InputError: it cannot be written.
         """
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, json.dumps(self.to_dict(), indent=1, allow_nan=False))
+            replace_file(path, json.dumps(self.to_dict(), indent=1, allow_nan=False).encode())
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror}") from None
 

@@ -20,8 +20,7 @@ def expected(name, size):
 
 
 @everything
-@pytest.mark.parametrize("to", ["fused", "reference"])
-@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize(("to", "gradients"), [("fused", True), ("fused", False), ("reference", True)])
 def test_one_graph_for_all_sizes(name, to, gradients):
     torch.compiler.reset()
     graphs = []

@@ -23,10 +23,9 @@ import torch
 from torch import nn
 
 from naslab.efficiency import collect_provenance
-from naslab.efficiency.ceilings import replace_file
 from naslab.efficiency.device import device_name, synchronise
 from naslab.efficiency.latency import ratio_interval
-from naslab.kernels._cache import cache_folder
+from naslab.kernels._cache import cache_folder, replace_file
 from naslab.search_spaces.common.training.checkpoint import restore_rng, rng_state
 from naslab.search_spaces.common.training.policy import Batches, Loss, Policy, PolicyOptions
 from naslab.search_spaces.common.training.step import Stepper
@@ -246,7 +245,7 @@ def _keep(path: Path, document: Mapping[str, Any], plain: Policy) -> Policy:
     """Keep a choice unless another process was first; the one that is kept, `plain` where none can be."""
     mine = path.with_suffix(f".{os.getpid()}")
     try:
-        replace_file(mine, json.dumps(document, indent=1))
+        replace_file(mine, json.dumps(document, indent=1).encode())
         try:
             os.link(mine, path)
         except FileExistsError:
