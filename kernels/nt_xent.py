@@ -55,6 +55,11 @@ LEFT_OUT = -1e30
 
 
 @full_precision
+def _normalised(z_a_BD: Tensor, z_b_BD: Tensor) -> Tensor:
+    return F.normalize(torch.cat([z_a_BD, z_b_BD]), dim=1)
+
+
+@full_precision
 def reference_nt_xent(z_ND: Tensor, temperature: float) -> Tensor:
     """The definition of NT-Xent for unit rows, the first views before the second ones."""
     rows = z_ND.shape[0]
@@ -198,7 +203,7 @@ def nt_xent(z_a_BD: Tensor, z_b_BD: Tensor, temperature: float) -> Tensor:
         raise misfit("z_b_BD", z_b_BD, f"a floating {tuple(z_a_BD.shape)}")
     same_device("z_b_BD", z_b_BD, z_a_BD)
     check_temperature(temperature)
-    z_ND = F.normalize(torch.cat([z_a_BD, z_b_BD]), dim=1)
+    z_ND = _normalised(z_a_BD, z_b_BD)
     if fused(z_ND, elements_from(z_ND, z_ND.shape[0], CROSSOVER), LOOPS, on_gpu(z_ND)):
         loss: Tensor = _operation(z_ND.contiguous(), float(temperature))[0]
         return loss

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from naslab.kernels import _native
 from naslab.kernels._check import check_indices, misfit, same_device
-from naslab.kernels._dispatch import differentiable, fallback, fused, room_for, way
+from naslab.kernels._dispatch import differentiable, fallback, full_precision, fused, room_for, way
 from naslab.kernels._triton import Kernel, Launch, ceil_div, kernel, launch
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def reference_gather(tokens_BLD: Tensor, positions_LD: Tensor, visible_BK: Tenso
     return chosen + positions_LD[visible_BK] if positions_LD.shape[0] else chosen
 
 
+@full_precision
 def reference_restore(
     visible_BKD: Tensor, mask_token_D: Tensor, positions_LD: Tensor, visible_BK: Tensor, rank_BL: Tensor
 ) -> Tensor:
