@@ -77,8 +77,9 @@ def own_sampler(name: str) -> type[BaseSampler]:
     import_from(Path.cwd())
     try:
         found = getattr(importlib.import_module(place), kind, None)
-    except (ModuleNotFoundError, ValueError) as error:
-        raise InputError(f"sampler: cannot import {place!r} of {name!r}: {error}") from None
+    except Exception as error:  # noqa: BLE001 - a module may raise anything
+        why = " ".join(str(error).split())
+        raise InputError(f"sampler: cannot import {place!r} of {name!r}: {why or type(error).__name__}") from None
     if not (isinstance(found, type) and issubclass(found, BaseSampler)):
         raise InputError(f"sampler: {name!r} names no subclass of optuna.samplers.BaseSampler")
     return found

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +16,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISample
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from naslab.errors import InputError, NaslabError
 from naslab.nas.arms import own_sampler
 from naslab.nas.encoding import flatten, suggest_values
 from naslab.nas.history import Ask, Observation
@@ -45,9 +48,33 @@ def nsga3(ask: Ask) -> Configuration:
 
 def own(ask: Ask) -> Configuration:
     """The user's own sampler, `module:Class`; seeded where its constructor takes `seed`."""
-    kind = own_sampler(ask.arm.sampler)
-    options = {"seed": ask.seed} if "seed" in inspect.signature(kind).parameters else {}
-    return _propose(kind(**options), ask)
+    with _users_own(ask.arm.sampler):
+        return _propose(make_own(ask.arm.sampler, ask.seed), ask)
+
+
+def make_own(name: str, seed: int) -> BaseSampler:
+    """The sampler that `module:Class` names.
+
+    Raises:
+        InputError: see `own_sampler`.
+        NaslabError: it cannot be made of a seed, or of nothing.
+    """
+    kind = own_sampler(name)
+    with _users_own(name):
+        return kind(**({"seed": seed} if "seed" in inspect.signature(kind).parameters else {}))
+
+
+@contextmanager
+def _users_own(name: str) -> Iterator[None]:
+    """What the user's code raises, in one line that names its place."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {' '.join(str(error).split())} ({place.filename}, line {place.lineno})"
+        raise NaslabError(f"sampler: {name!r} failed: {what}") from error
 
 
 def _startup(ask: Ask) -> int:

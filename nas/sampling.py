@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from optuna.distributions import CategoricalDistribution
 
-from naslab.errors import InputError
+from naslab.errors import InputError, NaslabError
 from naslab.nas import numeric, optuna_samplers
-from naslab.nas.arms import Sampled, own_sampler
+from naslab.nas.arms import Sampled
 from naslab.nas.evolution import evolve
 from naslab.nas.history import Ask, Observation, random_configuration
 from naslab.search_spaces import Configuration, SearchSpace, derive_seed
@@ -120,11 +120,15 @@ def check_sampler(arm: Sampled, space: SearchSpace, several: bool) -> None:
         several: whether the objective is a front.
 
     Raises:
-        InputError: a package that is missing, a class that is no sampler, or a space or objective that it cannot take.
+        InputError: a package that is missing, a class that is no sampler or cannot be made, or a space or
+            objective that it cannot take.
     """
     enqueued(arm, space)
     if ":" in arm.sampler:
-        own_sampler(arm.sampler)
+        try:
+            optuna_samplers.make_own(arm.sampler, 0)
+        except NaslabError as error:
+            raise InputError(str(error)) from None
     if arm.sampler != "cmaes":
         return
     if importlib.util.find_spec("cmaes") is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution, distribution_to_json, json_to_distribution
@@ -34,8 +34,11 @@ GROWABLE = frozenset(
 """What may change between two runs of a study: more of something, or how results are read."""
 
 
-def check_same(recorded: Study, asked: Study) -> None:
+def check_same(recorded: Study, asked: Study, begun: Collection[str | None]) -> None:
     """Refuse a study file that asks for something else than what was recorded under its name.
+
+    Args:
+        begun: arms that have trials; any other may change or go.
 
     Raises:
         InputError: what changed, and what may.
@@ -48,7 +51,7 @@ def check_same(recorded: Study, asked: Study) -> None:
             f"name, or put these back; {', '.join(sorted(GROWABLE))} may change"
         )
     arms = {arm["name"]: arm for arm in new["arms"]}
-    for arm in old["arms"]:
+    for arm in (arm for arm in old["arms"] if arm["name"] in begun):
         now = arms.get(arm["name"])
         budget = ("trials", "device_hours", "searches")
         if now is None or any(not _grown(key, arm[key], now.get(key)) for key in arm if key not in budget):

@@ -248,8 +248,10 @@ class Ledger:
         if self.study.name not in found:
             return False
         if not _half_made(self._storage, found[self.study.name], self.study.name):
-            check_same(_recorded_study(self._storage, self.url, found[self.study.name], self.study.name), self.study)
-            check_readable(self.study, self._all().values())
+            trials = self._all().values()
+            recorded = _recorded_study(self._storage, self.url, found[self.study.name], self.study.name)
+            check_same(recorded, self.study, {trial.job.arm for trial in trials})
+            check_readable(self.study, trials)
         return True
 
     def _record_study(self, lease: Lease) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import optuna
 import pytest
 
-from naslab.errors import InputError
+from naslab.errors import InputError, NaslabError
 from naslab.nas.arms import SAMPLERS, Sampled
 from naslab.nas.encoding import flatten, unflatten
 from naslab.nas.evolution import mutate
@@ -310,3 +310,41 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
 def test_an_unknown_sampler_offers_a_near_match():
     with pytest.raises(ValueError, match=r"no such sampler.*did you mean cmaes"):
         arm("cma-es")
+
+
+class Demanding(optuna.samplers.RandomSampler):
+    def __init__(self, more):
+        super().__init__()
+
+
+class Raising(optuna.samplers.RandomSampler):
+    def sample_independent(self, *_):
+        raise KeyError("nothing\nhere")
+
+
+class Leaving(optuna.samplers.RandomSampler):
+    def sample_independent(self, *_):
+        raise SystemExit(3)
+
+
+class Astray(optuna.samplers.RandomSampler):
+    def sample_independent(self, *_):
+        return "no such choice"
+
+
+@pytest.mark.parametrize("name", ["../up:Own", ":Own", "broken_sampler:Own", f"{__name__}:Demanding"])
+def test_a_sampler_that_cannot_be_made_is_refused_before_anything_runs(name, tmp_path, monkeypatch):
+    (tmp_path / "broken_sampler.py").write_text("raise RuntimeError('two\\nlines')")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^sampler: ") as caught:
+        check_sampler(arm(name), SPACE, False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [Raising, Leaving, Astray])
+def test_a_sampler_that_fails_is_named_in_one_line(kind):
+    name = f"{__name__}:{kind.__name__}"
+    check_sampler(arm(name), SPACE, False)
+    with pytest.raises(NaslabError, match=rf"^sampler: '{name}' failed: \w+: .* line \d+") as caught:
+        propose(arm(name), SPACE, [], [], 0)
+    assert "\n" not in str(caught.value)

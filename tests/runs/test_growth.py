@@ -78,3 +78,13 @@ def test_random_architectures_keep_their_seeds_when_seeds_grow(toy_file, inline)
     assert len(set(first)) == 4
     assert len({key.split("-")[1].split("/")[0] for key in first}) == 4, "each is another architecture"
     assert random_jobs([0, 1, 2]) == first
+
+
+def test_an_arm_without_results_may_change_or_go(toy_file, inline):
+    """One that could not begin, as the study that it names is not there, may be put right under the same name."""
+    path = toy_file(arms=[{**ARM, "trials": 2, "warm_start": ["nobody"]}], seeds=[0], task={"epochs": 1})
+    with pytest.raises(InputError, match="no study named 'nobody'"):
+        run(path)
+    assert any(t.job.role == "proposal" for t in run(study(toy_file, 2)))
+    with pytest.raises(InputError, match="arm 'tpe' has results"):
+        run(toy_file(arms=[{**ARM, "trials": 2, "sampler": "random"}], seeds=[0], task={"epochs": 1}))
