@@ -140,6 +140,38 @@ def again():
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+def transposed():
+    layer, x = nn.ConvTranspose2d(12, 24, 2, stride=2), torch.rand(2, 12, 6, 5, requires_grad=True)
+    assert count_training_step(layer, x).total == 3 * 2 * 2 * 12 * 24 * 4 * 6 * 5
+
+
+def compiled():
+    model = torch.compile(nn.Sequential(nn.Linear(32, 64), nn.LayerNorm(64)), backend="eager")
+    assert count_forward(model, torch.randn(3, 32)).total == 2 * 3 * 32 * 64
+
+
+def entered():
+    def five(layer, x):
+        for _ in range(5):
+            x = layer(x)
+        return x
+
+    counted = count_forward(Fn(five, nn.Linear(8, 8)), torch.randn(2, 8))
+    assert counted.total == max(work.contraction for work in counted.by_module.values()) == 5 * 2 * 2 * 8 * 8
+
+
+def masked():
+    q = torch.randn(1, 3, 16, 8)
+    counted = count(lambda: nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True))
+    assert counted.total == 2 * 2 * 3 * 16 * 16 * 8
+    assert counted.work.effective == 2 * 2 * 3 * (16 * 17 // 2) * 8
+
+
+def linear_attention():
+    counted = count(lambda q: q @ (q.transpose(-1, -2) @ q), torch.randn(1, 3, 16, 8))
+    assert counted.total == 2 * 2 * 3 * 16 * 8 * 8
+
+
 TRIED = (
     lstm,
     attention,
@@ -156,6 +188,11 @@ TRIED = (
     zero,
     shared,
     again,
+    transposed,
+    compiled,
+    entered,
+    masked,
+    linear_attention,
 )
 
 
