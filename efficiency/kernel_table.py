@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from naslab.efficiency.clocks import Clock, kernel_clock
 from naslab.efficiency.device import current
@@ -46,6 +47,8 @@ class Row:
     compile_over_ours: dict[str, float] | None = None
     samples_ms: dict[str, list[float]] = field(default_factory=dict)
     """Raw samples of eager, ours (in turn with eager), and compile."""
+    fused: bool = True
+    """Whether ours is the kernel; else this size is below the crossover, and ours is eager PyTorch by choice."""
 
 
 def kernel_table(
@@ -126,12 +129,32 @@ def measure_case(
         correct=True,
         eager_over_ours=_ratio(with_eager),
         compile_over_ours=None if with_compiled is None else _ratio(with_compiled),
+        fused=is_fused(case),
         samples_ms={name: [float(f"{ms:.5g}") for ms in latency.samples_ms] for name, latency in timed.items()},
     )
 
 
 def _ratio(comparison: Comparison) -> dict[str, float]:
     return {"ratio": comparison.ratio, "low": comparison.low, "high": comparison.high}
+
+
+class _Reached(TorchDispatchMode):
+    """Notes whether a custom operation of this package runs."""
+
+    found = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.found |= func.namespace == "naslab" and "match" not in func.name() and "mask" not in func.name()
+        return func(*args, **(kwargs or {}))
+
+
+def is_fused(case: Case) -> bool:
+    """Whether a call of this size runs the kernel on this device."""
+    with _Reached() as reached:
+        case.step(*case.leaves)
+    return reached.found
 
 
 def compile_case(case: Case) -> Callable[[], None]:

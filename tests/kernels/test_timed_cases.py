@@ -5,7 +5,8 @@ import torch
 from cases import CASES as CHECKED
 
 from naslab.efficiency.kernel_cases import cases
-from naslab.efficiency.kernel_table import TOLERANCE, is_correct
+from naslab.efficiency.kernel_table import TOLERANCE, is_correct, is_fused
+from naslab.kernels import _native
 
 SMALL = 100_000
 CPU = torch.device("cpu")
@@ -20,3 +21,11 @@ def test_every_small_timed_case_is_correct(dtype):
 
 def test_the_operations_timed_and_checked_are_the_same():
     assert {case.kernel for case in cases(CPU, torch.float32)} == {name.split()[0] for name in CHECKED}
+
+
+def test_it_is_told_where_ours_is_eager_by_choice():
+    """Below the crossover on a CPU."""
+    if _native.library("altup.cpp") is None:
+        pytest.skip("no C++ compiler")
+    every = cases(CPU, torch.float32, "gather_visible")
+    assert [is_fused(case) for case in every] == [False, True, True]
