@@ -72,6 +72,10 @@ def check(trial: Trial) -> None:
     with switched("reference"):
         expected = outcome(case, exact)
     tolerance = HALF.get(trial.dtype, case.tolerance)
+    if trial.dtype in HALF and trial.name.startswith("mixed_activation"):
+        # Plain PyTorch rounds what is activated, and slopes jump at a kink: of standard normals sqrt(2 / pi) times the
+        # unit of rounding fall on its other side, each an error of its whole.
+        tolerance += (0.8 * torch.finfo(trial.dtype).eps / 2) ** 0.5
     if trial.way == "chosen":
         actual = run(trial, case, given)
     else:
