@@ -88,7 +88,11 @@ def table(name: str, scores: Sequence[str]) -> str:
             apart = len(own) > 1 and len(theirs) > 1 and group != "the reference"
             cells.append(interval_text(asdict(paired_interval(own, theirs)), sign=True) if apart else "")
         lines.append(table_row([*cells, str(len(members)), *_times(members, reference)]))
-    return "\n".join([*lines, "", f"Measured on {facts['device']}; torch {facts['torch']}."])
+    task = found["study"]["task"]
+    size = f"{task['dataset']['train']} training samples, {task['epochs']} epochs"
+    return "\n".join(
+        [*lines, "", f"{size}; measured on {facts['device']}, torch {facts['torch']}, {facts['utc'][:10]}."]
+    )
 
 
 def interval_text(found: Mapping[str, Any], sign: bool = False) -> str:
