@@ -133,11 +133,14 @@ def test_a_trial_that_hangs_is_ended(toy_file):
 @pytest.mark.slow
 def test_the_budget_is_overspent_by_at_most_a_rung_and_may_grow(toy_file, capsys):
     settings = {"task": {"epochs": 8, "seconds": 0.5}, "arms": [], "seeds": [0, 1]}
-    limit = 1.2
-    ledger = run(toy_file(**settings, limits={"gpu_hours": limit / 3600}))
-    spent = sum(t.device_seconds for t in ledger.trials())
+    spent, trials = 0.0, []
+    # What it costs to begin in a new worker differs from machine to machine: a bit more until the reference has begun.
+    while all(t.job.role == "control" for t in trials):
+        limit = spent + 0.01
+        trials = run(toy_file(**settings, limits={"gpu_hours": limit / 3600})).trials()
+        spent = sum(t.device_seconds for t in trials)
     assert limit <= spent
-    stopped = [t for t in ledger.trials() if t.state == "interrupted"]
+    stopped = [t for t in trials if t.state == "interrupted"]
     assert [t.cause for t in stopped] == ["budget"]
     rungs = [0.0, *(rung.device_seconds for rung in stopped[0].rungs)]
     before = spent - stopped[0].device_seconds
