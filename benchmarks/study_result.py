@@ -11,7 +11,6 @@ seconds; `table` shows each configuration beside the reference.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,13 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from results_file import write_result
+from results_file import RESULTS, read_result, write_result
 
 from naslab.nas.statistics import mean_interval, paired_interval
 from naslab.runs.ledger import Ledger
 from naslab.runs.ranking import rank
-
-RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def run_study(path: str, storage: str, slots: int, changes: Mapping[str, Any] | None = None) -> Ledger:
@@ -63,10 +60,9 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
 
 def table(name: str, scores: Sequence[str]) -> str:
     """Scores of each configuration, those less the reference's seed by seed, and its training time, as Markdown."""
-    path = RESULTS / f"{name}.json"
-    if not path.exists():
+    found = read_result(name)
+    if found is None:
         return f"{name}: not measured."
-    found = json.loads(path.read_text(encoding="utf-8"))
     trials, facts = found["trials"], found["provenance"]
     groups: dict[str, list[dict[str, Any]]] = {}
     reference = [t for t in trials if t["role"] == "reference"]

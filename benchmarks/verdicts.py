@@ -9,7 +9,7 @@ point below what it is compared with, the margin of the ranking. Ratios of times
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,20 +38,39 @@ class Published:
     """Added to every effect, so that being less than the margin below counts as an effect."""
 
 
-def _scores(name: str, metric: str, role: str, **wanted: Any) -> dict[int, float]:
-    """The metric by seed, of the trials of a study with this role and these values of arm or configuration."""
-    found = read_result(name, {"trials": []})["trials"]
-    return {t["seed"]: t["scores"][metric] for t in found if t["role"] == role and _fits(t, wanted)}
+Row = tuple[str, Mapping[str, Any]]
+"""Trials of a study: their role, and values of arm or configuration."""
+REFERENCE: Row = ("reference", {})
 
 
-def _seconds(name: str, role: str, **wanted: Any) -> dict[int, float]:
-    found = read_result(name, {"trials": []})["trials"]
-    return {t["seed"]: t["seconds"]["train"] for t in found if t["role"] == role and _fits(t, wanted)}
+def _final(**values: Any) -> Row:
+    return "final", values
 
 
-def _fits(trial: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    own = {**(trial["configuration"] or {}), "arm": trial.get("arm"), "label": trial.get("label")}
-    return all(own.get(key) == value for key, value in wanted.items())
+def _gain(study: str, metric: str, row: Row, than: Row) -> Callable[[], Effects]:
+    """The metric of one row of a study less another's."""
+    return lambda: _less(_scores(_trials(study, row), metric), _scores(_trials(study, than), metric))
+
+
+def _faster(study: str, row: Row, than: Row) -> Callable[[], Effects]:
+    """Logarithm of how many times less one row of a study trains than another."""
+    return lambda: _log_ratio(_seconds(_trials(study, than)), _seconds(_trials(study, row)))
+
+
+def _trials(study: str, row: Row) -> list[Mapping[str, Any]]:
+    role, wanted = row
+    trials = [t for t in read_result(study, {"trials": []})["trials"] if t["role"] == role]
+    return [t for t in trials if wanted.items() <= {"arm": t["arm"], **t["configuration"]}.items()]
+
+
+def _scores(trials: Iterable[Mapping[str, Any]], metric: str) -> dict[int, float]:
+    """The metric by seed."""
+    return {t["seed"]: t["scores"][metric] for t in trials}
+
+
+def _seconds(trials: Iterable[Mapping[str, Any]]) -> dict[int, float]:
+    """Training time by seed."""
+    return {t["seed"]: t["seconds"]["train"] for t in trials}
 
 
 def _less(a: Mapping[int, float], b: Mapping[int, float]) -> Effects:
@@ -60,30 +79,6 @@ def _less(a: Mapping[int, float], b: Mapping[int, float]) -> Effects:
 
 def _log_ratio(a: Mapping[int, float], b: Mapping[int, float]) -> Effects:
     return [math.log(a[seed] / b[seed]) for seed in a if seed in b]
-
-
-def _head(framework: str) -> Callable[[], Effects]:
-    name = f"fashion_{framework}"
-    return lambda: _less(_scores(name, "linear_top1", "final", arm="darts"), _scores(name, "linear_top1", "reference"))
-
-
-def _masking(ratio: float) -> Callable[[], Effects]:
-    return lambda: _less(
-        _scores("mae_masking", "linear_top1", "reference"),
-        _scores("mae_masking", "linear_top1", "final", masking_ratio=ratio),
-    )
-
-
-def _tokens(**reduced: Any) -> dict[str, Callable[[], Effects]]:
-    role = "reference" if reduced == {"keep_rate": 0.7} else "final"
-    return {
-        "time": lambda: _log_ratio(
-            _seconds("keep_rates", "final", rule="none"), _seconds("keep_rates", role, **reduced)
-        ),
-        "accuracy": lambda: _less(
-            _scores("keep_rates", "top1", role, **reduced), _scores("keep_rates", "top1", "final", rule="none")
-        ),
-    }
 
 
 def _smaug(score: str | None) -> Callable[[], Effects]:
@@ -95,8 +90,8 @@ def _smaug(score: str | None) -> Callable[[], Effects]:
         if len(groups) < 2:
             return []
         if score is None:
-            return _log_ratio(*({t["seed"]: t["seconds"]["train"] for t in groups[dense]} for dense in (True, False)))
-        return _less(*({t["seed"]: t["scores"][score] for t in groups[dense]} for dense in (False, True)))
+            return _log_ratio(_seconds(groups[True]), _seconds(groups[False]))
+        return _less(_scores(groups[False], score), _scores(groups[True], score))
 
     return effects
 
@@ -121,29 +116,30 @@ def _altup(method: str) -> Callable[[], Effects]:
     return effects
 
 
-EVIT, TOME = _tokens(keep_rate=0.7), _tokens(rule="tome", merged_per_layer=10)
+DENSE, TOME = _final(rule="none"), _final(rule="tome", merged_per_layer=10)
 KEPT = {"margin": MARGIN}
 CLAIMS = (
     *(
         Published("nasiam", f"{title}: the head that gradient search finds is better than the published one",
-                  "no figure read", _head(framework))
+                  "no figure read", _gain(f"fashion_{framework}", "linear_top1", _final(arm="darts"), REFERENCE))
         for framework, title in (("simclr", "SimCLR"), ("simsiam", "SimSiam"), ("mocov2", "MoCo v2"), ("byol", "BYOL"))
     ),
-    Published("mae", "Linear probe: masking 75 % is better than 25 %", "+11.8 (over 30 %)", _masking(0.25), 11.8),
-    Published("mae", "Linear probe: masking 75 % is better than 50 %", "+3.6", _masking(0.5), 3.6),
-    Published("mae", "Linear probe: masking 75 % is better than 90 %", "+7.4", _masking(0.9), 7.4),
+    Published("mae", "Linear probe: masking 75 % is better than 25 %", "+11.8 (over 30 %)",
+              _gain("mae_masking", "linear_top1", REFERENCE, _final(masking_ratio=0.25)), 11.8),
+    Published("mae", "Linear probe: masking 75 % is better than 50 %", "+3.6",
+              _gain("mae_masking", "linear_top1", REFERENCE, _final(masking_ratio=0.5)), 3.6),
+    Published("mae", "Linear probe: masking 75 % is better than 90 %", "+7.4",
+              _gain("mae_masking", "linear_top1", REFERENCE, _final(masking_ratio=0.9)), 7.4),
     Published("mae", "Clips: masking 90 % is better than 75 %", "no figure read (plot)",
-              lambda: _less(_scores("mae_video", "linear_top1", "reference"),
-                            _scores("mae_video", "linear_top1", "final", masking_ratio=0.75, mask="agnostic"))),
+              _gain("mae_video", "linear_top1", REFERENCE, _final(masking_ratio=0.75, mask="agnostic"))),
     Published("token-reduction", "EViT, 70 % of the tokens kept: faster than 90 %", "1.37 times",
-              lambda: _log_ratio(_seconds("keep_rates", "final", keep_rate=0.9, rule="evit"),
-                                 _seconds("keep_rates", "reference")), math.log(1.37), ratio=True),
-    Published("token-reduction", "EViT, 70 % of the tokens kept: as accurate as all", "-0.3", EVIT["accuracy"],
-              MARGIN - 0.3, **KEPT),
-    Published("token-reduction", "ToMe, 80 % merged in the end: faster", "1.67 times", TOME["time"], math.log(1.67),
-              ratio=True),
-    Published("token-reduction", "ToMe, 80 % merged in the end: as accurate", "-0.44", TOME["accuracy"], MARGIN - 0.44,
-              **KEPT),
+              _faster("keep_rates", REFERENCE, _final(keep_rate=0.9, rule="evit")), math.log(1.37), ratio=True),
+    Published("token-reduction", "EViT, 70 % of the tokens kept: as accurate as all", "-0.3",
+              _gain("keep_rates", "top1", REFERENCE, DENSE), MARGIN - 0.3, **KEPT),
+    Published("token-reduction", "ToMe, 80 % merged in the end: faster", "1.67 times",
+              _faster("keep_rates", TOME, DENSE), math.log(1.67), ratio=True),
+    Published("token-reduction", "ToMe, 80 % merged in the end: as accurate", "-0.44",
+              _gain("keep_rates", "top1", TOME, DENSE), MARGIN - 0.44, **KEPT),
     Published("smaug", "Pre-training costs less time than dense", "1.9 times", _smaug(None), math.log(1.9), ratio=True),
     Published("smaug", "Retrieval (mean recall) as good as dense", "as good", _smaug("mean_recall"), MARGIN, **KEPT),
     Published("smaug", "Question answering as good as dense", "as good", _smaug("qa_top1"), MARGIN, **KEPT),
