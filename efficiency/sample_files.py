@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from naslab.errors import InputError
+from naslab.whole_file import write_whole
 
 if TYPE_CHECKING:
     from naslab.efficiency.profile_document import EfficiencyProfile
 
 SCHEMA = "naslab.samples/1"
+Series: TypeAlias = Sequence[tuple[str, str, int, Sequence[float]]]
+"""What was measured, by which clock, at which batch size, and the milliseconds of each call."""
 COLUMNS = ("target", "batch_size", "dtype", "measured", "clock", "call", "milliseconds")
 
 
@@ -32,15 +36,7 @@ def write_samples(profile: EfficiencyProfile, path: Path) -> EfficiencyProfile:
         raise InputError("samples: nothing was timed, so there are none; a device other than meta times the model")
     named = replace(profile, provenance=replace(profile.provenance, samples=str(path)))
     try:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            if path.suffix == ".csv":
-                writer = csv.writer(file)
-                writer.writerow(COLUMNS)
-                for measured, clock, size, samples in series:
-                    row = (profile.target, size, profile.dtype, measured, clock)
-                    writer.writerows((*row, call, milliseconds) for call, milliseconds in enumerate(samples))
-            else:
-                json.dump(_document(named, series), file, indent=1, allow_nan=False)
+        write_whole(path, (_as_csv if path.suffix == ".csv" else _as_json)(named, series))
     except OSError as error:
         raise InputError(f"samples: {path}: cannot be written: {error.strerror or error}") from None
     return named
@@ -71,7 +67,21 @@ def timed_series(document: Mapping[str, Any]) -> Iterator[tuple[str, str, int, S
         yield "inference", clock, row["batch_size"], row["samples_ms"]
 
 
-def _document(profile: EfficiencyProfile, series: Sequence[tuple[str, str, int, Sequence[float]]]) -> dict[str, Any]:
+def _as_csv(profile: EfficiencyProfile, series: Series) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    for measured, clock, size, samples in series:
+        row = (profile.target, size, profile.dtype, measured, clock)
+        writer.writerows((*row, call, milliseconds) for call, milliseconds in enumerate(samples))
+    return text.getvalue()
+
+
+def _as_json(profile: EfficiencyProfile, series: Series) -> str:
+    return json.dumps(_document(profile, series), indent=1, allow_nan=False)
+
+
+def _document(profile: EfficiencyProfile, series: Series) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "target": profile.target,

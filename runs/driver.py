@@ -22,7 +22,7 @@ from naslab.runs.interrupts import HeldBack, termination_interrupts
 from naslab.runs.judge import Judge, Judgement, judged_arm
 from naslab.runs.lease import Lease
 from naslab.runs.ledger import Ledger
-from naslab.runs.limits import FailureStreak, budget_is_spent, deaths_without_progress, forgivable, overdue
+from naslab.runs.limits import FailureStreak, deaths_without_progress, forgivable, overdue, seconds_left
 from naslab.runs.log import log_path
 from naslab.runs.made_with import made_with
 from naslab.runs.past import Past
@@ -31,7 +31,7 @@ from naslab.runs.progress import Progress
 from naslab.runs.reuse import Circumstances, Reusable, reusable
 from naslab.runs.threads import threads_per_slot
 from naslab.runs.trial import Cause, Job, RungRecord, State, Trial
-from naslab.runs.verdict import STOP, VERDICT, give_verdict
+from naslab.runs.verdict import STOP, VERDICT, ask_to_stop, give_verdict
 from naslab.runs.warm_start import Knowledge, warm_starts
 from naslab.runs.worker import run_job
 
@@ -70,6 +70,13 @@ class _Running:
         self.trial_id, self.job, self.folder = trial_id, job, folder
         self.follower = Follower(folder)
         self.is_overdue = False
+        self._began: float | None = None
+
+    def seconds_held(self) -> float:
+        """How long it has held its slot; while the machine slept it did not."""
+        if self._began is None and self.follower.began is not None:
+            self._began = time.monotonic()
+        return 0.0 if self._began is None else time.monotonic() - self._began
 
 
 class _Driver:
@@ -104,7 +111,7 @@ class _Driver:
         with HeldBack() as interruptions:
             executor = LocalExecutor(self.slots, self.device)
             try:
-                with self.progress.watching(self.study, self.controls, self.slots):
+                with self.progress.watching(self.study, self.controls, self.task.metric, self.slots):
                     self._loop(executor, interruptions)
             except BaseException:
                 executor.shutdown(cancel_futures=True)
@@ -140,21 +147,20 @@ class _Driver:
             self._end(entry.trial_id, entry.job, entry.follower, "interrupted", "driver")
 
     def _has_work(self) -> bool:
-        return self._plan().state != "done" and not self._is_spent()
+        return self._plan().state != "done" and self._seconds_left() > 0
 
     def _plan(self) -> Plan:
         return plan_next(self.past, self.controls, self.warm)
 
-    def _is_spent(self) -> bool:
-        running = [entry.follower for entry in self.running.values()]
-        return budget_is_spent(self.study.limits, self.ledger.trials(), running)
+    def _seconds_left(self) -> float:
+        return seconds_left(self.study.limits, self.past.seconds, [e.follower for e in self.running.values()])
 
     def _loop(self, executor: LocalExecutor, interruptions: HeldBack) -> None:
         while True:
             interruptions.check()
             self.lease.check_heart()
             self.progress.update(self.ledger.trials, [(e.job, e.follower) for e in self.running.values()])
-            spent = self._is_spent()
+            spent = self._seconds_left() <= 0
             alone = any(self._needs_room(entry.job) for entry in self.running.values())
             while len(self.running) < self.slots and not spent and not alone:
                 interruptions.check()
@@ -173,8 +179,11 @@ class _Driver:
                 self._follow(executor)
 
     def _poll_seconds(self) -> float:
+        """Until the next look; not later than when the budget is spent, so that every trial ends at its next rung."""
         judging = any(judged_arm(self.study, entry.job) for entry in self.running.values())
-        return JUDGING_SECONDS if judging else POLL_SECONDS
+        pause = JUDGING_SECONDS if judging else POLL_SECONDS
+        left = self._seconds_left() / max(sum(entry.follower.share for entry in self.running.values()), 1e-9)
+        return min(pause, left) if left > 0 else pause
 
     def _start(self, executor: LocalExecutor, job: Job) -> None:
         folder = (self.files / "trials" / job.key).absolute()
@@ -270,14 +279,14 @@ class _Driver:
 
     def _follow(self, executor: LocalExecutor) -> None:
         self.followed = time.monotonic()
-        spent = self._is_spent()
+        spent = self._seconds_left() <= 0
         self._take_rungs()
         for future, entry in self.running.items():
-            if overdue(self.study.limits, entry.follower):
+            if overdue(self.study.limits, entry.seconds_held()):
                 entry.is_overdue = True
                 executor.kill(future)
             elif spent:
-                (entry.folder / STOP).write_text("budget")
+                ask_to_stop(entry.folder, "budget")
 
     def _take_rungs(self) -> None:
         """Record and judge what is new of every running trial, in the order in which it was reported."""

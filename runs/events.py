@@ -147,7 +147,7 @@ class Follower:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "events.jsonl"
-        self._offset = 0
+        self._offset = self._returned = 0
         self.rungs: list[RungRecord] = []
         self.phase: Phase = "other"
         self.outcome: dict[str, Any] | None = None
@@ -160,21 +160,24 @@ class Follower:
         self._latest = (0.0, 0.0)
 
     def read(self) -> list[RungRecord]:
-        """Take in what is new; the new rungs."""
+        """Take in what is new; the rungs that were not returned before."""
+        self._take_in()
+        new, self._returned = self.rungs[self._returned :], len(self.rungs)
+        return new
+
+    def _take_in(self) -> None:
         try:
             with self._path.open(encoding="utf-8") as file:
                 file.seek(self._offset)
                 text = file.read()
         except FileNotFoundError:
-            return []
+            return
         whole, _, _ = text.rpartition("\n")
         self._offset += len(whole.encode()) + bool(whole)
-        new = [self._take(event) for event in map(_parsed, whole.splitlines())]
-        rungs = [rung for rung in new if rung is not None]
-        self.rungs += rungs
-        return rungs
+        for event in map(_parsed, whole.splitlines()):
+            self._take(event)
 
-    def _take(self, event: dict[str, Any]) -> RungRecord | None:
+    def _take(self, event: dict[str, Any]) -> None:
         if "began" in event:
             self.began, self.share = event["began"], event.get("share", 1.0)
         elif "phase" in event:
@@ -186,8 +189,7 @@ class Follower:
         elif "outcome" in event:
             self.outcome = event["outcome"]
         elif "rung" in event:
-            return RungRecord(**event["rung"])
-        return None
+            self.rungs.append(RungRecord(**event["rung"]))
 
     @property
     def last_seen(self) -> float | None:
@@ -203,7 +205,7 @@ class Follower:
         return self._by_phase(1)
 
     def _by_phase(self, clock: int) -> dict[Phase, float]:
-        self.read()
+        self._take_in()
         spent: dict[Phase, float] = {}
         ends = [*(begun[1:] for begun in self._phases[1:]), self._latest]
         for (phase, *start), stop in zip(self._phases, ends, strict=True):

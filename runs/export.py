@@ -6,7 +6,9 @@ import json
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,10 +27,14 @@ from naslab.runs.ranking import Ranking, rank
 from naslab.runs.rows import Row
 from naslab.runs.study import Study
 from naslab.runs.trial import Trial
+from naslab.search_spaces.find import told
 from naslab.version import naslab_version
 
 SCHEMA = "naslab.export/1"
 EXAMPLES = 2
+PARTIAL = ".partial-"
+LEFT_SECONDS = 3600
+"""After so long a half-made folder is left over: nobody writes it any more."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,8 @@ def export(study: Study, trials: Sequence[Trial], files: Path, out: Path, top: i
     rows = [row for row in ranking.rows if row.rank is not None][:top]
     if not rows:
         raise InputError(f"study {study.name}: nothing to export; no complete configuration is at or above the floor")
-    inputs = study.make_task(torch.device("cpu")).example_input(EXAMPLES)
+    task = study.make_task(torch.device("cpu"))
+    inputs = told("example_input of the task", lambda: task.example_input(EXAMPLES))
     return tuple(_export_row(study, ranking, row, trials, files, out, inputs) for row in rows)
 
 
@@ -102,7 +109,8 @@ def _export_row(
     target = out / slug(row.name)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".partial-") as scratch:
+        _clear(out)
+        with tempfile.TemporaryDirectory(dir=out, prefix=PARTIAL) as scratch:
             made = Path(scratch, target.name)
             made.mkdir()
             shutil.copyfile(weights, made / WEIGHTS)
@@ -113,6 +121,14 @@ def _export_row(
     except OSError as error:
         raise InputError(f"{target}: cannot be written: {error.strerror or error}") from None
     return Exported(row, trial, last_score(trial, ranking.metric), target)
+
+
+def _clear(out: Path) -> None:
+    """Remove what an export that was killed, and not one that is at work, has left."""
+    for scratch in out.glob(f"{PARTIAL}*"):
+        with suppress(OSError):
+            if time.time() - scratch.stat().st_mtime > LEFT_SECONDS:
+                shutil.rmtree(scratch)
 
 
 def _keep(made: Path, target: Path) -> None:

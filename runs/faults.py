@@ -11,8 +11,8 @@ from naslab.runs.executors.base import WorkerDied
 
 TORCH_CANNOT_WRITE = ("basic_ios::clear: iostream error", "PytorchStreamWriter failed writing file")
 """How `torch.save` says that its file took no more bytes; the system's own reason does not come through."""
-TAKEN_AWAY = (errno.EBADF, errno.ENOENT)
-"""A file that the task closed, or a folder that it deleted: the machine is well."""
+TAKEN_AWAY = (errno.EBADF, errno.ENOENT, errno.EFBIG, errno.EMFILE)
+"""A file that the task closed, a folder that it deleted, a limit of its process that it set: the machine is well."""
 MOST_CHARACTERS = 500
 
 

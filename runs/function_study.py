@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import inspect
 import sys
@@ -15,6 +16,7 @@ from naslab.runs.storage import runs_folder, storage_url
 from naslab.runs.study import SCHEMA, Study, parse_study
 from naslab.search_spaces.function import Choice, FloatRange, FunctionSpace, IntegerRange, Range
 from naslab.search_spaces.parameters import Scalar
+from naslab.whole_file import write_whole
 
 Values: TypeAlias = Range | Sequence[Scalar]
 SPACE = f"{FunctionSpace.__module__}:{FunctionSpace.__name__}"
@@ -61,6 +63,8 @@ def search(
     Raises:
         InputError: a range, an option or a function that cannot be used, in one line.
     """
+    _check_function(function)
+    _check_keywords(function, space)
     place, source = _reference(function, name or function.__name__)
     arm = {"name": sampler.rpartition(":")[2], "engine": "optuna", "sampler": sampler, "pruner": pruner}
     budget = {"trials": trials, "device_hours": hours}
@@ -114,22 +118,42 @@ def _defaults(function: Callable[..., Any], space: Mapping[str, Any]) -> dict[st
     return chosen
 
 
-def _reference(function: Callable[..., Any], study: str) -> tuple[str, str]:
-    """Where workers find the function, and the digest of its text."""
+def _check_function(function: Any) -> None:
     if not inspect.isfunction(function) or "<locals>" in function.__qualname__ or function.__name__ == "<lambda>":
         raise InputError(
             f"{function!r}: workers cannot import it; give a function at the top of a file or of a notebook"
         )
+
+
+def _check_keywords(function: Callable[..., Any], space: Mapping[str, Any]) -> None:
+    """Refuse a parameter that the function cannot be called with: every trial would fail."""
+    parameters = inspect.signature(function).parameters.values()
+    taken = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if any(p.kind == p.VAR_KEYWORD for p in parameters):
+        return
+    for name in space:
+        if name not in taken:
+            near = difflib.get_close_matches(name, taken, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; it takes {', '.join(taken) or 'none'}"
+            raise InputError(f"{name}: {function.__name__} takes no such keyword{hint}")
+
+
+def _reference(function: Callable[..., Any], study: str) -> tuple[str, str]:
+    """Where workers find the function, and the digest of its text."""
     source = source_of(function)
     if function.__module__ != "__main__":
         return f"{function.__module__}:{function.__qualname__}", _digest(source)
-    script = getattr(sys.modules["__main__"], "__file__", None)
+    main = sys.modules["__main__"]
+    spec, is_main = main.__spec__, getattr(main, function.__name__, None) is function
+    if spec is not None and is_main and not _in_notebook():  # python -m package.module
+        return f"{spec.name}:{function.__qualname__}", _digest(source)
+    script = inspect.getsourcefile(function)  # a profiler or debugger that runs a script is __main__ in its place
     if script is not None and Path(script).suffix == ".py" and Path(script).is_file() and not _in_notebook():
         return f"{_short(Path(script))}:{function.__qualname__}", _digest(source)
     text = module_text(function)
     path = runs_folder(storage_url(None)) / "functions" / f"{study}_{_digest(text)}.py"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_whole(path, text)  # workers of another study may be reading it
     return f"{_short(path)}:{function.__name__}", _digest(text)
 
 

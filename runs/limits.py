@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,7 +10,7 @@ from statistics import fmean
 
 from naslab.errors import NaslabError
 from naslab.nas.arms import Sampled
-from naslab.runs.events import Follower
+from naslab.runs.events import SIGN_OF_LIFE_SECONDS, Follower
 from naslab.runs.plan import expected_jobs
 from naslab.runs.race import race_jobs
 from naslab.runs.spend import SECONDS_PER_HOUR
@@ -74,11 +75,9 @@ def deaths_without_progress(attempts: Iterable[Trial], rungs: Sequence[RungRecor
     return 1 if progress else deaths + 1
 
 
-def overdue(limits: Limits, follower: Follower) -> bool:
-    """Whether a trial has held its slot for longer than allowed, alive or not."""
-    if limits.trial_hours is None or follower.began is None:
-        return False
-    return time.time() - follower.began > limits.trial_hours * SECONDS_PER_HOUR
+def overdue(limits: Limits, seconds: float) -> bool:
+    """Whether a trial that has held its slot for so long, alive or not, has had its time."""
+    return limits.trial_hours is not None and seconds > limits.trial_hours * SECONDS_PER_HOUR
 
 
 def spent_hours(trials: Iterable[Trial], running: Iterable[Follower] = ()) -> float:
@@ -120,6 +119,22 @@ def _left_of_race(study: Study, trials: Sequence[Trial], expected: Counter[str],
     return left
 
 
-def budget_is_spent(limits: Limits, trials: Iterable[Trial], running: Iterable[Follower] = ()) -> bool:
-    """Whether the study's budget allows no further rung."""
-    return limits.gpu_hours is not None and spent_hours(trials, running) >= limits.gpu_hours
+def seconds_left(limits: Limits, ended: float, running: Iterable[Follower]) -> float:
+    """Device seconds of the study's budget that are left now.
+
+    Args:
+        ended: device seconds of the trials that have ended.
+        running: trials that run, charged up to this moment, not to their last sign of life.
+    """
+    if limits.gpu_hours is None:
+        return math.inf
+    return limits.gpu_hours * SECONDS_PER_HOUR - ended - sum(map(_seconds_so_far, running))
+
+
+def _seconds_so_far(follower: Follower) -> float:
+    seen = sum(follower.seconds().values())
+    if follower.last_seen is None:
+        return seen
+    # Its clock may be another machine's, and differ; a sign of life is never older than this.
+    since = min(max(time.time() - follower.last_seen, 0.0), 2 * SIGN_OF_LIFE_SECONDS)
+    return seen + follower.share * since

@@ -17,8 +17,13 @@ err = Console(stderr=True)
 
 def print_json(document: dict[str, Any]) -> None:
     """Print exactly one JSON document and nothing else."""
-    json.dump(document, sys.stdout, indent=2, allow_nan=False, default=str)
-    sys.stdout.write("\n")
+    print_whole(json.dumps(document, indent=2, allow_nan=False, default=str) + "\n")
+
+
+def print_whole(text: str) -> None:
+    """Hand standard output a whole answer at once: a file that it goes to is empty until then, and never half of it."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 @contextmanager

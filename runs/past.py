@@ -110,6 +110,11 @@ class Past:
         """Device seconds of an arm's attempts that have ended, and how many these are."""
         return self._spent.get((name, role), (0.0, 0))
 
+    @property
+    def seconds(self) -> float:
+        """Device seconds of all attempts that have ended."""
+        return sum(seconds for seconds, _ in self._spent.values())
+
     def observations(self, name: str) -> Sequence[Observation]:
         """What came of an arm's proposals that have ended, in the order in which they were made."""
         return self._observed.get(name, _History()).observations

@@ -31,9 +31,9 @@ class Progress:
         self._drawn = 0.0
 
     @contextmanager
-    def watching(self, study: Study, controls: Sequence[Control], slots: int) -> Iterator[None]:
+    def watching(self, study: Study, controls: Sequence[Control], metric: str, slots: int) -> Iterator[None]:
         """Show the study while inside."""
-        self._study, self._slots, self._started = study, slots, time.monotonic()
+        self._study, self._metric, self._slots = study, metric, slots
         self._expected = sum(expected_jobs(study, controls).values())
         if self._quiet or not self._console.is_terminal:
             yield
@@ -79,13 +79,13 @@ class Progress:
         )
 
     def _table(self, running: Sequence[tuple[Job, Follower]]) -> Table:
-        table = Table("trial", "seed", "phase", "rung", "last score", "device s", title=self._study.name)
+        table = Table("trial", "seed", "phase", "rung", self._metric, "device s", title=self._study.name)
         for job, follower in running:
             rung = follower.rungs[-1] if follower.rungs else None
-            scores = [f"{v:.2f}" for k, v in (rung.scores if rung else {}).items() if k.endswith("top1")]
+            score = rung.scores.get(self._metric) if rung else None
             spent = sum(follower.seconds().values())
             table.add_row(
-                job.label, str(job.seed % 10_000), follower.phase, str(rung.epoch) if rung else "", " ".join(scores),
-                f"{spent:.0f}",
+                job.label, str(job.seed % 10_000), follower.phase, str(rung.epoch) if rung else "",
+                "" if score is None else f"{score:.2f}", f"{spent:.0f}",
             )  # fmt: skip
         return table

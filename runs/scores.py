@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 from collections.abc import Mapping
@@ -48,7 +49,17 @@ def read_rung(rung: object) -> Rung:
         epoch = operator.index(rung.epoch)
     except TypeError:
         raise BadScores(f"train yielded a rung at epoch {_short(rung.epoch)}, not a whole number") from None
-    return Rung(epoch, _finite(_numbers(rung.facts, "train")), rung.policy)
+    return Rung(epoch, _finite(_numbers(rung.facts, "train")), _policy(rung.policy))
+
+
+def _policy(given: object) -> Mapping[str, Any] | None:
+    """How the steps ran, in values that can be written down."""
+    try:
+        plain = None if given is None else dict(given)  # type: ignore[call-overload]
+        json.dumps(plain)
+    except Exception:  # noqa: BLE001 - whatever stands there in its place
+        raise BadScores(f"train yielded a rung whose policy is {_short(given)}, not names and plain values") from None
+    return plain
 
 
 def _numbers(given: object, source: str) -> dict[str, float]:

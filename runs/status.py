@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import Any
 
+from naslab.runs.events import Follower
 from naslab.runs.ledger import Ledger
 from naslab.runs.limits import forecast_hours, given_up, spent_hours
 from naslab.runs.reuse import reused
@@ -22,6 +23,7 @@ def status(ledger: Ledger) -> dict[str, Any]:
     `warm_starts` are the arms that began with another study's results, `reused` the trials that were taken over.
     """
     trials = ledger.trials()
+    running = [Follower(ledger.files / "trials" / t.job.key) for t in trials if t.state == "running"]
     phases: dict[str, float] = defaultdict(float)
     states: dict[str, float] = defaultdict(float)
     for trial in trials:
@@ -41,7 +43,7 @@ def status(ledger: Ledger) -> dict[str, Any]:
         ],
         "budget": {
             "limit_hours": ledger.study.limits.gpu_hours,
-            "spent_hours": spent_hours(trials),
+            "spent_hours": spent_hours(trials, running),
             "forecast_hours": forecast_hours(ledger.study, trials),
         },
         "warm_starts": warm_started(ledger),

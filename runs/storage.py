@@ -15,12 +15,14 @@ import optuna
 import sqlalchemy.exc
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
+from optuna.storages._rdb.models import BaseModel
 
 from naslab.errors import InputError
 
 DEFAULT_STORAGE = "naslab-runs/naslab.db"
 SQLITE = "sqlite:///"
 LOCK_SECONDS = 60.0
+OPTUNA_TABLES = {*BaseModel.metadata.tables, "alembic_version"}
 MEETING_SECONDS = 0.5
 """Until another process that makes the same storage has come further."""
 
@@ -102,13 +104,15 @@ def _check_sqlite(path: Path, create: bool) -> None:
             tables = {row[0] for row in connection.execute("select name from sqlite_master where type='table'")}
             if "version_info" in tables:
                 connection.execute("select schema_version from version_info")
+            # Whoever makes a storage may be killed after some of its tables, this one first: the next makes the rest.
+            half_made = tables <= OPTUNA_TABLES and bool(connection.execute("select study_id, study_name from studies"))
         finally:
             connection.close()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; choose another --storage") from None
     except sqlite3.DatabaseError as error:
         raise InputError(f"{path}: not a naslab storage ({error}); choose another --storage") from None
-    if not {"studies", "trials", "version_info"} <= tables:
+    if not (half_made or {"studies", "trials", "version_info"} <= tables):
         raise InputError(f"{path}: an SQLite file of something else, not a naslab storage; choose another --storage")
 
 

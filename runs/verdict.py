@@ -6,9 +6,10 @@ The worker reports the rung, and waits for the verdict on that epoch; the driver
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
+
+from naslab.whole_file import write_whole
 
 VERDICT, STOP = "verdict.json", "stop"
 PATIENCE_SECONDS = (0.002, 0.05)
@@ -17,9 +18,13 @@ PATIENCE_SECONDS = (0.002, 0.05)
 
 def give_verdict(folder: Path, epoch: int, pruned: bool) -> None:
     """Tell the worker in `folder` what was decided after `epoch`; a file that is half written is never seen."""
-    partial = folder / f"{VERDICT}.partial"
-    partial.write_text(json.dumps({"epoch": epoch, "pruned": pruned}), encoding="utf-8")
-    os.replace(partial, folder / VERDICT)
+    write_whole(folder / VERDICT, json.dumps({"epoch": epoch, "pruned": pruned}))
+
+
+def ask_to_stop(folder: Path, why: str) -> None:
+    """Tell the worker in `folder` to end its trial at the next rung."""
+    if asked_to_stop(folder) is None:
+        write_whole(folder / STOP, why)
 
 
 def await_verdict(folder: Path, epoch: int) -> str | None:

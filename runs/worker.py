@@ -6,8 +6,7 @@ import json
 import os
 import shutil
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from naslab.runs.judge import judged_arm
 from naslab.runs.log import captured
 from naslab.runs.made_with import made_with
 from naslab.runs.predicted_hours import configuration_hours
+from naslab.runs.process_state import put_back
 from naslab.runs.scores import read_rung, read_scores
 from naslab.runs.study import Study, parse_study
 from naslab.runs.trial import Cause, Job, Outcome, Phase, RungRecord, summed
@@ -70,23 +70,13 @@ def run_job(
     torch.set_num_threads(threads)
     place = resolve_device(device)
     try:
-        with current(place), _own_folder():
+        with current(place):
             share = 1.0 if shares is None else shares[device]
             return _run_job(document, job, folder, log, place, threads, awaited, share)
     except OSError as problem:  # such as of a file that the task closed under this one's hands
         raise WorkerDied(f"its process is of no more use: {in_one_line(problem)}") from None
     finally:
         hand_back(place)
-
-
-@contextmanager
-def _own_folder() -> Iterator[None]:
-    """Come back to the current folder, wherever a task goes: the next may name its data by a relative path."""
-    before = os.getcwd()
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 def _run_job(
@@ -100,11 +90,12 @@ def _run_job(
     share: float,
 ) -> tuple[Outcome, list[RungRecord]]:
     with Trail(folder, share) as trail, captured(log), telling(trail.compiled):
-        work = _Work(job, folder, trail, _carried(folder), awaited)
+        work, stuck = _Work(job, folder, trail, _carried(folder), awaited), list[str]()
         try:
             study, task = _study_and_task(document, device)
             work.device = device_name(task.device)
-            work.run(study, task)
+            with put_back(stuck):
+                work.run(study, task)
         except (InputError, WorkerDied):
             raise
         except torch.OutOfMemoryError as problem:
@@ -125,6 +116,8 @@ def _run_job(
         trail.end(asdict(outcome))
         if outcome.state in ("complete", "pruned"):
             work.forget_checkpoint()
+    if stuck:  # the end that was told stands
+        raise WorkerDied(f"its process is of no more use: {'; '.join(stuck)}")
     return outcome, work.rungs
 
 
@@ -194,7 +187,7 @@ class _Work:
         control = next(c for c in task.controls() if c.name == self.job.label)
         with self.trail.phase("evaluate"):
             given = [control.measure(self.job.seed, split) for split in ("validation", "test")]
-        self.result["trained"] = control.trained
+        self.result["trained"] = bool(control.trained)
         validation, test = (read_scores(scores, task.metric, f"control {control.name}") for scores in given)
         self.scores = _both(test, validation)
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from naslab.errors import InputError, NaslabError
 from naslab.search_spaces.options import RECORDED, explain
 from naslab.search_spaces.space import SearchSpace
-from naslab.search_spaces.task import Task
+from naslab.search_spaces.task import Control, Task
 from naslab.search_spaces.user_modules import import_from
 
 T = TypeVar("T")
@@ -53,7 +53,10 @@ def find_space(
         validated = cls.Options.model_validate(applying, context=RECORDED if recorded else None)
     except ValidationError as error:
         raise InputError(explain(error, "space")) from None
-    return _told(f"space {name}", lambda: cls(validated))
+    space: SearchSpace = told(f"space {name}", lambda: cls(validated))
+    if not recorded:
+        told(f"space {name}", lambda: (space.parameters, space.reference))
+    return space
 
 
 def make_task(space: SearchSpace, values: dict[str, Any], device: torch.device, recorded: bool = False) -> Task:
@@ -67,23 +70,38 @@ def make_task(space: SearchSpace, values: dict[str, Any], device: torch.device, 
         options = space.Task.Options.model_validate(values, context=RECORDED if recorded else None)
     except ValidationError as error:
         raise InputError(explain(error, "task")) from None
-    task: Task = _told(f"task of space {space.name}", lambda: space.Task(space, options, device))
-    if task.max_epochs < 0:
-        raise InputError(f"task of space {space.name}: {task.max_epochs} epochs; use 0 (nothing is trained) or more")
+    where = f"task of space {space.name}"
+    task: Task = told(where, lambda: space.Task(space, options, device))
+    if not recorded:
+        told(where, lambda: _check(task, where))
     return task
 
 
-def _told(what: str, make: Callable[[], T]) -> T:
+def _check(task: Task, where: str) -> None:
+    """What a study asks of its task before anything runs is there, and of its kind."""
+    metric, epochs = getattr(task, "metric", None), task.max_epochs
+    if not (isinstance(metric, str) and metric):
+        raise InputError(f"{where}: metric is {metric!r}, not the name of a score")
+    if type(epochs) is not int:
+        raise InputError(f"{where}: max_epochs is {epochs!r}, not an integer")
+    if epochs < 0:
+        raise InputError(f"{where}: {epochs} epochs; use 0 (nothing is trained) or more")
+    for control in task.controls():
+        if not isinstance(control, Control):
+            raise InputError(f"{where}: {control!r} among its controls is no Control")
+
+
+def told(what: str, make: Callable[[], T]) -> T:
     """What `make` returns; an error that is not naslab's own becomes one line that says where it was raised."""
     try:
         return make()
     except NaslabError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _in_one_line(what, error) from error
 
 
-def _in_one_line(what: str, error: Exception) -> InputError:
+def _in_one_line(what: str, error: BaseException) -> InputError:
     place = traceback.extract_tb(error.__traceback__)[-1]
     words = " ".join(str(error).split())
     return InputError(f"{what}: {type(error).__name__}: {words} ({Path(place.filename).name}, line {place.lineno})")
@@ -102,7 +120,7 @@ def _space_class(name: str) -> type[SearchSpace]:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             raise InputError(f"space: cannot import {module_name!r} of {name!r}: {error}") from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _in_one_line(f"space: cannot import {module_name!r} of {name!r}", error) from error
         found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, SearchSpace)):

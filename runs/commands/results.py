@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import sys
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from naslab.errors import InputError
-from naslab.runs.output import err, print_json
+from naslab.runs.output import err, print_json, print_whole
 from naslab.runs.output import out as console
 
 if TYPE_CHECKING:
@@ -107,9 +107,11 @@ def export(
 def _print_csv(ranking: Ranking) -> None:
     rows = [_flat(row.to_dict()) for row in ranking.rows]
     columns = list(dict.fromkeys(name for row in rows for name in row)) or ["rank"]
-    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
+    print_whole(text.getvalue())
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from naslab.runs.report.section import Findings, Section
 from naslab.runs.report.sections import all_sections, seconds_in_hours
 from naslab.runs.study import Study
 from naslab.runs.trial import Trial
+from naslab.whole_file import write_whole
 
 SCHEMA = "naslab.report/1"
 
@@ -44,7 +45,7 @@ class Report:
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(self.page, encoding="utf-8")
+            write_whole(path, self.page)
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
 

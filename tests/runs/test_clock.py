@@ -12,7 +12,8 @@ import torch
 from naslab.kernels._compiling import compiling, telling
 from naslab.runs.clock import cpu_seconds
 from naslab.runs.events import Follower, Trail
-from naslab.runs.limits import spent_hours
+from naslab.runs.limits import seconds_left, spent_hours
+from naslab.runs.study import Limits
 from naslab.runs.trial import Trial
 
 WORK, TICK = 0.2, 0.03
@@ -118,6 +119,32 @@ def test_a_slot_is_charged_for_its_share_of_the_device_everywhere(share, tmp_pat
     trial = Trial(0, None, "complete", seconds=trail.seconds, device_share=share)
     assert (trial.device_seconds, trial.wall_seconds) == pytest.approx((39 * share, 39))
     assert (trial.run_seconds, trial.run_wall_seconds) == pytest.approx((36 * share, 36))
+
+
+def test_who_asks_for_the_seconds_takes_no_rung_from_who_judges(tmp_path, clock):
+    with Trail(tmp_path) as trail:
+        follower = Follower(tmp_path)
+        first = trail.rung(1, {"score": 1.0})
+        assert follower.seconds() == {}
+        second = trail.rung(2, {"score": 2.0})
+        assert follower.read() == [first, second]
+        assert follower.read() == []
+
+
+@pytest.mark.parametrize("share", [1.0, 1 / 4])
+def test_what_is_left_of_a_budget_counts_up_to_this_moment(share, tmp_path, clock, monkeypatch):
+    """Not up to the last sign of life, which is half a second old: the next rung may end before the next sign."""
+    monkeypatch.setattr("naslab.runs.limits.time", clock)
+    limits = Limits(gpu_hours=100 / 3600)
+    with Trail(tmp_path, share) as trail:
+        clock.now += 30
+        trail.settle()
+        clock.now += 0.4
+        left = seconds_left(limits, 20.0, [Follower(tmp_path)])
+        assert left == pytest.approx(100 - 20 - share * 30.4)
+        clock.now += 1000  # such as another machine's clock
+        assert left - 2 < seconds_left(limits, 20.0, [Follower(tmp_path)]) < left
+    assert seconds_left(Limits(), 1e9, []) == float("inf")
 
 
 def test_the_wall_time_of_a_run_counts_each_attempt_by_its_own_share():

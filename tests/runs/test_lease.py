@@ -8,11 +8,12 @@ import signal
 import optuna
 import pytest
 from optuna.study import StudyDirection
+from sqlalchemy import update
 
 from naslab.errors import InputError
 from naslab.runs import lease as module
 from naslab.runs.cli import run_command_line
-from naslab.runs.lease import Lease, LeaseLost, sessions_of
+from naslab.runs.lease import SESSIONS, STALE_SECONDS, Lease, LeaseLost, sessions_of
 from naslab.runs.ledger import Ledger
 from naslab.runs.study import load_study
 
@@ -38,14 +39,21 @@ def test_a_living_driver_keeps_others_out_of_its_study_alone(connect):
     assert first["started"] <= first["seen"] <= second["started"]
 
 
-def test_who_lost_the_lease_can_write_no_more(connect, monkeypatch):
+def stop_for(lease, seconds):
+    """As if its process had been suspended so long ago: its heart stands still, and was seen last then."""
+    lease._released.set()
+    lease._heart.join()
+    with lease._engine.begin() as connection:
+        connection.execute(update(SESSIONS).values(seen=SESSIONS.c.seen - seconds))
+
+
+def test_who_lost_the_lease_can_write_no_more(connect):
     old, new = connect(), connect()
     first = Lease(old, "mine", 1)
     first.__enter__()
     study = old.create_new_study([StudyDirection.MAXIMIZE], "mine")
-    monkeypatch.setattr(module, "STALE_SECONDS", -1.0)  # as if it had been stopped for long
+    stop_for(first, 2 * STALE_SECONDS)
     with Lease(new, "mine", 1):
-        monkeypatch.undo()
         new.set_study_user_attr(study, "who", "new")
         with pytest.raises(LeaseLost):
             old.set_study_user_attr(study, "who", "old")
