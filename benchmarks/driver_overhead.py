@@ -38,6 +38,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(EXAMPLES), os.envir
 
 from naslab.nas.encoding import suggest_values  # noqa: E402 - the worker processes must find the example
 from naslab.runs.driver import run_study  # noqa: E402
+from naslab.runs.executors import Slot  # noqa: E402
 from naslab.runs.ledger import Ledger  # noqa: E402
 from naslab.runs.progress import Progress  # noqa: E402
 from naslab.runs.study import Study, parse_study  # noqa: E402
@@ -84,7 +85,9 @@ def direct_ms(study: Study, folder: Path, repetitions: int = 30) -> float:
     taken = []
     for number in range(repetitions):
         started = time.perf_counter()
-        outcome, _ = run_job(study.document(), job, folder / str(number), folder / f"{number}.log", "cpu", 1)
+        outcome, _ = run_job(
+            study.document(), job, folder / str(number), folder / f"{number}.log", Slot("cpu", threads=1)
+        )
         taken.append(1000 * (time.perf_counter() - started - sum(outcome.seconds.values())))
     return median(taken[1:])
 

@@ -29,6 +29,7 @@ from naslab.errors import InputError
 from naslab.runs import ranking as rankings
 from naslab.runs.beside import load_beside
 from naslab.runs.driver import run_study
+from naslab.runs.executors.options import Local
 from naslab.runs.export import Exported
 from naslab.runs.export import export as export_best
 from naslab.runs.ledger import Ledger
@@ -80,7 +81,7 @@ def run(study: StudyLike, *, workers: int = 1, storage: str | None = None, quiet
 
     Args:
         study: a Study, the path of a study file, or its plain values.
-        workers: trials that run at once, each in a process of its own.
+        workers: trials that run at once, each in a process of its own, where the study's `executor` says.
         storage: SQLite file or URL; default naslab-runs/naslab.db.
         quiet: show no progress.
 
@@ -89,7 +90,8 @@ def run(study: StudyLike, *, workers: int = 1, storage: str | None = None, quiet
     """
     _check_guarded()
     wanted = _study(study)
-    wanted.make_task(torch.device("cpu"))
+    if isinstance(wanted.executor, Local):  # elsewhere the data may be where the workers are
+        wanted.make_task(torch.device("cpu"))
     ledger = Ledger.start(storage, wanted)
     run_study(ledger, workers, Progress(Console(stderr=True), quiet=quiet))
     return Results(ledger)

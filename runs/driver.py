@@ -12,24 +12,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from naslab.efficiency.device import device_name, resolve_kind
 from naslab.errors import InputError
 from naslab.runs.events import Follower
-from naslab.runs.executors import LocalExecutor, WorkerDied
+from naslab.runs.executors import NodeLost, SlotExecutor, WorkerDied
+from naslab.runs.executors.choose import make_executor
+from naslab.runs.facts import Facts, find_facts, record_facts
 from naslab.runs.interrupts import HeldBack, termination_interrupts
 from naslab.runs.judge import Judge, Judgement, judged_arm
 from naslab.runs.lease import Lease
 from naslab.runs.ledger import Ledger
 from naslab.runs.limits import FailureStreak, deaths_without_progress, forgivable, overdue, seconds_left
 from naslab.runs.log import log_path
-from naslab.runs.made_with import made_with
 from naslab.runs.past import Past
 from naslab.runs.plan import Plan, plan_next
 from naslab.runs.progress import Progress
 from naslab.runs.reuse import Circumstances, Reusable, reusable
-from naslab.runs.threads import threads_per_slot
 from naslab.runs.trial import Cause, Job, RungRecord, State, Trial
 from naslab.runs.verdict import STOP, VERDICT, ask_to_stop, give_verdict
 from naslab.runs.warm_start import Knowledge, warm_starts
@@ -59,8 +56,10 @@ def run_study(ledger: Ledger, slots: int, progress: Progress, retry_failed: bool
     """
     if type(slots) is not int or slots < 1:
         raise InputError(f"slots: {slots!r}: how many trials run at once, an integer from 1")
-    with _disk_errors(ledger.files), termination_interrupts(), ledger.hold(slots) as lease:
-        return _Driver(ledger, lease, slots, progress, retry_failed).run()
+    with _disk_errors(ledger.files), termination_interrupts():
+        facts = find_facts(ledger, slots, progress.say)
+        with ledger.hold(slots) as lease:
+            return _Driver(ledger, lease, facts, slots, progress, retry_failed).run()
 
 
 class _Running:
@@ -80,21 +79,19 @@ class _Running:
 
 
 class _Driver:
-    def __init__(self, ledger: Ledger, lease: Lease, slots: int, progress: Progress, retry_failed: bool) -> None:
-        self.ledger, self.lease, self.slots, self.progress = ledger, lease, slots, progress
+    def __init__(
+        self, ledger: Ledger, lease: Lease, facts: Facts, slots: int, progress: Progress, retry_failed: bool
+    ) -> None:
+        self.ledger, self.lease, self.facts, self.slots, self.progress = ledger, lease, facts, slots, progress
         self.study, self.files = ledger.study, ledger.files
-        self.device = resolve_kind(self.study.device)
-        self.task = self.study.make_task(torch.device("cpu"))
-        self.controls = self.task.controls()
         self.document = self.study.document()
-        self.threads = threads_per_slot(slots)
         self.running: dict[Future[Any], _Running] = {}
         self.done: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self.streak = FailureStreak(self.study.name, self.study.limits.failures_in_a_row)
         trials = ledger.trials()
         forgiven = forgivable(trials) if retry_failed else frozenset()
-        self.past = Past(self.study, self.task.metric, trials, forgiven)
-        self.judge = Judge(self.study, self.task.max_epochs)
+        self.past = Past(self.study, self.facts.metric, trials, forgiven)
+        self.judge = Judge(self.study, self.facts.max_epochs)
         self.warm: Knowledge = {}
         self.reusable = Reusable(self.study)
         self.followed = 0.0
@@ -103,15 +100,16 @@ class _Driver:
         self._adopt()
         self.judge = self._judge_of_past()
         self._settle()
-        self.warm = warm_starts(self.ledger, self.task.metric)
+        self.warm = warm_starts(self.ledger, self.facts.metric)
         if not self._has_work():
             return self.ledger.trials()
-        self.ledger.name_metric(self.task.metric)
+        self.ledger.name_metric(self.facts.metric)
+        record_facts(self.ledger, self.facts)
         self._look_for_equals()
         with HeldBack() as interruptions:
-            executor = LocalExecutor(self.slots, self.device)
+            executor = make_executor(self.study.executor, self.slots, self.study.device, self.files, self.progress.say)
             try:
-                with self.progress.watching(self.study, self.controls, self.task.metric, self.slots):
+                with self.progress.watching(self.study, self.facts.controls, self.facts.metric, self.slots):
                     self._loop(executor, interruptions)
             except BaseException:
                 executor.shutdown(cancel_futures=True)
@@ -123,7 +121,7 @@ class _Driver:
 
     def _look_for_equals(self) -> None:
         """What the study may take over from others, said before it begins."""
-        here = Circumstances(device_name(self.device), self.threads, made_with(self.task))
+        here = Circumstances(self.facts.device, self.facts.threads, self.facts.made_with)
         self.reusable, lines = reusable(self.ledger.url, self.study, here)
         for line in lines:
             self.progress.say(line)
@@ -150,12 +148,12 @@ class _Driver:
         return self._plan().state != "done" and self._seconds_left() > 0
 
     def _plan(self) -> Plan:
-        return plan_next(self.past, self.controls, self.warm)
+        return plan_next(self.past, self.facts.controls, self.warm)
 
     def _seconds_left(self) -> float:
         return seconds_left(self.study.limits, self.past.seconds, [e.follower for e in self.running.values()])
 
-    def _loop(self, executor: LocalExecutor, interruptions: HeldBack) -> None:
+    def _loop(self, executor: SlotExecutor, interruptions: HeldBack) -> None:
         while True:
             interruptions.check()
             self.lease.check_heart()
@@ -185,7 +183,7 @@ class _Driver:
         left = self._seconds_left() / max(sum(entry.follower.share for entry in self.running.values()), 1e-9)
         return min(pause, left) if left > 0 else pause
 
-    def _start(self, executor: LocalExecutor, job: Job) -> None:
+    def _start(self, executor: SlotExecutor, job: Job) -> None:
         folder = (self.files / "trials" / job.key).absolute()
         # Whatever an earlier attempt left goes before this one is on record: it must not be taken for this one's.
         for name in (STOP, VERDICT, "events.jsonl"):
@@ -196,7 +194,7 @@ class _Driver:
             self.ledger.judge(trial_id, earlier)
         if any(judgement.pruned for judgement in earlier):  # interrupted before it knew
             rungs = [asdict(rung) for rung in self._earlier_rungs(job)]
-            self._record(trial_id, job, "pruned", {"rungs": rungs, "result": {"metric": self.task.metric}})
+            self._record(trial_id, job, "pruned", {"rungs": rungs, "result": {"metric": self.facts.metric}})
             return
         if (source := self.reusable.find(job)) is not None:
             source.copy_weights(folder)
@@ -205,8 +203,7 @@ class _Driver:
         entry = _Running(trial_id, job, folder)
         log = log_path(self.files.absolute(), number)
         awaited = self.judge.is_awaited(job.key)
-        given = {"threads": self.threads, "awaited": awaited, "shares": executor.shares}
-        future = executor.submit(run_job, self.document, job, folder, log, **given)
+        future = executor.submit(run_job, self.document, job, folder, log, awaited=awaited)
         self.running[future] = entry
         future.add_done_callback(self.done.put)
 
@@ -235,6 +232,8 @@ class _Driver:
         if entry.is_overdue:
             limit = f"it held its slot for longer than limits.trial_hours: {self.study.limits.trial_hours:g}"
             return self._end(entry.trial_id, entry.job, entry.follower, limit, None, "timed_out")
+        if isinstance(death, NodeLost):
+            return self._end(entry.trial_id, entry.job, entry.follower, str(death), "node")
         attempts = [t for t in self.ledger.trials() if t.job.key == entry.job.key and t.state != "running"]
         deaths = deaths_without_progress(attempts, entry.follower.rungs)
         if deaths < self.study.limits.attempts:
@@ -257,9 +256,9 @@ class _Driver:
             "state": state,
             "seconds": seconds,
             "core_seconds": follower.core_seconds(),
-            "threads": self.threads,
+            "threads": follower.threads,
             "device_share": follower.share,
-            "device": device_name(self.device),
+            "device": follower.device,
             "error": why,
             "cause": cause,
             "fault": None if state == "interrupted" else state,
@@ -270,14 +269,14 @@ class _Driver:
     def _record(self, trial_id: int, job: Job, state: State, facts: Mapping[str, Any]) -> Trial:
         trial = self.ledger.finish(trial_id, state, facts)
         self.past.take(trial)
-        metric = self.task.metric
+        metric = self.facts.metric
         value = trial.scores.get(metric, trial.scores.get(f"validation_{metric}"))
         self.progress.finished(job, state, value, trial.device_seconds, trial.error)
         if state == "pruned" or (state == "complete" and job.role not in ("reference", "final")):
             shutil.rmtree(self.files / "trials" / job.key, ignore_errors=True)
         return trial
 
-    def _follow(self, executor: LocalExecutor) -> None:
+    def _follow(self, executor: SlotExecutor) -> None:
         self.followed = time.monotonic()
         spent = self._seconds_left() <= 0
         self._take_rungs()
@@ -296,7 +295,7 @@ class _Driver:
             for rung in entry.follower.read()
         ]
         for _, _, entry, rung in sorted(news, key=lambda one: one[:2]):
-            if (score := rung.scores.get(self.task.metric)) is not None:
+            if (score := rung.scores.get(self.facts.metric)) is not None:
                 self.ledger.rung(entry.trial_id, rung.epoch, score)
                 self._report(entry, rung.epoch, score)
         if news:
@@ -331,12 +330,12 @@ class _Driver:
 
     def _judge_of_past(self) -> Judge:
         """A judge that knows every rung on record; those that nobody judged in time are judged next."""
-        judge = Judge(self.study, self.task.max_epochs, self.ledger.judgements())
+        judge = Judge(self.study, self.facts.max_epochs, self.ledger.judgements())
         for trial in self.ledger.trials():
             if judged_arm(self.study, trial.job) is not None:
                 for rung in trial.rungs:
-                    if self.task.metric in rung.scores:
-                        judge.report(trial.job, rung.epoch, self.study.objective.sign * rung.scores[self.task.metric])
+                    if self.facts.metric in rung.scores:
+                        judge.report(trial.job, rung.epoch, self.study.objective.sign * rung.scores[self.facts.metric])
         return judge
 
     def _earlier_rungs(self, job: Job) -> list[RungRecord]:

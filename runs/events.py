@@ -54,6 +54,10 @@ class Trail:
         self._life = threading.Thread(target=self._show_life, daemon=True)
         self._life.start()
 
+    def made_on(self, device: str, threads: int) -> None:
+        """Say what only a worker knows: its device, by kind and maker's name, and its CPU threads."""
+        self._write({"device": device, "threads": threads})
+
     @contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:
         """Charge what happens inside to `phase`."""
@@ -155,6 +159,9 @@ class Follower:
         """Unix seconds by the worker's clock; None before its first event."""
         self.share = 1.0
         """Of the device."""
+        self.device = ""
+        """Kind and maker's name; empty before it is told."""
+        self.threads: int | None = None
         self._phases: list[tuple[Phase, float, float]] = [("other", 0.0, 0.0)]
         """Each phase with the seconds and core seconds at which it began."""
         self._latest = (0.0, 0.0)
@@ -180,6 +187,8 @@ class Follower:
     def _take(self, event: dict[str, Any]) -> None:
         if "began" in event:
             self.began, self.share = event["began"], event.get("share", 1.0)
+        elif "device" in event:
+            self.device, self.threads = event["device"], event["threads"]
         elif "phase" in event:
             self.phase = event["phase"]
             self._phases.append((event["phase"], event["at"], event.get("cpu", 0.0)))

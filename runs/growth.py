@@ -29,6 +29,7 @@ GROWABLE = frozenset(
         "beside",
         "reuse",
         "device",
+        "executor",
     }
 )
 """What may change between two runs of a study: more of something, or how results are read."""

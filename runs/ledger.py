@@ -102,7 +102,8 @@ class Ledger:
     def attribute(self, name: str) -> Any:
         """What is recorded with the study under `name`; None if nothing is."""
         with storage_errors(self.url):
-            return self._storage.get_study_user_attrs(self._homes()[0]).get(name)
+            found = _studies(self._storage, self.url).get(self.study.name)
+            return None if found is None else self._storage.get_study_user_attrs(found).get(name)
 
     def set_attribute(self, name: str, value: Any) -> None:
         """Record plain values with the study."""

@@ -22,13 +22,14 @@ def made_with(task: Task) -> dict[str, str]:
     return {
         "naslab": naslab_version(),
         "torch": str(torch.__version__),
-        "code": _code(type(task.space), type(task)),
+        "code": code_of(type(task.space), type(task)),
         "data": _digest(fact for _, value in sorted(dict(task.options).items()) for fact in _facts(value)),
     }
 
 
 @cache
-def _code(*kinds: type) -> str:
+def code_of(*kinds: type) -> str:
+    """A digest of the files that classes are written in."""
     return _digest(text for kind in kinds for text in _texts(kind))
 
 

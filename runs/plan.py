@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from naslab.nas.arms import Arm, Differentiable, Grid, Sampled
 from naslab.nas.grid import describe_point
@@ -21,12 +21,24 @@ from naslab.runs.race import is_race_job, race_jobs
 from naslab.runs.spend import SECONDS_PER_HOUR
 from naslab.runs.study import Study
 from naslab.runs.trial import Job, Trial
-from naslab.search_spaces import Configuration, Control, derive_seed
+from naslab.search_spaces import Configuration, derive_seed
 
 REDRAWS = 20
 """How often a random architecture that was drawn before is drawn anew."""
 REPLACEMENTS = 10
 """Random architectures that a constraint kept from being trained are replaced by up to this many times as many."""
+
+
+class NamedControl(Protocol):
+    """A control, as far as the plan of a study needs it."""
+
+    @property
+    def name(self) -> str:
+        """Its own among the task's."""
+
+    @property
+    def seeded(self) -> bool:
+        """Whether it is measured once for each seed."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,7 @@ class Plan:
 
 def next_job(
     study: Study,
-    controls: Sequence[Control],
+    controls: Sequence[NamedControl],
     metric: str,
     trials: Iterable[Trial],
     forgiven: frozenset[int] = frozenset(),
@@ -58,7 +70,7 @@ def next_job(
 
 
 def plan_next(
-    past: Past, controls: Sequence[Control], warm: Mapping[str, Sequence[Observation]] = MappingProxyType({})
+    past: Past, controls: Sequence[NamedControl], warm: Mapping[str, Sequence[Observation]] = MappingProxyType({})
 ) -> Plan:
     """The job to start now, or why there is none."""
     for stage in (_fixed_jobs_of(past, controls), _arm_jobs(past, warm), _final_jobs(past)):
@@ -77,7 +89,7 @@ def plan_next(
     return Plan(None, "done")
 
 
-def expected_jobs(study: Study, controls: Sequence[Control]) -> Counter[str]:
+def expected_jobs(study: Study, controls: Sequence[NamedControl]) -> Counter[str]:
     """How many jobs of each role a study is expected to have; arms limited by hours alone count as unknown (0)."""
     count: Counter[str] = Counter(job.role for job in _fixed_jobs(study, controls))
     for arm in study.arms:
@@ -93,12 +105,12 @@ def expected_jobs(study: Study, controls: Sequence[Control]) -> Counter[str]:
     return count
 
 
-def known_jobs(study: Study, controls: Sequence[Control]) -> list[Job]:
+def known_jobs(study: Study, controls: Sequence[NamedControl]) -> list[Job]:
     """The jobs that are certain before anything has run: fixed ones, and the points of grids with every seed."""
     return [*_fixed_jobs(study, controls), *_final_jobs(Past(study, ""))]
 
 
-def _fixed_jobs_of(past: Past, controls: Sequence[Control]) -> Iterator[Job]:
+def _fixed_jobs_of(past: Past, controls: Sequence[NamedControl]) -> Iterator[Job]:
     """The fixed jobs, with replacements for the random architectures that a constraint kept from being trained."""
     drawn = list(past.of_arm(None, "random"))
     pruned = sum(t.state == "pruned" for t in drawn)
@@ -106,7 +118,7 @@ def _fixed_jobs_of(past: Past, controls: Sequence[Control]) -> Iterator[Job]:
 
 
 def _fixed_jobs(
-    study: Study, controls: Sequence[Control], replacements: int = 0, drawn: Sequence[Trial] = ()
+    study: Study, controls: Sequence[NamedControl], replacements: int = 0, drawn: Sequence[Trial] = ()
 ) -> Iterator[Job]:
     space = study.search_space
     for control in controls:

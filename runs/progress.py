@@ -12,10 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from naslab.runs.events import Follower
-from naslab.runs.plan import expected_jobs
+from naslab.runs.plan import NamedControl, expected_jobs
 from naslab.runs.study import Study
 from naslab.runs.trial import ENDED, Job, Trial
-from naslab.search_spaces import Control
 
 REFRESHES = 4
 """Times a second that the live table is drawn."""
@@ -31,7 +30,11 @@ class Progress:
         self._drawn = 0.0
 
     @contextmanager
+<<<<<<< HEAD
     def watching(self, study: Study, controls: Sequence[Control], metric: str, slots: int) -> Iterator[None]:
+=======
+    def watching(self, study: Study, controls: Sequence[NamedControl], slots: int) -> Iterator[None]:
+>>>>>>> 09b242e (Executors behind one contract: local, Ray and Slurm, each with slots, one suite of tests, and a guard that nobody's kill takes along)
         """Show the study while inside."""
         self._study, self._metric, self._slots = study, metric, slots
         self._expected = sum(expected_jobs(study, controls).values())

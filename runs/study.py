@@ -20,6 +20,7 @@ from naslab.nas.racing import Looks
 from naslab.nas.sampling import check_sampler
 from naslab.nas.statistics import Critical, student
 from naslab.runs.constraints import Constraints
+from naslab.runs.executors.options import ExecutorChoice, Local, gpus_of
 from naslab.runs.objective import Objective, Ranking
 from naslab.runs.shipped import find_study_file
 from naslab.runs.yaml_text import read_yaml
@@ -87,6 +88,8 @@ class Study(Options):
     """What a configuration may cost at most, checked before it is trained."""
     objective: Objective = Objective()
     ranking: Ranking = Ranking()
+    executor: ExecutorChoice = Local()
+    """Where trials run."""
     limits: Limits = Limits()
     """When a trial, or the study, is to be stopped."""
     predict_for: tuple[str, ...] = ()
@@ -117,6 +120,12 @@ class Study(Options):
         if seeds.keys() != {"from", "to"} or not _may_race(first, last):
             raise ValueError(f"seeds: {RACE}")
         return {**values, "seeds": list(range(int(first or 0))), "race_to": last}
+
+    @model_validator(mode="after")
+    def _executor_has_the_device(self) -> Study:
+        if not isinstance(self.executor, Local):
+            gpus_of(self.executor, self.device)
+        return self
 
     @model_validator(mode="after")
     def _arms_are_sound(self) -> Study:
@@ -224,12 +233,12 @@ class Study(Options):
 
     @property
     def digest(self) -> str:
-        """Content hash of everything that decides the results; description, limits and predictions do not."""
+        """Content hash of everything that decides the results; description, executor, limits and predictions do not."""
         document = {k: v for k, v in self.document().items() if k not in _WITHOUT_EFFECT}
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
 
 
-_WITHOUT_EFFECT = ("description", "limits", "predict_for", "reuse")
+_WITHOUT_EFFECT = ("description", "executor", "limits", "predict_for", "reuse")
 
 
 def load_study(path: Path, overrides: list[str] | None = None) -> Study:

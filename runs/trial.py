@@ -37,9 +37,9 @@ ENDED: frozenset[State] = frozenset({"complete", "pruned", "failed", "timed_out"
 GIVEN_UP: frozenset[State] = frozenset({"failed", "timed_out"})
 """Ends after which a job is not tried again unless it is asked for (`naslab run --retry-failed`)."""
 
-Cause = Literal["driver", "worker", "budget", "memory"]
-"""What interrupted a trial: the end of its driver, the death of its worker, the study's budget, or a device whose
-memory was full: it is tried once more, alone."""
+Cause = Literal["driver", "worker", "node", "budget", "memory"]
+"""What interrupted a trial: the end of its driver, the death of its worker, the loss of what that ran on (no attempt of
+the trial's own), the study's budget, or a device whose memory was full: it is tried once more, alone."""
 
 Phase = Literal["search", "train", "evaluate", "profile", "compile", "other"]
 

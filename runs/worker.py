@@ -23,7 +23,7 @@ from naslab.nas.arms import Differentiable
 from naslab.nas.differentiable import search
 from naslab.runs.constraints import PROFILE_BATCH, Cost, find_costs
 from naslab.runs.events import Trail
-from naslab.runs.executors.base import WorkerDied
+from naslab.runs.executors import Slot, WorkerDied
 from naslab.runs.faults import cannot_write, disk_is_full, in_one_line, place_of
 from naslab.runs.judge import judged_arm
 from naslab.runs.log import captured
@@ -32,6 +32,7 @@ from naslab.runs.predicted_hours import configuration_hours
 from naslab.runs.process_state import put_back
 from naslab.runs.scores import read_rung, read_scores
 from naslab.runs.study import Study, parse_study
+from naslab.runs.threads import usable_cores
 from naslab.runs.trial import Cause, Job, Outcome, Phase, RungRecord, summed
 from naslab.runs.verdict import asked_to_stop, await_verdict
 from naslab.search_spaces import GradientTask, RelaxableSpace, Rung, Split, Task, seed_everything
@@ -47,10 +48,8 @@ def run_job(
     job: Job,
     folder: Path,
     log: Path,
-    device: str,
-    threads: int,
+    slot: Slot,
     awaited: int | None = None,
-    shares: Mapping[str, float] | None = None,
 ) -> tuple[Outcome, list[RungRecord]]:
     """Do `job` and return what came of it with its rungs.
 
@@ -58,21 +57,25 @@ def run_job(
         document: the study as plain values.
         folder: the job's own; an earlier attempt's checkpoint in it is taken up.
         log: takes what the task prints, and the traceback of a failure.
-        device: the slot's, such as cpu or cuda:1.
-        threads: CPU threads for torch.
+        slot: what it runs on.
         awaited: the epoch that an earlier attempt reported and whose verdict comes before anything is trained.
-        shares: by device, the fraction of it that one of its slots is charged for; None: all of it.
 
     Raises:
         InputError: something only the user can mend, such as a full disk; the trial has not failed.
         WorkerDied: the device answers this process with nothing but errors; another process may go on.
     """
+    threads = slot.threads or usable_cores()
     torch.set_num_threads(threads)
-    place = resolve_device(device)
+    place = resolve_device(slot.device)
     try:
+<<<<<<< HEAD
         with current(place):
             share = 1.0 if shares is None else shares[device]
             return _run_job(document, job, folder, log, place, threads, awaited, share)
+=======
+        with current(place), _own_folder():
+            return _run_job(document, job, folder, log, place, threads, awaited, slot.share)
+>>>>>>> 09b242e (Executors behind one contract: local, Ray and Slurm, each with slots, one suite of tests, and a guard that nobody's kill takes along)
     except OSError as problem:  # such as of a file that the task closed under this one's hands
         raise WorkerDied(f"its process is of no more use: {in_one_line(problem)}") from None
     finally:
@@ -92,10 +95,16 @@ def _run_job(
     with Trail(folder, share) as trail, captured(log), telling(trail.compiled):
         work, stuck = _Work(job, folder, trail, _carried(folder), awaited), list[str]()
         try:
+            work.device = device_name(device)
+            trail.made_on(work.device, threads)
             study, task = _study_and_task(document, device)
+<<<<<<< HEAD
             work.device = device_name(task.device)
             with put_back(stuck):
                 work.run(study, task)
+=======
+            work.run(study, task)
+>>>>>>> 09b242e (Executors behind one contract: local, Ray and Slurm, each with slots, one suite of tests, and a guard that nobody's kill takes along)
         except (InputError, WorkerDied):
             raise
         except torch.OutOfMemoryError as problem:

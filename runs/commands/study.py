@@ -41,6 +41,7 @@ def run(
     import torch
 
     from naslab.runs.driver import run_study
+    from naslab.runs.executors.options import Local
     from naslab.runs.ledger import Ledger
     from naslab.runs.progress import Progress
     from naslab.runs.status import status as study_status
@@ -53,7 +54,8 @@ def run(
         _show_plan(study, storage, slots, as_json)
         return
     with redirect_stdout(sys.stderr):  # standard output is for the answer, whatever a task prints
-        study.make_task(torch.device("cpu"))
+        if isinstance(study.executor, Local):  # elsewhere the data may be where the workers are
+            study.make_task(torch.device("cpu"))
         ledger = Ledger.start(storage, study)
         run_study(ledger, slots, Progress(err), retry_failed)
         document = study_status(ledger)

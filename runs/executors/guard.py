@@ -15,6 +15,9 @@ from contextlib import suppress
 
 _PROGRAM = """
 import os, signal, sys
+if os.fork():
+    os._exit(0)
+print(os.getpid(), flush=True)
 groups = set()
 for line in sys.stdin:
     (groups.add if line[0] == '+' else groups.discard)(int(line[1:]))
@@ -35,10 +38,17 @@ class Guard:
         self._start()
 
     def _start(self) -> None:
-        # In a session of its own, so that Ctrl-C in the terminal does not reach it before the driver has ended.
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _PROGRAM], stdin=subprocess.PIPE, text=True, start_new_session=True
-        )
+        # In a session of its own, so that Ctrl-C in the terminal does not reach it before the driver has ended; and
+        # nobody's child, as Ray ends those of an actor together with it.
+        started = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _PROGRAM],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        assert started.stdin is not None
+        assert started.stdout is not None
+        self._told, self._heard = started.stdin, started.stdout
+        started.wait()
+        self.pid = int(self._heard.readline())
 
     def watch(self, group: int) -> None:
         """Take care of a process group."""
@@ -53,24 +63,27 @@ class Guard:
     def close(self) -> None:
         """End whatever is left of the groups."""
         with self._lock:
-            assert self._process.stdin is not None
             with suppress(BrokenPipeError):
-                self._process.stdin.close()
-        self._process.wait()
+                self._told.close()
+            self._heard.read()  # until it has ended
+            self._heard.close()
 
     def _say(self, line: str) -> None:
         with self._lock:
-            assert self._process.stdin is not None
-            if self._process.stdin.closed:
+            if self._told.closed:
                 return
-            if self._process.poll() is not None:  # whoever killed it did not mean the study; the next knows as much
+            try:
+                self._write(line)
+            except BrokenPipeError:  # whoever killed it did not mean the study; the next knows as much
                 with suppress(BrokenPipeError):
-                    self._process.stdin.close()
+                    self._told.close()
+                self._heard.close()
                 self._start()
-                line = "\n".join(f"+{group}" for group in tuple(self._groups)) or line
-            with suppress(BrokenPipeError):
-                self._process.stdin.write(line + "\n")
-                self._process.stdin.flush()
+                self._write("\n".join(f"+{group}" for group in tuple(self._groups)) or line)
+
+    def _write(self, line: str) -> None:
+        self._told.write(line + "\n")
+        self._told.flush()
 
 
 def end_group(group: int) -> None:

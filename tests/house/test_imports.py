@@ -65,13 +65,12 @@ def test_folders_of_the_same_names_beside_a_script_do_no_harm(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(f"raise ImportError('{name} of the user')\n")
     (tmp_path / "script.py").write_text(
-        "import torch\n"
-        "from naslab.runs.executors import LocalExecutor\n"
-        "def where(device=None):\n"
+        "from naslab.runs.executors import LocalExecutor, Slot\n"
+        "def where(slot=None):\n"
         "    import naslab.kernels, naslab.runs.worker\n"
         "    return naslab.kernels.__name__\n"
         "if __name__ == '__main__':\n"
-        "    executor = LocalExecutor(1, torch.device('cpu'))\n"
+        "    executor = LocalExecutor([Slot('cpu')])\n"
         "    print(where(), executor.submit(where).result())\n"
         "    executor.shutdown()\n"
     )

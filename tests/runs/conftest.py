@@ -47,4 +47,4 @@ def toy_file(tmp_path, monkeypatch):
 @pytest.fixture
 def inline(monkeypatch):
     """The worker is a thread of this very process, which saves the start of another."""
-    monkeypatch.setattr("naslab.runs.driver.LocalExecutor", InlineExecutor)
+    monkeypatch.setattr("naslab.runs.driver.make_executor", InlineExecutor)

@@ -6,7 +6,9 @@ import pytest
 from rich.console import Console
 
 from naslab.runs.driver import run_study
+from naslab.runs.executors import Slot
 from naslab.runs.progress import Progress
+from naslab.runs.threads import threads_per_slot
 
 TOY = {
     "schema": "naslab.study/1",
@@ -26,7 +28,7 @@ TOY = {
 def run_here(ledger):
     """Run what a study needs in this process, one trial after the other: what a driver with one slot records."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("naslab.runs.driver.LocalExecutor", InlineExecutor)
+        patch.setattr("naslab.runs.driver.make_executor", InlineExecutor)
         run_study(ledger, 1, Progress(Console(stderr=True), quiet=True))
     return ledger
 
@@ -34,13 +36,12 @@ def run_here(ledger):
 class InlineExecutor(ThreadPoolExecutor):
     """An executor without processes: one thread, as a worker at a rung waits for what the driver decides."""
 
-    def __init__(self, slots, device):
+    def __init__(self, choice, slots, device, files, say):
         super().__init__(max_workers=1)
-        self._device = str(device)
-        self.shares = {self._device: 1.0}
+        self._slot = Slot("cpu", threads=threads_per_slot(slots))
 
     def submit(self, fn, /, *args, **kwargs):
-        return super().submit(fn, *args, **kwargs, device=self._device)
+        return super().submit(fn, *args, **kwargs, slot=self._slot)
 
     def kill(self, future):
         raise AssertionError("a thread cannot be killed; use the real executor")

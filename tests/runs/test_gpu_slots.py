@@ -4,12 +4,14 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
+from calls import double, pid, seen
 from inline import run_here
-from test_local_executor import double
 
 from naslab.efficiency.device import current, is_lost, resolve_device, resolve_kind
+from naslab.errors import InputError
 from naslab.runs import worker
-from naslab.runs.executors import LocalExecutor, WorkerDied
+from naslab.runs.executors import LocalExecutor, Slot, WorkerDied
+from naslab.runs.executors.slots import local_slots, visible_gpus
 from naslab.runs.ledger import Ledger
 from naslab.runs.study import load_study
 from naslab.runs.trial import Job
@@ -21,20 +23,64 @@ CUDA = torch.device("cuda:0")
 def test_slots_are_dealt_out_over_all_gpus(name, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert resolve_device(name) == CUDA
-    executor = LocalExecutor(4, resolve_kind(name))
-    try:
-        assert [slot.device for slot in executor._slots] == ["cuda:0", "cuda:1", "cuda:2", "cuda:0"]
-        assert executor.shares == {"cuda:0": 1 / 2, "cuda:1": 1, "cuda:2": 1}
-        assert executor.submit(double, 1).result()[1].startswith("cuda:")
-    finally:
-        executor.shutdown(cancel_futures=True)
+    slots = local_slots(4, name)
+    assert [slot.device for slot in slots] == ["cuda:0"] * 4, "each worker sees its own GPU alone"
+    assert [slot.gpus for slot in slots] == [("0",), ("1",), ("2",), ("0",)]
+    assert [slot.share for slot in slots] == [1 / 2, 1, 1, 1 / 2]
 
 
-@pytest.mark.parametrize(("device", "share"), [("cpu", 1.0), ("cuda:1", 1 / 2)])
-def test_slots_share_a_gpu_and_not_a_cpu(device, share):
-    executor = LocalExecutor(2, torch.device(device))
+@pytest.mark.parametrize(
+    ("named", "pool"),
+    [
+        (None, ("0", "1", "2")),
+        ("2,0", ("2", "0")),
+        ("GPU-11, GPU-22", ("GPU-11", "GPU-22")),
+        ("1,-1,0", ("1",)),
+        ("MIG-a,MIG-b,MIG-c,MIG-d", ("MIG-a", "MIG-b", "MIG-c", "MIG-d")),
+    ],
+)
+def test_the_pool_is_what_the_environment_says(named, pool, monkeypatch):
+    """A process sees one MIG instance at most: torch counts one, whatever is named."""
+    counted = 3 if named is None else 1 if "MIG" in named else len(pool)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: counted)
+    if named is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert visible_gpus() == pool
+    assert [slot.gpus for slot in local_slots(len(pool), "cuda")] == [(name,) for name in pool]
+
+
+@pytest.mark.parametrize(
+    ("slots", "gpus", "processes", "seen", "share"),
+    [
+        (2, 2, 1, [("0", "1"), ("2", "3")], 2),
+        (2, None, 2, [("0", "1"), ("2", "3")], 2),
+        (6, 0.5, 1, [("0",), ("1",), ("2",), ("3",), ("0",), ("1",)], 0.5),
+    ],
+)
+def test_several_gpus_or_a_fraction_of_one_a_trial(slots, gpus, processes, seen, share, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    dealt = local_slots(slots, "cuda", gpus, processes)
+    assert [slot.gpus for slot in dealt] == seen
+    assert {slot.share for slot in dealt} == {share}
+    assert {slot.processes for slot in dealt} == {processes}
+    with pytest.raises(InputError, match=r"executor\.gpus: .* room for"):
+        local_slots(9, "cuda", gpus, processes)
+
+
+def test_slots_of_a_cpu_share_nothing():
+    assert {slot.share for slot in local_slots(3, "cpu")} == {1.0}
+    with pytest.raises(InputError, match="the study runs on the CPU"):
+        local_slots(1, "cpu", gpus=0.5)
+
+
+def test_a_worker_sees_its_slots_gpus_alone():
+    executor = LocalExecutor([Slot("cpu", gpus=("GPU-1", "GPU-2")), Slot("cpu", gpus=("MIG-3",))])
     try:
-        assert executor.shares == {device: share}
+        found = {executor.submit(seen, "CUDA_VISIBLE_DEVICES").result() for _ in range(20)}
+        assert found <= {(",".join(slot.gpus), slot) for slot in executor.slots}
     finally:
         executor.shutdown(cancel_futures=True)
 
@@ -95,9 +141,10 @@ def on_a_gpu(monkeypatch, tmp_path):
         monkeypatch.setattr(torch.cuda, "device", lambda place: nullcontext())
         monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
         monkeypatch.setattr(worker, "hand_back", handed.append)
+        monkeypatch.setattr(worker, "device_name", str)
         monkeypatch.setattr(worker, "_study_and_task", fail)
         job = Job("control", "control", "chance", 0)
-        return worker.run_job({}, job, tmp_path / "job", tmp_path / "log", "cuda:0", 1, shares={"cuda:0": 0.5})
+        return worker.run_job({}, job, tmp_path / "job", tmp_path / "log", Slot("cuda:0", 0.5, threads=1))
 
     run.handed = handed
     return run
@@ -121,18 +168,18 @@ def test_a_failure_of_its_own_is_the_trials(on_a_gpu):
     assert (outcome.state, outcome.cause, outcome.device_share) == ("failed", None, 0.5)
 
 
-def lose_the_device(device):
+def lose_the_device(slot):
     raise WorkerDied("the device is lost to its process: CUDA error")
 
 
 def test_the_worker_of_a_lost_device_is_replaced():
-    executor = LocalExecutor(1, torch.device("cpu"))
+    executor = LocalExecutor(local_slots(1, "cpu"))
     try:
-        first = executor._slots[0]._process.pid
+        first = executor.submit(pid).result()
         with pytest.raises(WorkerDied, match="lost to its process"):
             executor.submit(lose_the_device).result()
         assert executor.submit(double, 2).result() == (4, "cpu")
-        assert executor._slots[0]._process.pid != first
+        assert executor.submit(pid).result() != first
     finally:
         executor.shutdown(cancel_futures=True)
 

@@ -103,7 +103,7 @@ def test_what_differs_runs_anew_and_the_reason_is_said(toy_file, changes, words)
 def test_other_versions_code_or_data_are_not_equal(toy_file, monkeypatch, fact):
     theirs = run(toy_file, "theirs")
     made = theirs.trials()[0].result["made_with"]
-    monkeypatch.setattr("naslab.runs.driver.made_with", lambda task: {**made, fact: "other"})
+    monkeypatch.setattr("naslab.runs.facts.made_with", lambda task: {**made, fact: "other"})
     assert all(t.reused is None for t in run(toy_file, "mine", reuse=["theirs"]).trials())
 
 

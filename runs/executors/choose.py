@@ -1,0 +1,35 @@
+"""The executor that a study asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from naslab.runs.executors.base import Say, SlotExecutor
+from naslab.runs.executors.local import LocalExecutor
+from naslab.runs.executors.options import Local, Ray, Slurm, gpus_of
+from naslab.runs.executors.slots import local_slots
+
+
+def make_executor(choice: Local | Ray | Slurm, slots: int, device: str, files: Path, say: Say) -> SlotExecutor:
+    """The executor of a study's choice, its workers starting.
+
+    Args:
+        slots: calls that run at once.
+        device: of the study: auto, cpu or cuda.
+        files: the study's folder.
+        say: takes a line where the user has to wait for the cluster.
+
+    Raises:
+        InputError: a device, a cluster or a package that is not there.
+    """
+    match choice:
+        case Local():
+            return LocalExecutor(local_slots(slots, device, choice.gpus, choice.processes))
+        case Ray():
+            from naslab.runs.executors.ray_cluster import RayExecutor
+
+            return RayExecutor(choice, slots, gpus_of(choice, device), say)
+        case Slurm():
+            from naslab.runs.executors.slurm import SlurmExecutor
+
+            return SlurmExecutor(choice, slots, gpus_of(choice, device), files / "slurm", say)

@@ -1,0 +1,159 @@
+"""A warm worker process: answers calls, one after the other, until it is ended.
+
+It may have children (data loaders, a torchrun job): it leads a process group, which ends with it. What goes in and out
+are bytes, so that whoever stands between it and the driver needs none of the user's modules.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from naslab.runs.executors.base import WorkerDied
+from naslab.runs.executors.guard import Guard, end_group
+
+_DONE, _RAISED, _USELESS = b"+", b"-", b"!"
+"""How an answer begins; after the last the process is of no more use."""
+_starting = threading.Lock()
+"""A process inherits the environment, which is one for all threads."""
+
+
+class WorkerProcess:
+    """One process and the pipe to it.
+
+    Args:
+        guard: ends its group if this process dies.
+        environment: variables that it is started with, beside this process's own.
+    """
+
+    def __init__(self, guard: Guard, environment: Mapping[str, str] | None = None) -> None:
+        self._guard, self._environment = guard, dict(environment or {})
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs,))
+        with _starting, _environment(self._environment):
+            process.start()
+        assert process.pid is not None
+        self._process, self._group = process, process.pid  # only now: another thread may kill what stands here
+        self._useless, self._buried = False, False
+        # The process itself, as its sentinel is a pipe that forked children keep open when it is gone.
+        self._end = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else process.sentinel
+        self._guard.watch(self._group)
+        theirs.close()
+
+    @property
+    def pid(self) -> int:
+        """Of the process, and of the group that it leads."""
+        return self._group
+
+    def exchange(self, request: bytes) -> bytes:
+        """The answer to a request of `pack`.
+
+        Raises:
+            WorkerDied: it ended before it answered.
+        """
+        try:
+            self._pipe.send_bytes(request)
+            if self._end in wait([self._pipe, self._end]):
+                end_group(self._group)  # a child that is left would keep the pipe open
+            answer = self._pipe.recv_bytes()
+        except (EOFError, OSError):
+            self._useless = True
+            self._process.join()
+            raise WorkerDied(f"the worker process ended with exit code {self._process.exitcode}") from None
+        if answer.startswith(_USELESS):
+            self.kill()
+        return answer
+
+    def kill(self) -> None:
+        """End it and what it started; safe from another thread."""
+        self._useless = True
+        self._process.kill()  # alone first, as it may not lead its group yet
+        end_group(self._group)
+
+    def renew(self) -> None:
+        """Start again, if it is of no more use."""
+        if self._useless or not self._process.is_alive():
+            self.kill()
+            self._bury()
+            self._start()
+
+    def close(self) -> None:
+        """End it for good."""
+        self.kill()
+        self._bury()
+
+    def _bury(self) -> None:
+        """Wait for its end, and end whatever it started; once, as the numbers may then get other owners."""
+        if self._buried:
+            return
+        self._buried = True
+        self._process.join()
+        end_group(self._group)
+        self._guard.forget(self._group)
+        self._pipe.close()
+        if self._end != self._process.sentinel:
+            os.close(self._end)
+
+
+def pack(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """A request: `fn` goes by its name."""
+    return pickle.dumps((fn, args, kwargs))
+
+
+def unpack(answer: bytes) -> Any:
+    """What the call returned; what it raised is raised."""
+    value = pickle.loads(answer[1:])
+    if answer[:1] == _DONE:
+        return value
+    raise value
+
+
+@contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _work(pipe: Connection) -> None:
+    """Main of a worker: answer calls until the pipe closes. Ctrl-C, and a scheduler's warnings, are the driver's."""
+    os.setsid()  # before anything is started: children belong to its group and to no terminal
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        try:
+            request = pipe.recv_bytes()
+        except EOFError:
+            return
+        try:
+            pipe.send_bytes(_answer(request))
+        except BrokenPipeError:
+            return
+
+
+def _answer(request: bytes) -> bytes:
+    try:
+        fn, args, kwargs = pickle.loads(request)
+        return _DONE + pickle.dumps(fn(*args, **kwargs))
+    except WorkerDied as death:
+        return _USELESS + pickle.dumps(death)
+    except Exception as error:  # noqa: BLE001 - the caller's future carries it
+        return _RAISED + pickle.dumps(error)

@@ -1,0 +1,159 @@
+"""Warm workers on a Ray cluster: an actor a slot, which holds a worker process on its node.
+
+Ray finds the room, deals out GPUs and sees that nodes are lost. Its own restarts and retries are off: an attempt that
+ends is the driver's to record and to charge, and what was interrupted goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from naslab.errors import InputError
+from naslab.runs.executors.base import NodeLost, Say, Slot, SlotExecutor, WorkerDied
+from naslab.runs.executors.host import Host, Surroundings
+from naslab.runs.executors.process import pack, unpack
+from naslab.runs.faults import in_one_line
+
+if TYPE_CHECKING:
+    from naslab.runs.executors.options import Ray
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a line of warning
+try:
+    import ray
+    from ray.exceptions import RayActorError, RayError, RayTaskError
+except ImportError:
+    raise InputError("executor: Ray is not installed; pip install 'naslab[ray]'") from None
+
+ROOM_SECONDS = 10.0
+"""After so long without room in the cluster the user is told."""
+LOSS_SECONDS = 15.0
+"""So long it may take until the cluster knows that a node is gone whose actor died."""
+
+
+class RayExecutor(SlotExecutor):
+    """An actor for each slot.
+
+    Raises:
+        InputError: no such cluster.
+    """
+
+    def __init__(self, choice: Ray, slots: int, gpus: float, say: Say) -> None:
+        self._owns_connection = not ray.is_initialized()
+        if self._owns_connection:
+            _connect(choice.address)
+        threads = max(1, int(choice.cpus))
+        slot = Slot("cuda:0" if gpus else "cpu", gpus or 1.0, threads, processes=choice.processes)
+        options = {
+            "num_cpus": choice.cpus,
+            "num_gpus": gpus,
+            "resources": choice.resources,
+            "memory": None if choice.memory_gb is None else int(choice.memory_gb * 1e9),
+            "max_restarts": 0,
+            "max_task_retries": 0,
+        }
+        actor = ray.remote(_Host).options(**options)
+        surroundings = Surroundings.here(choice.environment)
+        needs = ", ".join([f"{choice.cpus:g} CPU", *([f"{gpus:g} GPU"] if gpus else []), *choice.resources])
+        super().__init__([_RayWorker(slot, lambda: actor.remote(surroundings), needs, say) for _ in range(slots)])
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """See SlotExecutor.shutdown; leaves the cluster, if this executor has joined it."""
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        if wait and self._owns_connection:
+            ray.shutdown()
+
+
+class _Host(Host):
+    def node(self) -> str:
+        """The node that it is on: once this answers, the cluster has had room."""
+        return str(ray.get_runtime_context().get_node_id())
+
+
+class _RayWorker:
+    def __init__(self, slot: Slot, make: Callable[[], Any], needs: str, say: Say) -> None:
+        self.slot = slot
+        self._make, self._needs, self._say = make, needs, say
+        self._start()
+
+    def _start(self) -> None:
+        self._actor, self._node, self._lost, self._killed = self._make(), "", False, False
+
+    def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            self._await_room()
+            answer = ray.get(self._actor.call.remote(pack(fn, args, kwargs)))
+        except RayTaskError as error:  # raised by the host
+            raise error.cause from None
+        except RayError as error:
+            self._lost = True
+            raise self._death(error) from None
+        return unpack(answer)
+
+    def kill(self) -> None:
+        self._killed = True
+        ray.kill(self._actor)
+
+    def renew(self) -> None:
+        if self._lost or self._killed:
+            ray.kill(self._actor)
+            self._start()
+        else:
+            self._actor.renew.remote()
+
+    def close(self) -> None:
+        ray.kill(self._actor)
+
+    def _await_room(self) -> None:
+        if self._node:
+            return
+        found = self._actor.node.remote()
+        if not ray.wait([found], timeout=ROOM_SECONDS)[0]:
+            self._say(f"waiting for room in the Ray cluster: {self._needs} a trial (`ray status` says what it has)")
+        self._node = ray.get(found)
+
+    def _death(self, error: RayError) -> WorkerDied:
+        if self._killed:
+            return WorkerDied("its worker was ended")
+        if (isinstance(error, RayActorError) and error.preempted) or (self._node and _is_gone(self._node)):
+            return NodeLost("its node left the Ray cluster")
+        return WorkerDied(f"its Ray actor died: {in_one_line(error)}")
+
+
+def _is_gone(node: str) -> bool:
+    """Whether a node has left the cluster, which takes a while to see it."""
+    deadline = time.monotonic() + LOSS_SECONDS
+    while node in {known["NodeID"] for known in ray.nodes() if known["Alive"]}:  # type: ignore[no-untyped-call]
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+def _connect(address: str | None) -> None:
+    try:
+        with _signals_kept():
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise InputError(f"executor.address: no Ray cluster at {address or 'this machine'}: {error}") from None
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray answers SIGTERM in its own way; here the driver does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,79 @@
+"""Calls for workers, and waiting for what they do."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+
+def double(number, slot):
+    return 2 * number, slot.device
+
+
+def fail(slot):
+    raise ValueError("no")
+
+
+def die(slot):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def pid(slot):
+    return os.getpid()
+
+
+def load(slot):
+    import torch  # here, as it takes most of a worker's start
+
+    loader = torch.utils.data.DataLoader([1, 2, 3], num_workers=1)
+    return [int(x) for x in loader]
+
+
+def seen(name, slot):
+    return os.environ.get(name), slot
+
+
+def hold_with_children(path, slot):
+    """Never come back, with a child of either kind."""
+    child = subprocess.Popen(["sleep", "1000"])
+    forked = os.fork()
+    if forked == 0:
+        time.sleep(1000)
+    Path(f"{path}.partial").write_text(f"{os.getpid()} {child.pid} {forked}")
+    os.replace(f"{path}.partial", path)
+    time.sleep(1000)
+
+
+def die_with_children(path, slot):
+    children = [subprocess.Popen(["sleep", "1000"])]
+    forked = os.fork()
+    if forked == 0:
+        time.sleep(1000)
+    path.write_text(f"{children[0].pid} {forked}")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def meet(mine, other, slot):
+    """Come back when another call has come here, too."""
+    mine.touch()
+    wait_until(other.exists)
+
+
+def wait_until(condition, seconds=120):
+    deadline = time.time() + seconds
+    while not condition():
+        assert time.time() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def alive(number):
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def nap(seconds, slot):
+    time.sleep(seconds)
+    return time.time()
