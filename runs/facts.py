@@ -92,5 +92,5 @@ def _facts(task: Task, device: torch.device, threads: int) -> Facts:
 
 def _made_for(study: Study) -> dict[str, str]:
     """What must be as it was for recorded facts to hold; of the code, as far as this machine has it."""
-    space = study.search_space
-    return {"study": study.digest, "code": code_of(type(space), space.Task)}
+    kinds: tuple[type, type] = (type(study.search_space), study.search_space.Task)
+    return {"study": study.digest, "code": code_of(*kinds)}
