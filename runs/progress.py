@@ -30,11 +30,7 @@ class Progress:
         self._drawn = 0.0
 
     @contextmanager
-<<<<<<< HEAD
-    def watching(self, study: Study, controls: Sequence[Control], metric: str, slots: int) -> Iterator[None]:
-=======
-    def watching(self, study: Study, controls: Sequence[NamedControl], slots: int) -> Iterator[None]:
->>>>>>> 09b242e (Executors behind one contract: local, Ray and Slurm, each with slots, one suite of tests, and a guard that nobody's kill takes along)
+    def watching(self, study: Study, controls: Sequence[NamedControl], metric: str, slots: int) -> Iterator[None]:
         """Show the study while inside."""
         self._study, self._metric, self._slots = study, metric, slots
         self._expected = sum(expected_jobs(study, controls).values())

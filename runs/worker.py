@@ -68,14 +68,8 @@ def run_job(
     torch.set_num_threads(threads)
     place = resolve_device(slot.device)
     try:
-<<<<<<< HEAD
         with current(place):
-            share = 1.0 if shares is None else shares[device]
-            return _run_job(document, job, folder, log, place, threads, awaited, share)
-=======
-        with current(place), _own_folder():
             return _run_job(document, job, folder, log, place, threads, awaited, slot.share)
->>>>>>> 09b242e (Executors behind one contract: local, Ray and Slurm, each with slots, one suite of tests, and a guard that nobody's kill takes along)
     except OSError as problem:  # such as of a file that the task closed under this one's hands
         raise WorkerDied(f"its process is of no more use: {in_one_line(problem)}") from None
     finally:
@@ -98,13 +92,8 @@ def _run_job(
             work.device = device_name(device)
             trail.made_on(work.device, threads)
             study, task = _study_and_task(document, device)
-<<<<<<< HEAD
-            work.device = device_name(task.device)
             with put_back(stuck):
                 work.run(study, task)
-=======
-            work.run(study, task)
->>>>>>> 09b242e (Executors behind one contract: local, Ray and Slurm, each with slots, one suite of tests, and a guard that nobody's kill takes along)
         except (InputError, WorkerDied):
             raise
         except torch.OutOfMemoryError as problem:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from naslab.errors import NaslabError
 from naslab.runs.executors.base import WorkerDied
 from naslab.runs.executors.guard import Guard, end_group
 
@@ -156,4 +157,12 @@ def _answer(request: bytes) -> bytes:
     except WorkerDied as death:
         return _USELESS + pickle.dumps(death)
     except Exception as error:  # noqa: BLE001 - the caller's future carries it
-        return _RAISED + pickle.dumps(error)
+        return _RAISED + _pickled(error)
+
+
+def _pickled(error: Exception) -> bytes:
+    """The exception; of one that cannot travel, what it says."""
+    try:
+        return pickle.dumps(pickle.loads(pickle.dumps(error)))
+    except Exception:  # noqa: BLE001 - whatever its own methods raise
+        return pickle.dumps(NaslabError(f"{type(error).__name__}: {error}"))
