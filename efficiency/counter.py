@@ -19,6 +19,7 @@ from naslab.efficiency.higher_order import is_higher_order, operation_name, run_
 from naslab.efficiency.inputs import tensors_of
 from naslab.efficiency.kinds import EINSUM, kind_of
 from naslab.efficiency.tensors import is_abstract, is_plain, tensors_within
+from naslab.efficiency.threads import Context
 from naslab.efficiency.traffic import bytes_moved
 from naslab.efficiency.weights import WeightTensors
 from naslab.efficiency.work import Call, Work
@@ -35,6 +36,15 @@ class _Origin(NamedTuple):
     times: int = 1
 
 
+class _Place(threading.local):
+    """Where a thread is: the modules that it is in with the names of all around them, and the region of Python."""
+
+    def __init__(self) -> None:
+        self.stack: list[tuple[nn.Module | None, tuple[str, ...]]] = [(None, ())]
+        self.region: str | None = None
+        self.parts = 0
+
+
 class Counter(TorchDispatchMode):
     """Notes each operation that runs while it is on, by phase, module and region."""
 
@@ -43,10 +53,8 @@ class Counter(TorchDispatchMode):
     def __init__(self, model: nn.Module | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.phase: Phase = "forward"
-        self._stack: list[tuple[nn.Module | None, tuple[str, ...]]] = [(None, ())]
+        self._here = _Place()
         self._origins: dict[int, _Origin] = {}
-        self._region: str | None = None
-        self._parts = 0
         self._weights = WeightTensors(model)
         held = [] if model is None else list(tensors_of(model))
         self._abstract = not held or any(map(is_abstract, held))
@@ -63,28 +71,40 @@ class Counter(TorchDispatchMode):
         """What follows runs for this module."""
         if threading.get_ident() != self._thread and _get_current_dispatch_mode() is None:
             self.unseen = name or type(module).__name__
-        outer = self._stack[-1][1]
-        self._stack.append((module, outer if name is None or name in outer else (*outer, name)))
+        outer = self._here.stack[-1][1]
+        self._here.stack.append((module, outer if name is None or name in outer else (*outer, name)))
 
     def leave(self, outputs: Any) -> None:
         """The module entered last is done."""
-        _, names = self._stack.pop()
+        _, names = self._here.stack.pop()
         result = next(iter(tensors_within(outputs)), None) if names and names[-1] not in self._shapes else None
         if result is not None and is_plain(result):
             self._shapes[names[-1]] = tuple(result.shape)
 
     def inside(self, module: nn.Module) -> bool:
         """Whether this module is the one entered last."""
-        return self._stack[-1][0] is module
+        return self._here.stack[-1][0] is module
 
     @contextmanager
     def region(self, name: str) -> Iterator[None]:
         """The operations inside are what torch makes of one call of its Python functions."""
-        outer, self._region, self._parts = self._region, name, 0
+        outer, self._here.region, self._here.parts = self._here.region, name, 0
         try:
             yield
         finally:
-            self._region = outer
+            self._here.region = outer
+
+    def handed_over(self) -> Context:
+        """Makes what another thread runs count, for the module that hands it over here."""
+        modules = self._here.stack[-1][1]
+
+        @contextmanager
+        def watched() -> Iterator[None]:
+            self._here.stack = [(None, modules)]
+            with self:
+                yield
+
+        return watched
 
     def result(self) -> FlopCount:
         """Everything noted so far.
@@ -137,22 +157,22 @@ class Counter(TorchDispatchMode):
         Autograd numbers its nodes as the forward makes them, just before the operation itself runs; the node whose
         gradient is being taken so leads back to the forward's operation.
         """
-        modules = self._stack[-1][1]
+        modules = self._here.stack[-1][1]
         node = torch._C._current_autograd_node()
         if node is None:
-            origin = _Origin(modules, self._region, self._times(name))
+            origin = _Origin(modules, self._here.region, self._times(name))
             self._origins.setdefault(torch.autograd._get_sequence_nr() - 1, origin)
             return self.phase, origin
         if modules:  # checkpointing runs a module's forward again
-            return "backward", _Origin(modules, self._region, self._times(name))
+            return "backward", _Origin(modules, self._here.region, self._times(name))
         return "backward", self._origins.get(node._sequence_nr(), _Origin())
 
     def _times(self, name: str) -> int:
         """torch makes three real convolutions of a complex one, which is four real products; the third counts twice."""
-        if self._region != COMPLEX_CONVOLUTION or "convolution" not in name:
+        if self._here.region != COMPLEX_CONVOLUTION or "convolution" not in name:
             return 1
-        self._parts += 1
-        return 2 if self._parts == 3 else 1
+        self._here.parts += 1
+        return 2 if self._here.parts == 3 else 1
 
     def _record(self, name: str, phase: Phase, origin: _Origin, call: Call, mutable: bool) -> None:
         formula = FORMULAS.get(name)

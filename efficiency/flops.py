@@ -22,6 +22,7 @@ from naslab.efficiency.fused_on_meta import FusedOnMeta
 from naslab.efficiency.inputs import Inputs, call_model, tensors_of
 from naslab.efficiency.kinds import EINSUM
 from naslab.efficiency.state import preserved
+from naslab.efficiency.threads import followed
 from naslab.efficiency.training_step import NoTrainingStep, training_loss
 from naslab.efficiency.unwrap import eager
 
@@ -128,7 +129,8 @@ def watching(counter: Counter, model: nn.Module | None = None) -> Iterator[None]
     attention = FusedOnMeta() if model is not None and any(t.is_meta for t in tensors_of(model)) else nullcontext()
     with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
         warnings.filterwarnings("ignore", message=".*when there are global hooks on modules.*")
-        with attention, counter, _regions_marked(counter), _modules_followed(model, counter):
+        marked = _regions_marked(counter), _modules_followed(model, counter)
+        with attention, counter, followed(counter.handed_over), marked[0], marked[1]:
             yield
 
 

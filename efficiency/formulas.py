@@ -110,21 +110,26 @@ FORMULAS: dict[str, Formula] = {
     ),
     **table(
         per_output(2),
-        "addcmul addcdiv lerp leaky_relu prelu _prelu_kernel hardtanh_backward tanh_backward smooth_l1_loss glu",
+        "addcmul addcdiv lerp leaky_relu prelu _prelu_kernel _prelu_kernel_backward hardtanh_backward tanh_backward "
+        "smooth_l1_loss glu",
     ),
     **table(
         per_output(3),
-        "elu celu selu softplus sigmoid_backward leaky_relu_backward log_sigmoid_forward linalg_cross logaddexp",
+        "elu celu selu softplus sigmoid_backward leaky_relu_backward log_sigmoid_forward linalg_cross logaddexp "
+        "logit_backward",
     ),
     **table(
         per_output(4), "sigmoid hardsigmoid elu_backward softplus_backward hardsigmoid_backward native_dropout_backward"
     ),
-    **table(per_output(5), "silu hardswish _softmax _log_softmax _safe_softmax binary_cross_entropy_with_logits"),
+    **table(
+        per_output(5),
+        "silu hardswish _softmax _log_softmax _safe_softmax binary_cross_entropy_with_logits glu_backward",
+    ),
     **table(per_output(6), "silu_backward hardswish_backward mish log_sigmoid_backward"),
     "gelu": per_output(GELU),
     "gelu_backward": per_output(2 * GELU),
     "mish_backward": per_output(12),
-    **table(per_output(4), "_softmax_backward_data _log_softmax_backward_data"),
+    **table(per_output(4), "_softmax_backward_data _log_softmax_backward_data _masked_softmax_backward"),
     **table(
         per_element("self"),
         "sum mean amax amin max min argmax argmin prod any all count_nonzero nansum logcumsumexp norm",
@@ -151,15 +156,21 @@ FORMULAS: dict[str, Formula] = {
     **table(
         per_element("grad_output"),
         "max_pool2d_with_indices_backward max_pool3d_with_indices_backward _adaptive_avg_pool2d_backward "
-        "_adaptive_avg_pool3d_backward adaptive_max_pool2d_backward embedding_dense_backward mse_loss_backward "
-        "nll_loss_backward",
+        "_adaptive_avg_pool3d_backward adaptive_max_pool2d_backward adaptive_max_pool3d_backward "
+        "fractional_max_pool2d_backward fractional_max_pool3d_backward embedding_dense_backward mse_loss_backward "
+        "nll_loss_backward nll_loss2d_backward",
     ),
     **table(_grid_sample(), "grid_sampler_2d grid_sampler_3d cudnn_grid_sampler"),
     **table(_grid_sample(backward=True), "grid_sampler_2d_backward grid_sampler_3d_backward"),
     **table(per_output(2), "upsample_linear1d"),
-    **table(per_element("self", 3), "renorm huber_loss"),
+    **table(per_element("grad_output", 4), "upsample_linear1d_backward"),
+    **table(per_element("grad_output", 16), "upsample_trilinear3d_backward"),
+    **table(per_element("self", 3), "renorm huber_loss smooth_l1_loss_backward soft_margin_loss_backward"),
     **table(per_element("self", 5), "binary_cross_entropy binary_cross_entropy_backward multi_margin_loss"),
-    **table(per_element("self", 5), "multilabel_margin_loss_forward huber_loss_backward multi_margin_loss_backward"),
+    **table(
+        per_element("self", 5),
+        "multilabel_margin_loss_forward multilabel_margin_loss_backward huber_loss_backward multi_margin_loss_backward",
+    ),
     "multinomial": per_element("self", 2),
     "fractional_max_pool2d": per_element("self"),
     **table(per_output(8), "upsample_bilinear2d _upsample_bilinear2d_aa"),
@@ -173,7 +184,8 @@ FORMULAS: dict[str, Formula] = {
         "new_ones new_full zeros zeros_like ones ones_like full full_like scalar_tensor arange linspace eye fill zero "
         "rand rand_like randn randn_like randint randint_like randperm uniform normal bernoulli exponential random "
         "embedding index index_select gather scatter slice_scatter select_scatter slice_backward "
-        "select_backward index_copy masked_fill masked_select masked_scatter take take_along_dim constant_pad_nd "
+        "select_backward index_copy masked_fill masked_select masked_scatter masked_scatter_backward take "
+        "take_along_dim constant_pad_nd "
         "reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d "
         "roll flip repeat repeat_interleave tril triu im2col col2im pixel_shuffle pixel_unshuffle channel_shuffle "
         "topk sort argsort nonzero tril_indices triu_indices searchsorted bucketize unfold unfold_backward "

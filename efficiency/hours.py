@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from naslab.efficiency.flop_count import FlopCount
-from naslab.efficiency.gpus import find_gpu
-from naslab.efficiency.published_rates import BASIS
-from naslab.efficiency.targets import fit_in, measured_steps, step_seconds
+from naslab.efficiency.targets import HERE, Evidence, evidence_for, fit_in, step_seconds, target_name
 from naslab.errors import InputError
 
 
@@ -47,7 +46,7 @@ def run_hours(
     loader_seconds: float = 0.0,
     needs_bytes: int | None = None,
 ) -> Hours:
-    """Hours of `steps` training steps on a device of the table.
+    """Hours of `steps` training steps on a device of the table, or on this machine's processor ("cpu").
 
     Args:
         step: the counted training step; None where it cannot be counted.
@@ -58,23 +57,37 @@ def run_hours(
         needs_bytes: forecast peak of the step.
 
     Raises:
-        InputError: no such device.
+        InputError: no such device, or fewer than no steps.
     """
-    spec = find_gpu(device)
-    measured = measured_steps(spec)
-    basis = BASIS if measured is None else "measured steps"
-    memory = None if needs_bytes is None else fit_in(spec, needs_bytes)
-    if step is None:
-        return Hours(spec.name, None, None, None, basis, "the training step cannot be counted", memory)
-    known = dtype if dtype in spec.peak_flops else "float16"
+    if steps < 0 or passes < 1:
+        raise InputError(f"hours: {steps} steps of {passes} passes cannot be; steps begin at 0 and passes at 1")
+    name = target_name(device)
     try:
-        found = step_seconds(spec, measured, known, _trained_in(step, known), training=True)
+        evidence = evidence_for(name)
+    except InputError as error:  # this processor is not calibrated
+        return Hours(name, None, None, None, "none", str(error))
+    basis = evidence.basis
+    memory = None if needs_bytes is None else fit_in(evidence.memory_bytes, needs_bytes)
+    refused = partial(Hours, evidence.name, None, None, None, basis, memory=memory)
+    if step is None:
+        return refused(refused="the training step cannot be counted")
+    try:
+        known, trained = _trained_there(step, dtype, evidence)
+        found = step_seconds(evidence, known, trained, training=True)
     except InputError as error:
-        return Hours(spec.name, None, None, None, basis, str(error), memory)
+        return refused(refused=str(error))
     hours, low, high = (
         steps * max(passes * seconds, loader_seconds) / 3600 for seconds in (found.seconds, found.low, found.high)
     )
-    return Hours(spec.name, hours, low, high, basis, memory=memory)
+    return Hours(evidence.name, hours, low, high, basis, memory=memory)
+
+
+def _trained_there(step: FlopCount, dtype: str, evidence: Evidence) -> tuple[str, FlopCount]:
+    """The number format of a training on a device, and the step in it; this machine's processor trains as counted."""
+    if evidence.name == HERE:
+        return "float32", step
+    known = dtype if dtype in evidence.roof.flops_per_second else "float16"
+    return known, _trained_in(step, known)
 
 
 def _trained_in(step: FlopCount, dtype: str) -> FlopCount:

@@ -15,8 +15,10 @@ Inputs: TypeAlias = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 def call_model(model: Callable[..., Any], inputs: Inputs) -> Any:
     """The model's output for `inputs`: a tuple is spread over positions, a mapping over keywords. What a model yields
-    is collected, as a generator that nobody asks has done no work.
+    is collected, as a generator that nobody asks has done no work. Under autocast the weights are cast anew, as in a
+    training step of its own.
     """
+    torch.clear_autocast_cache()
     if isinstance(inputs, Mapping):
         outputs = model(**inputs)
     else:

@@ -6,7 +6,8 @@ CUDA: the allocator's own record. CPU: exact accounting of storages, see `LiveBy
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from naslab.efficiency.formulas import FORMULAS
 from naslab.efficiency.higher_order import is_higher_order, operation_name, run_watched
 from naslab.efficiency.inputs import Inputs, call_model, device_of, tensors_in, tensors_of
 from naslab.efficiency.tensors import is_plain, parts_of, tensors_within
+from naslab.efficiency.threads import followed
 
 
 def parameter_bytes(model: nn.Module) -> int:
@@ -67,7 +69,7 @@ def peak_memory(model: nn.Module, inputs: Inputs) -> tuple[int, int | None]:
         allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
         most_allocated, most_reserved = cuda_peaks(lambda: call_model(model, inputs), device)
         return most_allocated - allocated + live.now, most_reserved - reserved + live.now
-    with torch.compiler.set_stance("force_eager"), live:  # compiled parts would be out of its sight
+    with torch.compiler.set_stance("force_eager"), live.watching():  # compiled parts would be out of its sight
         call_model(model, inputs)
     return live.peak, None
 
@@ -106,6 +108,12 @@ class LiveBytes(TorchDispatchMode):
         self._sizes: dict[int, int] = {}
         for tensor in known:
             self._see(tensor)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """On inside, also in the threads to which work is handed."""
+        with self, followed(lambda: lambda: self):
+            yield
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if is_higher_order(func) and operation_name(func) not in FORMULAS:

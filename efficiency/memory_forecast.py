@@ -169,7 +169,7 @@ def _peak(twin: nn.Module, inputs: Inputs, batch: int, training: bool) -> int | 
                 split = training_memory(twin, wanted)
             return None if split is None else split.peak
         live = LiveBytes([*tensors_of(twin), *tensors_in(wanted)])
-        with FusedOnMeta(), torch.no_grad(), live:
+        with FusedOnMeta(), torch.no_grad(), live.watching():
             call_model(twin.eval(), wanted)
         return live.peak
     except (RuntimeError, NotImplementedError, ValueError, IndexError) as error:

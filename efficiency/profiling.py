@@ -18,7 +18,6 @@ from naslab.efficiency.device import current
 from naslab.efficiency.figures import Figures
 from naslab.efficiency.flop_count import FlopCount
 from naslab.efficiency.flops import forward_count, training_count
-from naslab.efficiency.gpus import find_gpu
 from naslab.efficiency.inputs import Inputs, batch_size, call_model, device_of, map_tensors, tensors_of
 from naslab.efficiency.latency import Latency, measure_latency
 from naslab.efficiency.memory import parameter_bytes, parameter_count, peak_memory, quantised_weights
@@ -29,8 +28,7 @@ from naslab.efficiency.profile_document import HERE, Bytes, EfficiencyProfile, F
 from naslab.efficiency.provenance import Provenance, collect_provenance, dtype_name
 from naslab.efficiency.resident_memory import Rebuild, resident_memory
 from naslab.efficiency.state import Checkpoint, preserved, state_keeper
-from naslab.efficiency.targets import HERE as HERE_CPU
-from naslab.efficiency.targets import measured_here, predict
+from naslab.efficiency.targets import evidence_for, predict, target_name
 from naslab.efficiency.tensors import is_abstract
 from naslab.efficiency.unwrap import as_module, eager, is_compiled
 from naslab.errors import InputError, NaslabError
@@ -107,9 +105,9 @@ def profile(
         raise InputError("model: fake tensors have no values to time; build it under torch.device('meta') to count it")
     wanted, make_optimiser = _clocks(clocks, device), optimiser_named(optimiser)
     _refuse_impossible(device, only, batch_sizes, energy_seconds, rebuild)
-    others = {name if name == HERE_CPU else find_gpu(name).name: name for name in predict_for}
-    if HERE_CPU in others:
-        measured_here()  # refuse before anything is measured
+    others = list(dict.fromkeys(map(target_name, predict_for)))
+    for name in others:
+        evidence_for(name)  # refuse before anything is measured
     casting = nullcontext() if autocast is None else torch.autocast(device.type, autocast)
     with current(device), preserved(model=plain, inputs=example_input), casting:
         inputs = map_tensors(lambda t: t.to(device, dtype if t.is_floating_point() else None), example_input)
@@ -133,7 +131,10 @@ def profile(
         if memory_limit_bytes is not None:
             limit = memory_limit_bytes
             found["memory_forecast"] = find("memory_forecast", lambda: parts.forecast_part(plain, inputs, limit))
-        found["predicted"] = {name: subject.predict(given, forward, training) for name, given in others.items()}
+        predicted = {
+            name: find(f"prediction_for_{name}", partial(subject.predict, name, forward, training)) for name in others
+        }
+        found["predicted"] = {name: entry for name, entry in predicted.items() if entry is not None}
         checks = find("cross_checks", lambda: _cross_checks(plain, inputs, forward, check, formula_flops))
         found["cross_checks"] = checks or ()
         found["autocast"] = None if autocast is None else dtype_name(autocast)
@@ -223,8 +224,10 @@ class _Subject:
             by_kind=parts.by_kind(forward, training),
             by_module=parts.by_module(forward, training, self.plain, found.get("module_times") or {}),
             by_operation=parts.by_operation(forward, training),
-            roofline=parts.roofline_part(forward, self.device, latency),
-            achieved=parts.achieved_part(forward, self.device, self.dtype, latency),
+            roofline=self.figures.find("roofline", lambda: parts.roofline_part(forward, self.device, latency)),
+            achieved=self.figures.find(
+                "achieved", lambda: parts.achieved_part(forward, self.device, self.dtype, latency)
+            ),
             cross_checks=found["cross_checks"],
             training=found.get("training"),
             clocks=clocks,
@@ -303,8 +306,8 @@ def _refuse_impossible(
         if name not in FIGURES:
             raise InputError(f"profile: no figure is called {name!r}; only takes {', '.join(FIGURES)}")
     for size in batch_sizes:
-        if size < 1:
-            raise InputError(f"profile: a batch of {size} cannot be timed; batch sizes begin at 1")
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise InputError(f"profile: a batch of {size!r} cannot be timed; batch sizes are whole numbers from 1")
     if device.type == "meta" and (energy_seconds or batch_sizes or rebuild is not None):
         raise InputError("profile: energy, batch sweep and resident memory need a device that runs the model, not meta")
 

@@ -1,69 +1,137 @@
-"""What published training runs sustained of their devices' peak: the only evidence for a device never measured.
+"""What published runs sustained of their device's roof: the evidence for a device on which no step was measured.
 
-Every figure is a table's wall-clock time against the counted work of the configuration it names. The three systems lie
-a factor of ten apart, so a prediction from them is an order of magnitude, and its interval says so.
+`published_runs.json` holds published times of training and inference beside the counted step of the configuration that
+they name; `benchmarks/published_runs.py` makes it. A step elsewhere is taken to reach the share of its roof that is
+typical of them. Each source is predicted from all the others, and those errors give the interval.
 """
 
 from __future__ import annotations
 
+import functools
+import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 from naslab.efficiency.flop_count import FlopCount
-from naslab.efficiency.gpus import DeviceSpec, find_gpu
-from naslab.efficiency.prediction import Prediction
+from naslab.efficiency.prediction import COVERAGE, Prediction
 
-
-@dataclass(frozen=True)
-class PublishedRun:
-    """Half-precision training. `sustained_flops` is FLOPs a second for one whole chip."""
-
-    source: str
-    device: str
-    dtype: str
-    sustained_flops: float
-
-    @property
-    def utilisation(self) -> float:
-        """Share of the data sheet's peak."""
-        return self.sustained_flops / find_gpu(self.device).peak_flops[self.dtype]
-
-
-PUBLISHED = (
-    PublishedRun("MAE (He et al. 2021), table 2, six ViT-L and ViT-H runs", "tpu-v3", "bfloat16", 2 * 19.5e12),
-    PublishedRun("MAE's PyTorch version, ViT-L, 800 epochs in 42 h on 64 V100", "v100-32", "float16", 13.2e12),
-    PublishedRun("MAE-ST (Feichtenhofer et al. 2022), table 1, compute hours", "a100-80", "bfloat16", 9.6e12),
-)
-BASIS = "data sheet, at the share of its peak that 3 published training runs sustained on other devices"
-
-
+SCHEMA = "naslab.published_runs/1"
+PATH = Path(__file__).parent / "published_runs.json"
 LAUNCH_SECONDS = 5e-6
 """What the host needs, in order of magnitude, to launch one operation of an eager model on a GPU: a small model waits
 for its host.
 """
 
 
-def predict_published(counted: FlopCount, spec: DeviceSpec, dtype: str, bound_seconds: float) -> Prediction:
-    """Seconds of a step on a device known from its data sheet only: its FLOPs at the share of the peak that published
-    training sustained, but no less than its bound under the roof, or than the host needs to launch its operations.
-
-    The interval is wide enough to hold each published system when it is predicted from the other two.
+@dataclass(frozen=True)
+class PublishedRun:
+    """Seconds of one step on one device in half precision, its counted FLOPs and operations, and the least time that
+    the data sheet's roof allows for them.
     """
-    typical = _geometric_mean([run.utilisation for run in PUBLISHED])
-    sustained = counted.total / (spec.peak_flops[dtype] * typical)
-    seconds = max(sustained, bound_seconds, len(counted.operations) * LAUNCH_SECONDS)
-    factor = max(left_out_factors())
-    return Prediction(seconds, max(seconds / factor, bound_seconds), seconds * factor)
+
+    source: str
+    name: str
+    device: str
+    dtype: str
+    training: bool
+    seconds: float
+    flops: int
+    bound_seconds: float
+    operations: int
+
+    @property
+    def share(self) -> float:
+        """Share of the roof that it reached."""
+        return self.bound_seconds / self.seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
 
 
-def left_out_factors() -> list[float]:
-    """By what factor each published system is missed when it is predicted from the others."""
-    factors = []
-    for run in PUBLISHED:
-        others = _geometric_mean([other.utilisation for other in PUBLISHED if other is not run])
-        factors.append(math.exp(abs(math.log(run.utilisation / others))))
-    return factors
+@dataclass(frozen=True)
+class Rate:
+    """The typical share of the roof, and the ends of the interval of measured over predicted time."""
+
+    share: float
+    low: float
+    high: float
+    runs: int
+    sources: int
 
 
-def _geometric_mean(values: list[float]) -> float:
+@functools.cache
+def published_runs() -> tuple[PublishedRun, ...]:
+    """All of them."""
+    return tuple(PublishedRun(**run) for run in json.loads(PATH.read_text(encoding="utf-8"))["runs"])
+
+
+@functools.cache
+def published_rate(training: bool) -> Rate:
+    """The rate of training steps, or of inference."""
+    return rate_of([run for run in published_runs() if run.training == training])
+
+
+def published_basis() -> str:
+    """Where predictions at these rates come from."""
+    training, inference = published_rate(True), published_rate(False)
+    return (
+        f"data sheet, at the share of its roof that published runs reached: {training.runs} training runs of "
+        f"{training.sources} sources, {inference.runs} inferences of {inference.sources}"
+    )
+
+
+def rate_of(runs: Sequence[PublishedRun]) -> Rate:
+    """The rate of some runs; its interval holds 90 % of them, each predicted from the other sources."""
+    ratios = sorted(left_out_ratios(runs))
+    cut = max(math.floor((1 - COVERAGE) / 2 * (len(ratios) + 1)), 1)
+    return Rate(_typical(runs), ratios[cut - 1], ratios[-cut], len(runs), len(_by_source(runs)))
+
+
+def left_out_ratios(runs: Sequence[PublishedRun]) -> list[float]:
+    """Measured over predicted time of each run, predicted from the other sources."""
+    typical = {source: _typical([run for run in runs if run.source != source]) for source in _by_source(runs)}
+    return [typical[run.source] / run.share for run in runs]
+
+
+def back_test(runs: Sequence[PublishedRun]) -> dict[str, Any]:
+    """How often the interval that the other sources give holds a run of a source left out altogether. It takes three
+    sources to leave one out and still have an interval.
+    """
+    rows = []
+    for source, own in _by_source(runs).items():
+        others = [run for run in runs if run.source != source]
+        rate = rate_of(others if len(_by_source(others)) > 1 else runs)
+        for run in own:
+            ratio = rate.share / run.share
+            facts = {"source": source, "name": run.name, "device": run.device, "share": run.share}
+            rows.append(facts | {"measured_over_predicted": ratio, "held": rate.low <= ratio <= rate.high})
+    return {"rate": asdict(rate_of(runs)), "held": sum(row["held"] for row in rows) / len(rows), "rows": rows}
+
+
+def predict_published(counted: FlopCount, bound_seconds: float, *, training: bool) -> Prediction:
+    """Seconds of a step on a device known from its data sheet only: its bound under the roof at the typical share, but
+    no less than the host needs to launch its operations.
+    """
+    rate = published_rate(training)
+    seconds = max(bound_seconds / rate.share, len(counted.operations) * LAUNCH_SECONDS)
+    return Prediction(seconds, max(seconds * rate.low, bound_seconds), seconds * rate.high)
+
+
+def _typical(runs: Sequence[PublishedRun]) -> float:
+    """The geometric mean over sources of the geometric mean of each, so that no table outweighs the others."""
+    return _geometric_mean([_geometric_mean([run.share for run in own]) for own in _by_source(runs).values()])
+
+
+def _by_source(runs: Sequence[PublishedRun]) -> Mapping[str, list[PublishedRun]]:
+    sources: dict[str, list[PublishedRun]] = {}
+    for run in runs:
+        sources.setdefault(run.source, []).append(run)
+    return sources
+
+
+def _geometric_mean(values: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))

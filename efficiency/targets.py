@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from naslab.efficiency.ceilings import ceilings_path
+from naslab.efficiency.device import host_memory_bytes
 from naslab.efficiency.flop_count import FlopCount
 from naslab.efficiency.gpus import DeviceSpec, find_gpu, match_gpu
 from naslab.efficiency.prediction import Prediction, Predictor, StepTimes
-from naslab.efficiency.published_rates import BASIS, predict_published
+from naslab.efficiency.published_rates import predict_published, published_basis
 from naslab.efficiency.roofline import Roof, place
 from naslab.efficiency.step_features import features
 from naslab.errors import InputError
@@ -25,6 +26,52 @@ TRAINED_IN = ("bfloat16", "float16")
 
 MOST_GAP = 0.05
 """Share of a step's FLOPs that operations without a formula may have at most, before its prediction is refused."""
+
+
+HERE = "cpu"
+"""The target that is this machine's processor, once `naslab devices calibrate` has timed the suite of models on it."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a device: its roof by measurement or data sheet, and the steps measured on it, if any."""
+
+    name: str
+    label: str
+    memory_bytes: int
+    roof: Roof
+    measured: StepTimes | None
+
+    @property
+    def basis(self) -> str:
+        """Where its predictions come from."""
+        if self.measured is None:
+            return published_basis()
+        errors = self.measured.errors()
+        return f"measured steps; half of the models are missed by less than {errors[len(errors) // 2]:.0%}"
+
+
+def evidence_for(name: str) -> Evidence:
+    """What is known of the device called `name`.
+
+    Raises:
+        InputError: no such device; or it is "cpu", on which nothing was measured yet.
+    """
+    if name == HERE:
+        measured = measured_here()
+        return Evidence(HERE, measured.roof.device, host_memory_bytes(), measured.roof, measured)
+    spec = find_gpu(name)
+    steps = measured_steps(spec)
+    return Evidence(spec.name, spec.label, spec.memory_bytes, Roof.of(spec) if steps is None else steps.roof, steps)
+
+
+def target_name(name: str) -> str:
+    """The name under which the device called `name` is predicted for, calibrated or not.
+
+    Raises:
+        InputError: no such device.
+    """
+    return HERE if name.strip().lower() == HERE else find_gpu(name).name
 
 
 def predict(
@@ -38,52 +85,36 @@ def predict(
     evidence allows, a predicted time with its interval; else the reason for refusing one.
 
     Args:
-        name: a device of the table (`naslab devices`).
+        name: a device of the table (`naslab devices`), or "cpu" for this machine's processor.
         dtype: the number format that the counted model ran in.
         needs: forecast bytes of "forward" and "training_step", so that what does not fit is said.
 
     Raises:
         InputError: no such device, or no peak is known for that format.
     """
-    if name == HERE:
-        return _predict_here(measured_here(), forward, training)
-    spec = find_gpu(name)
-    measured = measured_steps(spec)
-    roof = Roof.of(spec) if measured is None else measured.roof
-    entry: dict[str, Any] = {"device": spec.label, "basis": BASIS if measured is None else "measured steps"}
+    evidence = evidence_for(name)
+    entry: dict[str, Any] = {"device": evidence.label, "basis": evidence.basis}
     for key, counted in (("forward", forward), ("training_step", training)):
         if counted is not None:
-            entry[key] = _entry(spec, measured, roof, dtype, counted, key == "training_step")
-    memory = {key: fit_in(spec, found) for key, found in (needs or {}).items() if found is not None}
+            entry[key] = _entry(evidence, dtype, counted, key == "training_step")
+    memory = {key: fit_in(evidence.memory_bytes, found) for key, found in (needs or {}).items() if found is not None}
     return entry | ({"memory": memory} if memory else {})
 
 
-def _predict_here(measured: StepTimes, forward: FlopCount | None, training: FlopCount | None) -> dict[str, Any]:
-    errors = measured.errors()
-    basis = f"measured steps; half of the models are missed by less than {errors[len(errors) // 2]:.0%}"
-    entry: dict[str, Any] = {"device": measured.roof.device, "basis": basis}
-    for key, counted in (("forward", forward), ("training_step", training)):
-        if counted is not None:
-            entry[key] = _entry(None, measured, measured.roof, "", counted, key == "training_step")
-    return entry
-
-
-def fit_in(spec: DeviceSpec, needs: int) -> dict[str, Any]:
+def fit_in(device_bytes: int, needs: int) -> dict[str, Any]:
     """Whether a device holds so many bytes, and the smallest number of devices that would, all evenly divided."""
-    devices = max(1, -(-needs // spec.memory_bytes))
-    return {"needs_bytes": needs, "device_bytes": spec.memory_bytes, "fits": devices == 1, "devices": devices}
+    devices = max(1, -(-needs // device_bytes))
+    return {"needs_bytes": needs, "device_bytes": device_bytes, "fits": devices == 1, "devices": devices}
 
 
-def _entry(
-    spec: DeviceSpec | None, measured: StepTimes | None, roof: Roof, dtype: str, counted: FlopCount, training: bool
-) -> dict[str, Any]:
-    least = place(counted, roof)
+def _entry(evidence: Evidence, dtype: str, counted: FlopCount, training: bool) -> dict[str, Any]:
+    least = place(counted, evidence.roof)
     entry: dict[str, Any] = {"bound_ms": 1e3 * least.bound_seconds, "limit": _limit(least.compute_bound_share)}
     gap = _gap(counted)
     if gap is not None:
         entry["gap"] = gap
     try:
-        found = step_seconds(spec, measured, dtype, counted, training=training)
+        found = step_seconds(evidence, dtype, counted, training=training)
     except InputError as error:
         return entry | {"ms": None, "refused": str(error)}
     return entry | {"ms": {"median": 1e3 * found.seconds, "low": 1e3 * found.low, "high": 1e3 * found.high}}
@@ -97,9 +128,7 @@ def _gap(counted: FlopCount) -> dict[str, Any] | None:
     return {"names": list(counted.uncovered), "most_share": most / max(counted.total + most, 1)}
 
 
-def step_seconds(
-    spec: DeviceSpec | None, measured: StepTimes | None, dtype: str, counted: FlopCount, *, training: bool
-) -> Prediction:
+def step_seconds(evidence: Evidence, dtype: str, counted: FlopCount, *, training: bool) -> Prediction:
     """Seconds of a counted step on a device, from steps measured on it or else from published runs on others.
 
     Raises:
@@ -110,14 +139,13 @@ def step_seconds(
     if share > MOST_GAP:
         names = ", ".join(counted.uncovered)
         raise InputError(f"no formula for {names}, which may be up to {share:.0%} of the FLOPs")
-    if measured is not None:
-        predictor: Predictor = measured.predictor()
-        found = predictor.predict(features(counted, measured.roof))
-    elif spec is None or dtype not in TRAINED_IN:
+    if evidence.measured is not None:
+        predictor: Predictor = evidence.measured.predictor()
+        found = predictor.predict(features(counted, evidence.roof))
+    elif dtype not in TRAINED_IN:
         raise InputError(f"the published training runs are in half precision, not {dtype}; use --dtype bf16")
     else:
-        # Nobody published a count beside an inference's time, so its share of the peak is taken to be training's.
-        found = predict_published(counted, spec, dtype, place(counted, Roof.of(spec)).bound_seconds)
+        found = predict_published(counted, place(counted, evidence.roof).bound_seconds, training=training)
     return replace(found, high=found.high / (1 - share))
 
 
@@ -135,10 +163,6 @@ def _of_this_version(path: Path) -> StepTimes | None:
         return StepTimes.read(path)
     except InputError:
         return None
-
-
-HERE = "cpu"
-"""The target that is this machine's processor, once `naslab devices calibrate` has timed the suite of models on it."""
 
 
 def steps_path(device: torch.device) -> Path:

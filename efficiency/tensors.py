@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Set, ValuesView
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ def _parts_of_object(thing: Any) -> list[Any]:
     """What an object that torch does not take apart holds."""
     if isinstance(thing, Mapping):
         return list(thing.values())
-    if isinstance(thing, Set):
+    if isinstance(thing, (Set, ValuesView)):
         return list(thing)
     if callable(thing):
         return []

@@ -58,7 +58,7 @@ def training_peak(model: nn.Module, inputs: Inputs, optimiser: MakeOptimiser = t
     """
     made = optimiser([p for p in in_training(model).parameters() if p.requires_grad])
     live = _LiveStep(model, made, inputs)
-    with torch.compiler.set_stance("force_eager"), torch.enable_grad(), live:
+    with torch.compiler.set_stance("force_eager"), torch.enable_grad(), live.watching():
         for _ in range(2):
             training_loss(model, inputs).backward()
             made.step()

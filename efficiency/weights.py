@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from naslab.efficiency.tensors import is_abstract, is_plain, stored_elements, tensors_within
 from naslab.efficiency.work import Call
 
-OPERANDS = ("weight", "mat2", "self", "mat1", "batch1", "batch2", "mat", "vec")
+OPERANDS = ("weight", "mat2", "self", "mat1", "batch1", "batch2", "mat", "vec", "i2")
 """Arguments that a product or convolution may have its weights in."""
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from naslab.efficiency.ceilings import load_ceilings
-from naslab.efficiency.device import device_name
+from naslab.efficiency.device import device_name, host_memory_bytes
 from naslab.efficiency.gpus import GPUS, match_gpu, prices_path, read_prices
 from naslab.search_spaces.data.files import EMBEDDED_FILE, FASHION_MNIST_ROOT, default_root
 from naslab.version import naslab_version
@@ -72,7 +72,7 @@ def doctor_document() -> dict[str, Any]:
 def _memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return host_memory_bytes()
 
 
 def _compiler() -> Check:

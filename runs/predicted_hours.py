@@ -13,6 +13,7 @@ from naslab.efficiency.flops import count_training_step
 from naslab.efficiency.hours import Hours, run_hours, study_hours
 from naslab.efficiency.inputs import Inputs, map_tensors
 from naslab.efficiency.memory_forecast import memory_needs
+from naslab.efficiency.targets import HERE
 from naslab.runs.output import significant_digits
 from naslab.runs.study import Study
 from naslab.runs.trial import Trial
@@ -103,7 +104,8 @@ def hours_words(device: str, hours: Mapping[str, Any]) -> str:
     if hours["hours"] is None:
         return f"hours on {device} are not predicted: {hours['refused']}"
     hours_text, low, high = (significant_digits(hours[key], 2) for key in ("hours", "low", "high"))
-    return f"{hours_text} GPU hours predicted on {device} ({low} to {high})"
+    unit = "hours" if device == HERE else "GPU hours"
+    return f"{hours_text} {unit} predicted on {device} ({low} to {high})"
 
 
 def fit_words(memory: Mapping[str, Any] | None) -> str:

@@ -12,7 +12,7 @@ import torch
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
-from naslab.efficiency.gpus import find_gpu
+from naslab.efficiency.targets import target_name
 from naslab.errors import InputError
 from naslab.nas.arms import Arm, Grid, Name, Names, Sampled
 from naslab.nas.grid import grid_points
@@ -93,7 +93,9 @@ class Study(Options):
     limits: Limits = Limits()
     """When a trial, or the study, is to be stopped."""
     predict_for: tuple[str, ...] = ()
-    """Devices of the table (`naslab devices`) for which hours are predicted, beside those that are measured."""
+    """Devices of the table (`naslab devices`), or "cpu" for this machine's processor, for which hours are predicted,
+    beside those that are measured.
+    """
     reuse: Names = ()
     """Other studies in the same storage whose equal finished trials stand for this one's."""
     beside: Names = ()
@@ -105,7 +107,7 @@ class Study(Options):
     @classmethod
     def _devices_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         try:
-            return tuple(dict.fromkeys(find_gpu(name).name for name in names))
+            return tuple(dict.fromkeys(map(target_name, names)))
         except InputError as error:
             raise ValueError(str(error)) from None
 

@@ -38,7 +38,7 @@ def _print_kinds(measured: EfficiencyProfile) -> None:
     title = "Forward by kind of work; effective: without what masks and zeros waste"
     table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
     for column in ("kind", "calls", "FLOPs", "effective", "backward", "pointwise", "bytes"):
-        table.add_column(column, justify="left" if column == "kind" else "right", no_wrap=True)
+        table.add_column(column, justify="left" if column == "kind" else "right", overflow="fold")
     for kind, cost in read_rows(measured.by_kind):
         work = (short(cost[name]) for name in ("flops", "effective", "backward", "pointwise", "bytes"))
         table.add_row(kind, str(cost["calls"]), *work)

@@ -25,9 +25,9 @@ def predicted(found: Findings) -> Section:
         ]
         for row in found.ranking.own_rows
     ]
-    columns = ["#Rank", "Configuration", *(f"#{device}, GPU h predicted" for device in studied)]
+    columns = ["#Rank", "Configuration", *(f"#{device}, h predicted" for device in studied)]
     text = (
-        "Nothing here was measured: counted work at the rate that measured steps, or published trainings, had; small "
+        "Nothing here was measured: counted work at the rate that measured steps, or published runs, had; small "
         "figures are the interval that a back-test earned. A run is one full training."
     )
     whole = map(note, predicted_lines(found.ranking))

@@ -4,9 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from naslab.efficiency import InputError, count_training_step, find_gpu, run_hours, study_hours
+from naslab.efficiency import Hours, InputError, count_training_step, find_gpu, run_hours, study_hours
 from naslab.efficiency.memory_forecast import memory_needs
-from naslab.efficiency.published_rates import left_out_factors
+from naslab.efficiency.prediction import StepTime, StepTimes
+from naslab.efficiency.published_rates import published_rate
+from naslab.efficiency.roofline import Roof
+from naslab.efficiency.step_features import features
+from naslab.efficiency.targets import steps_path
 
 
 def large():
@@ -26,11 +30,41 @@ def test_hours_are_steps_times_the_predicted_step(counted):
     assert one.hours == pytest.approx(run_hours(step, 7200, "h100").hours / 2)
     assert one.hours == pytest.approx(run_hours(step, 1800, "h100", passes=2).hours)
     assert one.low < one.hours < one.high
-    assert one.high / one.hours == pytest.approx(max(left_out_factors()))
+    assert one.high / one.hours == pytest.approx(published_rate(training=True).high)
     # No step is faster than its products at the data sheet's peak.
     assert one.low >= step.total / find_gpu("h100").peak_flops["bfloat16"]
     slow = run_hours(step, 3600, "h100", loader_seconds=1e3)
     assert slow.hours == slow.low == slow.high == 1e3
+
+
+@pytest.mark.parametrize(("steps", "passes"), [(-1, 1), (10, 0), (10, -2)])
+def test_runs_that_cannot_be_are_refused(counted, steps, passes):
+    with pytest.raises(InputError, match="steps begin at 0 and passes at 1"):
+        run_hours(counted[0], steps, "h100", passes=passes)
+
+
+def test_no_steps_take_no_time(counted):
+    found = run_hours(counted[0], 0, "h100")
+    assert (found.low, found.hours, found.high) == (0, 0, 0)
+
+
+def test_hours_of_this_processor_rest_on_its_measured_steps(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    step = count_training_step(nn.Linear(64, 64), torch.ones(32, 64))
+    unknown = run_hours(step, 10, "cpu")
+    assert unknown.hours is None
+    assert "naslab devices calibrate" in unknown.refused
+    roof = Roof("cpu: some", {"float32": 1e9}, 1e9, measured=True)
+    taken = features(step, roof)
+    steps = [StepTime(f"model {n}", True, taken, 0.5 * (1 + n / 100)) for n in range(40)]
+    StepTimes(roof, tuple(steps)).save(steps_path(torch.device("cpu")))
+    found = run_hours(step, 7200, "CPU", needs_bytes=1)
+    assert found.device == "cpu"
+    assert found.hours == pytest.approx(0.5 * 1.2 * 2, rel=0.2)
+    assert found.low < found.hours < found.high
+    assert "measured steps" in found.basis
+    assert found.memory["fits"]
+    assert Hours(**found.to_dict()) == found
 
 
 def test_a_small_model_waits_for_its_host():

@@ -1,6 +1,8 @@
 """Each complaint of docs/other-counters.md, tried: the right count by hand."""
 
 import re
+import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from naslab.efficiency import count, count_forward, count_training_step, profile
+from naslab.efficiency import (
+    InputError,
+    Work,
+    count,
+    count_forward,
+    count_training_step,
+    profile,
+    register_formula,
+)
 from naslab.efficiency.memory import parameter_count
 
 PAGE = (Path(__file__).parents[2] / "docs" / "other-counters.md").read_text()
@@ -172,6 +182,154 @@ def linear_attention():
     assert counted.total == 2 * 2 * 3 * 16 * 8 * 8
 
 
+def conv1d():
+    model = Fn(lambda a, b, x: b(a(x).relu()).relu(), nn.Conv1d(1, 20, 5), nn.Conv1d(20, 20, 5))
+    counted = count_forward(model, torch.randn(1, 1, 48))
+    assert counted.total == 2 * (20 * 5 * 44 + 20 * 100 * 40)
+    assert counted.by_module["layers.1"].contraction == 2 * 20 * 100 * 40
+    assert counted.work.pointwise == 2 * (20 * 44 + 20 * 40)  # bias and ReLU
+
+
+def resnet():
+    def convolutions(blocks, widths, side):
+        """Multiply-adds of the bottleneck stages, the stride in the 3 x 3 convolution."""
+        total, c_in = 0, 64
+        for stage, (number, width) in enumerate(zip(blocks, widths, strict=True)):
+            for block in range(number):
+                before, after = side, side // 2 if stage and not block else side
+                total += c_in * width * before**2 + (9 * width**2 + 4 * width**2) * after**2
+                total += 0 if block else c_in * 4 * width * after**2
+                c_in, side = 4 * width, after
+        return total
+
+    stem, head = 3 * 64 * 49 * 112**2, 2048 * 1000
+    with torch.device("meta"):
+        model, images = timm.create_model("resnet50"), torch.empty(1, 3, 224, 224)
+    expected = 2 * (stem + convolutions((3, 4, 6, 3), (64, 128, 256, 512), 56) + head)
+    assert count_forward(model, images).total == expected
+
+
+def state_dict():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    profile(model, torch.randn(2, 3, 8, 8), only=("flops", "training_step"))
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not hasattr(model, "total_ops")
+
+
+def scripted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is deprecated
+        model = torch.jit.script(nn.Linear(3, 4))
+    with pytest.raises(InputError, match="TorchScript module hides its operations"):
+        profile(model, torch.randn(2, 3))
+
+
+def one_convolution():
+    counted = count_forward(nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False), torch.randn(1, 3, 32, 32))
+    assert counted.total == 2 * 16 * 27 * 16 * 16
+
+
+def nested_modules():
+    model = nn.Sequential(nn.Sequential(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))), nn.Linear(4, 2))
+    rows = profile(model, torch.randn(3, 8), only=("flops",)).by_module
+    assert [rows[name]["forward"] for name in ("0.0.0", "0.0.1", "1")] == [2 * 3 * n for n in (64, 32, 8)]
+    assert rows["0"]["forward"] == rows["0.0"]["forward"] == 2 * 3 * 96
+    assert rows[""]["forward"] == 2 * 3 * 104
+
+
+def mappings():
+    def forward(layer, x, sizes):
+        return {"mean": layer(x["image"]).mean(), "parts": [layer(x["image"]), {"sizes": sizes}]}
+
+    found = profile(
+        Fn(forward, nn.Linear(8, 4)),
+        {"x": {"image": torch.randn(3, 8)}, "sizes": [{"name": "a", "rate": 500}]},
+        only=("flops", "training_step"),
+    )
+    assert found.flops.forward == 2 * 2 * 3 * 8 * 4
+    assert found.flops.training_step == 2 * found.flops.forward  # no gradient of the input
+
+
+def flex():
+    from torch.nn.attention.flex_attention import flex_attention
+
+    q = torch.randn(1, 2, 32, 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it had better be compiled
+        counted = count(flex_attention, q, q, q)
+    assert (counted.total, counted.coverage) == (2 * 2 * 2 * 32 * 32 * 16, 1.0)
+
+
+def custom():
+    with torch.library._scoped_library("naslab_complaints", "FRAGMENT") as library:
+        library.define("twice(Tensor x) -> Tensor")
+        library.impl("twice", lambda x: x + x, "CPU")
+        x = torch.randn(4, 8)
+        model = Fn(lambda layer, x: torch.ops.naslab_complaints.twice(layer(x)), nn.Linear(8, 8))
+        unknown = count_forward(model, x)
+        assert (unknown.uncovered, unknown.coverage < 1) == (("naslab_complaints::twice",), True)
+        register_formula("naslab_complaints::twice", lambda call: Work(pointwise=call.elements))
+        known = count_forward(model, x)
+        assert (known.uncovered, known.coverage, known.work.pointwise) == ((), 1.0, 2 * 32)  # and the bias
+
+
+def decoded():
+    """6 FLOPs of training for each weight and token, and 12 layers * width * length for the attention."""
+    import transformers
+
+    layers, width, length, vocabulary = 2, 64, 32, 100
+    config = transformers.GPT2Config(n_layer=layers, n_embd=width, n_head=4, vocab_size=vocabulary, n_positions=length)
+    with torch.device("meta"):
+        model, tokens = transformers.GPT2LMHeadModel(config), torch.zeros(2, length, dtype=torch.long)
+    weights = layers * 12 * width**2 + vocabulary * width
+    forward = count_forward(model, tokens).total
+    assert forward == 2 * length * (2 * weights + 4 * layers * width * length)
+    step = count_training_step(model, tokens).total
+    recomputed = 2 * 2 * layers * width * length**2  # the scores, by the fused backward
+    assert step == 3 * forward + recomputed
+
+
+def products():
+    a, b, x = torch.randn(3, 4, 5), torch.randn(3, 5, 6), torch.randn(4, 5)
+    each = 2 * 3 * 4 * 5 * 6
+    for function in (torch.matmul, torch.bmm, lambda a, b: a @ b, lambda a, b: torch.einsum("bij,bjk->bik", a, b)):
+        assert count(function, a, b).total == each
+    assert count(torch.baddbmm, torch.zeros(3, 4, 6), a, b).total == each
+    assert count(torch.mm, x, x.T).total == count(torch.matmul, x, x.T).total == 2 * 4 * 5 * 4
+    assert count(torch.mv, x, x[0]).total == 2 * 4 * 5
+
+
+def milliseconds():
+    def slow(layer, x):
+        time.sleep(0.02)
+        return layer(x)
+
+    found = profile(Fn(slow, nn.Linear(2, 2)), torch.ones(1, 2), only=("latency",), min_seconds=0.1, max_seconds=0.5)
+    assert found.latency_ms is not None
+    assert found.latency_ms.low >= 20  # no sleep is shorter than asked, and a busy machine makes it longer only
+
+
+def macs():
+    assert count_forward(nn.Linear(10, 20, bias=False), torch.ones(1, 10)).total == 2 * 10 * 20
+
+
+def fused_encoder():
+    encoder = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True).eval()
+    few, many = (count_forward(encoder, torch.randn(1, tokens, 32)).total for tokens in (8, 16))
+    expected = [2 * (4 * n * 32**2 + 2 * n**2 * 32 + 2 * n * 32 * 64) for n in (8, 16)]
+    assert [few, many] == expected
+
+
+def alias():
+    inner = nn.Linear(8, 8)
+    model = nn.ModuleDict({"a": inner, "b": inner})
+    counted = count_forward(Fn(lambda both, x: both["b"](x), model), torch.randn(2, 8))
+    assert counted.total == 2 * 2 * 8 * 8
+    assert parameter_count(model) == 72
+
+
 TRIED = (
     lstm,
     attention,
@@ -193,6 +351,21 @@ TRIED = (
     entered,
     masked,
     linear_attention,
+    conv1d,
+    resnet,
+    state_dict,
+    scripted,
+    one_convolution,
+    nested_modules,
+    mappings,
+    flex,
+    custom,
+    decoded,
+    products,
+    milliseconds,
+    macs,
+    fused_encoder,
+    alias,
 )
 
 

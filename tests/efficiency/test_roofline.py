@@ -1,7 +1,6 @@
 """The roofline and the predictions, on devices whose ceilings are chosen so that the answer is known."""
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from naslab import efficiency
 from naslab.efficiency import InputError, count_forward, profile
 from naslab.efficiency.cross_check import against_formula, against_fvcore
 from naslab.efficiency.gpus import find_gpu
-from naslab.efficiency.prediction import StepTime, StepTimes, fit, leave_one_out
-from naslab.efficiency.published_rates import PUBLISHED, left_out_factors
+from naslab.efficiency.prediction import COVERAGE, StepTime, StepTimes, fit, leave_one_out
+from naslab.efficiency.published_rates import back_test, published_rate, published_runs
 from naslab.efficiency.roofline import Roof, place
 from naslab.efficiency.step_features import FEATURES, MODULE_CALLS, USUAL, features
 from naslab.efficiency.targets import predict
@@ -154,15 +153,33 @@ def test_a_device_never_measured_gets_a_bound_and_an_order_of_magnitude():
     for found in (step, entry["forward"]):
         assert found["bound_ms"] <= found["ms"]["low"] <= found["ms"]["median"] < found["ms"]["high"]
     assert entry["memory"]["training_step"]["fits"]
-    assert step["ms"]["high"] / step["ms"]["median"] == pytest.approx(max(left_out_factors()))
+    for key, training in (("forward", False), ("training_step", True)):
+        assert entry[key]["ms"]["high"] / entry[key]["ms"]["median"] == pytest.approx(published_rate(training).high)
     with pytest.raises(InputError, match="h1000"):
         profile(model, images, predict_for=["h1000"])
 
 
-def test_published_runs_stay_below_their_devices_peak():
-    assert all(0 < run.utilisation < 1 for run in PUBLISHED)
-    assert max(left_out_factors()) > 2
-    assert math.isfinite(find_gpu("h100").peak_flops["bfloat16"])
+def test_published_runs_stay_below_their_devices_roof():
+    runs = published_runs()
+    assert all(0 < run.share < 1 for run in runs)
+    for run in runs:
+        assert run.bound_seconds >= run.flops / find_gpu(run.device).peak_flops[run.dtype]
+    assert len({run.source for run in runs}) >= 15
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_interval_holds_the_runs_of_a_source_that_it_was_not_made_from(training):
+    tested = back_test([run for run in published_runs() if run.training == training])
+    assert tested["held"] >= COVERAGE
+    assert tested["rate"]["low"] < 1 < tested["rate"]["high"]
+    if training:
+        assert tested["held"] < 1, "an interval that holds everything says nothing"
+
+
+def test_an_interval_that_is_too_narrow_is_seen(monkeypatch):
+    runs = [run for run in published_runs() if run.training]
+    fast = [replace(run, source=f"{run.source}, doubled", seconds=run.seconds / 1e3) for run in runs[:5]]
+    assert back_test([*runs, *fast])["held"] < back_test(runs)["held"]
 
 
 def test_fvcore_agrees_on_products_and_its_blindness_is_named():
