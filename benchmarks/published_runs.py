@@ -13,7 +13,6 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -308,8 +307,8 @@ def main() -> None:
         rate = found["rate"]
         print(
             f"{name}: {rate['runs']} runs of {rate['sources']} sources reach {rate['share']:.0%} of their roof; "
-            f"measured over predicted {rate['low']:.2f} to {rate['high']:.2f}; {found['held']:.0%} held by the interval "
-            "of the other sources"
+            f"measured over predicted {rate['low']:.2f} to {rate['high']:.2f}; {found['held']:.0%} held by the "
+            "interval of the other sources"
         )
     write_result(RESULTS / "published_runs.json", {"schema": "naslab.published_runs_test/1", **tested})
 

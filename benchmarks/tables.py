@@ -154,12 +154,18 @@ def published_runs() -> str:
     parts = []
     for kind in ("training", "inference"):
         rate, rows = found[kind]["rate"], found[kind]["rows"]
+        alone = "of all sources, as they are too few to leave one out,"
+        made = "made without the source" if found[kind]["left_out"] else alone
         parts.append(
-            f"{kind.capitalize()}: {rate['runs']} published times of {rate['sources']} sources reach {rate['share']:.0%} "
-            f"of their roof (the mean over sources). Measured over predicted is within {rate['low']:.2f} to "
-            f"{rate['high']:.1f} for nine of ten; an interval made without the source held {found[kind]['held']:.0%}."
+            f"{kind.capitalize()}: {rate['runs']} published times of {rate['sources']} sources reach "
+            f"{rate['share']:.0%} of their roof (the mean over sources). Measured over predicted is within "
+            f"{rate['low']:.2f} to {rate['high']:.1f} for nine of ten; an interval {made} held "
+            f"{found[kind]['held']:.0%}."
         )
-        lines = ["| source | devices | times | share of the roof | measured over predicted | held |", "| --- " * 6 + "|"]
+        lines = [
+            "| source | devices | times | share of the roof | measured over predicted | held |",
+            "| --- " * 6 + "|",
+        ]
         for source in dict.fromkeys(row["source"] for row in rows):
             own = [row for row in rows if row["source"] == source]
             devices = ", ".join(dict.fromkeys(row["device"] for row in own))

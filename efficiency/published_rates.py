@@ -99,17 +99,19 @@ def left_out_ratios(runs: Sequence[PublishedRun]) -> list[float]:
 
 def back_test(runs: Sequence[PublishedRun]) -> dict[str, Any]:
     """How often the interval that the other sources give holds a run of a source left out altogether. It takes three
-    sources to leave one out and still have an interval.
+    sources to leave one out and still have an interval (`left_out`).
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
+    left_out = len(_by_source(runs)) > 2
     for source, own in _by_source(runs).items():
         others = [run for run in runs if run.source != source]
-        rate = rate_of(others if len(_by_source(others)) > 1 else runs)
+        rate = rate_of(others if left_out else runs)
         for run in own:
-            ratio = rate.share / run.share
+            ratio = (rate.share if left_out else _typical(others)) / run.share
             facts = {"source": source, "name": run.name, "device": run.device, "share": run.share}
             rows.append(facts | {"measured_over_predicted": ratio, "held": rate.low <= ratio <= rate.high})
-    return {"rate": asdict(rate_of(runs)), "held": sum(row["held"] for row in rows) / len(rows), "rows": rows}
+    held = sum(row["held"] for row in rows) / len(rows)
+    return {"rate": asdict(rate_of(runs)), "left_out": left_out, "held": held, "rows": rows}
 
 
 def predict_published(counted: FlopCount, bound_seconds: float, *, training: bool) -> Prediction:

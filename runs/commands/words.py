@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 def print_rows(title: str, rows: Mapping[str, str]) -> None:
     """A table of names and values."""
     table = Table(title=title, show_header=False, caption="A multiply-add is 2 FLOPs; docs/efficiency.md")
+    for _ in range(2):
+        table.add_column(overflow="fold")  # no value is cut
     for name, value in rows.items():
         table.add_row(name, value)
     out.print(table)

@@ -172,6 +172,7 @@ def test_the_interval_holds_the_runs_of_a_source_that_it_was_not_made_from(train
     tested = back_test([run for run in published_runs() if run.training == training])
     assert tested["held"] >= COVERAGE
     assert tested["rate"]["low"] < 1 < tested["rate"]["high"]
+    assert tested["left_out"] == training, "two sources of inferences are too few to leave one out"
     if training:
         assert tested["held"] < 1, "an interval that holds everything says nothing"
 
