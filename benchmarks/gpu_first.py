@@ -25,7 +25,7 @@ from naslab.kernels import TokenMask, altup, gather_visible, nt_xent, restore_to
 from naslab.kernels._dispatch import switched
 from naslab.kernels._triton import asked_launches, trying
 from naslab.kernels.altup import traffic_bytes as altup_bytes
-from naslab.kernels.token_mask import traffic_bytes as mask_bytes
+from naslab.kernels.token_gather import traffic_bytes as mask_bytes
 
 CALLS = 300
 Step = Callable[[], object]

@@ -154,7 +154,7 @@ def _mask_cases(
     tokens = leaf(batch, length, width)
     mask: TokenMask = make_mask(torch.rand(batch, length, device=tokens.device), visible)
     shape, kept, rows = f"{batch}x{visible}of{length}x{width}", batch * visible, batch * length
-    bytes_of = importlib.import_module("naslab.kernels.token_mask").traffic_bytes
+    bytes_of = importlib.import_module("naslab.kernels.token_gather").traffic_bytes
 
     def gather(tokens_BLD: Tensor, positions_LD: Tensor) -> Tensor:
         return gather_visible(tokens_BLD, mask, positions_LD)

@@ -14,7 +14,7 @@ mixed_activation = importlib.import_module("naslab.kernels.mixed_activation")
 negative_cosine = importlib.import_module("naslab.kernels.negative_cosine")
 nt_xent = importlib.import_module("naslab.kernels.nt_xent")
 patch_loss = importlib.import_module("naslab.kernels.patch_loss")
-token_mask = importlib.import_module("naslab.kernels.token_mask")
+token_gather = importlib.import_module("naslab.kernels.token_gather")
 token_match = importlib.import_module("naslab.kernels.token_match")
 token_merge = importlib.import_module("naslab.kernels.token_merge")
 token_select = importlib.import_module("naslab.kernels.token_select")
@@ -71,7 +71,7 @@ def _moved(rows: str) -> Callable[[Call], Work]:
     def formula(call: Call) -> Work:
         width = call.shape("tokens")[2]
         moved = call.arguments[rows].numel()
-        return Work(pointwise=token_mask.flops(moved, width, len(call.arguments["positions"]) > 0))
+        return Work(pointwise=token_gather.flops(moved, width, len(call.arguments["positions"]) > 0))
 
     return formula
 

@@ -7,7 +7,8 @@ from naslab.kernels.mixed_activation import ACTIVATIONS, Mixed, mixed_activation
 from naslab.kernels.negative_cosine import negative_cosine
 from naslab.kernels.nt_xent import nt_xent
 from naslab.kernels.patch_loss import patch_loss
-from naslab.kernels.token_mask import TokenMask, gather_visible, restore_tokens, token_mask
+from naslab.kernels.token_gather import gather_visible, restore_tokens
+from naslab.kernels.token_mask import TokenMask, token_mask
 from naslab.kernels.token_match import Matching, bipartite_match
 from naslab.kernels.token_merge import merge_tokens, unmerge_tokens
 from naslab.kernels.token_select import Selected, select_tokens

@@ -69,17 +69,18 @@ BUILT |= {
     )
 }  # fmt: skip
 
-MASK = importlib.import_module("naslab.kernels.token_mask")
+MASK, GATHER = (importlib.import_module(f"naslab.kernels.token_{name}") for name in ("mask", "gather"))
 TOKENS = "tokens_ptr positions_ptr out_ptr grad_ptr dtokens_ptr mask_token_ptr"
 BUILT |= {
-    name: Built(
-        getattr(MASK, name), launches, TOKENS, "batch length visible width share",
+    kernel.name: Built(
+        kernel, launches, TOKENS, "batch length visible width share",
         {"POSITIONS": True, "TOKENS": True, "MASK": True}, limit, fp32="noise_ptr dmask_ptr dpositions_ptr",
         int64="visible_ptr masked_ptr rank_ptr",
     )
-    for name, launches, limit in (
-        ("rank_tokens", MASK.RANKED, 128), ("gather_forward", MASK.LAUNCH, 40), ("restore_forward", MASK.LAUNCH, 40),
-        ("gather_backward", MASK.BACKWARD, 96), ("restore_backward", MASK.BACKWARD, 96),
+    for kernel, launches, limit in (
+        (MASK.rank_tokens, MASK.RANKED, 128), (GATHER.gather_forward, GATHER.LAUNCH, 40),
+        (GATHER.restore_forward, GATHER.LAUNCH, 40), (GATHER.gather_backward, GATHER.BACKWARD, 96),
+        (GATHER.restore_backward, GATHER.BACKWARD, 96),
     )
 }  # fmt: skip
 
