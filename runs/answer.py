@@ -92,15 +92,16 @@ def _headline(standing: Standing, found: Sequence[Finding]) -> str:
         return "Only the reference has finished, so there is nothing to hold against it yet."
     if standing.reference is None:
         return f"The reference has no finished run. {_leader(standing)}"
-    open_rows = _undecided(standing)
+    below = standing.reference.verdict == "below"  # the floor was given
     if standing.floor is not None and all(row.verdict == "below" for row in others):
-        return f"Nothing is as good as the floor of {standing.floor:.2f} {standing.metric}."
-    if open_rows:
-        return (
-            "Undecided: nothing is shown to be as good as the reference and cheaper, or better; for "
-            f"{_names(open_rows)} more seeds may show it."
-        )
-    return "Nothing is shown to be as good as the reference and cheaper than it, or better."
+        floor = f"as good as the floor of {standing.floor:.2f} {standing.metric}"
+        return f"Nothing is {floor}." if below else f"Keep the reference: nothing else is {floor}."
+    if below and standing.floor is not None:
+        return f"The reference is below the floor of {standing.floor:.2f} {standing.metric}. {_leader(standing)}"
+    lacking = "nothing else is shown to be better, or as good and cheaper"
+    if open_rows := _undecided(standing):
+        return f"Keep the reference for now: {lacking}; more seeds may show it for {_names(open_rows)}."
+    return f"Keep the reference: {lacking}."
 
 
 def _leader(standing: Standing) -> str:

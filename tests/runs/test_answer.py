@@ -48,9 +48,17 @@ def test_the_cheapest_that_is_as_good_comes_first_with_its_ratio():
     [
         ([], {}, "No configuration has finished yet"),
         ([REFERENCE], {}, "Only the reference has finished"),
-        ([REFERENCE, finals("tpe", BY_TPE, (70.0, 70.1, 70.2), 10)], {}, "Nothing is as good as the floor of 80.20"),
-        ([REFERENCE, finals("tpe", BY_TPE, (80.0, 82.0, 79.0), 10)], {}, "Undecided: nothing is shown"),
-        ([REFERENCE, finals("tpe", BY_TPE, (80.0, 80.2, 80.4), 10)], {}, "Nothing is shown to be as good"),
+        (
+            [REFERENCE, finals("tpe", BY_TPE, (70.0, 70.1, 70.2), 10)],
+            {},
+            "Keep the reference: nothing else is as good as the floor of 80.20",
+        ),
+        (
+            [REFERENCE, finals("tpe", BY_TPE, (80.0, 82.0, 79.0), 10)],
+            {},
+            "Keep the reference for now: nothing else is shown",
+        ),
+        ([REFERENCE, finals("tpe", BY_TPE, (80.0, 80.2, 80.4), 10)], {}, "Keep the reference: nothing else is shown"),
         ([finals("tpe", BY_TPE, (80.0, 80.1), 10)], {}, "The reference has no finished run. tpe"),
     ],
 )
