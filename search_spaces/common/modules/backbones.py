@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import timm
 from torch import nn
 
 from naslab.errors import InputError
@@ -49,6 +48,8 @@ def build_backbone(name: str, in_channels: int, image_size: int) -> tuple[nn.Mod
     if name in CONVOLUTIONAL:
         backbone = ConvolutionalBackbone(in_channels, *CONVOLUTIONAL[name])
         return backbone, backbone.num_features
+    import timm  # with torchvision it takes seconds, which a study of the two above does not need
+
     library, _, model = name.partition(":")
     if library != "timm" or not timm.is_model(model):
         near = ", ".join(timm.list_models(f"*{model}*")[:4]) if model else ""
