@@ -51,7 +51,11 @@ def load_model(space: SearchSpace, configuration: dict[str, Any], weights: Path)
     Raises:
         InputError: the weights cannot be read or are of another architecture.
     """
-    model = space.build(space.configuration(configuration))
+    try:
+        found = space.configuration(configuration)
+    except InputError as error:
+        raise InputError(f"space {space.name} no longer has this configuration: {error}") from None
+    model = space.build(found)
     try:
         model.load_state_dict(safetensors.torch.load_file(weights))
     except FileNotFoundError:

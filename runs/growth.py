@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from optuna.distributions import CategoricalDistribution, distribution_to_json, json_to_distribution
+from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.storages import BaseStorage
 from sqlalchemy import MetaData, Table, and_, select, update
 
@@ -97,7 +97,7 @@ def check_readable(study: Study, trials: Iterable[Trial]) -> None:
 
 
 def widen_distributions(storage: BaseStorage, study: Study, homes: Sequence[int]) -> None:
-    """Let recorded trials say that a parameter has the choices that it has now: Optuna allows one set of them a study.
+    """Let recorded trials say that a parameter is what it is now: Optuna allows one kind and one set of choices a study.
 
     Only for a storage that this process holds, and a space that `check_readable` has passed.
 
@@ -112,7 +112,8 @@ def widen_distributions(storage: BaseStorage, study: Study, homes: Sequence[int]
     with engine.begin() as connection:
         kinds = select(params.param_name, params.distribution_json).where(ours).distinct()
         for name, text in connection.execute(kinds).all():
-            if not _is_narrower(old := json_to_distribution(text), now.get(name)):
+            old = json_to_distribution(text)
+            if name not in now or old == now[name]:
                 continue
             alike = and_(ours, params.param_name == name, params.distribution_json == text)
             for row, stored in connection.execute(select(key, params.param_value).where(alike)).all():
@@ -121,8 +122,3 @@ def widen_distributions(storage: BaseStorage, study: Study, homes: Sequence[int]
                     "distribution_json": distribution_to_json(now[name]),
                 }
                 connection.execute(update(table).where(key == row).values(**wide))
-
-
-def _is_narrower(old: object, new: object) -> bool:
-    both = isinstance(old, CategoricalDistribution) and isinstance(new, CategoricalDistribution)
-    return both and old != new

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any
 
+from naslab.errors import InputError
 from naslab.runs.events import Follower
 from naslab.runs.ledger import Ledger
 from naslab.runs.limits import forecast_hours, given_up, spent_hours
 from naslab.runs.reuse import reused
+from naslab.runs.study import Study
+from naslab.runs.trial import Trial
 from naslab.runs.warm_start import warm_started
 
 SCHEMA = "naslab.status/1"
+
+
+def _forecast(study: Study, trials: Sequence[Trial]) -> float | None:
+    try:
+        return forecast_hours(study, trials)
+    except InputError:  # the space has changed since, and no longer has what is still to come
+        return None
 
 
 def status(ledger: Ledger) -> dict[str, Any]:
@@ -44,7 +55,7 @@ def status(ledger: Ledger) -> dict[str, Any]:
         "budget": {
             "limit_hours": ledger.study.limits.gpu_hours,
             "spent_hours": spent_hours(trials, running),
-            "forecast_hours": forecast_hours(ledger.study, trials),
+            "forecast_hours": _forecast(ledger.study, trials),
         },
         "warm_starts": warm_started(ledger),
         "reused": reused(trials),

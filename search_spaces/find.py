@@ -55,8 +55,16 @@ def find_space(
         raise InputError(explain(error, "space")) from None
     space: SearchSpace = told(f"space {name}", lambda: cls(validated))
     if not recorded:
-        told(f"space {name}", lambda: (space.parameters, space.reference))
+        told(f"space {name}", lambda: _check_space(space, name))
     return space
+
+
+def _check_space(space: SearchSpace, name: str) -> None:
+    _ = space.parameters
+    try:
+        _ = space.reference
+    except InputError as error:
+        raise InputError(f"space {name}: its reference: {error}") from None
 
 
 def make_task(space: SearchSpace, values: dict[str, Any], device: torch.device, recorded: bool = False) -> Task:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -64,12 +65,20 @@ def run(
         print_json({**document, **facts})
     else:
         _print_status(document)
-        err.print(f"next: naslab rank {study.name}", highlight=False)
+        err.print(f"next: {_again('rank', study.name, storage)}", highlight=False, markup=False, soft_wrap=True)
     if document["failures"]:
-        again = f"naslab run {study_file} --retry-failed tries them again"
-        line = f"trials that were given up: {len(document['failures'])}; {again}"
+        again = _again("run", str(study_file), storage, *(f"--set={one}" for one in set_ or ()), "--retry-failed")
+        line = f"trials that were given up: {len(document['failures'])}; `{again}` tries them again"
         err.print(line, highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(3)
+
+
+def _again(command: str, study: str, storage: str | None, *more: str) -> str:
+    """What to type for another command on the same study: a password stays hidden."""
+    from naslab.runs.storage import shown
+
+    where = () if storage is None else ("--storage", shown(storage))
+    return shlex.join(("naslab", command, study, *where, *more))
 
 
 def status(

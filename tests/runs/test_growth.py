@@ -12,7 +12,7 @@ from naslab.runs.progress import Progress
 from naslab.runs.ranking import rank
 from naslab.runs.report import build_report
 from naslab.runs.study import load_study
-from naslab.search_spaces import Categorical
+from naslab.search_spaces import Categorical, Float, Integer
 
 ARM = {"name": "tpe", "engine": "optuna", "sampler": "tpe"}
 
@@ -42,6 +42,27 @@ def test_a_choice_more_goes_on_with_the_study(toy_file, inline, monkeypatch, ope
     assert {t.distributions["cell[0]"].choices for t in stored} == {operations}
     recorded = {t.user_attrs["number"]: t.user_attrs["job"]["configuration"]["cell"] for t in stored}
     assert all(recorded[t.user_attrs["number"]] == [t.params[f"cell[{i}]"] for i in range(4)] for t in stored)
+
+
+@pytest.mark.parametrize(
+    "now",
+    [Integer("width", 1, 9), Integer("width", 1, 8, log=True), Float("width", 0.5, 8), Categorical("width", (2, 4, 8))],
+)
+def test_a_number_may_become_another_kind_of_number_that_has_every_record(toy_file, inline, monkeypatch, now):
+    """Optuna allows one kind a study; the records then say what the parameter is today."""
+    monkeypatch.setattr(toy_space, "MORE_PARAMETERS", (Integer("width", 2, 8, step=2),))
+    reference = {"head": "published", "cell": ["fair"] * 4, "width": 4}
+    monkeypatch.setattr(toy_space.Space, "reference", property(lambda self: self.configuration(reference)))
+    arm = {"name": "a", "engine": "optuna", "sampler": "random", "enqueue": [{"width": w} for w in (2, 8)]}
+    settings = {"seeds": [0], "task": {"epochs": 1}, "random_architectures": 0}
+    before = run(toy_file(arms=[{**arm, "trials": 2}], **settings))
+    monkeypatch.setattr(toy_space, "MORE_PARAMETERS", (now,))
+    after = run(toy_file(arms=[{**arm, "trials": 4}], **settings))
+    assert values(before).items() <= values(after).items()
+    assert len({t.job.key for t in after if t.job.role == "proposal"}) == 4
+    stored = optuna.load_study(study_name="toy", storage="sqlite:///runs.db").trials
+    assert len({str(t.distributions["width"]) for t in stored}) == 1
+    assert all(t.params["width"] == t.user_attrs["job"]["configuration"]["width"] for t in stored)
 
 
 @pytest.mark.parametrize(
