@@ -278,13 +278,17 @@ class _Driver:
 
     def _follow(self, executor: SlotExecutor) -> None:
         self.followed = time.monotonic()
-        spent = self._seconds_left() <= 0
+        self._stop_if_spent()
         self._take_rungs()
         for future, entry in self.running.items():
             if overdue(self.study.limits, entry.seconds_held()):
                 entry.is_overdue = True
                 executor.kill(future)
-            elif spent:
+
+    def _stop_if_spent(self) -> None:
+        """Every trial ends at its next rung once the budget is spent."""
+        if self._seconds_left() <= 0:
+            for entry in self.running.values():
                 ask_to_stop(entry.folder, "budget")
 
     def _take_rungs(self) -> None:
@@ -295,6 +299,7 @@ class _Driver:
             for rung in entry.follower.read()
         ]
         for _, _, entry, rung in sorted(news, key=lambda one: one[:2]):
+            self._stop_if_spent()  # a slow storage, or many rungs, must not put it off
             if (score := rung.scores.get(self.facts.metric)) is not None:
                 self.ledger.rung(entry.trial_id, rung.epoch, score)
                 self._report(entry, rung.epoch, score)

@@ -97,7 +97,7 @@ def check_readable(study: Study, trials: Iterable[Trial]) -> None:
 
 
 def widen_distributions(storage: BaseStorage, study: Study, homes: Sequence[int]) -> None:
-    """Let recorded trials say that a parameter is what it is now: Optuna allows one kind and one set of choices a study.
+    """Let recorded trials say that a parameter is what it is now: Optuna allows one kind of it a study.
 
     Only for a storage that this process holds, and a space that `check_readable` has passed.
 

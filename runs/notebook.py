@@ -10,6 +10,7 @@ import ast
 import dis
 import inspect
 import linecache
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from types import CodeType, ModuleType
@@ -46,8 +47,31 @@ def _define(name: str, value: Any, scope: dict[str, Any], lines: dict[str, str])
                 _define(needed, scope[needed], scope, lines)
         del lines[name]
         lines[name] = source
+    elif (place := _place(name, value)) is not None:
+        lines[name] = f"from {place[0]} import {place[1]} as {name}"
     else:
         lines[name] = f"{name} = {_literal(name, value)}"
+
+
+def _place(name: str, value: Any) -> tuple[str, str] | None:
+    """A module and the name there of what the notebook imported and is neither function nor class in Python, such as
+    `math.sqrt`, `numpy.exp` or `torch.float32`; None where there is none.
+    """
+    if isinstance(value, _PLAIN):
+        return None
+    owner, _, member = repr(value).rpartition(".")  # how torch and others name their constants
+    names = dict.fromkeys([getattr(value, "__name__", name), member, name])
+    modules = [getattr(value, "__module__", None), owner, *sorted(sys.modules, key=lambda known: known.count("."))]
+    for module in modules:
+        found = vars(sys.modules[module]) if module in sys.modules and module != "__main__" else {}
+        for one in names:
+            if found.get(one) is value:
+                return str(module), one
+    return None
+
+
+_PLAIN = (bool, int, str, bytes, list, tuple, dict, set, frozenset, type(None))
+"""What is written down by its value, wherever it was imported from."""
 
 
 def source_of(value: Any) -> str:

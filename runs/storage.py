@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import optuna
 import sqlalchemy.exc
@@ -99,7 +99,8 @@ def _check_sqlite(path: Path, create: bool) -> None:
             raise InputError(f"{path}: a folder; choose another --storage, such as {path / 'naslab.db'}")
         if path.stat().st_size == 0:
             return
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        # For writing, too: whoever was killed within a commit left a journal, which the next one has to roll back.
+        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=LOCK_SECONDS)
         try:
             tables = {row[0] for row in connection.execute("select name from sqlite_master where type='table'")}
             if "version_info" in tables:

@@ -163,6 +163,27 @@ def test_a_notebook_value_that_cannot_be_written_down_is_named(monkeypatch):
         module_text(main.broken)
 
 
+def test_what_a_notebook_imports_is_imported_by_workers_whatever_it_is(monkeypatch):
+    text = """
+from math import sqrt, inf, pi
+from numpy import exp as e
+from torch import relu, float64 as precise
+from operator import itemgetter
+import os.path as paths
+lowest = -1e3
+first = itemgetter
+def train(lr=0.1, width=16):
+    best = max(lowest, -inf, sqrt(width) + e(0.0) + pi)
+    chosen = best if width else relu(first(0))
+    return float(chosen) + (precise.itemsize if paths.sep else 0)
+"""
+    main = notebook(monkeypatch, text)
+    study = naslab.search(main.train, SPACE, metric="accuracy", trials=2, name="imports")
+    there = load_function(study.search_space.options.function)
+    assert there is not main.train
+    assert there(width=25) == main.train(width=25) == 5 + 1 + 3.141592653589793 + 8
+
+
 def script(tmp_path, text):
     path = tmp_path / "script.py"
     path.write_text(text)

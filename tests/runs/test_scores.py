@@ -94,6 +94,8 @@ def test_a_rung_has_a_whole_epoch_and_numbers_as_facts():
     rung = read_rung(Rung(np.int64(2), {"loss": np.float32(0.5), "norm": torch.tensor(float("nan"))}))
     assert rung == Rung(2, {"loss": 0.5})
     assert type(rung.epoch) is int
-    for wrong in (None, 3, Rung(1.5), Rung(1, {"loss": "low"})):
+    assert read_rung(Rung(1, policy={"precision": "float16"})).policy == {"precision": "float16"}
+    unwritable = Rung(1, policy={"precision": torch.float16})
+    for wrong in (None, 3, Rung(1.5), Rung(1, {"loss": "low"}), unwritable, Rung(1, policy=3)):
         with pytest.raises(BadScores):
             read_rung(wrong)

@@ -113,6 +113,27 @@ def test_a_storage_whose_maker_was_killed_at_any_table_is_made_whole(tmp_path, m
         assert connect(storage_url("lab.db"), create=True).get_all_studies() == []
 
 
+CUT_SHORT = """
+import os, sqlite3
+connection = sqlite3.connect("lab.db", isolation_level=None)
+for line in ("pragma cache_size=1", "begin", "create table half (x)"):
+    connection.execute(line)
+for _ in range(500):  # more than the cache holds, so that pages are in the file before the commit
+    connection.execute("insert into half values (zeroblob(4000))")
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_commit_that_was_cut_short_is_rolled_back(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    connect(storage_url("lab.db"), create=True)
+    whole = Path("lab.db").read_bytes()
+    assert subprocess.run([sys.executable, "-c", CUT_SHORT]).returncode == -signal.SIGKILL
+    assert Path("lab.db").read_bytes() != whole
+    assert connect(storage_url("lab.db"), create=False).get_all_studies() == []
+    assert Path("lab.db").read_bytes() == whole
+
+
 def test_a_storage_of_something_else_is_left_alone(tmp_path):
     import sqlite3
 
