@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from naslab.efficiency.formulas import FORMULAS
 from naslab.efficiency.higher_order import is_higher_order, operation_name, run_watched
 from naslab.efficiency.inputs import Inputs, call_model, device_of, tensors_in, tensors_of
-from naslab.efficiency.tensors import is_plain, parts_of, tensors_within
+from naslab.efficiency.tensors import is_plain, is_wrapper, parts_of, tensors_within
 from naslab.efficiency.threads import followed
 
 
@@ -26,12 +26,13 @@ def parameter_bytes(model: nn.Module) -> int:
     parameter that is a part of a larger storage, its own.
     """
     parameters = {_place(p): p for p in model.parameters()}
-    return sum(t.numel() * t.element_size() for t in [*parameters.values(), *quantised_weights(model)])
+    held = [*parameters.values(), *quantised_weights(model)]
+    return sum(part.numel() * part.element_size() for t in held for part in (parts_of(t) if is_wrapper(t) else [t]))
 
 
 def _place(parameter: Tensor) -> object:
     """Where a parameter's numbers are, so that two of the same are known for one."""
-    if not is_plain(parameter) or parameter.is_meta:
+    if not is_plain(parameter) or parameter.is_meta or is_wrapper(parameter):
         return id(parameter)
     return parameter.data_ptr(), parameter.dtype, tuple(parameter.shape), parameter.stride()
 
@@ -63,7 +64,8 @@ def peak_memory_bytes(model: nn.Module, inputs: Inputs) -> int:
 def peak_memory(model: nn.Module, inputs: Inputs) -> tuple[int, int | None]:
     """`peak_memory_bytes`, and on CUDA what the allocator reserved for it."""
     device = device_of(model, inputs)
-    live = LiveBytes([*tensors_of(model), *tensors_in(inputs)])
+    packed = quantised_weights(model)  # stand for those that are out of sight, for as long as the model runs
+    live = LiveBytes([*tensors_of(model), *packed, *tensors_in(inputs)])
     if device.type == "cuda":
         torch.cuda.empty_cache()
         allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)

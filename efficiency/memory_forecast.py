@@ -150,11 +150,11 @@ def _on_meta(model: nn.Module) -> nn.Module:
     """
     plain = eager(model)
     memo: dict[int, Tensor] = {}
-    for tensor in tensors_of(plain):
-        there = torch.empty_like(tensor, device="meta")
-        trained = tensor.requires_grad
-        memo[id(tensor)] = nn.Parameter(there, trained) if isinstance(tensor, nn.Parameter) else there
     try:
+        for tensor in tensors_of(plain):
+            there = torch.empty_like(tensor, device="meta")
+            trained = tensor.requires_grad
+            memo[id(tensor)] = nn.Parameter(there, trained) if isinstance(tensor, nn.Parameter) else there
         return copy.deepcopy(plain, memo).to("meta")
     except (TypeError, RuntimeError, NotImplementedError) as error:
         reason = str(error).strip().split("\n")[0]

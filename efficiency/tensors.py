@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
 DEEPEST = 6
@@ -70,8 +71,17 @@ def is_sparse(tensor: Tensor) -> bool:
     return tensor.layout in _PARTS
 
 
+def is_wrapper(tensor: Tensor) -> bool:
+    """Whether a tensor is of a class whose numbers are in other tensors that it holds."""
+    return is_traceable_wrapper_subclass(tensor) and not tensor.is_nested and not is_abstract(tensor)
+
+
 def parts_of(tensor: Tensor) -> list[Tensor]:
-    """The dense tensors that hold a sparse or nested one; a dense one itself."""
+    """The dense tensors that hold a sparse or nested one, or one that wraps others (quantised weights); a dense one
+    itself.
+    """
+    if is_wrapper(tensor):
+        return [part for name in tensor.__tensor_flatten__()[0] for part in parts_of(getattr(tensor, name))]
     if is_sparse(tensor):
         return [getattr(tensor, name)() for name in _PARTS[tensor.layout]]
     if tensor.is_nested:

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from naslab.efficiency.tensors import is_abstract, is_plain, stored_elements, tensors_within
 from naslab.efficiency.work import Call
 
-OPERANDS = ("weight", "mat2", "self", "mat1", "batch1", "batch2", "mat", "vec", "i2")
-"""Arguments that a product or convolution may have its weights in."""
+FACTORS = ("weight", "mat2", "mat1", "batch1", "batch2", "mat", "vec", "i2", "tensor", "other")
+"""Arguments that a product or convolution may have its weights in, beside `self`."""
+ADDED_TO = ("mat1", "batch1", "mat")
+"""Where there is one of these, `self` is added and not multiplied: a bias of zeros saves nothing."""
 
 
 MATRICES = ("weight0", "weight1", "qkv_weight", "proj_weight", "ffn_weight_1", "ffn_weight_2", "weight")
@@ -58,7 +60,8 @@ class WeightTensors:
 
     def _zero_share(self, call: Call) -> float:
         """Share of zeros in the weight that a product or convolution reads; 0 where it reads none."""
-        found = (call.arguments.get(name) for name in OPERANDS)
+        added = any(name in call.arguments for name in ADDED_TO)
+        found = (call.arguments.get(name) for name in (FACTORS if added else ("self", *FACTORS)))
         weights = [t for t in found if isinstance(t, Tensor) and t in self._weights]
         return max(map(self._share, weights), default=0.0)
 

@@ -6,6 +6,7 @@ import json
 import queue
 import sys
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -24,7 +25,7 @@ from torch.nn.utils import prune
 
 from naslab.efficiency import InputError, count, count_forward, count_training_step, profile
 from naslab.efficiency.flop_count import OUTSIDE
-from naslab.efficiency.memory import parameter_bytes
+from naslab.efficiency.memory import parameter_bytes, peak_memory_bytes
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "schemas" / "profile.json").read_text())
 QUICK = {"min_seconds": 0.0, "max_seconds": 0.001}
@@ -460,3 +461,51 @@ def test_number_formats_memory_formats_and_optimisers_of_a_profile():
     assert held["adamw"]["optimiser_state"] == 2 * weights + 4 * 4
     with pytest.raises(InputError, match="optimiser: 'adamx' is unknown"):
         profiled(model, torch.randn(2, 3, 8, 8), train=True, optimiser="adamx")
+
+
+def zero_bias(linear):
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+@pytest.mark.parametrize(
+    ("function", "shape", "flops"),
+    [
+        (lambda f, x: torch.addmm(f.bias, x, f.weight), (4, 16), LINEAR),
+        (lambda f, x: torch.baddbmm(f.bias, x, f.weight.expand(2, -1, -1)), (2, 4, 16), 2 * LINEAR),
+        (lambda f, x: torch.addmv(f.bias, f.weight, x), (16,), LINEAR // 4),
+        (lambda f, x: f(x), (4, 16), LINEAR),
+    ],
+)
+def test_a_bias_of_zeros_saves_nothing(function, shape, flops):
+    counted = count_forward(Fn(function, zero_bias(layer())), torch.randn(shape))
+    assert (counted.total, counted.work.effective) == (flops, flops)
+
+
+def test_zeros_of_a_weight_count_under_autocast_and_in_a_bilinear_layer():
+    linear = layer()
+    bilinear = nn.Bilinear(4, 4, 4, bias=False)
+    with torch.no_grad():
+        linear.weight[:4] = 0
+        bilinear.weight[:2] = 0
+    found = profiled(linear, batch(), autocast=torch.bfloat16)
+    assert (found.flops.forward, found.flops.effective_forward) == (LINEAR, LINEAR * 3 // 4)
+    counted = count_forward(bilinear, (torch.randn(2, 4), torch.randn(2, 4)))
+    assert counted.work.effective == counted.total // 2 > 0
+
+
+def test_weights_that_wrap_others_take_the_bytes_of_those():
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    linear = nn.Linear(16, 16, bias=False)
+    halves = linear.weight.detach().half()
+    linear.weight = nn.Parameter(TwoTensor(halves.float(), halves.float()), requires_grad=False)
+    assert parameter_bytes(linear) == 2 * 4 * 256
+    assert peak_memory_bytes(linear, batch()) >= 2 * 4 * 256 + 4 * 4 * 16
+
+
+def test_packed_weights_are_part_of_the_peak():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is deprecated
+        packed = torch.ao.quantization.quantize_dynamic(nn.Sequential(layer()), {nn.Linear}, dtype=torch.qint8)
+    assert peak_memory_bytes(packed, batch()) >= parameter_bytes(packed) + 2 * 4 * 4 * 16

@@ -135,7 +135,63 @@ FAMILIES = {
         {"pixel_values": (2, 3, 32, 32)},
     ),
     "WhisperConfig": (SPEECH, {"input_features": (2, 8, 40), "decoder_input_ids": (2, 128)}),
+    "VideoMAEConfig": (
+        {k: v for k, v in SMALL.items() if k != "vocab_size"} | {"image_size": 32, "patch_size": 16, "num_frames": 4},
+        {"pixel_values": (2, 4, 3, 32, 32)},
+    ),
+    "ASTConfig": (
+        {k: v for k, v in SMALL.items() if k != "vocab_size"} | {"max_length": 64, "num_mel_bins": 32},
+        {"input_values": (2, 64, 32)},
+    ),
+    "Wav2Vec2Config": (
+        SMALL | {"conv_dim": (8,) * 7, "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2},
+        {"input_values": (2, 16_000)},
+    ),
 }
+VISION = {k: v for k, v in SMALL.items() if k != "vocab_size"} | {"image_size": 32, "patch_size": 8}
+
+
+def gemma3(transformers):
+    text = SMALL | {"head_dim": 8, "num_key_value_heads": 1}
+    return transformers.Gemma3Config(
+        text_config=text, vision_config=VISION, mm_tokens_per_image=4, image_token_index=47, boi_token_index=45,
+        eoi_token_index=46,
+    )  # fmt: skip
+
+
+def llava(transformers):
+    return transformers.LlavaConfig(
+        text_config=transformers.LlamaConfig(**SMALL), vision_config=transformers.CLIPVisionConfig(**VISION),
+        image_token_index=49,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("make", "named", "features"),
+    [(gemma3, "Gemma3ForConditionalGeneration", 4), (llava, "LlavaForConditionalGeneration", 16)],
+)
+@pytest.mark.parametrize("on_meta", [False, True])
+def test_a_text_holds_as_many_image_tokens_as_its_picture_has_features(make, named, features, on_meta, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    config = make(transformers)
+    config.architectures = [named]
+    config.save_pretrained(tmp_path)
+    target = resolve_target(f"hf:{tmp_path}", batch_size=2, on_meta=on_meta)
+    assert type(target.model).__name__ == named
+    assert target.example_input["input_ids"].shape == (2, features + 128)
+    if not on_meta:
+        with torch.no_grad():
+            target.model.eval()(**target.example_input)
+
+
+def test_a_class_that_transformers_does_not_have_is_no_model_without_its_head(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    config = transformers.BertConfig(**SMALL)
+    config.architectures = ["BertForMindReading"]
+    config.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="has no BertForMindReading, which the configuration names; --head none"):
+        resolve_target(f"hf:{tmp_path}")
+    assert type(resolve_target(f"hf:{tmp_path}", head=False).model).__name__ == "BertModel"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
