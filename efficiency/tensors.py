@@ -81,7 +81,8 @@ def parts_of(tensor: Tensor) -> list[Tensor]:
     itself.
     """
     if is_wrapper(tensor):
-        return [part for name in tensor.__tensor_flatten__()[0] for part in parts_of(getattr(tensor, name))]
+        names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
+        return [part for name in names for part in parts_of(getattr(tensor, name))]
     if is_sparse(tensor):
         return [getattr(tensor, name)() for name in _PARTS[tensor.layout]]
     if tensor.is_nested:
