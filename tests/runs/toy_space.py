@@ -218,3 +218,18 @@ class Index(Space):
     """The toy space with a task that trains nothing."""
 
     Task = IndexTask
+
+
+class ElsewhereTask(ToyTask):
+    """Its data are where an environment variable says."""
+
+    def __init__(self, space, options, device):
+        super().__init__(space, options, device)
+        if not Path(os.environ.get("TOY_DATA", "nowhere")).is_dir():
+            raise InputError("TOY_DATA: no such folder")
+
+
+class Elsewhere(Space):
+    """The toy space with data that not every machine has."""
+
+    Task = ElsewhereTask

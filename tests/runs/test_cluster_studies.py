@@ -1,0 +1,156 @@
+"""Whole studies on every executor: what dies, what goes on, and what a driver without data or device needs to know."""
+
+import signal
+from collections import Counter
+
+import optuna
+import pytest
+import torch
+from clusters import CHOICES, ray_cluster
+from rich.console import Console
+
+from naslab.efficiency.device import device_name
+from naslab.errors import InputError
+from naslab.runs.driver import run_study
+from naslab.runs.events import Follower
+from naslab.runs.executors.options import gpus_of
+from naslab.runs.lease import SESSIONS, LeaseLost, engine_of
+from naslab.runs.ledger import Ledger
+from naslab.runs.log import find_logs
+from naslab.runs.progress import Progress
+from naslab.runs.study import load_study
+
+KINDS = list(CHOICES)
+
+
+class Watching(Progress):
+    """Does something when a trial has ended."""
+
+    def __init__(self, act=lambda job, state: None):
+        super().__init__(Console(stderr=True), quiet=True)
+        self.act, self.said = act, []
+
+    def finished(self, job, state, value, seconds, error):
+        self.act(job, state)
+
+    def say(self, line):
+        self.said.append(line)
+
+
+def start(path, kind):
+    choice = CHOICES[kind]().model_dump(mode="json", exclude_defaults=True) | {"kind": kind}
+    return Ledger.start("runs.db", load_study(path, [f"executor={choice}"]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_study_is_interrupted_goes_on_and_prunes(kind, toy_file, tmp_path):
+    """Its driver is stopped after the first end; a worker dies in the reference, once; a proposal is judged."""
+    marker = tmp_path / "died"
+    pruned = {"name": "arm", "engine": "optuna", "sampler": "random", "trials": 2, "pruner": "percentile", "keep": 1}
+    path = toy_file(
+        seeds=[1],
+        arms=[{**pruned, "startup": 1}],
+        random_architectures=0,
+        task={"epochs": 2, "trouble": "die_once", "marker": str(marker)},
+        finalists=1,
+    )
+
+    def stop(job, state):
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(start(path, kind), 2, Watching(stop))
+    before = {t.job.key for t in Ledger.open("runs.db", "toy").trials() if t.state == "complete"}
+    ledger = start(path, kind)
+    run_study(ledger, 2, Watching())
+    trials = ledger.trials()
+    complete = Counter(t.job.key for t in trials if t.state == "complete")
+    assert before <= complete.keys()
+    assert set(complete.values()) == {1}
+    causes = Counter(t.cause for t in trials if t.state == "interrupted")
+    assert causes["worker"] == 1
+    assert set(causes) <= {"worker", "driver"}
+    assert {t.state for t in trials} <= {"complete", "pruned", "interrupted"}
+    assert len({t.device for t in trials if t.state == "complete"}) == 1
+
+
+@pytest.mark.parametrize("kind", ["ray", "slurm"])
+def test_a_driver_that_lost_its_lease_leaves_nothing_running(kind, toy_file, tmp_path):
+    path = toy_file(seeds=[1], arms=[], task={"epochs": 2, "trouble": "print"})
+    ledger = start(path, kind)
+
+    def take_over(job, state):
+        with engine_of(optuna.storages.get_storage("sqlite:///runs.db")).begin() as connection:
+            connection.execute(SESSIONS.update().values(ended=True))
+
+    with pytest.raises(LeaseLost):
+        run_study(ledger, 2, Watching(take_over))
+    assert "running" in {t.state for t in Ledger.open("runs.db", "toy").trials()}, "the next driver settles it"
+    again = start(path, kind)
+    run_study(again, 1, Watching())
+    printed = next(t for t in again.trials() if t.job.role == "reference" and t.state == "complete")
+    text = find_logs(again.files, again.trials(), str(printed.number))[0]["text"]
+    assert "from Python" in text
+    assert "from a child" in text
+
+
+def test_a_node_that_is_lost_in_mid_study_is_no_attempt_of_its_trial(toy_file, tmp_path):
+    """The reference waits at the gate on the second node; that node goes, and the trial goes on where there is room."""
+    gate, cluster = tmp_path / "gate", ray_cluster()
+    node = cluster.add_node(num_cpus=1, resources={"second": 1})
+    path = toy_file(
+        seeds=[1], arms=[], limits={"attempts": 1}, task={"epochs": 3, "trouble": "gate", "marker": str(gate)}
+    )
+    choice = {"kind": "ray", "address": cluster.address, "cpus": 0.1, "resources": {"second": 0.5}}
+    ledger = Ledger.start("runs.db", load_study(path, [f"executor={choice}"]))
+    lost = []
+
+    def look(*_):
+        waits = [
+            f for f in map(Follower, ledger.files.glob("trials/reference/*/*")) if f.seconds() and f.rungs
+        ]  # fmt: skip
+        if waits and not lost:
+            lost.append(node)
+            cluster.remove_node(node, allow_graceful=False)
+            cluster.add_node(num_cpus=1, resources={"second": 1})
+            gate.touch()
+
+    watching = Watching()
+    watching.update = look
+    run_study(ledger, 1, watching)
+    reference = [t for t in ledger.trials() if t.job.role == "reference"]
+    assert [(t.state, t.cause) for t in reference] == [("interrupted", "node"), ("complete", None)]
+    assert reference[0].device_seconds > 0
+    assert Counter(t.state for t in ledger.trials() if t.job.role != "reference")["interrupted"] == 0
+
+
+def test_a_driver_needs_neither_the_data_nor_the_device(toy_file, tmp_path, monkeypatch):
+    """The workers alone are told where the data are."""
+    data = tmp_path / "data"
+    data.mkdir()
+    path = toy_file(seeds=[1], arms=[], space={"name": "toy_space:Elsewhere"})
+    overrides = ['executor={"kind": "ray", "address": "%s", "environment": {"TOY_DATA": "%s"}}']
+    monkeypatch.delenv("TOY_DATA", raising=False)
+    study = load_study(path, [overrides[0] % (ray_cluster().address, data)])
+    with pytest.raises(InputError, match="TOY_DATA"):
+        study.make_task(torch.device("cpu"))
+    ledger, watching = Ledger.start("runs.db", study), Watching()
+    run_study(ledger, 1, watching)
+    assert {t.state for t in ledger.trials()} == {"complete"}
+    assert {t.device for t in ledger.trials()} == {device_name(torch.device("cpu"))}
+    assert watching.said == ["asking a worker for the facts of the task"]
+    again = Watching()
+    run_study(Ledger.start("runs.db", study), 1, again)
+    assert again.said == [], "what a worker said once is on record"
+
+
+@pytest.mark.parametrize("kind", ["ray", "slurm"])
+def test_a_gpu_study_may_be_driven_from_a_machine_without_one(kind, toy_file):
+    gpu = load_study(toy_file(device="cuda"), [f"executor.kind={kind}"])
+    assert gpus_of(gpu.executor, gpu.device) == 1
+    two = load_study(toy_file(device="cuda"), [f"executor={{kind: {kind}, processes: 2}}"])
+    assert gpus_of(two.executor, two.device) == 2
+    assert gpu.digest == two.digest == load_study(toy_file(device="cuda")).digest, "where it runs decides no result"
+    for device, gpus in (("cpu", 1), ("cuda", 0)):
+        with pytest.raises(InputError, match=r"executor\.gpus"):
+            load_study(toy_file(device=device), [f"executor={{kind: {kind}, gpus: {gpus}}}"])
