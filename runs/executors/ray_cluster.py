@@ -7,13 +7,15 @@ ends is the driver's to record and to charge, and what was interrupted goes on f
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from naslab.errors import InputError
 from naslab.runs.executors.base import NodeLost, Say, Slot, SlotExecutor, WorkerDied
@@ -23,14 +25,6 @@ from naslab.runs.faults import in_one_line
 
 if TYPE_CHECKING:
     from naslab.runs.executors.options import Ray
-
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a line of warning
-try:
-    import ray
-    from ray.exceptions import RayActorError, RayError, RayTaskError
-except ImportError:
-    raise InputError("executor: Ray is not installed; pip install 'naslab[ray]'") from None
 
 ROOM_SECONDS = 10.0
 """After so long without room in the cluster the user is told."""
