@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from naslab.errors import InputError, NaslabError
-from naslab.runs.commands import about, bench, compare, devices, profile, results, study
+from naslab.runs.commands import about, bench, compare, devices, profile, results, studies, study
 from naslab.version import naslab_version
 
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -52,6 +52,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(devices.group, name="devices")
+app.add_typer(studies.group, name="studies")
 
 
 INTERRUPTED = 130

@@ -24,6 +24,7 @@ from naslab.runs.ledger import Ledger
 from naslab.runs.limits import FailureStreak, deaths_without_progress, forgivable, overdue, seconds_left
 from naslab.runs.log import log_path
 from naslab.runs.past import Past
+from naslab.runs.patience import Patience, StorageAway, reconnect_seconds
 from naslab.runs.plan import Plan, plan_next
 from naslab.runs.progress import Progress
 from naslab.runs.reuse import Circumstances, Reusable, reusable
@@ -56,10 +57,11 @@ def run_study(ledger: Ledger, slots: int, progress: Progress, retry_failed: bool
     """
     if type(slots) is not int or slots < 1:
         raise InputError(f"slots: {slots!r}: how many trials run at once, an integer from 1")
+    patience = Patience(reconnect_seconds(), progress.say)
     with _disk_errors(ledger.files), termination_interrupts():
         facts = find_facts(ledger, slots, progress.say)
-        with ledger.hold(slots) as lease:
-            return _Driver(ledger, lease, facts, slots, progress, retry_failed).run()
+        with ledger.hold(slots, patience) as lease:
+            return _Driver(ledger, lease, facts, slots, progress, retry_failed, patience).run()
 
 
 class _Running:
@@ -80,9 +82,17 @@ class _Running:
 
 class _Driver:
     def __init__(
-        self, ledger: Ledger, lease: Lease, facts: Facts, slots: int, progress: Progress, retry_failed: bool
+        self,
+        ledger: Ledger,
+        lease: Lease,
+        facts: Facts,
+        slots: int,
+        progress: Progress,
+        retry_failed: bool,
+        patience: Patience,
     ) -> None:
         self.ledger, self.lease, self.facts, self.slots, self.progress = ledger, lease, facts, slots, progress
+        self.patience = patience
         self.study, self.files = ledger.study, ledger.files
         self.document = self.study.document()
         self.running: dict[Future[Any], _Running] = {}
@@ -102,21 +112,29 @@ class _Driver:
         self._settle()
         self.warm = warm_starts(self.ledger, self.facts.metric)
         if not self._has_work():
-            return self.ledger.trials()
+            return self._all_trials()
         self.ledger.name_metric(self.facts.metric)
         record_facts(self.ledger, self.facts)
         self._look_for_equals()
         with HeldBack() as interruptions:
+            self.patience.check = interruptions.check
             executor = make_executor(self.study.executor, self.slots, self.study.device, self.files, self.progress.say)
             try:
                 with self.progress.watching(self.study, self.facts.controls, self.facts.metric, self.slots):
                     self._loop(executor, interruptions)
             except BaseException:
                 executor.shutdown(cancel_futures=True)
-                self._leave()
+                self.patience.end()
+                with suppress(StorageAway):  # the next driver settles it from the trials' own trails
+                    self._leave()
                 raise
             executor.shutdown()
             interruptions.check()
+        return self._all_trials()
+
+    def _all_trials(self) -> list[Trial]:
+        if self._plan().state == "done":
+            self.ledger.mark_done()
         return self.ledger.trials()
 
     def _look_for_equals(self) -> None:

@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 
 from naslab.errors import InputError
 from naslab.runs.notebook import module_text, source_of
-from naslab.runs.storage import runs_folder, storage_url
+from naslab.runs.place import runs_folder
+from naslab.runs.storage_url import storage_url
 from naslab.runs.study import SCHEMA, Study, parse_study
 from naslab.search_spaces.function import Choice, FloatRange, FunctionSpace, IntegerRange, Range
 from naslab.search_spaces.parameters import Scalar

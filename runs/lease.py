@@ -15,6 +15,9 @@ import os
 import socket
 import threading
 import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,6 +36,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    delete,
     event,
     extract,
     func,
@@ -40,10 +44,11 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.schema import CreateTable
 
 from naslab.errors import InputError, NaslabError
+from naslab.runs.patience import Patience, StorageAway
 
 HEARTBEAT_SECONDS = 2.0
 STALE_SECONDS = 20.0
@@ -64,6 +69,10 @@ SESSIONS = Table(
 )
 
 
+_here: set[str] = set()
+"""The leases that this process holds: one that it could not let go, as its server was away, is no longer its."""
+
+
 class LeaseLost(NaslabError):
     """Another driver took the study over; this one must not write any more."""
 
@@ -71,27 +80,35 @@ class LeaseLost(NaslabError):
 class Lease:
     """The right to write a study's records, while inside `with`.
 
+    Args:
+        slots: that its driver holds.
+        patience: with a storage that is away.
+
     Raises (on entry):
         InputError: a living driver holds it.
     """
 
-    def __init__(self, storage: BaseStorage, study: str, slots: int) -> None:
+    def __init__(self, storage: BaseStorage, study: str, slots: int, patience: Patience | None = None) -> None:
         self._engine = engine_of(storage)
         self._study, self._slots = study, slots
+        self._patience = patience or Patience()
+        self._id = uuid.uuid4().hex
+        self._holder = json.dumps({**_this_process(), "lease": self._id})
         self.token = 0
         self._released = threading.Event()
-        self._lost = False
+        self._lost = self._leaves_nothing = False
         self._stale = stale_seconds()
 
     def __enter__(self) -> Lease:
-        if not inspect(self._engine).has_table(SESSIONS.name):
-            with self._engine.begin() as connection:
-                connection.execute(CreateTable(SESSIONS, if_not_exists=True))
+        self._patience(lambda again: _make_table(self._engine))
+        _here.add(self._id)
         try:
-            with self._engine.begin() as connection:
-                self._take(connection)
-        except IntegrityError:
-            raise _busy(self._study, "another `naslab run`") from None
+            self._patience(lambda again: self._take())
+        except BaseException as error:
+            _here.discard(self._id)
+            if isinstance(error, IntegrityError):
+                raise _busy(self._study, "another `naslab run`") from None
+            raise
         event.listen(self._engine, "commit", self._fence)
         self._heart = threading.Thread(target=self._beat, daemon=True)
         self._heart.start()
@@ -102,12 +119,17 @@ class Lease:
     ) -> None:
         self._released.set()
         self._heart.join()
+        _here.discard(self._id)
         event.remove(self._engine, "commit", self._fence)
-        try:
-            self._show_life(ended=True)
-        except (LeaseLost, SQLAlchemyError):
-            if error is None:
-                raise
+        if error is not None:
+            with suppress(LeaseLost, StorageAway, SQLAlchemyError):
+                self._release(again=False)
+        else:
+            self._patience(self._release)
+
+    def leave_nothing(self) -> None:
+        """Let the lease go without a trace: the study is no more, or has another name."""
+        self._leaves_nothing = True
 
     def check_heart(self) -> None:
         """Raise LeaseLost if the last heartbeat found that another driver has taken over; asks nobody."""
@@ -116,32 +138,47 @@ class Lease:
 
     def check(self) -> None:
         """Raise LeaseLost if another driver has taken over."""
-        with self._engine.connect() as connection:
-            self._fence(connection)
+
+        def ask(again: bool) -> None:
+            with self._engine.connect() as connection:
+                self._fence(connection)
+
+        self._patience(ask)
 
     def cover(self, began: float, last: float) -> None:
         """Let the session that ran a trial from `began` to `last` last as long: its driver died before it said so."""
         sessions = SESSIONS.c
         ran = and_(sessions.study == self._study, sessions.token < self.token, sessions.started <= began)
-        with self._engine.begin() as connection:
-            token = connection.scalar(select(func.max(sessions.token)).where(ran))
-            late = and_(sessions.study == self._study, sessions.token == token, sessions.seen < last)
-            connection.execute(update(SESSIONS).where(late).values(seen=last))
 
-    def _take(self, connection: Connection) -> None:
+        def write(again: bool) -> None:
+            with self._engine.begin() as connection:
+                token = connection.scalar(select(func.max(sessions.token)).where(ran))
+                late = and_(sessions.study == self._study, sessions.token == token, sessions.seen < last)
+                connection.execute(update(SESSIONS).where(late).values(seen=last))
+
+        self._patience(write)
+
+    def _take(self) -> None:
+        with self._engine.begin() as connection:
+            self._take_within(connection)
+
+    def _take_within(self, connection: Connection) -> None:
         now, sessions = _now(connection), SESSIONS.c
         last = connection.execute(
             select(SESSIONS).where(sessions.study == self._study).order_by(sessions.token.desc()).limit(1)
         ).first()
+        if last is not None and last.holder == self._holder:  # taken before the answer was lost
+            self.token = last.token
+            return
         if last is not None and not last.ended:
-            if now - last.seen <= self._stale and not _is_gone(json.loads(last.holder)):
+            if not _is_dead(json.loads(last.holder), now - last.seen, self._stale):
                 raise _busy(self._study, _words(last, now))
             # Only if it still is as it was read: a heartbeat or a third driver may have come in between.
             same = and_(self._row(last.token), sessions.seen == last.seen, ~sessions.ended)
             if connection.execute(update(SESSIONS).where(same).values(ended=True)).rowcount != 1:
                 raise _busy(self._study, "another `naslab run`")
         self.token = 1 if last is None else last.token + 1
-        row = {"study": self._study, "token": self.token, "holder": json.dumps(_this_process()), "slots": self._slots}
+        row = {"study": self._study, "token": self.token, "holder": self._holder, "slots": self._slots}
         connection.execute(SESSIONS.insert().values(**row, started=now, seen=now, ended=False))
 
     def _row(self, token: int) -> Any:
@@ -165,7 +202,7 @@ class Lease:
             except LeaseLost:
                 self._lost = True
                 return
-            except SQLAlchemyError:
+            except (StorageAway, SQLAlchemyError):
                 continue  # a busy or absent server; the next beat may come through
 
     def _show_life(self, ended: bool = False) -> None:
@@ -174,6 +211,24 @@ class Lease:
             values = {"seen": _now(connection), "ended": ended}
             if connection.execute(update(SESSIONS).where(standing).values(**values)).rowcount != 1:
                 raise self._taken_over()
+
+    def _release(self, again: bool) -> None:
+        if self._leaves_nothing:
+            with self._engine.begin() as connection:
+                own = and_(SESSIONS.c.study == self._study, SESSIONS.c.token <= self.token)
+                connection.execute(delete(SESSIONS).where(own))
+            return
+        try:
+            self._show_life(ended=True)
+        except LeaseLost:
+            if not (again and self._is_last()):  # else it was let go before the answer was lost
+                raise
+
+    def _is_last(self) -> bool:
+        sessions = SESSIONS.c
+        with self._engine.connect() as connection:
+            asked = select(func.max(sessions.token)).where(sessions.study == self._study)
+            return bool(connection.scalar(asked) == self.token)
 
 
 def stale_seconds() -> float:
@@ -203,11 +258,49 @@ def sessions_of(storage: BaseStorage, study: str) -> list[dict[str, float]]:
         return [dict(row._mapping) for row in rows]
 
 
+@dataclass(frozen=True)
+class Session:
+    """The last driver of a study."""
+
+    driver: dict[str, Any]
+    """`pid`, `host` and `slots`."""
+    seen: float
+    """Its last sign of life, in Unix seconds."""
+    is_alive: bool
+    """Whether it holds the study now."""
+
+
+def last_sessions(storage: BaseStorage) -> dict[str, Session]:
+    """By study, the last driver that ran it."""
+    engine = engine_of(storage)
+    if not inspect(engine).has_table(SESSIONS.name):
+        return {}
+    found = {}
+    with engine.connect() as connection:
+        now = _now(connection)
+        for row in connection.execute(select(SESSIONS).order_by(SESSIONS.c.token)):
+            holder = json.loads(row.holder)
+            driver = {"pid": holder["pid"], "host": holder["host"], "slots": row.slots}
+            found[row.study] = Session(driver, row.seen, not row.ended and not _is_dead(holder, now - row.seen))
+    return found
+
+
 def engine_of(storage: BaseStorage) -> Engine:
     """The database connection of an Optuna storage, which caches before it."""
     backend: Any = getattr(storage, "_backend", storage)
     engine: Engine = backend.engine
     return engine
+
+
+def _make_table(engine: Engine) -> None:
+    if inspect(engine).has_table(SESSIONS.name):
+        return
+    try:
+        with engine.begin() as connection:
+            connection.execute(CreateTable(SESSIONS, if_not_exists=True))
+    except DBAPIError:
+        if not inspect(engine).has_table(SESSIONS.name):  # else another driver made it at the same moment
+            raise
 
 
 def _busy(study: str, who: str) -> InputError:
@@ -245,10 +338,19 @@ def _machine() -> str | None:
         return None
 
 
+def _is_dead(holder: dict[str, Any], silent: float, stale: float | None = None) -> bool:
+    """Whether another driver may take over from this one, which was silent for so many seconds."""
+    return silent > (stale_seconds() if stale is None else stale) or _is_gone(holder)
+
+
 def _is_gone(holder: dict[str, Any]) -> bool:
     """Whether the holder ran on this machine and its process is no more; a process number may have a new owner."""
     here = _machine()
-    return here is not None and holder["machine"] == here and _born(holder["pid"]) != holder["born"]
+    if here is None or holder["machine"] != here:
+        return False
+    if holder["pid"] == os.getpid() and "lease" in holder:
+        return holder["lease"] not in _here
+    return _born(holder["pid"]) != holder["born"]
 
 
 def _born(pid: int) -> str | None:

@@ -8,14 +8,14 @@ parameters are the configuration's, so that optuna-dashboard shows them; what ha
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import pandas as pd
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
@@ -26,13 +26,17 @@ from naslab.runs.growth import check_readable, check_same, recorded_configuratio
 from naslab.runs.judge import Judgement, read_judgement
 from naslab.runs.lease import Lease, sessions_of
 from naslab.runs.optuna_record import ASIDE
-from naslab.runs.records import JUDGED, OUTCOME, Record, read_judgements, read_records
-from naslab.runs.storage import SQLITE, connect, runs_folder, shown, storage_errors, storage_url
+from naslab.runs.patience import Patience
+from naslab.runs.place import files_of, files_to_record, finish_move
+from naslab.runs.records import DELETING, DONE, JUDGED, OUTCOME, Record, find_trial, read_judgements, read_records
+from naslab.runs.storage import connect, storage_errors
+from naslab.runs.storage_url import shown, storage_url
 from naslab.runs.study import Study, parse_study
 from naslab.runs.trial import Job, RungRecord, State, Trial
 from naslab.search_spaces import SearchSpace
 
 SCHEMA = "naslab.ledger/1"
+T = TypeVar("T")
 
 
 class Ledger:
@@ -48,6 +52,7 @@ class Ledger:
         """Trials that have ended, by Optuna's id: they change no more."""
         self._held: dict[int, Trial] | None = None
         """Every trial by Optuna's id while this process alone writes them."""
+        self._patience = Patience()
 
     @classmethod
     def open(cls, storage: str | None, name: str) -> Ledger:
@@ -58,7 +63,8 @@ class Ledger:
         """
         url = storage_url(storage)
         backend = connect(url, create=False)
-        found = _studies(backend, url)
+        with storage_errors(url):
+            found = _studies(backend)
         if name not in found:
             known = ", ".join(sorted(known for known in found if not known.endswith(ASIDE))) or "none"
             raise InputError(f"{shown(url)}: no study named {name!r}; it has {known}")
@@ -74,18 +80,23 @@ class Ledger:
         study.check_arms()
         url = storage_url(storage)
         ledger = cls(connect(url, create=True), url, study)
-        ledger._check_recorded()
+        with storage_errors(url):
+            ledger._check_recorded()
         return ledger
 
     @contextmanager
-    def hold(self, slots: int) -> Iterator[Lease]:
+    def hold(self, slots: int, patience: Patience | None = None) -> Iterator[Lease]:
         """Be the study's only driver while inside; the study is made, or its file's new wording recorded.
+
+        Args:
+            patience: with a storage that is away; none by default.
 
         Raises:
             InputError: another driver holds it, or the study changed in what may not change.
         """
-        with storage_errors(self.url), Lease(self._storage, self.study.name, slots) as lease:
-            self._record_study(lease)
+        self._patience = patience or Patience()
+        with storage_errors(self.url), Lease(self._storage, self.study.name, slots, self._patience) as lease:
+            self._ask(lambda again: self._record_study())
             self._held = self._all()
             try:
                 yield lease
@@ -95,65 +106,77 @@ class Ledger:
     @property
     def files(self) -> Path:
         """The study's own folder: where its storage says, or else where it would be made."""
-        found = _studies(self._storage, self.url).get(self.study.name)
-        recorded = None if found is None else self._storage.get_study_user_attrs(found).get("naslab", {}).get("files")
-        return runs_folder(self.url) / self.study.name if recorded is None else Path(recorded)
+        return self._ask(lambda again: files_of(self._storage, self.url, self.study.name))
 
     def attribute(self, name: str) -> Any:
         """What is recorded with the study under `name`; None if nothing is."""
-        with storage_errors(self.url):
-            found = _studies(self._storage, self.url).get(self.study.name)
+
+        def read(again: bool) -> Any:
+            found = _studies(self._storage).get(self.study.name)
             return None if found is None else self._storage.get_study_user_attrs(found).get(name)
+
+        return self._ask(read)
 
     def set_attribute(self, name: str, value: Any) -> None:
         """Record plain values with the study."""
         self._writable()
-        with storage_errors(self.url):
-            self._storage.set_study_user_attr(self._homes()[0], name, value)
+        self._ask(lambda again: self._storage.set_study_user_attr(self._homes()[0], name, value))
 
     def name_metric(self, metric: str) -> None:
         """Say what the values of both Optuna studies are called."""
-        num_values = len(self._storage.get_study_directions(self._homes()[0]))
-        names = optuna_record.metric_names(self.study, metric, num_values)
-        with storage_errors(self.url), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
+
+        def name(again: bool) -> None:
+            num_values = len(self._storage.get_study_directions(self._homes()[0]))
+            names = optuna_record.metric_names(self.study, metric, num_values)
             optuna.load_study(study_name=self.study.name, storage=self._storage).set_metric_names(names)
             optuna.load_study(study_name=self.study.name + ASIDE, storage=self._storage).set_metric_names([metric])
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            self._ask(name)
 
     def begin(self, job: Job) -> tuple[int, int]:
         """Record that an attempt at `job` runs; its Optuna trial id and its number."""
         held = self._writable()
         number = len(held)
         home = self._homes()[0 if optuna_record.is_searched(self.study, job) else 1]
-        with storage_errors(self.url):
-            trial_id = self._storage.create_new_trial(home, optuna_record.template(self.study, job, number))
+        template = optuna_record.template(self.study, job, number)
+
+        def create(again: bool) -> int:
+            found = find_trial(self._storage, home, number) if again else None
+            return self._storage.create_new_trial(home, template) if found is None else found
+
+        trial_id = self._ask(create)
         held[trial_id] = Trial(number, job, "running")
         return trial_id, number
 
     def rung(self, trial_id: int, epoch: int, score: float) -> None:
         """Record a running trial's metric at a rung."""
-        with storage_errors(self.url):
-            self._storage.set_trial_intermediate_value(trial_id, epoch, score)
+        self._ask(lambda again: self._storage.set_trial_intermediate_value(trial_id, epoch, score))
 
     def judge(self, trial_id: int, judgements: Sequence[Judgement]) -> None:
         """Record what was decided of a running trial at its rungs."""
-        with storage_errors(self.url):
-            self._storage.set_trial_user_attr(trial_id, JUDGED, [judgement.to_dict() for judgement in judgements])
+        facts = [judgement.to_dict() for judgement in judgements]
+        self._ask(lambda again: self._storage.set_trial_user_attr(trial_id, JUDGED, facts))
 
     def judgements(self) -> list[Judgement]:
         """What was decided at rungs, of every attempt."""
-        with storage_errors(self.url):
-            return [read_judgement(facts) for facts in read_judgements(self._storage, self._found_homes())]
+        found = self._ask(lambda again: read_judgements(self._storage, self._found_homes()))
+        return [read_judgement(facts) for facts in found]
 
     def finish(self, trial_id: int, state: State, outcome: Mapping[str, Any]) -> Trial:
         """Record how an attempt ended. The outcome is written before the state that makes it final."""
         held = self._writable()
         running, told = held[trial_id], {**outcome, "state": state}
         trial = _ended(running.number, running.job, told)
-        with storage_errors(self.url):
-            self._storage.set_trial_user_attr(trial_id, OUTCOME, told)
-            num_values = len(self._storage.get_study_directions(self._homes()[0]))
-            self._storage.set_trial_state_values(trial_id, *optuna_record.end(self.study, trial, num_values))
+
+        def record(again: bool) -> None:
+            with suppress(*([UpdateFinishedTrialError] if again else [])):  # its end was written before the answer went
+                self._storage.set_trial_user_attr(trial_id, OUTCOME, told)
+                num_values = len(self._storage.get_study_directions(self._homes()[0]))
+                self._storage.set_trial_state_values(trial_id, *optuna_record.end(self.study, trial, num_values))
+
+        self._ask(record)
         held[trial_id] = trial
         return trial
 
@@ -171,10 +194,13 @@ class Ledger:
 
     def sessions(self) -> list[dict[str, float]]:
         """Drivers that ran this study: `started`, `seen` (last sign of life), both in Unix seconds, and `slots`."""
-        with storage_errors(self.url):
-            found = _studies(self._storage, self.url).get(self.study.name)
+
+        def read(again: bool) -> list[dict[str, float]]:
+            found = _studies(self._storage).get(self.study.name)
             early = [] if found is None else self._storage.get_study_user_attrs(found).get("sessions", [])
             return [*early, *sessions_of(self._storage, self.study.name)]
+
+        return self._ask(read)
 
     def frame(self) -> pd.DataFrame:
         """One row per attempt: number, role, arm, state, seed, seconds by phase, scores, parameters."""
@@ -203,18 +229,17 @@ class Ledger:
     def _homes(self) -> tuple[int, int]:
         """Ids of the two Optuna studies: of what was searched, and of everything else."""
         if self._ids is None:
-            found = _studies(self._storage, self.url)
+            found = _studies(self._storage)
             self._ids = found[self.study.name], found.get(self.study.name + ASIDE, -1)
         return self._ids
 
     def _found_homes(self) -> list[int]:
-        found = _studies(self._storage, self.url)
+        found = _studies(self._storage)
         return [found[name] for name in (self.study.name, self.study.name + ASIDE) if name in found]
 
     def _records(self) -> list[Record]:
         """Attempts that were not known to have ended."""
-        with storage_errors(self.url):
-            return read_records(self._storage, self._found_homes(), self._read)
+        return self._ask(lambda again: read_records(self._storage, self._found_homes(), self._read))
 
     def _all(self) -> dict[int, Trial]:
         """Every trial by Optuna's id, in the order in which they began."""
@@ -238,6 +263,11 @@ class Ledger:
             }
         )
 
+    def _ask(self, action: Callable[[bool], T]) -> T:
+        """What `action` gets from the storage, with patience; it is told whether it was asked before."""
+        with storage_errors(self.url):
+            return self._patience(action)
+
     def _writable(self) -> dict[int, Trial]:
         if self._held is None:
             raise RuntimeError("only the driver that holds the study writes to it: use Ledger.hold")
@@ -245,7 +275,7 @@ class Ledger:
 
     def _check_recorded(self) -> bool:
         """Whether the study is in the storage; refuses one that is another."""
-        found = _studies(self._storage, self.url)
+        found = _studies(self._storage)
         if self.study.name not in found:
             return False
         if not _half_made(self._storage, found[self.study.name], self.study.name):
@@ -255,17 +285,22 @@ class Ledger:
             check_readable(self.study, trials)
         return True
 
-    def _record_study(self, lease: Lease) -> None:
+    def mark_done(self) -> None:
+        """Say that the study needs nothing more; whoever holds it next finds out anew."""
+        self.set_attribute("naslab", {**self.attribute("naslab"), DONE: True})
+
+    def _record_study(self) -> None:
         exists = self._check_recorded()
+        finish_move(self._storage, self.url, self.study.name)
         names = {self.study.name: optuna_record.directions(self.study), self.study.name + ASIDE: [MAXIMIZE]}
-        known = _studies(self._storage, self.url)
+        known = _studies(self._storage)
         for name, directions in names.items():
             if name not in known:
-                with optuna_warns_only():
+                with optuna_warns_only(), suppress(DuplicatedStudyError):  # made before the answer went
                     self._storage.create_new_study(directions, name)
         attribute = {"schema": SCHEMA, "study": self.study.document(), "digest": self.study.digest}
-        if not self.url.startswith(SQLITE):
-            attribute["files"] = str(self.files.resolve())
+        if (files := files_to_record(self._storage, self.url, self.study.name)) is not None:
+            attribute["files"] = str(files)
         self._storage.set_study_user_attr(self._homes()[0], "naslab", attribute)
         if exists:
             widen_distributions(self._storage, self.study, self._homes())
@@ -274,9 +309,8 @@ class Ledger:
 MAXIMIZE = StudyDirection.MAXIMIZE
 
 
-def _studies(storage: BaseStorage, url: str) -> dict[str, int]:
-    with storage_errors(url):
-        return {study.study_name: study._study_id for study in storage.get_all_studies()}
+def _studies(storage: BaseStorage) -> dict[str, int]:
+    return {study.study_name: study._study_id for study in storage.get_all_studies()}
 
 
 def _ended(number: int, job: Job, outcome: Mapping[str, Any]) -> Trial:
@@ -308,6 +342,10 @@ def _recorded_study(storage: BaseStorage, url: str, study_id: int, name: str) ->
         raise InputError(f"{shown(url)}: {name!r} is a part of study {name.removesuffix(ASIDE)!r}; name that")
     if attribute is None:
         raise InputError(f"{shown(url)}: study {name!r} was not made by naslab; choose another name or --storage")
+    if attribute.get(DELETING):
+        raise InputError(
+            f"{shown(url)}: study {name!r} is being deleted; naslab studies delete {name} --yes completes it"
+        )
     if attribute.get("schema") != SCHEMA:
         raise InputError(
             f"{shown(url)}: study {name!r} has schema {attribute.get('schema')!r}; this version reads {SCHEMA!r}"

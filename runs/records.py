@@ -16,10 +16,13 @@ from sqlalchemy import Select, and_, column, select, table
 
 from naslab.runs.lease import engine_of
 
+STUDIES = table("studies", column("study_id"), column("study_name"))
 TRIALS = table("trials", column("trial_id"), column("study_id"), column("number"), column("state"))
 ATTRIBUTES = table("trial_user_attributes", column("trial_id"), column("key"), column("value_json"))
 JOB, OUTCOME, NUMBER, JUDGED = "job", "outcome", "number", "judged"
 """Names of a trial's attributes."""
+DELETING, DONE = "deleting", "done"
+"""Of a study's record: it is being deleted; its driver found nothing left to do."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,19 @@ def read_records(storage: BaseStorage, homes: Sequence[int], known: Collection[i
 def read_judgements(storage: BaseStorage, homes: Sequence[int]) -> list[dict[str, Any]]:
     """What was decided at rungs, of every attempt, in plain values."""
     return [facts for _, _, text in _rows(storage, _attributes(homes, (JUDGED,))) for facts in json.loads(text)]
+
+
+def find_trial(storage: BaseStorage, home: int, number: int) -> int | None:
+    """Optuna's id of the ledger's trial `number` in the Optuna study `home`, None where it has none.
+
+    Whoever makes a trial locks the row of its study first and until the end. With the same lock held, a trial that was
+    asked for on a connection that is broken now is either there or will never be.
+    """
+    wanted = _attributes([home], [NUMBER]).where(ATTRIBUTES.c.value_json == json.dumps(number))
+    with engine_of(storage).begin() as connection:
+        connection.execute(select(STUDIES.c.study_id).where(STUDIES.c.study_id == home).with_for_update())
+        row = connection.execute(wanted).first()
+    return None if row is None else int(row.trial_id)
 
 
 def _attributes(homes: Sequence[int], keys: Sequence[str]) -> Select[Any]:

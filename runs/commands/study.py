@@ -46,7 +46,7 @@ def run(
     from naslab.runs.ledger import Ledger
     from naslab.runs.progress import Progress
     from naslab.runs.status import status as study_status
-    from naslab.runs.storage import shown
+    from naslab.runs.storage_url import shown
     from naslab.runs.study import load_study
 
     study = load_study(path, set_)
@@ -126,7 +126,7 @@ def _show_plan(study: Study, storage: str | None, slots: int, as_json: bool) -> 
     from naslab.runs.dry_run import breaks, seed_advice, seed_words, taken_over
     from naslab.runs.plan import expected_jobs
     from naslab.runs.predicted_hours import expected_hours
-    from naslab.runs.storage import shown, storage_url
+    from naslab.runs.storage_url import shown, storage_url
 
     with redirect_stdout(sys.stderr):
         task = study.make_task(torch.device("cpu"))

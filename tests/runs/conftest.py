@@ -1,3 +1,4 @@
+import itertools
 import os
 import signal
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from inline import TOY, InlineExecutor
+from postgresql import Server, Unavailable
 
 from naslab.runs.output import err, out
 
@@ -42,6 +44,33 @@ def toy_file(tmp_path, monkeypatch):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A PostgreSQL server of the tests' own."""
+    try:
+        made = Server()
+    except Unavailable as missing:
+        pytest.skip(str(missing))
+    yield made.start()
+    made.stop()
+
+
+@pytest.fixture
+def database(server):
+    """The URL of an empty database; the server is there again when the test is done with it."""
+    yield server.start().create(f"test{next(NUMBERS)}")
+    server.start()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def storage(request, tmp_path):
+    """A storage that is not there yet: a file, and a database on a server."""
+    return str(tmp_path / "lab.db") if request.param == "sqlite" else request.getfixturevalue("database")
+
+
+NUMBERS = itertools.count()
 
 
 @pytest.fixture

@@ -5,22 +5,28 @@ import multiprocessing
 import os
 import signal
 
-import optuna
 import pytest
 from optuna.study import StudyDirection
 from sqlalchemy import update
 
 from naslab.errors import InputError
 from naslab.runs import lease as module
+from naslab.runs import storage as storages
 from naslab.runs.cli import run_command_line
 from naslab.runs.lease import SESSIONS, STALE_SECONDS, Lease, LeaseLost, sessions_of
 from naslab.runs.ledger import Ledger
+from naslab.runs.storage_url import storage_url
 from naslab.runs.study import load_study
 
 
 @pytest.fixture
-def connect(tmp_path):
-    return lambda: optuna.storages.get_storage(f"sqlite:///{tmp_path}/lab.db")
+def url(storage):
+    return storage_url(storage)
+
+
+@pytest.fixture
+def connect(url):
+    return lambda: storages.connect(url, create=True)
 
 
 def test_a_living_driver_keeps_others_out_of_its_study_alone(connect):
@@ -66,16 +72,16 @@ def test_who_lost_the_lease_can_write_no_more(connect):
         assert third.token == 3
 
 
-def hold_for_ever(path, held):
-    with Lease(optuna.storages.get_storage(f"sqlite:///{path}"), "mine", 1):
+def hold_for_ever(url, held):
+    with Lease(storages.connect(url, create=True), "mine", 1):
         held.set()
         signal.pause()
 
 
-def test_the_lease_of_a_process_that_is_gone_is_taken_over_at_once(tmp_path, connect):
+def test_the_lease_of_a_process_that_is_gone_is_taken_over_at_once(url, connect):
     context = multiprocessing.get_context("spawn")
     held = context.Event()
-    process = context.Process(target=hold_for_ever, args=(tmp_path / "lab.db", held))
+    process = context.Process(target=hold_for_ever, args=(url, held))
     process.start()
     assert held.wait(120)
     with pytest.raises(InputError), Lease(connect(), "mine", 1):

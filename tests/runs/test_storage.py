@@ -9,6 +9,7 @@ from naslab.errors import InputError
 from naslab.runs import storage
 from naslab.runs.ledger import Ledger
 from naslab.runs.storage import storage_errors
+from naslab.runs.storage_url import storage_url
 from naslab.runs.study import load_study
 
 
@@ -31,7 +32,8 @@ def test_a_storage_that_another_process_makes_meanwhile_is_found(met, times, tmp
 
     monkeypatch.setattr(optuna.storages, "RDBStorage", Met)
     monkeypatch.setattr(storage, "MEETING_SECONDS", 0)
-    url = storage.storage_url(str(tmp_path / "new.db"))
+    monkeypatch.setattr(storage, "MEETINGS", 2)
+    url = storage_url(str(tmp_path / "new.db"))
     if times < 3:
         assert storage.connect(url, create=True).get_all_studies() == []
     else:

@@ -7,7 +7,8 @@ import yaml
 
 from naslab.errors import InputError
 from naslab.runs.ledger import Ledger
-from naslab.runs.storage import _first_line, shown
+from naslab.runs.storage import _first_line
+from naslab.runs.storage_url import shown
 from naslab.runs.study import load_study, parse_study
 from naslab.runs.yaml_text import read_yaml
 from naslab.search_spaces import Float

@@ -1,0 +1,47 @@
+"""Storage URLs: from what a user writes to an URL, and what of it may be printed: everything but its secrets."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
+
+DEFAULT_STORAGE = "naslab-runs/naslab.db"
+SQLITE = "sqlite:///"
+
+_PASSWORD = re.compile(r"(?s)(?<=://)([^:/@]*):(.*)@")
+"""As SQLAlchemy reads a URL: everything between the first colon and an @, whatever stands in it."""
+_NO_PORT = re.compile(r"(?<=://)([^:/@]*):(?!\d*(?:[/?#]|$))([^@/?#]*)(?=[/?#]|$)")
+"""A password whose host was forgotten stands where a port would."""
+_NAMED = re.compile(r"(?i)([?&][^=&]*(?:pass|pwd|secret|token|key|auth|cred|options)[^=&]*=)([^&#\s]*)")
+
+
+def storage_url(text: str | None) -> str:
+    """A URL as it is; anything else is the path of an SQLite file."""
+    text = text or DEFAULT_STORAGE
+    return text if "://" in text else f"{SQLITE}{text}"
+
+
+def shown(url: str) -> str:
+    """The URL as it may be printed: without a password."""
+    for pattern in (_PASSWORD, _NO_PORT):
+        url = pattern.sub(r"\1:***" + "@" * (pattern is _PASSWORD), url)
+    return _NAMED.sub(r"\1***", url)
+
+
+def without_secrets(text: str, url: str) -> str:
+    """What a database's driver says, without the passwords of `url`; some repeat it, or parts of it.
+
+    A password is left alone inside a longer word: the storage called naslab.db has not told the password `lab`.
+    """
+    text = text.replace(url, shown(url))
+    for secret in _secrets(url):
+        text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
+    return text
+
+
+def _secrets(url: str) -> list[str]:
+    """What must not be printed, the longest first: as it stands in the URL, as it is meant, and as others encode it."""
+    found = [match[2] for pattern in (_PASSWORD, _NO_PORT, _NAMED) for match in pattern.finditer(url)]
+    meant = {decode(raw) for raw in found for decode in (unquote, unquote_plus)}
+    encoded = {encode(secret, safe="") for secret in meant for encode in (quote, quote_plus)}
+    return sorted({*found, *meant, *encoded} - {""}, key=len, reverse=True)

@@ -1,0 +1,233 @@
+"""`naslab studies`: what a storage holds, another name for a study, and its end, killed at any step."""
+
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from inline import TOY, run_here
+from jsonschema import Draft202012Validator
+
+from naslab.errors import InputError
+from naslab.runs import studies
+from naslab.runs.cli import run_command_line
+from naslab.runs.lease import Lease, sessions_of
+from naslab.runs.ledger import Ledger
+from naslab.runs.ranking import rank
+from naslab.runs.storage import connect
+from naslab.runs.storage_url import storage_url
+from naslab.runs.study import parse_study
+
+SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
+
+
+@pytest.fixture(autouse=True)
+def here(toy_file):
+    """An empty folder of its own."""
+
+
+def run(storage, name="toy", **changes):
+    study = parse_study({**TOY, "name": name, "arms": [], "seeds": [0], **changes}, "test")
+    return run_here(Ledger.start(storage, study))
+
+
+def document(capsys, schema, *command):
+    assert run_command_line(["studies", *command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    Draft202012Validator(json.loads((SCHEMAS / f"{schema}.json").read_text())).validate(found)
+    return found
+
+
+def refused(capsys, *command):
+    assert run_command_line(["studies", *command]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.strip().splitlines()) == 1
+    return said.err
+
+
+def overviews(storage):
+    return {one.name: one for one in studies.list_studies(storage)}
+
+
+def test_all_studies_are_listed(storage, capsys):
+    run(storage)
+    ledger = run(storage, "other")
+    with ledger.hold(2):
+        listed = document(capsys, "studies", "--storage", storage)["studies"]
+        assert [(one["name"], one["state"]) for one in listed] == [("other", "running"), ("toy", "done")]
+        assert listed[0]["driver"]["slots"] == 2
+        assert listed[1]["driver"] is None
+    other = overviews(storage)["other"]
+    assert other.state == "stopped", "its last driver did not say that nothing is left"
+    assert other.trials == {"complete": len(ledger.trials())}
+    assert other.device_hours == pytest.approx(sum(t.device_seconds for t in ledger.trials()) / 3600)
+    assert run_command_line(["studies", "--storage", storage]) == 0
+    assert "stopped" in capsys.readouterr().out
+
+
+def test_a_study_whose_space_is_not_here_is_listed(storage, monkeypatch):
+    run(storage)
+    monkeypatch.setattr("naslab.runs.study.find_space", lambda *_: pytest.fail("not needed"))
+    assert overviews(storage)["toy"].state == "done"
+
+
+def test_a_renamed_study_is_the_same_study(storage, capsys):
+    before = run(storage)
+    ranking, trials, sessions = rank(before.study, before.trials()), before.trials(), before.sessions()
+    said = document(capsys, "rename", "rename", "toy", "tin", "--storage", storage)
+    assert (said["was"], said["study"], said["named_by"]) == ("toy", "tin", [])
+    after = Ledger.open(storage, "tin")
+    assert after.trials() == trials
+    assert after.sessions() == sessions
+    ranked = json.dumps(rank(after.study, after.trials()).to_dict())
+    assert ranked.replace('"tin"', '"toy"') == json.dumps(ranking.to_dict())
+    assert after.files.name == "tin"
+    assert (after.files / "trials").is_dir()
+    assert overviews(storage).keys() == {"tin"}
+    assert run(storage, "tin").trials() == trials, "nothing runs again"
+    assert run(storage).trials() != trials, "and the old name is free"
+    assert after.files != Ledger.open(storage, "toy").files
+
+
+def test_a_deleted_study_leaves_nothing(storage, capsys):
+    ledger, other = run(storage), run(storage, "other")
+    trials = other.trials()
+    files = ledger.files
+    assert files.is_dir()
+    assert "--yes deletes it" in refused(capsys, "delete", "toy", "--storage", storage)
+    document(capsys, "delete", "delete", "toy", "--yes", "--storage", storage)
+    assert not files.exists()
+    assert Ledger.open(storage, "other").trials() == trials
+    assert sessions_of(connect(storage_url(storage), create=False), "toy") == []
+    assert "no study named 'toy'" in refused(capsys, "delete", "toy", "--yes", "--storage", storage)
+    assert {t.state for t in run(storage).trials()} == {"complete"}
+
+
+def test_who_names_a_study_is_said(storage, capsys):
+    run(storage)
+    arm = {"name": "warm", "engine": "optuna", "sampler": "random", "trials": 1, "warm_start": ["toy"]}
+    run(storage, "other", beside=["toy"], reuse=["toy"], arms=[arm])
+    named = ["other: reuse", "other: beside", "other: arm warm, warm_start"]
+    assert document(capsys, "rename", "rename", "toy", "tin", "--storage", storage)["named_by"] == named
+    run(storage)
+    assert document(capsys, "delete", "delete", "toy", "--yes", "--storage", storage)["named_by"] == named
+
+
+def test_a_study_that_runs_is_left_alone(storage, capsys):
+    ledger = run(storage)
+    with ledger.hold(1):
+        for command in (["delete", "toy", "--yes"], ["rename", "toy", "tin"]):
+            assert "works on this study" in refused(capsys, *command, "--storage", storage)
+    assert (ledger.files / "trials").is_dir()
+    assert Ledger.open(storage, "toy").trials() == ledger.trials()
+
+
+@pytest.mark.parametrize(
+    ("new", "words"),
+    [
+        ("other", "taken"),
+        ("toy", "taken"),
+        ("a/b", "no name"),
+        ("a: b", "no name"),
+        ("folder", "taken"),
+        ("", "no name"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused(storage, capsys, new, words):
+    ledger = run(storage)
+    run(storage, "other")
+    ledger.files.with_name("folder").mkdir()
+    assert words in refused(capsys, "rename", "toy", new, "--storage", storage)
+    assert "no study named 'nobody'" in refused(capsys, "rename", "nobody", "new", "--storage", storage)
+    assert overviews(storage).keys() == {"other", "toy"}
+
+
+def read(storage, name):
+    """Its trials, or what keeps it from being read."""
+    state = overviews(storage)[name].state
+    return state if state == "being deleted" else Ledger.open(storage, name).trials()
+
+
+class Killed(BaseException):
+    """A kill -9, as far as what it leaves goes."""
+
+
+def steps():
+    """What a renaming or a deletion calls on its way, each a place to be killed before or after."""
+    yield from ((studies, name) for name in ("rename_studies", "erase_studies", "finish_move", "_remove"))
+    yield from ((Lease, name) for name in ("__enter__", "__exit__", "_release"))
+    yield (shutil, "rmtree")
+
+
+@pytest.mark.parametrize("moment", ["before", "after", "in the middle"])
+@pytest.mark.parametrize("command", [["rename", "toy", "tin"], ["delete", "toy", "--yes"]], ids=lambda c: c[0])
+@pytest.mark.parametrize("place", [*steps()], ids=lambda p: f"{p[0].__name__}.{p[1]}")
+def test_whoever_is_killed_at_any_step_leaves_what_the_same_command_finishes(
+    tmp_path, capsys, monkeypatch, command, place, moment
+):
+    storage = str(tmp_path / "lab.db")
+    before = run(storage)
+    files, trials = before.files, before.trials()
+    real = getattr(*place)
+
+    def killed(*arguments, **options):
+        if moment == "in the middle" and place[1] in ("rmtree", "_remove"):
+            next(files.rglob("model.safetensors")).unlink()
+        elif moment != "before":
+            real(*arguments, **options)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*place, killed)
+        patch.setattr(Lease, "_beat", lambda self: None)
+        with suppress(Killed):
+            run_command_line(["studies", *command, "--storage", storage])
+    monkeypatch.setattr("naslab.runs.lease._is_gone", lambda holder: True)
+    capsys.readouterr()
+    for name in overviews(storage):  # whatever it is now, it may be read or says what it is
+        assert read(storage, name) in (trials, "being deleted")
+    code = run_command_line(["studies", *command, "--storage", storage])
+    said = capsys.readouterr().err
+    if command[0] == "delete":
+        assert code == 0 or "no study named" in said
+        assert not files.exists()
+        assert not overviews(storage)
+    else:
+        assert code == 0 or "no study named" in said
+        after = Ledger.open(storage, "tin")
+        assert after.trials() == trials
+        assert next(after.files.rglob("model.safetensors"))
+        assert overviews(storage).keys() == {"tin"}
+
+
+def test_a_study_that_is_being_deleted_does_not_run(storage, capsys, monkeypatch):
+    run(storage)
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(studies, "_remove", killed)
+        with pytest.raises(Killed):
+            studies.delete_study(storage, "toy")
+    assert overviews(storage)["toy"].state == "being deleted"
+    for use in (lambda: run(storage), lambda: Ledger.open(storage, "toy")):
+        with pytest.raises(InputError, match="is being deleted; naslab studies delete toy --yes completes it"):
+            use()
+
+
+def test_a_driver_finishes_a_renaming(storage, monkeypatch):
+    before = run(storage)
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(studies, "finish_move", killed)
+        with pytest.raises(Killed):
+            studies.rename_study(storage, "toy", "tin")
+    after = run(storage, "tin")
+    assert after.trials() == before.trials()
+    assert next(after.files.rglob("model.safetensors"))
