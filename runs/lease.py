@@ -349,7 +349,7 @@ def _is_gone(holder: dict[str, Any]) -> bool:
     if here is None or holder["machine"] != here:
         return False
     if holder["pid"] == os.getpid() and "lease" in holder:
-        return holder["lease"] not in _here
+        return str(holder["lease"]) not in _here
     return _born(holder["pid"]) != holder["born"]
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from naslab.errors import InputError
 from naslab.runs.output import print_json
-from naslab.runs.storage import connect, storage_url
+from naslab.runs.storage import connect
+from naslab.runs.storage_url import storage_url
 from naslab.runs.verdict import ask_to_stop, asked_to_stop
 from naslab.whole_file import write_whole
 
