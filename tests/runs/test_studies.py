@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from inline import TOY, run_here
+from inline import TOY
 from jsonschema import Draft202012Validator
 
 from naslab.errors import InputError
@@ -18,6 +18,7 @@ from naslab.runs.ranking import rank
 from naslab.runs.storage import connect
 from naslab.runs.storage_url import storage_url
 from naslab.runs.study import parse_study
+from naslab.runs.trial import Job
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 
@@ -27,9 +28,20 @@ def here(toy_file):
     """An empty folder of its own."""
 
 
-def run(storage, name="toy", **changes):
-    study = parse_study({**TOY, "name": name, "arms": [], "seeds": [0], **changes}, "test")
-    return run_here(Ledger.start(storage, study))
+def record(storage, name="toy", **changes):
+    """A study whose reference has run, by hand, with a file."""
+    ledger = Ledger.start(storage, parse_study({**TOY, "name": name, "arms": [], "seeds": [0], **changes}, "test"))
+    with ledger.hold(1):
+        job = Job("reference/seed0", "reference", "reference", 0, ledger.space.reference)
+        trial_id, _ = ledger.begin(job)
+        scores = {"score": 20.0, "validation_score": 21.0}
+        facts = {"seconds": {"train": 3.6}, "device": "cpu", "scores": scores, "result": {"metric": "score"}}
+        ledger.finish(trial_id, "complete", facts)
+        ledger.mark_done()
+    weights = ledger.files / "trials" / job.key / "model.safetensors"
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    weights.touch()
+    return ledger
 
 
 def document(capsys, schema, *command):
@@ -52,8 +64,8 @@ def overviews(storage):
 
 
 def test_all_studies_are_listed(storage, capsys):
-    run(storage)
-    ledger = run(storage, "other")
+    record(storage)
+    ledger = record(storage, "other")
     with ledger.hold(2):
         listed = document(capsys, "studies", "--storage", storage)["studies"]
         assert [(one["name"], one["state"]) for one in listed] == [("other", "running"), ("toy", "done")]
@@ -68,13 +80,13 @@ def test_all_studies_are_listed(storage, capsys):
 
 
 def test_a_study_whose_space_is_not_here_is_listed(storage, monkeypatch):
-    run(storage)
+    record(storage)
     monkeypatch.setattr("naslab.runs.study.find_space", lambda *_: pytest.fail("not needed"))
     assert overviews(storage)["toy"].state == "done"
 
 
 def test_a_renamed_study_is_the_same_study(storage, capsys):
-    before = run(storage)
+    before = record(storage)
     ranking, trials, sessions = rank(before.study, before.trials()), before.trials(), before.sessions()
     said = document(capsys, "rename", "rename", "toy", "tin", "--storage", storage)
     assert (said["was"], said["study"], said["named_by"]) == ("toy", "tin", [])
@@ -86,13 +98,13 @@ def test_a_renamed_study_is_the_same_study(storage, capsys):
     assert after.files.name == "tin"
     assert (after.files / "trials").is_dir()
     assert overviews(storage).keys() == {"tin"}
-    assert run(storage, "tin").trials() == trials, "nothing runs again"
-    assert run(storage).trials() != trials, "and the old name is free"
+    record(storage)
+    assert Ledger.open(storage, "tin").trials() == trials, "the old name is free for another one"
     assert after.files != Ledger.open(storage, "toy").files
 
 
 def test_a_deleted_study_leaves_nothing(storage, capsys):
-    ledger, other = run(storage), run(storage, "other")
+    ledger, other = record(storage), record(storage, "other")
     trials = other.trials()
     files = ledger.files
     assert files.is_dir()
@@ -102,21 +114,21 @@ def test_a_deleted_study_leaves_nothing(storage, capsys):
     assert Ledger.open(storage, "other").trials() == trials
     assert sessions_of(connect(storage_url(storage), create=False), "toy") == []
     assert "no study named 'toy'" in refused(capsys, "delete", "toy", "--yes", "--storage", storage)
-    assert {t.state for t in run(storage).trials()} == {"complete"}
+    assert len(record(storage).trials()) == 1, "it begins anew"
 
 
 def test_who_names_a_study_is_said(storage, capsys):
-    run(storage)
+    record(storage)
     arm = {"name": "warm", "engine": "optuna", "sampler": "random", "trials": 1, "warm_start": ["toy"]}
-    run(storage, "other", beside=["toy"], reuse=["toy"], arms=[arm])
+    record(storage, "other", beside=["toy"], reuse=["toy"], arms=[arm])
     named = ["other: reuse", "other: beside", "other: arm warm, warm_start"]
     assert document(capsys, "rename", "rename", "toy", "tin", "--storage", storage)["named_by"] == named
-    run(storage)
+    record(storage)
     assert document(capsys, "delete", "delete", "toy", "--yes", "--storage", storage)["named_by"] == named
 
 
 def test_a_study_that_runs_is_left_alone(storage, capsys):
-    ledger = run(storage)
+    ledger = record(storage)
     with ledger.hold(1):
         for command in (["delete", "toy", "--yes"], ["rename", "toy", "tin"]):
             assert "works on this study" in refused(capsys, *command, "--storage", storage)
@@ -136,8 +148,8 @@ def test_a_study_that_runs_is_left_alone(storage, capsys):
     ],
 )
 def test_a_name_that_cannot_be_is_refused(storage, capsys, new, words):
-    ledger = run(storage)
-    run(storage, "other")
+    ledger = record(storage)
+    record(storage, "other")
     ledger.files.with_name("folder").mkdir()
     assert words in refused(capsys, "rename", "toy", new, "--storage", storage)
     assert "no study named 'nobody'" in refused(capsys, "rename", "nobody", "new", "--storage", storage)
@@ -155,27 +167,31 @@ class Killed(BaseException):
 
 
 def steps():
-    """What a renaming or a deletion calls on its way, each a place to be killed before or after."""
-    yield from ((studies, name) for name in ("rename_studies", "erase_studies", "finish_move", "_remove"))
-    yield from ((Lease, name) for name in ("__enter__", "__exit__", "_release"))
-    yield (shutil, "rmtree")
+    """What a renaming and a deletion call on their way, each a place to be killed before, after, or in the middle."""
+    lease = [(Lease, name) for name in ("__enter__", "__exit__", "_release")]
+    renaming = [(studies, name) for name in ("rename_studies", "finish_move")]
+    deleting = [(studies, name) for name in ("_remove", "erase_studies")]
+    for command, places in (("rename", [*lease, *renaming]), ("delete", [*lease, *deleting])):
+        yield from ((command, place, moment) for place in places for moment in ("before", "after"))
+    yield "delete", (shutil, "rmtree"), "in the middle"
 
 
-@pytest.mark.parametrize("moment", ["before", "after", "in the middle"])
-@pytest.mark.parametrize("command", [["rename", "toy", "tin"], ["delete", "toy", "--yes"]], ids=lambda c: c[0])
-@pytest.mark.parametrize("place", [*steps()], ids=lambda p: f"{p[0].__name__}.{p[1]}")
+COMMANDS = {"rename": ["rename", "toy", "tin"], "delete": ["delete", "toy", "--yes"]}
+
+
+@pytest.mark.parametrize(("command", "place", "moment"), [*steps()])
 def test_whoever_is_killed_at_any_step_leaves_what_the_same_command_finishes(
     tmp_path, capsys, monkeypatch, command, place, moment
 ):
     storage = str(tmp_path / "lab.db")
-    before = run(storage)
+    before = record(storage)
     files, trials = before.files, before.trials()
     real = getattr(*place)
 
     def killed(*arguments, **options):
-        if moment == "in the middle" and place[1] in ("rmtree", "_remove"):
+        if moment == "in the middle":
             next(files.rglob("model.safetensors")).unlink()
-        elif moment != "before":
+        elif moment == "after":
             real(*arguments, **options)
         raise Killed
 
@@ -183,14 +199,14 @@ def test_whoever_is_killed_at_any_step_leaves_what_the_same_command_finishes(
         patch.setattr(*place, killed)
         patch.setattr(Lease, "_beat", lambda self: None)
         with suppress(Killed):
-            run_command_line(["studies", *command, "--storage", storage])
+            run_command_line(["studies", *COMMANDS[command], "--storage", storage])
     monkeypatch.setattr("naslab.runs.lease._is_gone", lambda holder: True)
     capsys.readouterr()
     for name in overviews(storage):  # whatever it is now, it may be read or says what it is
         assert read(storage, name) in (trials, "being deleted")
-    code = run_command_line(["studies", *command, "--storage", storage])
+    code = run_command_line(["studies", *COMMANDS[command], "--storage", storage])
     said = capsys.readouterr().err
-    if command[0] == "delete":
+    if command == "delete":
         assert code == 0 or "no study named" in said
         assert not files.exists()
         assert not overviews(storage)
@@ -202,8 +218,8 @@ def test_whoever_is_killed_at_any_step_leaves_what_the_same_command_finishes(
         assert overviews(storage).keys() == {"tin"}
 
 
-def test_a_study_that_is_being_deleted_does_not_run(storage, capsys, monkeypatch):
-    run(storage)
+def test_a_study_that_is_being_deleted_does_not_record(storage, capsys, monkeypatch):
+    record(storage)
 
     def killed(*_):
         raise Killed
@@ -213,13 +229,13 @@ def test_a_study_that_is_being_deleted_does_not_run(storage, capsys, monkeypatch
         with pytest.raises(Killed):
             studies.delete_study(storage, "toy")
     assert overviews(storage)["toy"].state == "being deleted"
-    for use in (lambda: run(storage), lambda: Ledger.open(storage, "toy")):
+    for use in (lambda: record(storage), lambda: Ledger.open(storage, "toy")):
         with pytest.raises(InputError, match="is being deleted; naslab studies delete toy --yes completes it"):
             use()
 
 
 def test_a_driver_finishes_a_renaming(storage, monkeypatch):
-    before = run(storage)
+    before = record(storage).trials()
 
     def killed(*_):
         raise Killed
@@ -228,6 +244,7 @@ def test_a_driver_finishes_a_renaming(storage, monkeypatch):
         patch.setattr(studies, "finish_move", killed)
         with pytest.raises(Killed):
             studies.rename_study(storage, "toy", "tin")
-    after = run(storage, "tin")
-    assert after.trials() == before.trials()
+    after = Ledger.start(storage, Ledger.open(storage, "tin").study)
+    with after.hold(1):
+        assert after.trials() == before
     assert next(after.files.rglob("model.safetensors"))
