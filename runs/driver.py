@@ -57,11 +57,11 @@ def run_study(ledger: Ledger, slots: int, progress: Progress, retry_failed: bool
     """
     if type(slots) is not int or slots < 1:
         raise InputError(f"slots: {slots!r}: how many trials run at once, an integer from 1")
-    patience = Patience(reconnect_seconds(), progress.say)
+    ledger.patience = Patience(reconnect_seconds(), progress.say)
     with _disk_errors(ledger.files), termination_interrupts():
         facts = find_facts(ledger, slots, progress.say)
-        with ledger.hold(slots, patience) as lease:
-            return _Driver(ledger, lease, facts, slots, progress, retry_failed, patience).run()
+        with ledger.hold(slots) as lease:
+            return _Driver(ledger, lease, facts, slots, progress, retry_failed).run()
 
 
 class _Running:
@@ -82,17 +82,9 @@ class _Running:
 
 class _Driver:
     def __init__(
-        self,
-        ledger: Ledger,
-        lease: Lease,
-        facts: Facts,
-        slots: int,
-        progress: Progress,
-        retry_failed: bool,
-        patience: Patience,
+        self, ledger: Ledger, lease: Lease, facts: Facts, slots: int, progress: Progress, retry_failed: bool
     ) -> None:
         self.ledger, self.lease, self.facts, self.slots, self.progress = ledger, lease, facts, slots, progress
-        self.patience = patience
         self.study, self.files = ledger.study, ledger.files
         self.document = self.study.document()
         self.running: dict[Future[Any], _Running] = {}
@@ -117,14 +109,14 @@ class _Driver:
         record_facts(self.ledger, self.facts)
         self._look_for_equals()
         with HeldBack() as interruptions:
-            self.patience.check = interruptions.check
+            self.ledger.patience.check = interruptions.check
             executor = make_executor(self.study.executor, self.slots, self.study.device, self.files, self.progress.say)
             try:
                 with self.progress.watching(self.study, self.facts.controls, self.facts.metric, self.slots):
                     self._loop(executor, interruptions)
             except BaseException:
                 executor.shutdown(cancel_futures=True)
-                self.patience.end()
+                self.ledger.patience.end()
                 with suppress(StorageAway):  # the next driver settles it from the trials' own trails
                     self._leave()
                 raise

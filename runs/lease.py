@@ -350,7 +350,7 @@ def _is_gone(holder: dict[str, Any]) -> bool:
         return False
     if holder["pid"] == os.getpid() and "lease" in holder:
         return str(holder["lease"]) not in _here
-    return _born(holder["pid"]) != holder["born"]
+    return bool(_born(holder["pid"]) != holder["born"])
 
 
 def _born(pid: int) -> str | None:

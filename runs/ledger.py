@@ -52,7 +52,8 @@ class Ledger:
         """Trials that have ended, by Optuna's id: they change no more."""
         self._held: dict[int, Trial] | None = None
         """Every trial by Optuna's id while this process alone writes them."""
-        self._patience = Patience()
+        self.patience = Patience()
+        """With a storage that is away: a driver has some."""
 
     @classmethod
     def open(cls, storage: str | None, name: str) -> Ledger:
@@ -85,17 +86,13 @@ class Ledger:
         return ledger
 
     @contextmanager
-    def hold(self, slots: int, patience: Patience | None = None) -> Iterator[Lease]:
+    def hold(self, slots: int) -> Iterator[Lease]:
         """Be the study's only driver while inside; the study is made, or its file's new wording recorded.
-
-        Args:
-            patience: with a storage that is away; none by default.
 
         Raises:
             InputError: another driver holds it, or the study changed in what may not change.
         """
-        self._patience = patience or Patience()
-        with storage_errors(self.url), Lease(self._storage, self.study.name, slots, self._patience) as lease:
+        with storage_errors(self.url), Lease(self._storage, self.study.name, slots, self.patience) as lease:
             self._ask(lambda again: self._record_study())
             self._held = self._all()
             try:
@@ -266,7 +263,7 @@ class Ledger:
     def _ask(self, action: Callable[[bool], T]) -> T:
         """What `action` gets from the storage, with patience; it is told whether it was asked before."""
         with storage_errors(self.url):
-            return self._patience(action)
+            return self.patience(action)
 
     def _writable(self) -> dict[int, Trial]:
         if self._held is None:

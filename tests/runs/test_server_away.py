@@ -38,7 +38,7 @@ class Listener(Progress):
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch, toy_file):
     monkeypatch.setattr(patience, "RETRY_SECONDS", 0.02)
-    monkeypatch.setattr("naslab.runs.driver.LocalExecutor", InlineExecutor)
+    monkeypatch.setattr("naslab.runs.driver.make_executor", InlineExecutor)
 
 
 def ledger_of(url, **changes):
