@@ -75,7 +75,7 @@ def run(
 
 def _again(command: str, study: str, storage: str | None, *more: str) -> str:
     """What to type for another command on the same study: a password stays hidden."""
-    from naslab.runs.storage import shown
+    from naslab.runs.storage_url import shown
 
     where = () if storage is None else ("--storage", shown(storage))
     return shlex.join(("naslab", command, study, *where, *more))

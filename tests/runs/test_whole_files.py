@@ -2,14 +2,17 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from naslab.errors import InputError
 from naslab.runs.output import print_json
+from naslab.runs.sqlite_storage import set_journal
 from naslab.runs.storage import connect
 from naslab.runs.storage_url import storage_url
 from naslab.runs.verdict import ask_to_stop, asked_to_stop
@@ -100,6 +103,7 @@ def die(connection, cursor, statement, *_):
     statements += statement.lstrip().upper().startswith(("CREATE", "INSERT"))
     if statements == int(sys.argv[1]):
         import os; os.kill(os.getpid(), 9)
+from naslab.runs.sqlite_storage import set_journal
 from naslab.runs.storage import connect
 connect("sqlite:///lab.db", create=True)
 """
@@ -128,6 +132,8 @@ os.kill(os.getpid(), 9)
 def test_a_commit_that_was_cut_short_is_rolled_back(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     connect(storage_url("lab.db"), create=True)
+    with closing(sqlite3.connect("lab.db")) as connection:  # as on a network file system
+        assert set_journal(connection, "delete") == "delete"
     whole = Path("lab.db").read_bytes()
     assert subprocess.run([sys.executable, "-c", CUT_SHORT]).returncode == -signal.SIGKILL
     assert Path("lab.db").read_bytes() != whole
