@@ -6,7 +6,16 @@ import multiprocessing
 import os
 import resource
 import time
+from collections.abc import Iterable
 from pathlib import Path
+
+_peers: dict[int, float] = {}
+"""Seconds of the other processes of a trial, by process."""
+
+
+def count_peers(pids: Iterable[int]) -> None:
+    """Let the clock count these processes, which train the same trial, too."""
+    _peers.update(dict.fromkeys(pids, 0.0))
 
 
 def cpu_seconds() -> float:
@@ -15,6 +24,9 @@ def cpu_seconds() -> float:
     Children that have ended count from the kernel's own sum, living ones (data loaders) from /proc where there is one.
     """
     living = sum(_of_process(child.pid) for child in multiprocessing.active_children())
+    for pid, before in _peers.items():
+        _peers[pid] = max(before, _of_process(pid))  # what it had when it ended stays
+    living += sum(_peers.values())
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + ended.ru_utime + ended.ru_stime + living
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,11 @@ from naslab.runs.process_state import put_back
 from naslab.runs.scores import read_rung, read_scores
 from naslab.runs.study import Study, parse_study
 from naslab.runs.threads import usable_cores
+from naslab.runs.torchrun import TOGETHER, Request, run_together
 from naslab.runs.trial import Cause, Job, Outcome, Phase, RungRecord, summed
 from naslab.runs.verdict import asked_to_stop, await_verdict
 from naslab.search_spaces import GradientTask, RelaxableSpace, Rung, Split, Task, seed_everything
+from naslab.search_spaces.common.training.together import PeerLost, agree, world
 
 WEIGHTS, CHECKPOINT, COST = "model.safetensors", "checkpoint", "cost.json"
 
@@ -64,12 +67,14 @@ def run_job(
         InputError: something only the user can mend, such as a full disk; the trial has not failed.
         WorkerDied: the device answers this process with nothing but errors; another process may go on.
     """
+    if slot.processes > 1 and job.role in TOGETHER:
+        return run_together(Request(document, job, folder, slot, awaited), log)
     threads = slot.threads or usable_cores()
     torch.set_num_threads(threads)
     place = resolve_device(slot.device)
     try:
         with current(place):
-            return _run_job(document, job, folder, log, place, threads, awaited, slot.share)
+            return _run_job(document, job, folder, captured(log), place, threads, awaited, slot.share)
     except OSError as problem:  # such as of a file that the task closed under this one's hands
         raise WorkerDied(f"its process is of no more use: {in_one_line(problem)}") from None
     finally:
@@ -80,13 +85,13 @@ def _run_job(
     document: dict[str, Any],
     job: Job,
     folder: Path,
-    log: Path,
+    captured: AbstractContextManager[None],
     device: torch.device,
     threads: int,
     awaited: int | None,
     share: float,
 ) -> tuple[Outcome, list[RungRecord]]:
-    with Trail(folder, share) as trail, captured(log), telling(trail.compiled):
+    with Trail(folder, share) as trail, captured, telling(trail.compiled):
         work, stuck = _Work(job, folder, trail, _carried(folder), awaited), list[str]()
         try:
             work.device = device_name(device)
@@ -96,6 +101,8 @@ def _run_job(
                 work.run(study, task)
         except (InputError, WorkerDied):
             raise
+        except PeerLost as loss:
+            raise WorkerDied(str(loss)) from None
         except torch.OutOfMemoryError as problem:
             traceback.print_exc()
             _warm.clear()
@@ -155,6 +162,8 @@ class _Work:
         """Dispatch on the job's role."""
         self.result["metric"] = task.metric
         self.result["made_with"] = made_with(task)
+        if world() > 1:
+            self.result["processes"] = world()
         steps: Mapping[str, Callable[[Study, Task], None]] = {
             "control": self._control,
             "search": self._search,
@@ -192,10 +201,13 @@ class _Work:
     def _train(self, study: Study, task: Task) -> None:
         if self._breaks_a_constraint(study, task) and self.job.role != "reference":
             self.state = "pruned"
+            agree(False)
             return
         if self.awaited is not None and (why := self._why_stop(study, self.awaited)) is not None:
             self._stop(why)
+            agree(False)
             return
+        agree(True)
         with self.trail.phase("train"):
             model = self._build(study, task)
             for yielded in task.train(model, self.job.seed, self.folder / CHECKPOINT):
@@ -205,7 +217,9 @@ class _Work:
                 self._note_cost()
                 scores = self._evaluate(task, model, "validation", full=False)
                 self._rung(rung.epoch, {**rung.facts, **scores})
-                if rung.epoch < task.max_epochs and (why := self._why_stop(study, rung.epoch)) is not None:
+                why = self._why_stop(study, rung.epoch) if rung.epoch < task.max_epochs else None
+                agree(why is None)
+                if why is not None:
                     self._stop(why)
                     if why == "budget":
                         return

@@ -20,6 +20,7 @@ from naslab.search_spaces.common.tasks import EpochTask
 from naslab.search_spaces.common.training import adamw, set_learning_rate, train_in_rungs
 from naslab.search_spaces.common.training.choice import Wanted
 from naslab.search_spaces.common.training.policy import PolicyOptions
+from naslab.search_spaces.common.training.together import check_alone
 from naslab.search_spaces.data import check_fit
 from naslab.search_spaces.data.placing import sent
 from naslab.search_spaces.data.video import VideoTextOptions, load_video_text
@@ -120,6 +121,7 @@ class VideoLanguage(EpochTask):
         optimiser = adamw(model.named_parameters(), options.learning_rate, options.weight_decay)
         batches = partial(self._steps, pairs=pairs, seed=seed)
         clip_norm, wanted = options.clip_norm, Wanted.by(self)
+        check_alone("pairs are told apart within the whole batch")
         return train_in_rungs(model, optimiser, batches, _loss, options, seed, checkpoint, clip_norm, wanted)
 
     def _steps(

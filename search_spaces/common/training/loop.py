@@ -14,6 +14,7 @@ from naslab.search_spaces.common.training.checkpoint import resume_training, sav
 from naslab.search_spaces.common.training.choice import Training, Wanted, decide
 from naslab.search_spaces.common.training.policy import Batches, Loss, Policy
 from naslab.search_spaces.common.training.step import Stepper, accumulate
+from naslab.search_spaces.common.training.together import check_divisible, rank, sum_values, world
 from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.task import Rung, TrainingDiverged
 
@@ -50,14 +51,18 @@ def train_in_rungs(
 
     Raises:
         TrainingDiverged: the mean loss of an epoch is not finite.
+        InputError: several processes train what only one can.
     """
     training = Training(model, optimiser, batches, loss, clip_norm)
+    check_divisible(model)
     start, state = resume_training(checkpoint, model, optimiser, next(model.parameters()).device)
     if start == 0:
         seed_everything(derive_seed(seed, "train"))
-        policy = decide(wanted, training) if wanted else Policy()
+        policy = _policy(wanted, training)
     else:
         policy = Policy(**state.get("policy", {}))
+    if rank() > 0:  # random numbers of its own; the samples' order is from generators that all have alike
+        seed_everything(derive_seed(seed, "train", rank(), start))
     step = Stepper(model, optimiser, loss, policy, clip_norm)
     step.resume(state)
     for epoch in range(start, budget.epochs):
@@ -66,7 +71,7 @@ def train_in_rungs(
             raise TrainingDiverged(f"the training loss is {means['loss']} in epoch {epoch + 1}")
         if (epoch + 1) % budget.rung_epochs and epoch + 1 < budget.epochs:
             continue
-        if checkpoint is not None:
+        if checkpoint is not None and rank() == 0:
             save_training(checkpoint, epoch + 1, model, optimiser, step.state())
         yield Rung(epoch + 1, means, step.policy.to_dict())
 
@@ -85,4 +90,11 @@ def _means(steps: Iterator[dict[str, Tensor]]) -> dict[str, float]:
     for values in steps:
         number += 1
         accumulate(totals, values)
-    return {name: total.item() / number for name, total in totals.items()}
+    return {name: total.item() / number for name, total in sum_values(totals).items()}
+
+
+def _policy(wanted: Wanted | None, training: Training) -> Policy:
+    """That of a training that begins; several processes measure nothing, as they would have to choose alike."""
+    if wanted is None:
+        return Policy()
+    return decide(wanted, training) if world() == 1 else wanted.asked.plain

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from naslab.search_spaces.common.training.policy import Loss, Policy
+from naslab.search_spaces.common.training.together import own_part, sum_gradients
 
 
 def accumulate(totals: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
@@ -35,11 +36,16 @@ class Stepper:
         self.scaler = policy.scaler(self.device)
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:
-        """Descend the loss of `batch`; the means of its parts, detached, `loss` among them."""
+        """Descend the loss of `batch`; the means of its parts, detached, `loss` among them.
+
+        Of several processes each returns what its own part of the batch adds to the means.
+        """
         self.optimiser.zero_grad(set_to_none=True)
         means: dict[str, Tensor] = {}
-        for part, share in self.policy.parts(batch):
-            accumulate(means, self._backward(part, share))
+        own, own_share = own_part(batch)
+        for part, share in self.policy.parts(own):
+            accumulate(means, self._backward(part, share * own_share))
+        sum_gradients(self.model)
         self._step()
         return means
 

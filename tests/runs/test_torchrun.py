@@ -1,0 +1,80 @@
+"""A trial of two processes: the same training as by one, and one trial to whoever records, stops or kills it."""
+
+import pytest
+from calls import alive, wait_until
+from inline import TOY
+
+from naslab.runs.executors import LocalExecutor, Slot, WorkerDied
+from naslab.runs.study import parse_study
+from naslab.runs.trial import Job
+from naslab.runs.verdict import ask_to_stop
+from naslab.runs.worker import run_job
+
+EXACT = 1e-9
+"""Float64: sums of two halves round otherwise than one sum, by 1e-16 a step, over 9 steps of a contraction."""
+
+
+def run(folder, processes, budget=False, **task):
+    study = parse_study({**TOY, "arms": [], "space": {"name": "together_space:Space"}, "task": task}, "test")
+    job = Job("reference/x/seed0", "reference", "reference", 0, study.search_space.reference)
+    slot = Slot("cpu", share=float(processes), threads=processes, processes=processes)
+    if budget:
+        folder.mkdir(exist_ok=True)
+        ask_to_stop(folder, "budget")
+    return study.document(), job, folder, folder / "log", slot
+
+
+def outcome_of(*given, **task):
+    outcome, rungs = run_job(*run(*given, **task))
+    return outcome, rungs
+
+
+def test_two_processes_train_as_one_and_go_on_from_each_others_checkpoints(tmp_path):
+    alone, rungs = outcome_of(tmp_path / "one", 1)
+    together, their_rungs = outcome_of(tmp_path / "two", 2)
+    assert (alone.state, together.state) == ("complete", "complete"), together.error
+    assert together.scores == pytest.approx(alone.scores, abs=EXACT)
+    assert [r.epoch for r in their_rungs] == [r.epoch for r in rungs] == [1, 2, 3]
+    for one, other in zip(rungs, their_rungs, strict=True):
+        assert other.scores == pytest.approx(one.scores, abs=EXACT)
+    assert together.device_share == 2, "both are charged"
+    assert together.core_seconds["train"] > 0
+    assert together.result["processes"] == 2
+    for first, then in ((2, 1), (1, 2)):
+        folder = tmp_path / f"{first}{then}"
+        cut, _ = outcome_of(folder, first, True)
+        assert (cut.state, cut.cause) == ("interrupted", "budget")
+        (folder / "stop").unlink()
+        resumed, later = outcome_of(folder, then)
+        assert [r.epoch for r in later] == [2, 3]
+        assert resumed.scores == pytest.approx(alone.scores, abs=EXACT)
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_what_any_of_them_raises_is_the_trials_failure(where, tmp_path):
+    outcome, rungs = outcome_of(tmp_path / "job", 2, trouble="raise", trouble_rank=where)
+    assert (outcome.state, outcome.error) == ("failed", "ValueError: the regression broke")
+    assert [r.epoch for r in rungs] == [1]
+    assert sum(outcome.seconds.values()) > 0
+    assert "the regression broke" in (tmp_path / "job/log").read_text()
+
+
+def test_the_death_of_one_is_the_death_of_all(tmp_path):
+    with pytest.raises(WorkerDied):
+        run_job(*run(tmp_path / "job", 2, trouble="die"))
+
+
+def test_all_are_killed_together(tmp_path):
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    *given, slot = run(tmp_path / "job", 2, trouble="hang", pids=str(pids))
+    executor = LocalExecutor([slot])
+    try:
+        call = executor.submit(run_job, *given)
+        wait_until(lambda: len(list(pids.iterdir())) == 2)
+        executor.kill(call)
+        with pytest.raises(WorkerDied):
+            call.result(120)
+        wait_until(lambda: not any(alive(int(path.name)) for path in pids.iterdir()))
+    finally:
+        executor.shutdown(cancel_futures=True)
