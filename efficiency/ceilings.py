@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from naslab.efficiency.device import device_name
 from naslab.efficiency.provenance import Provenance
 from naslab.errors import InputError
-from naslab.kernels._cache import replace_file
+from naslab.kernels._cache import cache_folder, replace_file
 
 SCHEMA = "naslab.calibration/1"
 MATMUL, COPY, DISPATCH = "matmul", "copy", "dispatch"
@@ -156,10 +156,23 @@ def load_ceilings(device: torch.device) -> Ceilings | None:
     return Ceilings.load(path) if path.exists() else None
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Find out before a long measurement whether its file can be written.
+
+    Raises:
+        InputError: it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
 def _path(device: str, kind: str, threads: int) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = f"{device} {threads} threads" if kind == "cpu" else device
-    return cache / "naslab" / "devices" / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
+    return cache_folder() / "devices" / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
 
 
 def _positive(value: object) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from naslab.efficiency.published_rates import predict_published, published_basis
 from naslab.efficiency.roofline import Roof, place
 from naslab.efficiency.step_features import features
 from naslab.errors import InputError
+from naslab.kernels._cache import cache_folder
 
 TRAINED_IN = ("bfloat16", "float16")
 """The number formats of the published runs."""
@@ -183,7 +183,7 @@ def measured_here() -> StepTimes:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "naslab" / "step_times"
+    return cache_folder() / "step_times"
 
 
 def step_time_files() -> Iterable[Path]:

@@ -74,12 +74,13 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
     except typer.Exit as stop:
         result = stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; the same command goes on from here", INTERRUPTED)
+        result = INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     if result == INTERRUPTED:  # typer turns Ctrl-C into this code, without a word
-        return _fail("interrupted; the same command goes on from here", INTERRUPTED)
+        resumes = (sys.argv[1:] if arguments is None else list(arguments))[:1] == ["run"]
+        return _fail("interrupted; the same command goes on from here" if resumes else "interrupted", INTERRUPTED)
     return result if isinstance(result, int) else 0
 
 

@@ -84,9 +84,11 @@ def calibrate(
 ) -> None:
     """Measure what a device of this machine does at best, and how long models take on it, for later commands."""
     from naslab.efficiency.calibration import calibrate as measure_ceilings
+    from naslab.efficiency.ceilings import ceilings_path, refuse_unwritable
     from naslab.efficiency.device import resolve_device
 
     place = resolve_device(device)
+    refuse_unwritable(ceilings_path(place))
     ceilings = measure_ceilings(place, seconds=seconds)
     path = ceilings.save()
     # A calibration of a few seconds is a look; one that is meant to last times the models, too.

@@ -11,6 +11,7 @@ import torch
 from naslab.efficiency import InputError
 from naslab.efficiency.calibration import calibrate, ceilings_path, load_ceilings, tf32, tf32_allowed
 from naslab.efficiency.ceilings import Samples
+from naslab.efficiency.targets import steps_path
 
 CPU = torch.device("cpu")
 
@@ -138,3 +139,9 @@ def test_torchs_setting_for_tf32_comes_back_after_an_error_too(precision):
 def fail_inside(allowed):
     with tf32(allowed, torch.device("cuda")):
         raise RuntimeError(f"inside {tf32_allowed()}")
+
+
+def test_the_caches_folder_may_be_chosen(tmp_path, monkeypatch):
+    monkeypatch.setenv("NASLAB_CACHE", str(tmp_path))
+    assert ceilings_path(CPU).parent == tmp_path / "devices"
+    assert steps_path(CPU).parent == tmp_path / "step_times"

@@ -88,3 +88,23 @@ def test_wrong_command_lines(capsys):
     assert "device: 'tpu' is unknown" in refused(capsys, "devices", "calibrate", "--device", "tpu")
     assert "nonsense" in refused(capsys, "devices", "nonsense")
     assert "seconds" in refused(capsys, "devices", "calibrate", "--seconds", "0")
+
+
+def test_a_cache_that_cannot_be_written_is_said_before_anything_is_measured(tmp_path, monkeypatch, capsys):
+    (tmp_path / "naslab").write_text("a file where a folder has to be")
+    monkeypatch.delenv("NASLAB_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("naslab.efficiency.calibration.calibrate", lambda *_, **__: pytest.fail("measured"))
+    assert run_command_line(["devices", "calibrate", "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert "cannot be written" in said
+    assert said.count("\n") == 1
+
+
+def test_only_a_study_goes_on_after_an_interruption(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("naslab.efficiency.calibration.calibrate", interrupted)
+    assert run_command_line(["devices", "calibrate", "--device", "cpu"]) == 130
+    assert capsys.readouterr().err == "naslab: interrupted\n"
