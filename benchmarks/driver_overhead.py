@@ -1,28 +1,27 @@
 """Overhead of the driver per trial, early and late in a study, over doing the same job directly in a warm worker.
 
-Usage: python benchmarks/driver_overhead.py [--marks 10 500 2000] [--out benchmarks/results/driver_overhead.json]
+Usage: python benchmarks/driver_overhead.py [--samplers random tpe] [--marks 10 500 2000] [--out FOLDER]
     [--peers PEERS/bin/python [--peer-trials 100]]
 
 Studies of random and TPE proposals in the space of examples/digits_mlp.py cut to almost nothing (540 rows, one epoch).
 The driver's cost of a trial is the time between the ends of successive trials on one slot, less the trial's own charged
 seconds; the direct cost is the same difference for `run_job` called in a loop in one process. Beside it stands plain
-Optuna: ask and tell of `study.optimize` on the same distributions, sampler and kind of storage. Each figure is the
-median of the trials around a mark. With `--peers`, Ray Tune and Syne Tune run a function that costs nothing, trial by
-trial, in the environment of that python (`pip install "ray[tune]" syne-tune optuna`; see peers_overhead.py). Goals at
-2,000: at most 25 ms (random); at most twice Optuna's own (TPE).
+Optuna: `study.optimize` on the same distributions, sampler and kind of storage, a trial of it after each of ours, so
+that a busy machine slows both. Each figure is the median of the trials around a mark. With `--peers`, Ray Tune and Syne
+Tune run a function that costs nothing, trial by trial, in the environment of that python (`pip install "ray[tune]"
+syne-tune optuna`; see peers_overhead.py). Goals at 2,000: at most 25 ms (random); at most twice Optuna's own (TPE).
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -47,15 +46,25 @@ from naslab.runs.worker import run_job  # noqa: E402
 
 
 class Clock(Progress):
-    """Notes when each trial's result was recorded, and what it was charged."""
+    """Notes what each proposal took beyond its own seconds, and runs `beside` after each."""
 
-    def __init__(self) -> None:
+    def __init__(self, beside: Callable[[], None]) -> None:
         super().__init__(Console(stderr=True), quiet=True)
-        self.ends: list[tuple[str, float, float]] = []
+        self.beside = beside
+        self.ours_ms: list[float] = []
+        self.beside_ms: list[float] = []
+        self._since: float | None = None
 
     def finished(self, job: Job, state: str, value: float | None, seconds: float, error: str | None) -> None:
         """See Progress.finished."""
-        self.ends.append((job.role, time.perf_counter(), seconds))
+        if job.role != "proposal":
+            return
+        end = time.perf_counter()
+        if self._since is not None:
+            self.ours_ms.append(1000 * (end - self._since - seconds))
+        self.beside()
+        self._since = time.perf_counter()
+        self.beside_ms.append(1000 * (self._since - end))
 
 
 def study_document(sampler: str, trials: int) -> dict[str, Any]:
@@ -71,12 +80,11 @@ def study_document(sampler: str, trials: int) -> dict[str, Any]:
     }
 
 
-def driver_ms(study: Study, folder: Path) -> list[float]:
-    """What each proposal took beyond its own seconds."""
-    clock = Clock()
+def driver_and_optuna_ms(study: Study, folder: Path) -> tuple[list[float], list[float]]:
+    """What each proposal took beyond its own seconds, and a trial of plain Optuna after each."""
+    clock = Clock(plain_optuna(study, folder))
     run_study(Ledger.start(str(folder / "naslab.db"), study), 1, clock)
-    proposals = [(end, seconds) for role, end, seconds in clock.ends if role == "proposal"]
-    return [1000 * (end - before - seconds) for (before, _), (end, seconds) in itertools.pairwise(proposals)]
+    return clock.ours_ms, clock.beside_ms
 
 
 def direct_ms(study: Study, folder: Path, repetitions: int = 30) -> float:
@@ -92,18 +100,16 @@ def direct_ms(study: Study, folder: Path, repetitions: int = 30) -> float:
     return median(taken[1:])
 
 
-def optuna_ms(study: Study, folder: Path, trials: int) -> list[float]:
-    """Plain Optuna on the same space: a trial's time in `study.optimize` with an objective that costs nothing."""
-    space, ends = study.search_space, []
+def plain_optuna(study: Study, folder: Path) -> Callable[[], None]:
+    """Runs one trial of `study.optimize` on the same space, with an objective that costs nothing."""
+    space = study.search_space
 
     def objective(trial: optuna.Trial) -> float:
-        values = suggest_values(space, lambda name, distribution: trial._suggest(name, distribution))
-        return float(len(str(values)))
+        return float(len(str(suggest_values(space, lambda name, distribution: trial._suggest(name, distribution)))))
 
     sampler = TPESampler(seed=0) if study.arms[0].name == "tpe" else RandomSampler(seed=0)
     plain = optuna.create_study(storage=f"sqlite:///{folder / 'optuna.db'}", sampler=sampler, direction="maximize")
-    plain.optimize(objective, n_trials=trials, callbacks=[lambda *_: ends.append(time.perf_counter())])
-    return [1000 * (b - a) for a, b in itertools.pairwise(ends)]
+    return lambda: plain.optimize(objective, n_trials=1)
 
 
 def peers_ms(python: Path, tool: str, sampler: str, trials: int) -> list[float]:
@@ -124,36 +130,38 @@ def around(samples: Sequence[float], mark: int) -> float:
     return median(samples[max(mark - 2 * half, 0) : mark])
 
 
+def measured(sampler: str, marks: Sequence[int], folder: Path) -> dict[str, Any]:
+    """Figures around each mark, with all samples."""
+    study = parse_study(study_document(sampler, max(marks)), "the benchmark's study")
+    ours, plain = driver_and_optuna_ms(study, folder)
+    direct = direct_ms(study, folder / "direct")
+    rows = [
+        {"trials": mark, "overhead_ms": around(ours, mark) - direct, "optuna_ms": around(plain, mark)} for mark in marks
+    ]
+    return {"direct_ms": direct, "marks": rows, "driver_samples_ms": ours, "optuna_samples_ms": plain}
+
+
 def main() -> None:
-    """Measure all, sampler by sampler, and write the result file."""
+    """Measure sampler by sampler, each into a result file of its own."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--samplers", nargs="+", choices=("random", "tpe"), default=["random", "tpe"])
     parser.add_argument("--marks", type=int, nargs="+", default=[10, 500, 2000])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/driver_overhead.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--peers", type=Path, help="python of an environment with ray[tune], syne-tune and optuna")
     parser.add_argument("--peer-trials", type=int, default=100)
     arguments = parser.parse_args()
-    found: dict[str, Any] = {}
-    for sampler in ("random", "tpe"):
-        study = parse_study(study_document(sampler, max(arguments.marks)), "the benchmark's study")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for sampler in arguments.samplers:
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            ours, plain = driver_ms(study, folder), optuna_ms(study, folder, max(arguments.marks))
-            direct = direct_ms(study, folder / "direct")
-        found[sampler] = {
-            "direct_ms": direct,
-            "marks": [
-                {"trials": mark, "overhead_ms": around(ours, mark) - direct, "optuna_ms": around(plain, mark)}
-                for mark in arguments.marks
-            ],
-            "driver_samples_ms": ours,
-        }
+            found = measured(sampler, arguments.marks, Path(name))
+        for row in found["marks"]:
+            print(f"{sampler} at {row['trials']}: {row['overhead_ms']:.1f} ms, Optuna {row['optuna_ms']:.1f} ms")
         for tool in ("ray", "syne") if arguments.peers else ():
             ms = around(peers_ms(arguments.peers, tool, sampler, arguments.peer_trials), arguments.peer_trials - 1)
-            found[sampler].setdefault("peers", {})[tool] = {"trials": arguments.peer_trials, "ms": ms}
+            found.setdefault("peers", {})[tool] = {"trials": arguments.peer_trials, "ms": ms}
             print(f"{sampler}: {tool} {ms:.1f} ms at {arguments.peer_trials}")
-        for row in found[sampler]["marks"]:
-            print(f"{sampler} at {row['trials']}: {row['overhead_ms']:.1f} ms, Optuna {row['optuna_ms']:.1f} ms")
-    write_result(arguments.out, {"schema": "naslab.driver_overhead/2", "seed": 0, **found})
+        document = {"schema": "naslab.driver_overhead/3", "seed": 0, "sampler": sampler, **found}
+        write_result(arguments.out / f"driver_overhead_{sampler}.json", document)
 
 
 if __name__ == "__main__":

@@ -113,15 +113,15 @@ def quick_start() -> str:
 
 def driver() -> str:
     """Overhead of the driver."""
-    found = read_result("driver_overhead", None)
-    if found is None:
-        return "Driver: not measured."
-    if "random" not in found:  # measured before the driver was timed late in a study
-        ms = found["overhead_ms"]
-        return f"Driver: {ms['median']:.1f} ms a trial (p10 {ms['p10']:.1f}, p90 {ms['p90']:.1f})."
-    rows = ((sampler, row) for sampler in ("random", "tpe") for row in found[sampler]["marks"])
-    words = (f"{s} at {r['trials']} trials {r['overhead_ms']:.1f} (Optuna {r['optuna_ms']:.1f})" for s, r in rows)
-    return f"Driver, ms a trial: {', '.join(words)}."
+    words = []
+    for sampler in ("random", "tpe"):
+        found = read_result(f"driver_overhead_{sampler}", None)
+        rows = found["marks"] if found else []
+        words += [
+            f"{sampler} at {r['trials']} trials {r['overhead_ms']:.1f} (Optuna {r['optuna_ms']:.1f})" for r in rows
+        ]
+        words += [f"{tool} {p['ms']:.0f} at {p['trials']}" for tool, p in (found or {}).get("peers", {}).items()]
+    return f"Driver, ms a trial: {', '.join(words)}." if words else "Driver: not measured."
 
 
 def step_times() -> str:
