@@ -218,8 +218,10 @@ class _Driver:
         future.add_done_callback(self.done.put)
 
     def _finish(self, future: Future[Any]) -> None:
-        entry = self.running[future]
         self._take_rungs()
+        entry = self.running.pop(
+            future
+        )  # whoever interrupts from here on leaves it to the next driver, or finds it done
         try:
             outcome, rungs = future.result()
         except WorkerDied as death:
@@ -229,7 +231,6 @@ class _Driver:
             told = rungs or (self._earlier_rungs(entry.job) if state == "pruned" else [])
             facts = {**asdict(outcome), "state": state, "rungs": [asdict(rung) for rung in told]}
             trial = self._record(entry.trial_id, entry.job, state, facts)
-        del self.running[future]
         self._settle()
         self.streak.note(trial)
 

@@ -143,17 +143,26 @@ def test_numbers_count_both_studies_and_a_part_is_no_study(ledgers):
 
 @pytest.fixture(scope="module")
 def server(ledgers):
-    """The dashboard's address while it serves the storage."""
+    """The dashboard's address while it serves the storage, and what it was asked for with the status of each answer."""
     dashboard = pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed: naslab[dashboard]")
 
     class Quiet(WSGIRequestHandler):
         def log_message(self, *args):
             pass
 
-    with make_server("127.0.0.1", 0, dashboard.wsgi(URL), handler_class=Quiet) as served:
+    app, answers = dashboard.wsgi(URL), []
+
+    def noted(environ, start_response):
+        def start(status, *more):
+            answers.append((environ["PATH_INFO"], int(status.split()[0])))
+            return start_response(status, *more)
+
+        return app(environ, start)
+
+    with make_server("127.0.0.1", 0, noted, handler_class=Quiet) as served:
         thread = threading.Thread(target=served.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{served.server_port}"
+        yield f"http://127.0.0.1:{served.server_port}/dashboard", answers
         served.shutdown()
         thread.join()
 
@@ -161,13 +170,37 @@ def server(ledgers):
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell")
 
 
-@pytest.mark.browser
-def test_a_browser_shows_every_study(server):
+@pytest.fixture(scope="module")
+def show(server):
+    """What a browser makes of a page of the dashboard, its scripts run; no answer on the way is an error."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip(f"no browser is installed: one of {', '.join(BROWSERS)}")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]
-    page = subprocess.run(
-        [browser, *options, f"{server}/dashboard"], capture_output=True, text=True, timeout=120
-    ).stdout
+    url, answers = server
+
+    def shown(page):
+        answers.clear()
+        dumped = subprocess.run([browser, *options, url + page], capture_output=True, text=True, timeout=300).stdout
+        assert not [answer for answer in answers if answer[1] >= 400 and "favicon" not in answer[0]]
+        return dumped, [path for path, _ in answers]
+
+    return shown
+
+
+@pytest.mark.browser
+def test_a_browser_shows_every_study(show):
+    page, _ = show("")
     assert all(name in page for name in STUDIES)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("aside", [False, True], ids=["searched", "aside"])
+@pytest.mark.parametrize("view", ["", "/analytics"])
+def test_a_browser_shows_every_panel_of_a_study(show, name, aside, view):
+    number = in_optuna(name + aside * ASIDE)._study_id
+    page, asked = show(f"/studies/{number}{view}")
+    assert name in page
+    assert f"/api/studies/{number}" in asked
+    assert view or f"/api/studies/{number}/param_importances" in asked, asked
