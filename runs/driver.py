@@ -218,15 +218,17 @@ class _Driver:
         future.add_done_callback(self.done.put)
 
     def _finish(self, future: Future[Any]) -> None:
+        entry = self.running[future]
         self._take_rungs()
-        entry = self.running.pop(
-            future
-        )  # whoever interrupts from here on leaves it to the next driver, or finds it done
+        # It runs no more before its end is recorded: an interruption in between finds it done, or leaves it to the next
+        # driver. An error that only the user can mend leaves it among what runs, to be settled with the rest.
         try:
             outcome, rungs = future.result()
         except WorkerDied as death:
+            del self.running[future]
             trial = self._died(entry, death)
         else:
+            del self.running[future]
             state: State = "failed" if outcome.cause == "memory" and self._needs_room(entry.job) else outcome.state
             told = rungs or (self._earlier_rungs(entry.job) if state == "pruned" else [])
             facts = {**asdict(outcome), "state": state, "rungs": [asdict(rung) for rung in told]}
