@@ -14,7 +14,8 @@ from naslab.runs.lease import engine_of
 from naslab.runs.ledger import Ledger
 from naslab.runs.output import err
 from naslab.runs.progress import Progress
-from naslab.runs.storage import LOCK_SECONDS, connect
+from naslab.runs.sqlite_storage import LOCK_SECONDS
+from naslab.runs.storage import connect
 
 HERE = Path(__file__).parent
 PAGE = (HERE.parents[1] / "docs" / "other-tuners.md").read_text()
