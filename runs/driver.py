@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from naslab.runs.lease import Lease
 from naslab.runs.ledger import Ledger
 from naslab.runs.limits import FailureStreak, deaths_without_progress, forgivable, overdue, seconds_left
 from naslab.runs.log import log_path
+from naslab.runs.loggers import Loggers, make_loggers
 from naslab.runs.past import Past
 from naslab.runs.patience import Patience, StorageAway, reconnect_seconds
 from naslab.runs.plan import Plan, plan_next
@@ -60,15 +61,16 @@ def run_study(ledger: Ledger, slots: int, progress: Progress, retry_failed: bool
     ledger.patience = Patience(reconnect_seconds(), progress.say)
     with _disk_errors(ledger.files), termination_interrupts():
         facts = find_facts(ledger, slots, progress.say)
-        with ledger.hold(slots) as lease:
-            return _Driver(ledger, lease, facts, slots, progress, retry_failed).run()
+        made = make_loggers(ledger.study.loggers, ledger.study.name, ledger.files)
+        with closing(Loggers(made, progress.say)) as loggers, ledger.hold(slots) as lease:
+            return _Driver(ledger, lease, facts, slots, progress, retry_failed, loggers).run()
 
 
 class _Running:
     """One trial in a worker."""
 
-    def __init__(self, trial_id: int, job: Job, folder: Path) -> None:
-        self.trial_id, self.job, self.folder = trial_id, job, folder
+    def __init__(self, trial_id: int, begun: Trial, folder: Path) -> None:
+        self.trial_id, self.begun, self.job, self.folder = trial_id, begun, begun.job, folder
         self.follower = Follower(folder)
         self.is_overdue = False
         self._began: float | None = None
@@ -82,10 +84,17 @@ class _Running:
 
 class _Driver:
     def __init__(
-        self, ledger: Ledger, lease: Lease, facts: Facts, slots: int, progress: Progress, retry_failed: bool
+        self,
+        ledger: Ledger,
+        lease: Lease,
+        facts: Facts,
+        slots: int,
+        progress: Progress,
+        retry_failed: bool,
+        loggers: Loggers,
     ) -> None:
         self.ledger, self.lease, self.facts, self.slots, self.progress = ledger, lease, facts, slots, progress
-        self.study, self.files = ledger.study, ledger.files
+        self.study, self.files, self.loggers = ledger.study, ledger.files, loggers
         self.document = self.study.document()
         self.running: dict[Future[Any], _Running] = {}
         self.done: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
@@ -199,7 +208,9 @@ class _Driver:
         for name in (STOP, VERDICT, "events.jsonl"):
             (folder / name).unlink(missing_ok=True)
         trial_id, number = self.ledger.begin(job)
-        self.past.take(Trial(number, job, "running"))
+        begun = Trial(number, job, "running")
+        self.past.take(begun)
+        self.loggers.began(begun)
         if earlier := self.judge.of(job.key):
             self.ledger.judge(trial_id, earlier)
         if any(judgement.pruned for judgement in earlier):  # interrupted before it knew
@@ -210,7 +221,7 @@ class _Driver:
             source.copy_weights(folder)
             self._record(trial_id, job, "complete", source.facts())
             return
-        entry = _Running(trial_id, job, folder)
+        entry = _Running(trial_id, begun, folder)
         log = log_path(self.files.absolute(), number)
         awaited = self.judge.is_awaited(job.key)
         future = executor.submit(run_job, self.document, job, folder, log, awaited=awaited)
@@ -282,6 +293,7 @@ class _Driver:
     def _record(self, trial_id: int, job: Job, state: State, facts: Mapping[str, Any]) -> Trial:
         trial = self.ledger.finish(trial_id, state, facts)
         self.past.take(trial)
+        self.loggers.ended(trial)
         metric = self.facts.metric
         value = trial.scores.get(metric, trial.scores.get(f"validation_{metric}"))
         self.progress.finished(job, state, value, trial.device_seconds, trial.error)
@@ -312,6 +324,7 @@ class _Driver:
             for rung in entry.follower.read()
         ]
         for _, _, entry, rung in sorted(news, key=lambda one: one[:2]):
+            self.loggers.rung(entry.begun, rung)
             self._stop_if_spent()  # a slow storage, or many rungs, must not put it off
             if (score := rung.scores.get(self.facts.metric)) is not None:
                 self.ledger.rung(entry.trial_id, rung.epoch, score)

@@ -26,6 +26,7 @@ GROWABLE = frozenset(
         "random_architectures",
         "ranking",
         "limits",
+        "loggers",
         "beside",
         "reuse",
         "device",

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +64,8 @@ def doctor_document() -> dict[str, Any]:
         _package("triton", "kernels on a GPU"),
         _package("pynvml", "clocks and power of NVIDIA GPUs"),
         _package("transformers", "hf: targets"),
+        *_cluster(),
+        _any_of("loggers", ("tensorboard", "mlflow", "wandb")),
         _cache(),
         _data(),
     )
@@ -81,8 +84,34 @@ def _compiler() -> Check:
     return Check("C++ compiler for torch.compile on the CPU", found is not None, found or "none")
 
 
+def _cluster() -> tuple[Check, ...]:
+    """What studies on several machines use."""
+    submit = shutil.which("sbatch")
+    slurm = _is_installed("submitit") and submit is not None
+    said = "submitit and sbatch" if slurm else "no sbatch" if _is_installed("submitit") else "submitit is not installed"
+    distributed = torch.distributed.is_available()
+    backends = [
+        name for name in ("gloo", "nccl", "mpi") if distributed and torch.distributed.is_backend_available(name)
+    ]
+    return (
+        _any_of("PostgreSQL driver", ("psycopg", "psycopg2")),
+        _package("ray", "executor: ray"),
+        Check("slurm (executor: slurm)", slurm, said),
+        Check("torchrun (trials of several processes)", bool(backends), ", ".join(backends) or "none"),
+    )
+
+
+def _any_of(part: str, names: Sequence[str]) -> Check:
+    found = [name for name in names if _is_installed(name)]
+    return Check(part, bool(found), ", ".join(found) or f"none of {', '.join(names)}")
+
+
+def _is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
 def _package(name: str, purpose: str) -> Check:
-    found = importlib.util.find_spec(name) is not None
+    found = _is_installed(name)
     return Check(f"{name} ({purpose})", found, "installed" if found else "not installed")
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import yaml
-from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from naslab.efficiency.targets import target_name
 from naslab.errors import InputError
@@ -21,6 +21,7 @@ from naslab.nas.sampling import check_sampler
 from naslab.nas.statistics import Critical, student
 from naslab.runs.constraints import Constraints
 from naslab.runs.executors.options import ExecutorChoice, Local, gpus_of
+from naslab.runs.loggers.choice import LoggerChoice, named_loggers
 from naslab.runs.objective import Objective, Ranking
 from naslab.runs.shipped import find_study_file
 from naslab.runs.yaml_text import read_yaml
@@ -92,6 +93,8 @@ class Study(Options):
     """Where trials run."""
     limits: Limits = Limits()
     """When a trial, or the study, is to be stopped."""
+    loggers: Annotated[tuple[LoggerChoice, ...], BeforeValidator(named_loggers)] = ()
+    """Where trials are shown beside the ledger, such as `[tensorboard]`."""
     predict_for: tuple[str, ...] = ()
     """Devices of the table (`naslab devices`), or "cpu" for this machine's processor, for which hours are predicted,
     beside those that are measured.
@@ -235,12 +238,12 @@ class Study(Options):
 
     @property
     def digest(self) -> str:
-        """Content hash of everything that decides the results; description, executor, limits and predictions do not."""
+        """Content hash of everything that decides the results, so without description, limits and the like."""
         document = {k: v for k, v in self.document().items() if k not in _WITHOUT_EFFECT}
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
 
 
-_WITHOUT_EFFECT = ("description", "executor", "limits", "predict_for", "reuse")
+_WITHOUT_EFFECT = ("description", "executor", "limits", "loggers", "predict_for", "reuse")
 
 
 def load_study(path: Path, overrides: list[str] | None = None) -> Study:

@@ -1,0 +1,53 @@
+"""Weights & Biases: one run a trial, offline unless told otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import wandb
+
+from naslab.runs.loggers.protocol import parameters, results, title
+from naslab.runs.trial import RungRecord, Trial
+
+
+class WandBLogger:
+    """Runs below `wandb/` in the study's folder."""
+
+    def __init__(self, project: str, folder: Path, mode: Literal["offline", "online"]) -> None:
+        self._project, self._folder, self._mode = project, folder, mode
+        self._runs: dict[int, Any] = {}
+
+    def began(self, trial: Trial) -> None:
+        """Open the trial's run."""
+        self._run(trial)
+
+    def rung(self, trial: Trial, rung: RungRecord) -> None:
+        """Write its scores at its epoch."""
+        self._run(trial).log({**rung.scores, "device_seconds": rung.device_seconds}, step=rung.epoch)
+
+    def ended(self, trial: Trial) -> None:
+        """Write its state and final scores, and close its run."""
+        run = self._run(trial)
+        run.summary.update({**results(trial), "state": trial.state})
+        run.finish(exit_code=int(trial.state not in ("complete", "pruned")), quiet=True)
+        del self._runs[trial.number]
+
+    def close(self) -> None:
+        """Close what is open."""
+        for run in self._runs.values():
+            run.finish(exit_code=1, quiet=True)
+
+    def _run(self, trial: Trial) -> Any:
+        if trial.number not in self._runs:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._runs[trial.number] = wandb.init(
+                project=self._project,
+                name=title(trial),
+                config=parameters(trial),
+                dir=self._folder,
+                mode=self._mode,
+                reinit="create_new",
+                settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True),
+            )
+        return self._runs[trial.number]
