@@ -45,5 +45,5 @@ class TensorBoardLogger:
 
     def _writer(self, trial: Trial) -> SummaryWriter:
         if trial.number not in self._writers:
-            self._writers[trial.number] = SummaryWriter(str(self._folder / title(trial)))  # type: ignore[no-untyped-call]
+            self._writers[trial.number] = SummaryWriter(str(self._folder / title(trial)))
         return self._writers[trial.number]
