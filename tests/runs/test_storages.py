@@ -6,6 +6,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import optuna
 import pytest
 import sqlalchemy
 from inline import TOY, run_here
@@ -15,6 +16,7 @@ from naslab.runs.cli import run_command_line
 from naslab.runs.lease import engine_of
 from naslab.runs.ledger import Ledger
 from naslab.runs.ranking import rank
+from naslab.runs.server_storage import with_driver
 from naslab.runs.storage import connect
 from naslab.runs.storage_url import storage_url
 from naslab.runs.study import parse_study
@@ -168,6 +170,15 @@ def test_a_running_study_is_ranked_and_others_run_beside_it(storage, toy_file, c
             assert run_command_line([*command, "--storage", storage, "--json"]) == 0
             assert json.loads(capsys.readouterr().out)["study"] == command[1]
         assert Ledger.open(storage, "done").trials()[-1].state == "running"
+
+
+def test_optunas_own_tools_read_it(storage, toy_file):
+    ledger = run(storage, seeds=[0])
+    searched = optuna.load_study(study_name="toy", storage=with_driver(storage_url(storage)))
+    proposals = [t for t in ledger.trials() if t.job.role == "proposal"]
+    assert searched.best_value == max(t.scores["validation_score"] for t in proposals)
+    assert [t.user_attrs["number"] for t in searched.trials] == [t.number for t in proposals]
+    assert optuna.visualization.plot_optimization_history(searched).to_json()
 
 
 def test_reading_makes_nothing(storage):
