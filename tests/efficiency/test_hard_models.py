@@ -509,3 +509,36 @@ def test_packed_weights_are_part_of_the_peak():
         warnings.simplefilter("ignore")  # that it is deprecated
         packed = torch.ao.quantization.quantize_dynamic(nn.Sequential(layer()), {nn.Linear}, dtype=torch.qint8)
     assert peak_memory_bytes(packed, batch()) >= parameter_bytes(packed) + 2 * 4 * 4 * 16
+
+
+EVERYTHING = {"train": True, "energy_seconds": 0.01, "batch_sizes": (1, 2), "memory_limit_bytes": 10**9,
+              "predict_for": ["h100"], "module_times": True, "dtype": torch.bfloat16}  # fmt: skip
+PARTS = {
+    "flops": ("profiling.forward_count", lambda document: document["flops"]["forward"]),
+    "training_step": ("profiling.training_count", lambda document: document["flops"]["training_step"]),
+    "latency": ("profiling.measure_latency", lambda document: document["latency_ms"]),
+    "memory": ("profiling.peak_memory", lambda document: document["peak_memory_bytes"]),
+    "training": ("profile_parts.training_part", lambda document: document["training"]),
+    "energy": ("profile_parts.energy_part", lambda document: document["energy"]),
+    "batch_sweep": ("profile_parts.sweep_part", lambda document: document["batch_sweep"]),
+    "memory_forecast": ("profile_parts.forecast_part", lambda document: document["memory_forecast"]),
+    "prediction_for_h100-sxm": ("profiling.predict", lambda document: document["predicted"].get("h100-sxm")),
+    "module_times": ("profiling.measure_module_times", lambda document: document["by_module"][""]["ms"]),
+    "roofline": ("profile_parts.roofline_part", lambda document: document["roofline"]),
+    "achieved": ("profile_parts.achieved_part", lambda document: document["achieved"]),
+}
+
+
+@pytest.mark.parametrize("broken", PARTS)
+def test_a_broken_figure_takes_no_other_along(broken, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr(f"naslab.efficiency.{PARTS[broken][0]}", fail)
+    document = profiled(layer(), batch(), **EVERYTHING).to_dict()
+    assert document["missing"] == {broken: "RuntimeError: broken on purpose"}
+    # A time without its latency or without its count has no rate, and the roofline of this test is not calibrated.
+    rests_on_it = {"latency": {"achieved"}, "flops": {"achieved", "module_times"}}.get(broken, set())
+    there = PARTS.keys() - {broken, "roofline"} - rests_on_it
+    assert {name for name in there if PARTS[name][1](document) is None} == set()
+    assert PARTS[broken][1](document) is None
