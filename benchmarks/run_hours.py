@@ -6,7 +6,8 @@ Each study names `cpu` in `predict_for`, and ran where `naslab devices calibrate
     OMP_NUM_THREADS=1 naslab run quickstart --set 'predict_for=[cpu]' --storage sqlite:///hours.db
     python benchmarks/run_hours.py sqlite:///hours.db quickstart ...
 
-Measured is what the trainings took of one core, data and augmentation included, which are not in the prediction.
+Measured is what the trainings took of one core, data and augmentation included, which are not in the prediction. A
+calibration goes by the wall clock: on a busy machine it is too slow, and so are all hours predicted from it.
 """
 
 from __future__ import annotations

@@ -69,12 +69,12 @@ def against_fvcore(model: nn.Module, inputs: Inputs, counted: FlopCount) -> Cros
 
 
 def _fvcore(model: nn.Module, inputs: Inputs) -> tuple[Mapping[str, int], Mapping[str, int], str | None]:
-    analysis = importlib.import_module("fvcore.nn").FlopCountAnalysis
     tensors = tuple(tensors_in(inputs))
     logging.getLogger("fvcore").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
+            analysis = importlib.import_module("fvcore.nn").FlopCountAnalysis
             found = analysis(_Traceable(eager(model), inputs), tensors)
             found.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
             return found.by_operator(), found.unsupported_ops(), None
