@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from naslab.efficiency.device import device_name, resolve_kind
 from naslab.errors import InputError
 from naslab.nas.arms import Grid
 from naslab.nas.grid import describe_point
 from naslab.nas.verdict import tellable
 from naslab.runs.constraints import COUNTED, find_costs
+from naslab.runs.executors.options import Local
 from naslab.runs.ledger import Ledger
 from naslab.runs.made_with import made_with
 from naslab.runs.plan import known_jobs
@@ -17,6 +20,23 @@ from naslab.runs.reuse import Circumstances, reusable
 from naslab.runs.study import Study
 from naslab.runs.threads import threads_per_slot
 from naslab.search_spaces import Configuration, Task
+
+
+def here_or_not(study: Study) -> tuple[Task | None, str | None]:
+    """The study's task; of one whose trials run elsewhere, where its data may be, None and why, if it is not to be had.
+
+    Raises:
+        InputError: it cannot be made, and its trials would run on this machine.
+    """
+    try:
+        if not isinstance(study.executor, Local):
+            resolve_kind(study.device)
+        return study.make_task(torch.device("cpu")), None
+    except InputError as error:
+        if isinstance(study.executor, Local):
+            raise
+        words = "controls, epochs, predictions and what is reused are known once a worker has said them"
+        return None, f"{words}; here: {error}"
 
 
 def breaks(study: Study, task: Task) -> list[dict[str, Any]]:

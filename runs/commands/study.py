@@ -121,36 +121,41 @@ def logs(
 
 
 def _show_plan(study: Study, storage: str | None, slots: int, as_json: bool) -> None:
-    import torch
-
-    from naslab.runs.dry_run import breaks, seed_advice, seed_words, taken_over
+    from naslab.runs.dry_run import breaks, here_or_not, seed_advice, seed_words, taken_over
     from naslab.runs.plan import expected_jobs
     from naslab.runs.predicted_hours import expected_hours
     from naslab.runs.storage_url import shown, storage_url
 
-    with redirect_stdout(sys.stderr):
-        task = study.make_task(torch.device("cpu"))
-        jobs = dict(expected_jobs(study, task.controls()))
-        reuse = taken_over(study, task, storage_url(storage), slots)
     document: dict[str, Any] = {
         "schema": "naslab.run/1",
         "study": study.name,
         "dry_run": True,
         "storage": shown(storage_url(storage)),
-        "jobs": jobs,
-        "epochs": task.max_epochs,
-        "breaks": breaks(study, task),
-        "reuse": reuse,
-        "predicted_hours": expected_hours(study, task, jobs),
         "seeds": seed_advice(study),
     }
+    with redirect_stdout(sys.stderr):
+        task, unknown = here_or_not(study)
+        jobs = dict(expected_jobs(study, task.controls() if task else ()))
+        reuse = taken_over(study, task, storage_url(storage), slots) if task else {"lines": [], "trials": []}
+        document |= {
+            "jobs": jobs,
+            "epochs": task.max_epochs if task else None,
+            "breaks": breaks(study, task) if task else [],
+            "reuse": reuse,
+            "predicted_hours": expected_hours(study, task, jobs) if task else {},
+        }
+    if unknown is not None:
+        document["unknown"] = unknown
     if as_json:
         print_json(document)
         return
-    table = Table("role", "jobs", title=f"{study.name}: what would run, {task.max_epochs} epochs a training")
+    epochs = f", {task.max_epochs} epochs a training" if task else ""
+    table = Table("role", "jobs", title=f"{study.name}: what would run{epochs}")
     for role, number in jobs.items():
         table.add_row(role, str(number))
     out.print(table)
+    if unknown is not None:
+        out.print(unknown, highlight=False, markup=False, soft_wrap=True)
     out.print(seed_words(document["seeds"]), highlight=False, markup=False, soft_wrap=True)
     for name, found in document["predicted_hours"].items():
         for line in _hours_lines(name, found):

@@ -1,18 +1,24 @@
 """Whole studies on every executor: what dies, what goes on, and what a driver without data or device needs to know."""
 
+import json
+import os
 import signal
 from collections import Counter
+from pathlib import Path
 
 import optuna
 import pytest
 import torch
-from clusters import CHOICES, ray_cluster
+from calls import hold_with_children, wait_until
+from clusters import CHOICES, executor_of, ray_cluster
 from rich.console import Console
 
 from naslab.efficiency.device import device_name
 from naslab.errors import InputError
+from naslab.runs.cli import run_command_line
 from naslab.runs.driver import run_study
 from naslab.runs.events import Follower
+from naslab.runs.executors import NodeLost, WorkerDied
 from naslab.runs.executors.options import gpus_of
 from naslab.runs.lease import SESSIONS, LeaseLost, engine_of
 from naslab.runs.ledger import Ledger
@@ -154,3 +160,34 @@ def test_a_gpu_study_may_be_driven_from_a_machine_without_one(kind, toy_file):
     for device, gpus in (("cpu", 1), ("cuda", 0)):
         with pytest.raises(InputError, match=r"executor\.gpus"):
             load_study(toy_file(device=device), [f"executor={{kind: {kind}, gpus: {gpus}}}"])
+
+
+def test_a_dry_run_says_what_only_a_worker_knows(toy_file, monkeypatch, capsys):
+    monkeypatch.delenv("TOY_DATA", raising=False)
+    path = toy_file(seeds=[1], arms=[], space={"name": "toy_space:Elsewhere"}, device="cuda")
+    assert run_command_line(["run", str(path), "--dry-run", "--json", "--set", "executor.kind=slurm"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["jobs"] == {"reference": 1, "final": 0, "profile": 1}
+    assert document["epochs"] is None
+    assert "known once a worker has said them" in document["unknown"]
+    assert run_command_line(["run", str(path), "--dry-run"]) == 2
+
+
+def test_what_ends_a_job_of_slurm_is_told_apart(tmp_path):
+    """A warning from the scheduler before the worker's end makes it the scheduler's; after most of the hours, their."""
+    executor = executor_of("slurm", 1, tmp_path)
+    try:
+        for hours, kind, word in ((1.0, NodeLost, "took its job"), (0.01, WorkerDied, "time limit")):
+            executor._jobs.hours = hours
+            place = tmp_path / f"{hours}"
+            call = executor.submit(hold_with_children, place)
+            wait_until(place.exists)
+            worker = int(place.read_text().split()[0])
+            job = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+            os.kill(job, signal.SIGTERM)
+            os.kill(worker, signal.SIGTERM)
+            with pytest.raises(WorkerDied, match=word) as ended:
+                call.result(120)
+            assert type(ended.value) is kind
+    finally:
+        executor.shutdown(cancel_futures=True)
