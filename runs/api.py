@@ -41,7 +41,7 @@ StudyLike: TypeAlias = Study | str | Path | Mapping[str, Any]
 """A study, a study file, or a study's plain values; where it has run already, its name, too."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """A study that has run. In a notebook, and printed, it is the table of its ranking."""
 
@@ -71,6 +71,8 @@ class Results:
     def __str__(self) -> str:
         """The table of the ranking."""
         return str(self.ranking)
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return self.ranking._repr_html_()

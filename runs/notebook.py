@@ -63,13 +63,15 @@ def _place(name: str, value: Any) -> tuple[str, str] | None:
     names = dict.fromkeys([getattr(value, "__name__", name), member, name])
     modules = [getattr(value, "__module__", None), owner, *sorted(sys.modules, key=lambda known: known.count("."))]
     for module in modules:
-        found = vars(sys.modules[module]) if module in sys.modules and module != "__main__" else {}
+        found = vars(sys.modules[module]) if module in sys.modules and module not in _MAIN else {}
         for one in names:
             if found.get(one) is value:
                 return str(module), one
     return None
 
 
+_MAIN = ("__main__", "__mp_main__")
+"""The notebook itself; multiprocessing gives it a second name."""
 _PLAIN = (bool, int, str, bytes, list, tuple, dict, set, frozenset, type(None))
 """What is written down by its value, wherever it was imported from."""
 

@@ -53,6 +53,7 @@ def test_a_function_is_ranked_and_shows_itself_as_a_table():
     assert {t.scores["validation_accuracy"] for t in results.ledger.trials() if t.job.role == "reference"} == {60.1}
     assert results.best.keys() == {"lr", "width"}
     html, text = results._repr_html_(), str(results)
+    assert repr(results) == text, "at a prompt, too"
     assert html.count("<tr>") == len(results.ranking.rows) + 1
     assert all(row.name in text for row in results.ranking.rows)
     assert naslab.rank("score", storage="runs.db").to_dict() == results.ranking.to_dict()
@@ -121,6 +122,7 @@ def notebook(monkeypatch, text):
     main = types.ModuleType("__main__")
     main.get_ipython = lambda: None
     monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setitem(sys.modules, "__mp_main__", main)  # as multiprocessing does
     linecache.cache["<ipython-input-1>"] = (len(text), None, text.splitlines(keepends=True), "<ipython-input-1>")
     exec(compile(text, "<ipython-input-1>", "exec"), main.__dict__)
     return main
