@@ -24,13 +24,14 @@ from naslab.nas.quiet import optuna_warns_only
 from naslab.runs import optuna_record
 from naslab.runs.growth import check_readable, check_same, recorded_configuration, widen_distributions
 from naslab.runs.judge import Judgement, read_judgement
-from naslab.runs.lease import Lease, sessions_of
+from naslab.runs.lease import Lease, engine_of, sessions_of
 from naslab.runs.optuna_record import ASIDE
 from naslab.runs.patience import Patience
 from naslab.runs.place import files_of, files_to_record, finish_move
 from naslab.runs.records import DELETING, DONE, JUDGED, OUTCOME, Record, find_trial, read_judgements, read_records
+from naslab.runs.sqlite_storage import settle
 from naslab.runs.storage import connect, storage_errors
-from naslab.runs.storage_url import shown, storage_url
+from naslab.runs.storage_url import SQLITE, shown, storage_url
 from naslab.runs.study import Study, parse_study
 from naslab.runs.trial import Job, RungRecord, State, Trial
 from naslab.search_spaces import SearchSpace
@@ -92,13 +93,15 @@ class Ledger:
         Raises:
             InputError: another driver holds it, or the study changed in what may not change.
         """
-        with storage_errors(self.url), Lease(self._storage, self.study.name, slots, self.patience) as lease:
-            self._ask(lambda again: self._record_study())
-            self._held = self._all()
-            try:
+        try:
+            with storage_errors(self.url), Lease(self._storage, self.study.name, slots, self.patience) as lease:
+                self._ask(lambda again: self._record_study())
+                self._held = self._all()
                 yield lease
-            finally:
-                self._held = None
+        finally:
+            self._held = None
+            if self.url.startswith(SQLITE):
+                settle(engine_of(self._storage))
 
     @property
     def files(self) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 
 from optuna.storages._rdb.models import BaseModel
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from naslab.errors import InputError
 
@@ -67,11 +68,18 @@ def sqlite_arguments(path: Path) -> dict[str, Any]:
 
 def keep_apart(engine: Engine, path: Path) -> None:
     """Give the file a write-ahead log, which it then keeps, unless other machines may write to it."""
+    engine.dispose()  # its own connections would keep the file from changing
     mode = "delete" if is_on_network(path) else "wal"
-    # Whoever works with the file at this very moment keeps it from changing; the next driver tries again.
+    # So does whoever works with the file at this very moment; the next driver tries again.
     with suppress(sqlite3.OperationalError), closing(sqlite3.connect(path, timeout=1.0)) as connection:
         set_journal(connection, mode)
-    engine.dispose()  # connections that know the file as it was
+
+
+def settle(engine: Engine) -> None:
+    """Bring what the log holds into the file, as far as no reader is in the way, and let go of both."""
+    with suppress(SQLAlchemyError), engine.connect() as connection:
+        connection.exec_driver_sql("pragma wal_checkpoint(passive)")
+    engine.dispose()
 
 
 def set_journal(connection: sqlite3.Connection, mode: str) -> str:

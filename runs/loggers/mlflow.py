@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.tracking import MlflowClient
+from typing import Any
 
 from naslab.runs.loggers.protocol import parameters, results, title
 from naslab.runs.trial import RungRecord, State, Trial
@@ -24,8 +22,11 @@ class MLflowLogger:
     """Runs of the tracking server, or database, at `uri`."""
 
     def __init__(self, uri: str, experiment: str) -> None:
-        self._uri, self._name = uri, experiment
-        self._client: MlflowClient | None = None
+        import mlflow.entities
+        import mlflow.tracking
+
+        self._mlflow, self._uri, self._name = mlflow, uri, experiment
+        self._client: Any = None
         self._experiment = ""
         self._runs: dict[int, str] = {}
 
@@ -41,7 +42,6 @@ class MLflowLogger:
         """Write its state and final scores."""
         run = self._run(trial)
         self._write(trial, results(trial), trial.last_epoch)
-        assert self._client is not None
         self._client.set_tag(run, "naslab.state", trial.state)
         self._client.set_terminated(run, STATUS[trial.state])
         del self._runs[trial.number]
@@ -51,22 +51,24 @@ class MLflowLogger:
 
     def _write(self, trial: Trial, values: dict[str, float], step: int) -> None:
         run, now = self._run(trial), int(time.time() * 1000)
-        assert self._client is not None
-        self._client.log_batch(run, [Metric(name, value, now, step) for name, value in values.items()])
+        self._client.log_batch(
+            run, [self._mlflow.entities.Metric(name, value, now, step) for name, value in values.items()]
+        )
 
     def _run(self, trial: Trial) -> str:
         if self._client is None:  # only now: it may wait for a server
-            self._client = MlflowClient(self._uri)
+            self._client = self._mlflow.tracking.MlflowClient(self._uri)
             found = self._client.get_experiment_by_name(self._name)
             self._experiment = found.experiment_id if found else self._client.create_experiment(self._name)
         if trial.number not in self._runs:
             wanted = f"tags.`{NUMBER}` = '{trial.number}'"
             known = self._client.search_runs([self._experiment], wanted, max_results=1)
-            self._runs[trial.number] = known[0].info.run_id if known else self._create(self._client, trial)
+            self._runs[trial.number] = known[0].info.run_id if known else self._create(trial)
         return self._runs[trial.number]
 
-    def _create(self, client: MlflowClient, trial: Trial) -> str:
-        run = client.create_run(self._experiment, run_name=title(trial)).info.run_id
-        facts = [Param(name, str(value)) for name, value in parameters(trial).items()]
-        client.log_batch(run, params=facts, tags=[RunTag(NUMBER, str(trial.number))])
+    def _create(self, trial: Trial) -> str:
+        of = self._mlflow.entities
+        run = self._client.create_run(self._experiment, run_name=title(trial)).info.run_id
+        facts = [of.Param(name, str(value)) for name, value in parameters(trial).items()]
+        self._client.log_batch(run, params=facts, tags=[of.RunTag(NUMBER, str(trial.number))])
         return str(run)

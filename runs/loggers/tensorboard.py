@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-
-from torch.utils.tensorboard import SummaryWriter
+from typing import Any
 
 from naslab.runs.loggers.protocol import parameters, results, title
 from naslab.runs.trial import RungRecord, Trial
@@ -15,8 +14,10 @@ class TensorBoardLogger:
     """One folder a trial: scores by epoch, and with its end its parameters and final scores (the HPARAMS tab)."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._writers: dict[int, SummaryWriter] = {}
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._folder, self._open = folder, SummaryWriter
+        self._writers: dict[int, Any] = {}
 
     def began(self, trial: Trial) -> None:
         """Open the trial's folder."""
@@ -43,7 +44,7 @@ class TensorBoardLogger:
         for writer in self._writers.values():
             writer.close()
 
-    def _writer(self, trial: Trial) -> SummaryWriter:
+    def _writer(self, trial: Trial) -> Any:
         if trial.number not in self._writers:
-            self._writers[trial.number] = SummaryWriter(str(self._folder / title(trial)))
+            self._writers[trial.number] = self._open(str(self._folder / title(trial)))
         return self._writers[trial.number]

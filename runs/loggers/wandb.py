@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import wandb
-
 from naslab.runs.loggers.protocol import parameters, results, title
 from naslab.runs.trial import RungRecord, Trial
 
@@ -15,7 +13,9 @@ class WandBLogger:
     """Runs below `wandb/` in the study's folder."""
 
     def __init__(self, project: str, folder: Path, mode: Literal["offline", "online"]) -> None:
-        self._project, self._folder, self._mode = project, folder, mode
+        import wandb
+
+        self._wandb, self._project, self._folder, self._mode = wandb, project, folder, mode
         self._runs: dict[int, Any] = {}
 
     def began(self, trial: Trial) -> None:
@@ -41,13 +41,13 @@ class WandBLogger:
     def _run(self, trial: Trial) -> Any:
         if trial.number not in self._runs:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._runs[trial.number] = wandb.init(
+            self._runs[trial.number] = self._wandb.init(
                 project=self._project,
                 name=title(trial),
                 config=parameters(trial),
                 dir=self._folder,
                 mode=self._mode,
                 reinit="create_new",
-                settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True),
+                settings=self._wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True),
             )
         return self._runs[trial.number]
