@@ -1,4 +1,4 @@
-"""Executors of every kind on this machine, for tests; Ray's cluster has two nodes of one core each."""
+"""Executors of every kind on this machine, for tests; a Ray cluster of two nodes has room for all that a test leaves."""
 
 import atexit
 from functools import cache
@@ -20,7 +20,7 @@ def ray_cluster():
 
 CHOICES = {
     "local": lambda: Local(),
-    "ray": lambda: Ray(kind="ray", address=ray_cluster().address),
+    "ray": lambda: Ray(kind="ray", cpus=0.1, address=ray_cluster().address),
     "slurm": lambda: Slurm(kind="slurm", cluster="local"),
 }
 
