@@ -1,4 +1,4 @@
-"""Executors of every kind on this machine, for tests; a Ray cluster of two nodes has room for all that a test leaves."""
+"""Executors of every kind on this machine, for tests; a Ray cluster of two nodes has room for what a test leaves."""
 
 import atexit
 from functools import cache
