@@ -30,13 +30,13 @@ class WandBLogger:
         """Write its state and final scores, and close its run."""
         run = self._run(trial)
         run.summary.update({**results(trial), "state": trial.state})
-        run.finish(exit_code=int(trial.state not in ("complete", "pruned")), quiet=True)
+        run.finish(exit_code=int(trial.state not in ("complete", "pruned")))
         del self._runs[trial.number]
 
     def close(self) -> None:
         """Close what is open."""
         for run in self._runs.values():
-            run.finish(exit_code=1, quiet=True)
+            run.finish(exit_code=1)
 
     def _run(self, trial: Trial) -> Any:
         if trial.number not in self._runs:
