@@ -15,40 +15,45 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from results_file import write_result
+from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from naslab.errors import InputError
 from naslab.runs.ledger import Ledger
 from naslab.runs.status import status
+from naslab.runs.storage import storage_url
 from naslab.runs.trial import Trial
 
 HERE = Path(__file__).resolve().parent
-VICTIMS = ("driver", "worker")
 SIGNALS = ("SIGKILL", "SIGTERM", "SIGSTOP")
 
 
 class Chaos:
     """The studies in one storage, and the driver that works on the last of them."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    victims: tuple[str, ...] = ("driver", "worker")
+    executor: Mapping[str, Any] = {"kind": "local"}
+
+    def __init__(self, folder: Path, seed: int, storage: str | None = None) -> None:
         self.folder, self.random = folder, random.Random(seed)
-        self.storage = str(folder / "chaos.db")
+        self.storage = storage_url(storage or str(folder / "chaos.db"))
         self.names: list[str] = []
         self.finished: dict[tuple[str, str], int] = {}
         self.strikes: Counter[str] = Counter()
         self.starts = 0
         self._striking = True
         self.driver: subprocess.Popen[bytes] | None = None
+        self.engine = create_engine(self.storage, poolclass=NullPool)
         self.witness = folder / "witness"
         self.witness.mkdir()
 
@@ -76,6 +81,7 @@ class Chaos:
             "random_architectures": 2,
             # Strikes are no fault of a trial, but a worker that is killed looks as one that ran out of memory.
             "limits": {"attempts": 1000},
+            "executor": self.executor,
         }
         (self.folder / f"{name}.yaml").write_text(json.dumps(document))
         self.names.append(name)
@@ -110,20 +116,31 @@ class Chaos:
         """Whether the driver has come so far as to hold the study: what it finds running is its own."""
         assert self.driver is not None
         try:
-            with closing(sqlite3.connect(self.storage)) as connection:
-                last = "select holder from naslab_sessions where study = ? order by token desc limit 1"
-                row = connection.execute(last, (self.names[-1],)).fetchone()
-        except sqlite3.Error:  # not made yet
+            with self.engine.connect() as connection:
+                last = "select holder from naslab_sessions where study = :name order by token desc limit 1"
+                holder = connection.scalar(text(last), {"name": self.names[-1]})
+        except SQLAlchemyError:  # not made yet
             return False
-        return row is not None and json.loads(row[0])["pid"] == self.driver.pid
+        return holder is not None and json.loads(holder)["pid"] == self.driver.pid
 
     def _strike(self) -> bool:
+        """Whether anything was struck."""
+        victim = self.random.choice(self.victims)
+        how = self._strike_process(victim, self._processes(victim))
+        if how is not None:
+            self.strikes[f"{how} of a {victim}"] += 1
+        return how is not None
+
+    def _processes(self, victim: str) -> list[int]:
         assert self.driver is not None
-        victim, sent = self.random.choice(VICTIMS), self.random.choice(SIGNALS)
-        pids = [self.driver.pid] if victim == "driver" else _workers(self.driver.pid)
+        return [self.driver.pid] if victim == "driver" else _workers(self.driver.pid)
+
+    def _strike_process(self, victim: str, pids: Sequence[int]) -> str | None:
+        """The signal that one of the processes got."""
+        assert self.driver is not None
         if not pids:
-            return False
-        pid = self.random.choice(pids)
+            return None
+        pid, sent = self.random.choice(pids), self.random.choice(SIGNALS)
         try:
             os.kill(pid, getattr(signal, sent))
             if sent == "SIGSTOP":
@@ -132,9 +149,8 @@ class Chaos:
             elif victim == "driver":
                 self.driver.wait(120)
         except ProcessLookupError:
-            return False
-        self.strikes[f"{sent} of a {victim}"] += 1
-        return True
+            return None
+        return sent
 
     def _check_finished(self) -> None:
         for trial in self._trials(self.names[-1], "complete"):
@@ -182,19 +198,32 @@ def _witnessed(path: Path) -> float:
 
 def _workers(driver: int) -> list[int]:
     """Its worker processes; the guard and multiprocessing's own helper are not struck."""
-    found = []
+    return [pid for pid, parent, command in processes() if parent == driver and b"spawn_main" in command]
+
+
+def processes() -> Iterator[tuple[int, int, bytes]]:
+    """Every process of this machine: its number, its parent's and its command."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == driver and b"spawn_main" in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
+            yield int(folder.name), parent, (folder / "cmdline").read_bytes()
         except OSError:  # it has ended meanwhile
             continue
-    return found
+
+
+def strike_and_write(chaos: Chaos, strikes: int, out: Path, **facts: Any) -> None:
+    """Strike, check, and write the result file."""
+    chaos.run(strikes)
+    found = chaos.result()
+    print(json.dumps(found, indent=2))
+    assert found["finished_lost"] == found["finished_repeated"] == found["given_up"] == 0
+    assert abs(found["difference_share"]) <= 0.01
+    assert found["least_unaccounted_seconds"] >= 0
+    write_result(out, {"schema": "naslab.chaos/1", **facts, **found})
 
 
 def main() -> None:
-    """Strike, check, and write the result file."""
+    """Read the options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--strikes", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -202,13 +231,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         chaos = Chaos(Path(folder), arguments.seed)
-        chaos.run(arguments.strikes)
-        found = chaos.result()
-    print(json.dumps(found, indent=2))
-    assert found["finished_lost"] == found["finished_repeated"] == found["given_up"] == 0
-    assert abs(found["difference_share"]) <= 0.01
-    assert found["least_unaccounted_seconds"] >= 0
-    write_result(arguments.out, {"schema": "naslab.chaos/1", "seed": arguments.seed, **found})
+        strike_and_write(chaos, arguments.strikes, arguments.out, seed=arguments.seed)
 
 
 if __name__ == "__main__":
