@@ -31,7 +31,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from naslab.errors import InputError
 from naslab.runs.ledger import Ledger
 from naslab.runs.status import status
-from naslab.runs.storage import storage_url
+from naslab.runs.storage_url import storage_url
 from naslab.runs.trial import Trial
 
 HERE = Path(__file__).resolve().parent
