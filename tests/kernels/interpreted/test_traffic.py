@@ -94,7 +94,7 @@ def mixed_case():
 def gather_case():
     mask = token_mask(torch.rand(BATCH, TOKENS), KEPT)
     kept, rows = BATCH * KEPT, BATCH * TOKENS
-    both = bytes_of("token_mask", kept, kept, WIDTH, 4), bytes_of("token_mask", kept, rows, WIDTH, 4)
+    both = bytes_of("token_gather", kept, kept, WIDTH, 4), bytes_of("token_gather", kept, rows, WIDTH, 4)
     return lambda tokens: gather_visible(tokens, mask), (leaf(BATCH, TOKENS, WIDTH),), *both
 
 
@@ -107,7 +107,7 @@ def gather_with_positions_case():
 def restore_case():
     mask = token_mask(torch.rand(BATCH, TOKENS), KEPT)
     leaves = leaf(BATCH, KEPT, WIDTH), leaf(WIDTH), leaf(TOKENS, WIDTH)
-    moved = bytes_of("token_mask", BATCH * KEPT, BATCH * TOKENS, WIDTH, 4)
+    moved = bytes_of("token_gather", BATCH * KEPT, BATCH * TOKENS, WIDTH, 4)
     return lambda tokens, token, p: restore_tokens(tokens, mask, token, p), leaves, moved, moved
 
 
