@@ -80,7 +80,7 @@ def test_a_study_is_interrupted_goes_on_and_prunes(kind, toy_file, tmp_path):
     assert len({t.device for t in trials if t.state == "complete"}) == 1
 
 
-@pytest.mark.parametrize("kind", ["ray", "slurm"])
+@pytest.mark.parametrize("kind", ["ray"])
 def test_a_driver_that_lost_its_lease_leaves_nothing_running(kind, toy_file, tmp_path):
     path = toy_file(seeds=[1], arms=[], task={"epochs": 2, "trouble": "print"})
     ledger = start(path, kind)
