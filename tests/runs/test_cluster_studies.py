@@ -80,10 +80,9 @@ def test_a_study_is_interrupted_goes_on_and_prunes(kind, toy_file, tmp_path):
     assert len({t.device for t in trials if t.state == "complete"}) == 1
 
 
-@pytest.mark.parametrize("kind", ["ray"])
-def test_a_driver_that_lost_its_lease_leaves_nothing_running(kind, toy_file, tmp_path):
+def test_a_driver_that_lost_its_lease_leaves_nothing_running(toy_file, tmp_path):
     path = toy_file(seeds=[1], arms=[], task={"epochs": 2, "trouble": "print"})
-    ledger = start(path, kind)
+    ledger = start(path, "ray")
 
     def take_over(job, state):
         with engine_of(optuna.storages.get_storage("sqlite:///runs.db")).begin() as connection:
@@ -92,7 +91,7 @@ def test_a_driver_that_lost_its_lease_leaves_nothing_running(kind, toy_file, tmp
     with pytest.raises(LeaseLost):
         run_study(ledger, 2, Watching(take_over))
     assert "running" in {t.state for t in Ledger.open("runs.db", "toy").trials()}, "the next driver settles it"
-    again = start(path, kind)
+    again = start(path, "ray")
     run_study(again, 1, Watching())
     printed = next(t for t in again.trials() if t.job.role == "reference" and t.state == "complete")
     text = find_logs(again.files, again.trials(), str(printed.number))[0]["text"]
