@@ -27,6 +27,7 @@ from naslab.runs.torchrun import FAULT, Request
 from naslab.runs.worker import CHECKPOINT, _run_job
 from naslab.search_spaces import seed_everything
 from naslab.search_spaces.common.training.together import PeerLost, agree
+from naslab.whole_file import write_whole
 
 PATIENCE = timedelta(days=30)
 """So long the others wait while process 0 evaluates: limits are the driver's."""
@@ -91,9 +92,7 @@ def _tell(folder: Path, problem: BaseException) -> None:
         "input": isinstance(problem, InputError),
         "memory": isinstance(problem, torch.OutOfMemoryError),
     }
-    partial = folder / f"{FAULT}.{os.getpid()}"
-    partial.write_text(json.dumps(facts), encoding="utf-8")
-    os.replace(partial, folder / FAULT)
+    write_whole(folder / FAULT, json.dumps(facts))
 
 
 def _count_all() -> None:

@@ -39,6 +39,7 @@ from naslab.runs.trial import Cause, Job, Outcome, Phase, RungRecord, summed
 from naslab.runs.verdict import asked_to_stop, await_verdict
 from naslab.search_spaces import GradientTask, RelaxableSpace, Rung, Split, Task, seed_everything
 from naslab.search_spaces.common.training.together import PeerLost, agree, world
+from naslab.whole_file import write_whole
 
 WEIGHTS, CHECKPOINT, COST = "model.safetensors", "checkpoint", "cost.json"
 
@@ -365,9 +366,7 @@ def _carried(folder: Path) -> _Spent:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        write_whole(path, text)
     except OSError as error:
         raise cannot_write(path, error) from None
