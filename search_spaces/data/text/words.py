@@ -14,11 +14,13 @@ from naslab.errors import InputError
 
 Segmenter: TypeAlias = Callable[[str], Sequence[str]]
 """A text in words, in order; of the text only white space may be missing."""
-SegmenterName: TypeAlias = Literal["spaces", "characters", "jieba"]
+SegmenterName: TypeAlias = Literal["spaces", "characters", "jieba", "jieba_without_hmm"]
 
 
 def segmenter(name: SegmenterName) -> Segmenter:
-    """A segmenter by name: at spaces and punctuation, every character by itself, or jieba's dictionary.
+    """A segmenter by name: at spaces and punctuation, every character by itself, or by jieba.
+
+    jieba cuts by a dictionary and, unless it is `jieba_without_hmm`, guesses new words among the characters left over.
 
     Raises:
         InputError: jieba is not installed.
@@ -29,7 +31,9 @@ def segmenter(name: SegmenterName) -> Segmenter:
         case "characters":
             return lambda text: [letter for letter in text if not letter.isspace()]
         case "jieba":
-            return _jieba()
+            return _jieba(new_words=True)
+        case "jieba_without_hmm":
+            return _jieba(new_words=False)
 
 
 def word_numbers(text: str, words: Sequence[str], tokens: Sequence[tuple[int, int]]) -> list[int]:
@@ -45,15 +49,24 @@ def word_numbers(text: str, words: Sequence[str], tokens: Sequence[tuple[int, in
     Raises:
         InputError: the words are not those of the text.
     """
-    spans = word_spans(text, words)
+    found = aligned_words(text, words, tokens)
+    return list(range(len(tokens))) if found is None else found
+
+
+def aligned_words(text: str, words: Sequence[str], tokens: Sequence[tuple[int, int]]) -> list[int] | None:
+    """The same, but None where a token reaches over the end of a word.
+
+    Raises:
+        InputError: the words are not those of the text.
+    """
     word_at = [-1] * (len(text) + 1)
-    for number, (start, end) in enumerate(spans):
+    for number, (start, end) in enumerate(word_spans(text, words)):
         word_at[start:end] = [number] * (end - start)
     numbers = []
     for start, end in tokens:
         inside = {word_at[place] for place in range(start, end)} - {-1}
         if len(inside) != 1:
-            return list(range(len(tokens)))
+            return None
         numbers.append(inside.pop())
     return numbers
 
@@ -77,11 +90,11 @@ def word_spans(text: str, words: Sequence[str]) -> list[tuple[int, int]]:
     return spans
 
 
-def _jieba() -> Segmenter:
+def _jieba(new_words: bool) -> Segmenter:
     try:
-        import jieba  # type: ignore[import-not-found, unused-ignore]
+        import jieba  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
         raise InputError("segmenter: jieba is not installed; pip install jieba, or use characters") from None
     module: Any = jieba
     module.setLogLevel(60)
-    return lambda text: [word for word in module.lcut(text) if word.strip()]
+    return lambda text: [word for word in module.lcut(text, HMM=new_words) if word.strip()]

@@ -1,0 +1,119 @@
+"""Which tokens of a text are hidden, whole units at a time, under an exact budget, and by what.
+
+The budget and the way it is filled are those of BERT's generator (Devlin et al. 2019, `create_pretraining_data.py` with
+whole-word masking): units in random order, each taken unless it would pass the budget. The fates 80/10/10 are drawn for
+each token, as by the authors of Chinese whole-word masking (Cui et al. 2021), or once for a unit. All is a function of
+given noise. Names: B texts, L tokens, U units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from naslab.search_spaces.data.text import IGNORED, SpecialIds
+
+FateOf: TypeAlias = Literal["token", "unit"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many of a text's tokens are hidden: a share, to the nearest, one at least and `most` at most."""
+
+    rate: float
+    most: int | None = None
+
+    def of(self, tokens: int) -> int:
+        """Of a text of so many tokens, special ones included."""
+        number = max(1, round(tokens * self.rate))
+        return number if self.most is None else min(number, self.most)
+
+    def of_all(self, tokens_B: Tensor) -> Tensor:
+        """Of each text, (B,), int64."""
+        return (tokens_B.double() * self.rate).round().long().clamp(1, self.most)
+
+
+@dataclass(frozen=True)
+class Fates:
+    """What becomes of a hidden token: [MASK], a random token, or else it stays."""
+
+    mask: float = 0.8
+    random: float = 0.1
+    of: FateOf = "token"
+
+
+class Masked(NamedTuple):
+    """Texts as a model reads them, and what it is to predict (B, L): the hidden tokens, IGNORED elsewhere."""
+
+    ids_BL: Tensor
+    labels_BL: Tensor
+
+
+def mask_units(
+    ids_BL: Tensor,
+    units_BL: Tensor,
+    noise_BL4: Tensor,
+    budget: Budget,
+    fates: Fates,
+    special: SpecialIds,
+    vocabulary: int,
+) -> Masked:
+    """Hide whole units.
+
+    Args:
+        ids_BL: texts with special tokens and padding.
+        units_BL: number of each token's unit, rising along a text; -1 for what is never hidden.
+        noise_BL4: uniform in [0, 1): order of the units, fates of units, fates of tokens, random tokens.
+    """
+    index_BL = unit_index(units_BL)
+    hidden_BL = choose_units(index_BL, noise_BL4[..., 0], budget.of_all(ids_BL.ne(special.pad).sum(1)))
+    fate_BL = noise_BL4[..., 2]
+    if fates.of == "unit":
+        fate_BL = noise_BL4[..., 1].gather(1, index_BL.clamp(min=0))
+    first = special.first_word
+    other = (first + noise_BL4[..., 3] * (vocabulary - first)).long().clamp(max=vocabulary - 1)
+    ids = torch.where(hidden_BL & (fate_BL < fates.mask), special.mask, ids_BL)
+    drawn = hidden_BL & (fate_BL >= fates.mask) & (fate_BL < fates.mask + fates.random)
+    return Masked(torch.where(drawn, other, ids), ids_BL.masked_fill(~hidden_BL, IGNORED))
+
+
+def unit_index(units_BL: Tensor) -> Tensor:
+    """Units counted from 0 in each text, (B, L), by numbers that rise along it; -1 stays."""
+    before_BL = torch.cat([torch.full_like(units_BL[:, :1], -1), units_BL.cummax(1).values[:, :-1]], 1)
+    return ((units_BL > before_BL).cumsum(1) - 1).masked_fill(units_BL < 0, -1)
+
+
+def unit_lengths(index_BL: Tensor) -> Tensor:
+    """Tokens of each unit of `unit_index`, (B, U), 0 beyond a text's last; U is the most units of a text."""
+    number = max(int(index_BL.max()) + 1 if index_BL.numel() else 0, 1)
+    lengths = torch.zeros(len(index_BL), number, dtype=torch.long, device=index_BL.device)
+    return lengths.scatter_add(1, index_BL.clamp(min=0), index_BL.ge(0).long())
+
+
+def choose_units(index_BL: Tensor, order_BL: Tensor, budget_B: Tensor) -> Tensor:
+    """Tokens that are hidden, (B, L): of units in the order of their noise, each that does not pass what is left.
+
+    A loop over units would go through them one by one. Here all that fit side by side are taken at once, then those
+    that still fit, as often as a unit was too long: the longest unit's length bounds the rounds.
+
+    Args:
+        order_BL: the noise of a text's unit number u stands at its place u.
+    """
+    lengths_BU = unit_lengths(index_BL)
+    noise_BU = order_BL[:, : lengths_BU.shape[1]].masked_fill(lengths_BU == 0, torch.inf)
+    order_BU = noise_BU.argsort(dim=1, stable=True)
+    ordered_BU, left_B1 = lengths_BU.gather(1, order_BU), budget_B[:, None]
+    taken_BU = torch.zeros_like(ordered_BU, dtype=torch.bool)
+    while True:
+        fitting_BU = ~taken_BU & (ordered_BU > 0) & (ordered_BU <= left_B1)
+        reached_BU = (ordered_BU * fitting_BU).cumsum(1)
+        new_BU = fitting_BU & (reached_BU <= left_B1)
+        if not new_BU.any():
+            break
+        taken_BU |= new_BU
+        left_B1 = left_B1 - (ordered_BU * new_BU).sum(1, keepdim=True)
+    chosen_BU = torch.zeros_like(taken_BU).scatter(1, order_BU, taken_BU)
+    return chosen_BU.gather(1, index_BL.clamp(min=0)) & (index_BL >= 0)

@@ -1,0 +1,56 @@
+"""A collator of whole words for training loops of others, such as transformers' Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from naslab.errors import InputError
+from naslab.search_spaces.common.objectives.masked_units import Budget, Fates, mask_units
+from naslab.search_spaces.data.text import SpecialIds
+
+
+class WholeWordCollator:
+    """Pads texts to the longest of a batch and masks whole words under an exact budget.
+
+    Each text is a mapping with `input_ids`, special tokens included, and `words`: the number of each token's word,
+    rising, and -1 or None for special tokens. `words` is what `word_ids()` of transformers' fast tokenizers gives for
+    English; for Chinese it comes from a segmenter, see `TextTokenizer.words`.
+
+    Args:
+        vocabulary: random tokens are drawn below this number.
+        seed: decides all masks, batch after batch.
+    """
+
+    def __init__(
+        self, special: SpecialIds, vocabulary: int, budget: Budget, fates: Fates | None = None, seed: int = 0
+    ) -> None:
+        self.special, self.vocabulary, self.budget, self.fates = special, vocabulary, budget, fates or Fates()
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, texts: Sequence[Mapping[str, Sequence[int | None]]]) -> dict[str, Tensor]:
+        """`input_ids`, `attention_mask` and `labels`, each (B, L), int64.
+
+        Raises:
+            InputError: no text, or a text whose tokens and words are not as many.
+        """
+        if not texts:
+            raise InputError("texts: none; a batch needs one or more")
+        for number, text in enumerate(texts, 1):
+            if len(text["input_ids"]) != len(text["words"]):
+                raise InputError(
+                    f"text {number}: {len(text['input_ids'])} tokens, but {len(text['words'])} numbers of words"
+                )
+        ids_BL = _padded([text["input_ids"] for text in texts], self.special.pad)
+        words_BL = _padded([[-1 if word is None else word for word in text["words"]] for text in texts], -1)
+        noise_BL4 = torch.rand(*ids_BL.shape, 4, generator=self._generator)
+        masked = mask_units(ids_BL, words_BL, noise_BL4, self.budget, self.fates, self.special, self.vocabulary)
+        attended_BL = ids_BL.ne(self.special.pad).long()
+        return {"input_ids": masked.ids_BL, "attention_mask": attended_BL, "labels": masked.labels_BL}
+
+
+def _padded(rows: Sequence[Sequence[int | None]], filling: int) -> Tensor:
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=filling)

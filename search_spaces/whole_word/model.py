@@ -1,0 +1,111 @@
+"""transformers' BERT for masked words, with the plan of what is masked while it trains.
+
+Names: B texts, L tokens, M masked tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import BertForMaskedLM
+
+from naslab.errors import InputError
+from naslab.search_spaces.common.modules.bert import bert_config
+from naslab.search_spaces.common.modules.masked_lm import load_masked_lm
+from naslab.search_spaces.common.objectives.masked_units import Budget, Fates
+from naslab.search_spaces.common.objectives.masked_words import labelled_loss
+from naslab.search_spaces.data.text import WordsBy
+from naslab.search_spaces.whole_word.units import Unit
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A fresh BERT."""
+
+    vocabulary: int
+    length: int
+    width: int
+    heads: int
+    dropout: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which units of which words are masked, and what becomes of them."""
+
+    unit: Unit
+    segmenter: WordsBy
+    longest: int
+    budget: Budget
+    fates: Fates
+
+
+class WholeWordModel(nn.Module):
+    """A masked language model. `bert` is transformers' own, so that `bert.save_pretrained` exports it."""
+
+    def __init__(self, bert: BertForMaskedLM, plan: Plan) -> None:
+        super().__init__()
+        self.bert, self.plan = bert, plan
+
+    def forward(self, ids_BL: Tensor) -> Tensor:
+        """Logits (B, L, V) of every token of texts without padding."""
+        logits: Tensor = self.bert(input_ids=ids_BL).logits
+        return logits
+
+    def encode(self, ids_BL: Tensor, pad: int | None = None) -> Tensor:
+        """States (B, L, D); padding is not attended to."""
+        mask = None if pad is None else ids_BL.ne(pad).long()
+        states: Tensor = self.bert.bert(input_ids=ids_BL, attention_mask=mask).last_hidden_state
+        return states
+
+    def loss(self, ids_BL: Tensor, places_BM: Tensor, labels_BM: Tensor) -> Tensor:
+        """Mean cross-entropy over the masked tokens; the head sees no others.
+
+        Args:
+            places_BM: where the masked tokens stand; labels are IGNORED where a text has fewer.
+        """
+        states_BLD = self.encode(ids_BL)
+        chosen = states_BLD.gather(1, places_BM[..., None].expand(-1, -1, states_BLD.shape[2]))
+        return labelled_loss(self.bert.cls(chosen), labels_BM)
+
+
+def fresh(sizes: Sizes, layers: int, plan: Plan) -> WholeWordModel:
+    """A BERT with random weights."""
+    config = bert_config(
+        vocabulary=sizes.vocabulary,
+        width=sizes.width,
+        layers=layers,
+        heads=sizes.heads,
+        tokens=sizes.length,
+        pad=0,
+        dropout=sizes.dropout,
+    )
+    config.max_position_embeddings = sizes.length
+    return WholeWordModel(BertForMaskedLM._from_config(config, attn_implementation="sdpa"), plan)
+
+
+def pretrained(name: str, layers: int, plan: Plan) -> WholeWordModel:
+    """A BERT from the hub or a folder, its first layers."""
+    return WholeWordModel(load_masked_lm(name, layers), plan)
+
+
+def export(model: WholeWordModel, tokens: Any, folder: Path) -> None:
+    """Write a folder that transformers loads: `BertForMaskedLM.from_pretrained`, `BertTokenizer.from_pretrained`.
+
+    Args:
+        tokens: numbers by token, of the tokenizer that the model was trained with.
+
+    Raises:
+        InputError: the tokens do not number 0, 1, ... without a gap, or the folder cannot be written.
+    """
+    ordered = sorted(tokens, key=tokens.__getitem__)
+    if [tokens[token] for token in ordered] != list(range(len(ordered))):
+        raise InputError(f"{folder}: the tokens are not numbered from 0 without a gap; keep the tokenizer's own files")
+    try:
+        model.bert.save_pretrained(folder)
+        (folder / "vocab.txt").write_text("\n".join(ordered) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from None
