@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from naslab.efficiency.roofline import Roof
 from naslab.efficiency.step_features import FEATURES, SPREAD, USUAL
@@ -118,6 +117,8 @@ def _factors(steps: Iterable[StepTime]) -> dict[str, float]:
     """The most probable factor of each feature that any of the steps has: pseudo-Huber loss of the logarithm of
     predicted over measured, and a normal prior of each factor's logarithm.
     """
+    from scipy.optimize import least_squares  # half a second; most processes calibrate nothing
+
     rows = list(steps)
     names = [name for name in FEATURES if any(step.features.get(name) for step in rows)]
     relative = np.array([[step.features.get(name, 0.0) / step.seconds for name in names] for step in rows])

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 Verdict = Literal["reproduced", "not reproduced at this size", "undecided"]
 ALPHA = 0.025
@@ -83,7 +83,7 @@ def seeds_wanted(claim: Claim, alpha: float) -> int | None:
     mean, spread = fmean(claim.effects), stdev(claim.effects)
     distance = max(mean, claim.half - mean)
     for seeds in range(len(claim.effects), MOST_SEEDS + 1):
-        if float(stats.t.ppf(1 - alpha, seeds - 1)) * spread <= distance * math.sqrt(seeds):
+        if float(stdtrit(seeds - 1, 1 - alpha)) * spread <= distance * math.sqrt(seeds):
             return seeds
     return None
 
@@ -93,4 +93,4 @@ def _p_above(values: Sequence[float], bound: float) -> float:
     spread, mean = stdev(values), fmean(values)
     if spread == 0:
         return 0.0 if mean > bound else 1.0
-    return float(stats.t.sf((mean - bound) / (spread / math.sqrt(len(values))), len(values) - 1))
+    return float(stdtr(len(values) - 1, (bound - mean) / (spread / math.sqrt(len(values)))))

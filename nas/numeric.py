@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from scipy.stats import qmc
 
 from naslab.errors import InputError
 from naslab.nas.encoding import distributions, flatten, suggest_values
@@ -71,6 +70,8 @@ def _at(space: SearchSpace, shares: dict[str, float]) -> Configuration:
 
 def sobol(ask: Ask, attempt: int) -> Configuration:
     """The next point of a scrambled Sobol sequence (Sobol 1967, Owen 1998), the same sequence for all of an arm."""
+    from scipy.stats import qmc  # half a second that no other sampler waits for
+
     names = list(flat_decisions(ask.space))
     sequence = qmc.Sobol(len(names), scramble=True, seed=ask.stream)
     if ask.number + attempt:  # SciPy cannot go forward by nothing

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import fmean, stdev, variance
 
-from scipy import stats
+from scipy.special import stdtrit
 
 Critical = Callable[[int], float]
 """By how many standard errors an interval of so many observations reaches to each side."""
@@ -44,7 +44,7 @@ class Interval:
 @cache
 def student(observations: int, level: float = 0.95) -> float:
     """The t quantile of a two-sided interval of one look at so many observations."""
-    return float(stats.t.ppf((1 + level) / 2, observations - 1))
+    return float(stdtrit(observations - 1, (1 + level) / 2))
 
 
 def mean_interval(values: Sequence[float], critical: Critical = student) -> Interval:
@@ -78,7 +78,7 @@ def difference_interval(a: Sequence[float], b: Sequence[float], level: float = 0
     if total == 0:
         return Interval(mean, mean, mean)
     degrees = total**2 / sum(part**2 / (len(side) - 1) for part, side in zip(parts, (a, b), strict=True))
-    half = float(stats.t.ppf((1 + level) / 2, degrees)) * math.sqrt(total)
+    half = float(stdtrit(degrees, (1 + level) / 2)) * math.sqrt(total)
     return Interval(mean, mean - half, mean + half)
 
 

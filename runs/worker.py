@@ -136,18 +136,20 @@ def _study_and_task(document: dict[str, Any], device: torch.device) -> tuple[Stu
 
 
 @dataclass(frozen=True)
-class _Spent:
-    """Device seconds, core seconds and seconds by the clock on the wall, by phase."""
+class _Carried:
+    """What earlier attempts spent on a checkpoint: device, core and wall seconds by phase; and the rung they told."""
 
     seconds: Mapping[Phase, float] = field(default_factory=dict)
     core_seconds: Mapping[Phase, float] = field(default_factory=dict)
     wall_seconds: Mapping[Phase, float] = field(default_factory=dict)
+    told: int = 0
+    """The last epoch whose scores are on the trail; 0: none."""
 
 
 class _Work:
     """One job in progress."""
 
-    def __init__(self, job: Job, folder: Path, trail: Trail, carried: _Spent, awaited: int | None) -> None:
+    def __init__(self, job: Job, folder: Path, trail: Trail, carried: _Carried, awaited: int | None) -> None:
         self.job, self.folder, self.trail, self.carried, self.awaited = job, folder, trail, carried, awaited
         self.state: Any = "complete"
         self.scores: dict[str, float] = {}
@@ -215,6 +217,8 @@ class _Work:
                 rung = read_rung(yielded)
                 if rung.policy is not None:
                     self.result["policy"] = dict(rung.policy)
+                if rung.epoch == self.carried.told:  # the checkpoint's own
+                    continue
                 self._note_cost()
                 scores = self._evaluate(task, model, "validation", full=False)
                 self._rung(rung.epoch, {**rung.facts, **scores})
@@ -321,10 +325,11 @@ class _Work:
         """What the checkpoint just saved has cost, for the attempt that may go on from it."""
         seconds, cores = self.trail.so_far()
         walls = {phase: spent / self.trail.share for phase, spent in seconds.items()}
-        so_far = _Spent(
+        so_far = _Carried(
             summed(self.carried.seconds, seconds),
             summed(self.carried.core_seconds, cores),
             summed(self.carried.wall_seconds or self.carried.seconds, walls),
+            max((rung.epoch for rung in self.rungs), default=self.carried.told),
         )
         _write(self.folder / COST, json.dumps(asdict(so_far)))
 
@@ -355,14 +360,14 @@ def _both(test: Mapping[str, float], validation: Mapping[str, float]) -> dict[st
     return {**test, **{f"validation_{name}": score for name, score in validation.items()}}
 
 
-def _carried(folder: Path) -> _Spent:
+def _carried(folder: Path) -> _Carried:
     """What earlier attempts spent on the checkpoint that this one goes on from."""
     if not (folder / CHECKPOINT).exists():
-        return _Spent()
+        return _Carried()
     try:
-        return _Spent(**json.loads((folder / COST).read_text(encoding="utf-8")))
+        return _Carried(**json.loads((folder / COST).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        return _Spent()
+        return _Carried()
 
 
 def _write(path: Path, text: str) -> None:

@@ -99,7 +99,9 @@ class Task(ABC):
             model: as built by the space, on any device; moved to the task's.
             seed: decides data order and augmentation.
             checkpoint: folder to save the state in after each rung; when it holds one, training goes on from
-                there and ends with the same weights as an unbroken run (on a GPU up to the order of its sums).
+                there and ends with the same weights as an unbroken run (on a GPU up to the order of its sums). It then
+                yields the rung of the checkpoint first, if it can: an attempt killed while that was scored did not
+                tell it.
 
         Raises:
             TrainingDiverged: the loss is not finite.

@@ -6,14 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from inline import TOY, run_here
 from rich.console import Console
+from together_space import Regression
 
 from naslab.runs.driver import run_study
+from naslab.runs.executors import Slot
 from naslab.runs.judge import Judge, Judgement
 from naslab.runs.ledger import Ledger
 from naslab.runs.progress import Progress
 from naslab.runs.study import load_study, parse_study
 from naslab.runs.trial import Job
 from naslab.runs.verdict import await_verdict, give_verdict
+from naslab.runs.worker import run_job
 
 EPOCHS = 8
 
@@ -203,6 +206,27 @@ def test_no_epoch_is_trained_after_the_judgement_that_ends_a_proposal(toy_file):
     again = Judge(ledger.study, 8)
     jobs = {t.job.key: t.job for t in proposals}
     assert [again.decide(jobs[one.key], one.epoch, one.score) for one in judgements] == judgements, "it replays"
+
+
+def test_a_rung_that_was_not_told_is_told_by_the_next_attempt(tmp_path, monkeypatch):
+    """The checkpoint is saved before the rung is scored: killed in between, its rung would never be judged."""
+    study = parse_study({**TOY, "arms": [], "space": {"name": "together_space:Space"}, "task": {"epochs": 4}}, "test")
+    one = Job("reference/x/seed0", "reference", "reference", 0, study.search_space.reference)
+    given = study.document(), one, tmp_path / "job", tmp_path / "log", Slot("cpu", threads=1)
+    scored, evaluate = [], Regression.evaluate
+
+    def fails_at_the_second(task, *given, **more):
+        scored.append(given)
+        if len(scored) == 2:
+            raise SystemExit("killed while it scores")
+        return evaluate(task, *given, **more)
+
+    monkeypatch.setattr(Regression, "evaluate", fails_at_the_second)
+    outcome, told = run_job(*given)
+    assert (outcome.state, [rung.epoch for rung in told]) == ("failed", [1])
+    outcome, told = run_job(*given)
+    assert (outcome.state, [rung.epoch for rung in told]) == ("complete", [2, 3, 4])
+    assert len(scored) == 6, "rung 1 is not scored again; the sixth is the final one"
 
 
 def test_a_verdict_of_another_epoch_is_not_taken(tmp_path):

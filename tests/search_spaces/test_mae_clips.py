@@ -53,7 +53,7 @@ def test_a_resumed_training_ends_bit_for_bit_like_an_unbroken_one(tmp_path):
     torch.manual_seed(99)
     resumed = task.space.build(task.space.reference)
     rest = list(task.train(resumed, 5, tmp_path / "c"))
-    assert [*first, *rest] == rungs
+    assert [*first[:-1], *rest] == rungs  # the rung of the checkpoint is told again
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 

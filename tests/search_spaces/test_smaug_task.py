@@ -48,7 +48,7 @@ def test_a_resumed_training_ends_bit_for_bit_like_an_unbroken_one(task, changed,
     resumed = task.space.build(task.space.configuration({**task.space.reference.as_dict(), **changed}))
     rest = list(task.train(resumed, 5, tmp_path))
     assert equal(whole, resumed)
-    assert [*first, *rest] == rungs
+    assert [*first[:-1], *rest] == rungs  # the rung of the checkpoint is told again
     assert set(rungs[0].facts) == {"loss", "vtc", "vtm", "mlm", "mvm", "qa"}
 
 

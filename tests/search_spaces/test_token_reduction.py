@@ -223,7 +223,7 @@ def test_a_resumed_training_ends_bit_for_bit_like_an_unbroken_one(tmp_path):
     resumed = task.space.build(task.space.reference)
     rest = list(task.train(resumed, 5, tmp_path / "c"))
     assert equal(whole, resumed)
-    assert [*first, *rest] == rungs
+    assert [*first[:-1], *rest] == rungs  # the rung of the checkpoint is told again
     assert task.evaluate(whole, "test") == task.evaluate(resumed, "test")
 
 

@@ -69,6 +69,7 @@ def saved(tmp_path):
     return tmp_path
 
 
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
 def test_an_optimiser_keeps_its_count_of_steps_where_torch_does(saved):
     """On the device they would be read back at every step."""
     model = nn.Linear(3, 1, device="meta")

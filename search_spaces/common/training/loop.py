@@ -44,6 +44,8 @@ def train_in_rungs(
 ) -> Iterator[Rung]:
     """Train `model` on its device; see Task.train. Facts of a rung: means over its last epoch of `loss` and its parts.
 
+    From a checkpoint on, the rung at which it was saved comes first, again: whoever died may not have told it.
+
     Args:
         batches, loss: functions of the model that they are given; neither holds one itself.
         clip_norm: largest norm of the gradient.
@@ -65,6 +67,8 @@ def train_in_rungs(
         seed_everything(derive_seed(seed, "train", rank(), start))
     step = Stepper(model, optimiser, loss, policy, clip_norm)
     step.resume(state)
+    if "means" in state:
+        yield Rung(start, state["means"], step.policy.to_dict())
     for epoch in range(start, budget.epochs):
         means = _means(_epoch(step, batches, epoch))
         if not math.isfinite(means["loss"]):
@@ -72,7 +76,7 @@ def train_in_rungs(
         if (epoch + 1) % budget.rung_epochs and epoch + 1 < budget.epochs:
             continue
         if checkpoint is not None and rank() == 0:
-            save_training(checkpoint, epoch + 1, model, optimiser, step.state())
+            save_training(checkpoint, epoch + 1, model, optimiser, {**step.state(), "means": means})
         yield Rung(epoch + 1, means, step.policy.to_dict())
 
 
