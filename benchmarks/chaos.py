@@ -30,6 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from naslab.errors import InputError
 from naslab.runs.ledger import Ledger
+from naslab.runs.server_storage import with_driver
 from naslab.runs.status import status
 from naslab.runs.storage_url import storage_url
 from naslab.runs.trial import Trial
@@ -53,7 +54,7 @@ class Chaos:
         self.starts = 0
         self._striking = True
         self.driver: subprocess.Popen[bytes] | None = None
-        self.engine = create_engine(self.storage, poolclass=NullPool)
+        self.engine = create_engine(with_driver(self.storage), poolclass=NullPool)
         self.witness = folder / "witness"
         self.witness.mkdir()
 

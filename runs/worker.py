@@ -218,6 +218,7 @@ class _Work:
                 if rung.policy is not None:
                     self.result["policy"] = dict(rung.policy)
                 if rung.epoch == self.carried.told:  # the checkpoint's own
+                    agree(True)
                     continue
                 self._note_cost()
                 scores = self._evaluate(task, model, "validation", full=False)

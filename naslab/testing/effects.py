@@ -27,8 +27,8 @@ from naslab.testing.subject import BATCH, SEED, Broken, Subject, objective
 
 NUMBERS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 0.1, 0.5, 1e-3)
 """What is tried in place of nothing."""
-FACTORS = (2.0, 0.5, 1e-6)
-"""What a number is tried times: a bound far away has an effect only when it comes near."""
+FACTORS = (1e-6, 0.5, 2.0)
+"""What a number is tried times, the most telling first: a bound far away has an effect only when it comes near."""
 SPLITS: tuple[Literal["validation", "test"], ...] = ("validation", "test")
 Made = TypeVar("Made", SearchSpace, Task)
 
@@ -179,7 +179,7 @@ def _others(value: object, annotation: Any) -> list[object]:
         case bool():
             return [not value]
         case int():
-            return [2 * value, value // 2, value + 1, value - 1, 2, 1]
+            return [1, 2, value // 2, 2 * value, value - 1, value + 1]
         case float():
             return [*(value * factor for factor in FACTORS), value + 0.5 * (1 - value), 0.5]
         case None:

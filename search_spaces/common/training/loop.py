@@ -14,7 +14,7 @@ from naslab.search_spaces.common.training.checkpoint import resume_training, sav
 from naslab.search_spaces.common.training.choice import Training, Wanted, decide
 from naslab.search_spaces.common.training.policy import Batches, Loss, Policy
 from naslab.search_spaces.common.training.step import Stepper, accumulate
-from naslab.search_spaces.common.training.together import check_divisible, rank, sum_values, world
+from naslab.search_spaces.common.training.together import check_divisible, mean_values, rank, world
 from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.task import Rung, TrainingDiverged
 
@@ -94,7 +94,7 @@ def _means(steps: Iterator[dict[str, Tensor]]) -> dict[str, float]:
     for values in steps:
         number += 1
         accumulate(totals, values)
-    return {name: total.item() / number for name, total in sum_values(totals).items()}
+    return {name: total.item() / number for name, total in mean_values(totals).items()}
 
 
 def _policy(wanted: Wanted | None, training: Training) -> Policy:

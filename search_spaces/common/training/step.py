@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from naslab.search_spaces.common.training.policy import Loss, Policy
-from naslab.search_spaces.common.training.together import own_part, sum_gradients
+from naslab.search_spaces.common.training.together import LossModule, backward, held_back, own_part, replicated
 
 
 def accumulate(totals: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
@@ -31,21 +31,22 @@ class Stepper:
     ) -> None:
         policy.place(model, optimiser)
         self.model, self.optimiser, self.policy, self.clip_norm = model, optimiser, policy, clip_norm
-        self.loss = policy.compiled(loss)
+        self.loss = replicated(LossModule(model, policy.compiled(loss)))
         self.device = next(model.parameters()).device
         self.scaler = policy.scaler(self.device)
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:
         """Descend the loss of `batch`; the means of its parts, detached, `loss` among them.
 
-        Of several processes each returns what its own part of the batch adds to the means.
+        Of several processes each returns those of its own part of the batch, weighted by its size.
         """
         self.optimiser.zero_grad(set_to_none=True)
         means: dict[str, Tensor] = {}
         own, own_share = own_part(batch)
-        for part, share in self.policy.parts(own):
-            accumulate(means, self._backward(part, share * own_share))
-        sum_gradients(self.model)
+        parts = list(self.policy.parts(own))
+        for number, (part, share) in enumerate(parts, start=1):
+            with held_back(self.loss, until_last=number == len(parts)):
+                accumulate(means, self._backward(part, share * own_share))
         self._step()
         return means
 
@@ -60,11 +61,10 @@ class Stepper:
 
     def _backward(self, part: Any, share: float) -> dict[str, Tensor]:
         with self.policy.forward(self.device):
-            found = self.loss(self.model, part)
-        values = found if isinstance(found, Mapping) else {"loss": found}
+            values = self.loss(part)
         if share != 1:
             values = {name: value * share for name, value in values.items()}
-        self.scaler.scale(values["loss"]).backward()
+        backward(self.scaler.scale(values["loss"]))
         return {name: value.detach() for name, value in values.items()}
 
     def _step(self) -> None:

@@ -1,13 +1,14 @@
-"""Training by several processes together: each has its part of every batch, and all have the sum of the gradients.
+"""Training by several processes: each has its part of every batch, and DDP gives all the mean of their gradients.
 
 A process that is alone, outside of a process group of `torch.distributed`, is the whole of it: nothing here changes
-anything then. Where the loss of a batch is the mean of its samples' losses, and no layer looks at the batch, the sum
-is exactly the gradient of the whole batch.
+anything then. Where the loss of a batch is the mean of its samples' losses, and no layer looks at the batch, the mean,
+weighted by the parts' sizes, is exactly the gradient of the whole batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from naslab.errors import InputError, NaslabError
@@ -58,7 +60,7 @@ def check_alone(why: str) -> None:
 
 
 def own_part(batch: Any) -> tuple[Any, float]:
-    """This process's part of a batch, along its first dimension, and which share of the samples that is.
+    """This process's part of a batch, along its first dimension, and its size over that of an equal part.
 
     Raises:
         InputError: fewer samples than processes.
@@ -70,7 +72,11 @@ def own_part(batch: Any) -> tuple[Any, float]:
     if size < world():
         raise InputError(f"executor.processes: {world()} processes, and a batch of {size}")
     part = tree_unflatten([leaf.tensor_split(world())[rank()] for leaf in leaves], structure)
-    return part, len(leaves[0].tensor_split(world())[rank()]) / size
+    return part, len(leaves[0].tensor_split(world())[rank()]) * world() / size
+
+
+def _is_of_communication(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or any(name in str(error).lower() for name in ("gloo", "nccl"))
 
 
 def _told(function: Callable[P, T]) -> Callable[P, T]:
@@ -81,33 +87,67 @@ def _told(function: Callable[P, T]) -> Callable[P, T]:
         try:
             return function(*args, **kwargs)
         except RuntimeError as error:
+            if world() == 1 or not _is_of_communication(error):
+                raise
             raise PeerLost(f"another process of the training is gone: {error}") from None
 
     return asked
 
 
-@_told
-def sum_gradients(model: nn.Module) -> None:
-    """Give every parameter the sum of its gradients over all processes; none where no process has one."""
-    if world() == 1:
-        return
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    has = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
-    flat = torch.cat([has, *((torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters)])
-    dist.all_reduce(flat)
-    some, *sums = flat.split([len(parameters), *(p.numel() for p in parameters)])
-    for parameter, found, total in zip(parameters, some.tolist(), sums, strict=True):
-        parameter.grad = total.view_as(parameter).to(parameter.dtype) if found else None
+class LossModule(nn.Module):
+    """A model's loss of a batch as a module, which is what DDP takes.
+
+    Args:
+        loss: of the model and a batch: a scalar, or named scalars of which `loss` is the one to descend.
+    """
+
+    def __init__(self, model: nn.Module, loss: Callable[[nn.Module, Any], Tensor | Mapping[str, Tensor]]) -> None:
+        super().__init__()
+        self.model = model
+        self._loss = loss
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        """Named scalars; `loss` alone has a gradient, so that DDP awaits none of the others."""
+        found = self._loss(self.model, batch)
+        if not isinstance(found, Mapping):
+            return {"loss": found}
+        return {name: value if name == "loss" else value.detach() for name, value in found.items()}
+
+
+def replicated(module: nn.Module) -> nn.Module:
+    """The module, whose gradients are after each backward pass the mean of those in all processes (DDP).
+
+    Some losses leave parameters out in some steps, which DDP has to find. Buffers are each process's own, as layers
+    that look at the batch are refused.
+    """
+    return (
+        module
+        if world() == 1
+        else DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+    )
+
+
+def held_back(module: nn.Module, until_last: bool) -> AbstractContextManager[None]:
+    """Of a replicated module: gradients are summed up here, and only those of a step's last part go to the others."""
+    if until_last or not isinstance(module, DistributedDataParallel):
+        return nullcontext()
+    return module.no_sync()
 
 
 @_told
-def sum_values(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The sum of each over all processes, which have the same names."""
+def backward(loss: Tensor) -> None:
+    """Gradients of the loss, in all processes."""
+    loss.backward()
+
+
+@_told
+def mean_values(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The mean of each over all processes, which have the same names."""
     if world() == 1 or not values:
         return values
     together = torch.stack([value.double() for value in values.values()])
     dist.all_reduce(together)
-    return dict(zip(values, together, strict=True))
+    return dict(zip(values, together / world(), strict=True))
 
 
 @_told
