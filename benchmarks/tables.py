@@ -12,6 +12,7 @@ from typing import Any
 
 import altup_effects
 import mae_effects
+import pmlm_effects
 import smaug_effects
 import study_result
 import training_tables
@@ -278,6 +279,7 @@ PAGES = (
     (DOCS / "effects.md", "difficulty", video_difficulty.table),
     (DOCS / "effects.md", "smaug", smaug_effects.table),
     (DOCS / "effects.md", "altup", altup_effects.table),
+    (DOCS / "effects.md", "pmlm", pmlm_effects.table),
     (DOCS / "effects.md", "keep-rates", partial(study_result.table, "keep_rates", ("top1",))),
     (DOCS / "effects.md", "mae-video", partial(study_result.table, "mae_video", ("linear_top1",))),
     (DOCS / "nasiam.md", "results", tables),

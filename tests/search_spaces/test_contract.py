@@ -27,6 +27,8 @@ WORDS = {
     "held_out_windows": 16,
     "tuning": {"epochs": 1, "batch_size": 8},
 }
+DOCS = {"corpus": "files", "files": [str(EXAMPLES.parent / "docs")], "max_characters": 60_000}
+BLOCKS = {"data": DOCS, "epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "rung_windows": 8}
 SPACES = {
     "digits_mlp:Space": {"epochs": 2},
     "nasiam:tiny": IMAGES,
@@ -36,6 +38,7 @@ SPACES = {
     "altup:tiny": TEXT,
     "whole_word:tiny": (WORDS, {"vocabulary": 1500, "length": 48, "width": 32}),
     "smaug:tiny": {**CLIPS, "dataset": MORE_CLIPS},
+    "pmlm:tiny": (BLOCKS, {"vocabulary": 512, "context": 48, "layers": 2, "width": 32, "head_width": 8}),
     "nasiam:tiny byol": (IMAGES, {"framework": "byol"}),
     "nasiam:tiny mocov2": (IMAGES, {"framework": "mocov2"}),
     "altup:tiny encoder-decoder": (TEXT, {"form": "encoder_decoder", "context": 32, "layers": 3}),

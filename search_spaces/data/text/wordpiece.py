@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -64,6 +65,12 @@ class TextTokenizer:
         return self._framed(
             [code.ids for code in self.codes(texts)], self.special.cls, self.special.sep, self.special.pad
         )
+
+    def of_length(self, length: int) -> TextTokenizer:
+        """The same for rows of another length."""
+        other = copy.copy(self)
+        other.length = length
+        return other
 
     def words(self, texts: Sequence[str], segment: Segmenter | None = None) -> Tensor:
         """The word, from 0, of each token that the call gives, (N, length), int64; of special tokens -1.

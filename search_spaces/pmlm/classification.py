@@ -1,0 +1,88 @@
+"""Fine-tuned as a bidirectional encoder: classes of sentences by the state of [CLS], as BERT and UniLMv2 do."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from naslab.errors import InputError
+from naslab.search_spaces.common.scores.accuracy import accuracy
+from naslab.search_spaces.data.text import SentenceOptions, TextTokenizer, load_sentences
+from naslab.search_spaces.pmlm.model import PseudoMaskedLM
+from naslab.search_spaces.pmlm.tuning import SCORED, TuningOptions, seeded, tune
+from naslab.search_spaces.splits import Splits
+from naslab.search_spaces.task import Split
+
+
+class ClassificationOptions(TuningOptions):
+    """Which sentences, and the recipe."""
+
+    data: SentenceOptions = SentenceOptions()
+    tokens: int = Field(64, ge=4)
+    """Length of a sentence, [CLS] and [SEP] included; longer ones are cut."""
+
+
+class Classifier(nn.Module):
+    """A copy of the model, BERT's pooler and a linear layer: texts (B, L) to logits (B, classes)."""
+
+    def __init__(self, model: PseudoMaskedLM, classes: int) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model)
+        config = model.lm.config
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.head = nn.Linear(config.hidden_size, classes)
+        for layer in (self.pooler, self.head):
+            nn.init.normal_(layer.weight, std=config.initializer_range)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, ids_BL: Tensor) -> Tensor:
+        """Logits."""
+        states_BLD, _ = self.model.states(ids_BL)
+        logits: Tensor = self.head(self.dropout(self.pooler(states_BLD[:, 0]).tanh()))
+        return logits
+
+
+class Classification:
+    """Sentences with their classes, and what a pre-trained model makes of them."""
+
+    metric = "classification_top1"
+
+    def __init__(self, options: ClassificationOptions, tokenizer: TextTokenizer, device: torch.device) -> None:
+        self.options, self.device = options, device
+        data = load_sentences(options.data)
+        if data.train.seconds:
+            raise InputError("task.classification.data: pairs of sentences are not read here; use single sentences")
+        rows = tokenizer.of_length(options.tokens)
+        parts = (data.train, data.validation, data.test)
+        self.ids = Splits(*(rows(part.texts).to(device) for part in parts))
+        self.labels = Splits(*(part.labels.to(device) for part in parts))
+        self.classes, self.sha256 = data.classes, data.sha256
+
+    def scores(self, model: PseudoMaskedLM, split: Split, full: bool) -> dict[str, float]:
+        """`classification_top1`, percent, of a copy that is fine-tuned."""
+        with seeded(self.options, self.device):
+            classifier = Classifier(model, len(self.classes)).to(self.device)
+            tune(
+                classifier,
+                lambda chosen, _: self._loss(classifier, chosen),
+                len(self.ids.train),
+                self.options,
+                self.device,
+            )
+        with torch.no_grad():
+            logits = torch.cat([classifier(ids) for ids in self.ids.of(split).split(SCORED)])
+        return {self.metric: 100 * accuracy(logits, self.labels.of(split))}
+
+    def baseline(self, split: Split) -> dict[str, float]:
+        """The most frequent class."""
+        labels = self.labels.of(split)
+        frequent = self.labels.train.bincount().argmax()
+        return {self.metric: 100 * (labels == frequent).double().mean().item()}
+
+    def _loss(self, classifier: Classifier, chosen: Tensor) -> Tensor:
+        return F.cross_entropy(classifier(self.ids.train[chosen]), self.labels.train[chosen])

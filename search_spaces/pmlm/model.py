@@ -1,0 +1,202 @@
+"""BERT with conventional and pseudo masks in one pass (UniLMv2): stock `BertForMaskedLM` under a block mask.
+
+The text's [MASK] tokens are predicted all at once (autoencoding, AE); a pseudo mask behind it predicts its token from
+what comes before its step (partially autoregressive, PAR). Names: B texts, L tokens, M slots, D width, V words.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertForMaskedLM
+
+from naslab.errors import InputError
+from naslab.search_spaces.common.modules.bert import bert_config, pretrained_config
+from naslab.search_spaces.common.objectives.masked_words import labelled_loss
+from naslab.search_spaces.data.text import IGNORED, SpecialIds
+from naslab.search_spaces.pmlm.attention import NAME, RelativeBias, step_codes, visible
+from naslab.search_spaces.pmlm.masking import Masked, Masking, Slots, mask
+
+Objective = Literal["ae", "par", "ae_par", "ar", "ae_ar"]
+
+
+@dataclass(frozen=True)
+class Bias:
+    """Sizes of the relative position bias; UniLMv2's family has 32 buckets up to a distance of 128."""
+
+    buckets: int = 32
+    furthest: int = 128
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a BERT that starts from nothing."""
+
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+    tokens: int
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a model is made of and how it is trained.
+
+    Attributes:
+        body: sizes, or the name of a pre-trained BERT.
+        autoencoding: whether the [MASK] tokens of the text are predicted.
+        pseudo_weight: of the pseudo masks' loss beside that of the text's; 0: there are no slots.
+    """
+
+    body: Sizes | str
+    masking: Masking = field(default_factory=Masking)
+    autoencoding: bool = True
+    pseudo_weight: float = 1.0
+    bias: Bias | None = None
+    special: SpecialIds = field(default_factory=SpecialIds)
+
+
+class PseudoMaskedLM(nn.Module):
+    """UniLMv2's language model. `lm` is the stock BertForMaskedLM that holds all weights but those of `bias`."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.plan = plan
+        self.lm = _fresh(plan.body, plan.special) if isinstance(plan.body, Sizes) else _pretrained(plan.body)
+        config: BertConfig = self.lm.config
+        self.bias: RelativeBias | None = None
+        if plan.bias is not None:
+            self.bias = RelativeBias(config.num_attention_heads, plan.bias.buckets, plan.bias.furthest)
+            # Zero keeps a pre-trained model what it is.
+            deviation = config.initializer_range if isinstance(plan.body, Sizes) else 0.0
+            nn.init.normal_(self.bias.table.weight, std=deviation)
+
+    def forward(self, ids: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """The `loss` of texts (B, L) that are masked by noise (B, L, NOISE), and its parts `ae` and `par`."""
+        plan = self.plan
+        return self.losses(mask(ids, noise, plan.masking, plan.special, self.lm.config.vocab_size))
+
+    def losses(self, masked: Masked) -> dict[str, Tensor]:
+        """Mean cross-entropy over the masked tokens: at [MASK] `ae`, at the pseudo masks `par`, and their sum."""
+        text, pseudo = self.predictions(masked)
+        slots, losses = masked.slots, dict[str, Tensor]()
+        labels_BM = slots.originals_BM.masked_fill(slots.steps_BM == 0, IGNORED)
+        if text is not None:
+            losses["ae"] = labelled_loss(text, labels_BM)
+        if pseudo is not None:
+            losses["par"] = labelled_loss(pseudo, labels_BM)
+        if text is None:
+            return {"loss": losses["par"], **losses}
+        return {"loss": losses["ae"] + self.plan.pseudo_weight * losses.get("par", 0.0), **losses}
+
+    def predictions(self, masked: Masked) -> tuple[Tensor | None, Tensor | None]:
+        """Logits (B, M, V) at the [MASK] tokens and at the pseudo masks, of whichever the plan trains."""
+        plan, slots = self.plan, masked.slots
+        text_BLD, pseudo_BMD = self.states(masked.ids_BL, slots if plan.pseudo_weight else None)
+        text = self.logits(at_places(text_BLD, slots.places_BM)) if plan.autoencoding else None
+        return text, None if pseudo_BMD is None else self.logits(pseudo_BMD)
+
+    def states(
+        self, ids_BL: Tensor, slots: Slots | None = None, pseudo_BM: Tensor | None = None, slot_type: int = 0
+    ) -> tuple[Tensor, Tensor | None]:
+        """States of the text (B, L, D), and of the pseudo masks (B, M, D) where there are slots.
+
+        Args:
+            slots: their places may lie beyond the text, as those of a target do.
+            pseudo_BM: tokens that stand as pseudo masks; None: [MASK], as in the authors' code.
+            slot_type: token type of what stands in the slots; the text's is 0.
+        """
+        length = ids_BL.shape[1]
+        places = torch.arange(length, device=ids_BL.device)[None]
+        real_BL = ids_BL != self.plan.special.pad
+        text_mask = self._biased(real_BL[:, None, None], places, places)
+        if slots is None:
+            return self._body(ids_BL, places.expand_as(ids_BL), torch.zeros_like(ids_BL), None, text_mask), None
+        if pseudo_BM is None:
+            pseudo_BM = torch.full_like(slots.originals_BM, self.plan.special.mask)
+        slot_places = [slots.places_BM, slots.places_BM]
+        whole_places = torch.cat([places.expand_as(ids_BL), *slot_places], 1)
+        codes = step_codes(real_BL, slots.steps_BM)
+        seen = visible(codes.queries_BT[:, length:], codes.keys_BT)[:, None]
+        mask = self._biased(seen, whole_places[:, length:], whole_places)
+        whole = torch.cat([ids_BL, slots.originals_BM, pseudo_BM], 1)
+        types = torch.zeros_like(whole)
+        types[:, length:] = slot_type
+        states = self._body(whole, whole_places, types, mask, text_mask)
+        return states[:, :length], states[:, -pseudo_BM.shape[1] :]
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Scores of all words (..., V)."""
+        scores: Tensor = self.lm.cls(states)
+        return scores
+
+    def _body(self, ids: Tensor, places: Tensor, types: Tensor, mask: Tensor | None, text_mask: Tensor) -> Tensor:
+        found: Any = self.lm.bert(
+            input_ids=ids, position_ids=places, token_type_ids=types, attention_mask=mask, text_mask=text_mask
+        )
+        states: Tensor = found.last_hidden_state
+        return states
+
+    def _biased(self, seen: Tensor, query_places: Tensor, key_places: Tensor) -> Tensor:
+        """The mask itself, or the bias where it is True and minus infinity elsewhere."""
+        return seen if self.bias is None else self.bias(query_places, key_places).masked_fill(~seen, -torch.inf)
+
+
+def at_places(states_BLD: Tensor, places_BM: Tensor) -> Tensor:
+    """States (B, M, D) at given places."""
+    return states_BLD.gather(1, places_BM[..., None].expand(-1, -1, states_BLD.shape[-1]))
+
+
+def to_hugging_face(model: PseudoMaskedLM) -> BertForMaskedLM:
+    """A stock BertForMaskedLM with the weights of `model`.
+
+    Raises:
+        InputError: the model has a relative bias, which that class has not.
+    """
+    if model.bias is not None:
+        raise InputError("BertForMaskedLM has no relative bias; only models with relative_bias=false export")
+    peer = copy.deepcopy(model.lm)
+    peer.set_attn_implementation("sdpa")
+    return peer
+
+
+def _fresh(sizes: Sizes, special: SpecialIds) -> BertForMaskedLM:
+    config = bert_config(
+        vocabulary=sizes.vocabulary,
+        width=sizes.width,
+        layers=sizes.layers,
+        heads=sizes.heads,
+        tokens=sizes.tokens,
+        pad=special.pad,
+        dropout=sizes.dropout,
+    )
+    config._attn_implementation = NAME
+    return BertForMaskedLM(config)
+
+
+def _pretrained(name: str) -> BertForMaskedLM:
+    """A BERT by name or folder.
+
+    Raises:
+        InputError: there is none, it is no BERT, or weights are missing, such as those of the head for masked words.
+    """
+    pretrained_config(name)
+    try:
+        loaded: Any = BertForMaskedLM.from_pretrained(name, attn_implementation=NAME, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"space.text_model: cannot load {name!r}: {' '.join(str(error).split())[:200]}") from None
+    model, facts = loaded
+    missing = sorted(facts["missing_keys"])
+    if missing:
+        what = "its head for masked words" if any(key.startswith("cls.") for key in missing) else "weights"
+        raise InputError(
+            f"space.text_model: {name!r} lacks {what} ({', '.join(missing[:3])}); use a masked language model"
+        )
+    lm: BertForMaskedLM = model
+    return lm
