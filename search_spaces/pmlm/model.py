@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM
 
 from naslab.errors import InputError
-from naslab.search_spaces.common.modules.bert import bert_config, pretrained_config
+from naslab.search_spaces.common.modules.bert import bert_config
+from naslab.search_spaces.common.modules.masked_lm import load_masked_lm
 from naslab.search_spaces.common.objectives.masked_words import labelled_loss
 from naslab.search_spaces.data.text import IGNORED, SpecialIds
 from naslab.search_spaces.pmlm.attention import NAME, RelativeBias, step_codes, visible
@@ -181,22 +182,6 @@ def _fresh(sizes: Sizes, special: SpecialIds) -> BertForMaskedLM:
 
 
 def _pretrained(name: str) -> BertForMaskedLM:
-    """A BERT by name or folder.
-
-    Raises:
-        InputError: there is none, it is no BERT, or weights are missing, such as those of the head for masked words.
-    """
-    pretrained_config(name)
-    try:
-        loaded: Any = BertForMaskedLM.from_pretrained(name, attn_implementation=NAME, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"space.text_model: cannot load {name!r}: {' '.join(str(error).split())[:200]}") from None
-    model, facts = loaded
-    missing = sorted(facts["missing_keys"])
-    if missing:
-        what = "its head for masked words" if any(key.startswith("cls.") for key in missing) else "weights"
-        raise InputError(
-            f"space.text_model: {name!r} lacks {what} ({', '.join(missing[:3])}); use a masked language model"
-        )
-    lm: BertForMaskedLM = model
+    lm = load_masked_lm(name, where="space.text_model")
+    lm.set_attn_implementation(NAME)
     return lm
