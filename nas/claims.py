@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from scipy.special import stdtr, stdtrit
+from naslab.nas.statistics import t_quantile
 
 Verdict = Literal["reproduced", "not reproduced at this size", "undecided"]
 ALPHA = 0.025
@@ -83,13 +83,15 @@ def seeds_wanted(claim: Claim, alpha: float) -> int | None:
     mean, spread = fmean(claim.effects), stdev(claim.effects)
     distance = max(mean, claim.half - mean)
     for seeds in range(len(claim.effects), MOST_SEEDS + 1):
-        if float(stdtrit(seeds - 1, 1 - alpha)) * spread <= distance * math.sqrt(seeds):
+        if t_quantile(1 - alpha, seeds - 1) * spread <= distance * math.sqrt(seeds):
             return seeds
     return None
 
 
 def _p_above(values: Sequence[float], bound: float) -> float:
     """One-sided p of a mean at most `bound` against one above it."""
+    from scipy.special import stdtr
+
     spread, mean = stdev(values), fmean(values)
     if spread == 0:
         return 0.0 if mean > bound else 1.0

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import fmean, stdev, variance
 
-from scipy.special import stdtrit
-
 Critical = Callable[[int], float]
 """By how many standard errors an interval of so many observations reaches to each side."""
 
@@ -41,10 +39,17 @@ class Interval:
         return Interval(factor * self.mean, low, high)
 
 
+def t_quantile(probability: float, degrees: float) -> float:
+    """Student's t at so many degrees of freedom."""
+    from scipy.special import stdtrit  # a fifth of a second, which no driver or worker has to wait for
+
+    return float(stdtrit(degrees, probability))
+
+
 @cache
 def student(observations: int, level: float = 0.95) -> float:
     """The t quantile of a two-sided interval of one look at so many observations."""
-    return float(stdtrit(observations - 1, (1 + level) / 2))
+    return t_quantile((1 + level) / 2, observations - 1)
 
 
 def mean_interval(values: Sequence[float], critical: Critical = student) -> Interval:
@@ -78,7 +83,7 @@ def difference_interval(a: Sequence[float], b: Sequence[float], level: float = 0
     if total == 0:
         return Interval(mean, mean, mean)
     degrees = total**2 / sum(part**2 / (len(side) - 1) for part, side in zip(parts, (a, b), strict=True))
-    half = float(stdtrit(degrees, (1 + level) / 2)) * math.sqrt(total)
+    half = t_quantile((1 + level) / 2, degrees) * math.sqrt(total)
     return Interval(mean, mean - half, mean + half)
 
 

@@ -17,9 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import pandas as pd
 import torch
 from rich.console import Console
 
@@ -36,6 +35,9 @@ from naslab.runs.ledger import Ledger
 from naslab.runs.locate import open_study
 from naslab.runs.progress import Progress
 from naslab.runs.study import Study, load_study, parse_study
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 StudyLike: TypeAlias = Study | str | Path | Mapping[str, Any]
 """A study, a study file, or a study's plain values; where it has run already, its name, too."""

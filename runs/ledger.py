@@ -11,10 +11,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import optuna
-import pandas as pd
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
@@ -35,6 +34,9 @@ from naslab.runs.storage_url import SQLITE, shown, storage_url
 from naslab.runs.study import Study, parse_study
 from naslab.runs.trial import Job, RungRecord, State, Trial
 from naslab.search_spaces import SearchSpace
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = "naslab.ledger/1"
 T = TypeVar("T")
@@ -204,6 +206,8 @@ class Ledger:
 
     def frame(self) -> pd.DataFrame:
         """One row per attempt: number, role, arm, state, seed, seconds by phase, scores, parameters."""
+        import pandas as pd  # drivers and workers do without
+
         rows = []
         for trial in self.trials():
             row: dict[str, Any] = {

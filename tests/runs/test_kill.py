@@ -62,7 +62,7 @@ def waits_at_the_gate():
     return any(follower.read() and follower.seconds() for follower in followers)
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 130)])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130)])
 def test_a_driver_that_is_killed_or_interrupted_goes_on(toy_file, tmp_path, sent, code):
     """What was interrupted is no attempt: one is all that a job has here."""
     gate, slots = tmp_path / "gate", "2" if sent == signal.SIGKILL else "1"
