@@ -21,6 +21,7 @@ from naslab.kernels import (
     altup,
     bipartite_match,
     class_scores,
+    distill_kl,
     gather_visible,
     info_nce,
     merge_tokens,
@@ -85,6 +86,11 @@ def _cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
     for b, side, p in ((2, 8, 4), (8, 32, 4), (16, 224, 16)):
         yield _patch_case(leaf, b, side, p, size)
 
+    for rows, v in ((8, 16), (64, 1024), (512, 8192), *(((4096, 32_768),) if large else ())):
+        module = importlib.import_module("naslab.kernels.distill_kl")
+        traffic = module.traffic_bytes(rows, v, size) + module.traffic_bytes(rows, v, size, backward=True)
+        yield Case("distill_kl", f"{rows}x{v}", (leaf(rows, v),), _imitate(leaf(rows, v).detach()), traffic)
+
     for b, length, k, d in ((2, 16, 4, 16), (16, 196, 49, 192), (32, 196, 49, 768)):
         yield from _mask_cases(leaf, b, length, k, d, size)
 
@@ -127,6 +133,10 @@ def _against(queue_KD: Tensor) -> Callable[..., Tensor]:
 
 def _towards(z_BD: Tensor) -> Callable[..., Tensor]:
     return lambda p: negative_cosine(p, z_BD.to(p.dtype))
+
+
+def _imitate(expert_NV: Tensor) -> Callable[..., Tensor]:
+    return lambda logits: distill_kl(logits, expert_NV.to(logits.dtype))
 
 
 def _mix(x_BKD: Tensor, mixing_K: Tensor, scale_KD: Tensor, shift_KD: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from naslab.efficiency.work import Call, Formula, Work, free
 
 altup = importlib.import_module("naslab.kernels.altup")
 class_scores = importlib.import_module("naslab.kernels.class_scores")
+distill_kl = importlib.import_module("naslab.kernels.distill_kl")
 info_nce = importlib.import_module("naslab.kernels.info_nce")
 mixed_activation = importlib.import_module("naslab.kernels.mixed_activation")
 negative_cosine = importlib.import_module("naslab.kernels.negative_cosine")
@@ -34,6 +35,10 @@ def _patch_loss(backward: bool) -> Callable[[Call], Work]:
         return Work(pointwise=patch_loss.flops(batch * masked, pixels, backward=backward))
 
     return formula
+
+
+def _distill_kl(backward: bool) -> Callable[[Call], Work]:
+    return lambda call: Work(pointwise=distill_kl.flops(*call.shape("logits"), backward=backward))
 
 
 def _nt_xent(backward: bool) -> Callable[[Call], Work]:
@@ -118,6 +123,7 @@ KERNELS: dict[str, Formula] = {
     **_both_ways("negative_cosine", _negative_cosine),
     **_both_ways("nt_xent", _nt_xent),
     **_both_ways("patch_loss", _patch_loss),
+    **_both_ways("distill_kl", _distill_kl),
     **_both_ways("class_scores", _class_scores),
     **_both_ways("token_select", _selected),
     **_both_ways("token_gather", lambda _: _moved("visible")),

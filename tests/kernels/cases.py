@@ -17,6 +17,7 @@ from naslab.kernels import (
     altup,
     bipartite_match,
     class_scores,
+    distill_kl,
     gather_visible,
     info_nce,
     merge_tokens,
@@ -142,6 +143,16 @@ CASES: dict[str, Case] = {
     "patch_loss of raw pixels": Case(
         lambda predicted: patch_loss(predicted, *images_for(predicted), patch_size=4, normalised=False),
         lambda n: (normal(1, n, 48),),
+    ),
+    "distill_kl": Case(
+        lambda logits: distill_kl(logits, rows_like(logits, logits.shape[0])),
+        lambda n: (normal(5, n),),
+        tolerance=5e-6,
+    ),
+    "distill_kl of many rows": Case(
+        lambda logits: distill_kl(logits, 4 * rows_like(logits, logits.shape[0])),
+        lambda n: (normal(n, 37),),
+        tolerance=5e-6,
     ),
     "gather_visible": Case(
         lambda tokens, positions: gather_visible(tokens, mask_for(tokens, 2, 7, 3), positions),

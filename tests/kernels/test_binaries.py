@@ -69,6 +69,15 @@ BUILT |= {
     )
 }  # fmt: skip
 
+DISTILL = importlib.import_module("naslab.kernels.distill_kl")
+BUILT |= {
+    name: Built(
+        getattr(DISTILL, name), DISTILL.LAUNCH, "logits_ptr expert_ptr dlogits_ptr", "vocabulary", {}, limit,
+        fp32="grad_ptr losses_ptr lse_ptr expert_lse_ptr",
+    )
+    for name, limit in {"distill_kl_forward": 128, "distill_kl_backward": 96}.items()
+}  # fmt: skip
+
 MASK, GATHER = (importlib.import_module(f"naslab.kernels.token_{name}") for name in ("mask", "gather"))
 TOKENS = "tokens_ptr positions_ptr out_ptr grad_ptr dtokens_ptr mask_token_ptr"
 BUILT |= {

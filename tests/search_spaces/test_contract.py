@@ -29,6 +29,16 @@ WORDS = {
 }
 DOCS = {"corpus": "files", "files": [str(EXAMPLES.parent / "docs")], "max_characters": 60_000}
 BLOCKS = {"data": DOCS, "epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "rung_windows": 8}
+PAIRS = {
+    "data": {"name": "vowels", "pairs": 400},
+    "epochs": 2,
+    "steps_per_epoch": 25,
+    "learning_rate": 1e-2,
+    "batch_size": 16,
+    "rung_pairs": 8,
+    "prefix_tokens": 3,
+}
+SHORT = {"source_tokens": 8, "target_tokens": 10, "vocabulary": 270, "layers": 1, "width": 16, "hidden": 24}
 SPACES = {
     "digits_mlp:Space": {"epochs": 2},
     "nasiam:tiny": IMAGES,
@@ -41,6 +51,8 @@ SPACES = {
     "pmlm:tiny": (BLOCKS, {"vocabulary": 512, "context": 48, "layers": 2, "width": 32, "head_width": 8}),
     "nasiam:tiny byol": (IMAGES, {"framework": "byol"}),
     "nasiam:tiny mocov2": (IMAGES, {"framework": "mocov2"}),
+    "dysi:tiny": (PAIRS, SHORT),
+    "dysi:tiny decoder": (PAIRS, {**SHORT, "form": "decoder"}),
     "altup:tiny encoder-decoder": (TEXT, {"form": "encoder_decoder", "context": 32, "layers": 3}),
 }
 

