@@ -5,10 +5,10 @@ Usage: python benchmarks/dysi_effects.py [--parts steps quality] [--seeds 5] [--
 
 Two parts, each kept from an earlier result file when it is not asked for:
 
-quality  both, trained for as many steps on phrases without their vowels, at 5 seeds: chrF of what they write freely, and
-         of what they write behind gold prefixes and behind corrupted ones (about ten minutes of one core)
+quality  both, trained for as many steps on phrases without their vowels, at 5 seeds: chrF of what they write freely,
+         behind gold prefixes and behind corrupted ones (about ten minutes of one core)
 steps    a training step of DySI over one of teacher forcing, interleaved in one process, in both forms, beside the
-         ratio of their FLOPs; on a GPU also where the loss takes its gradients
+         ratio of their FLOPs
 
 `table()` renders the result file as Markdown.
 """
