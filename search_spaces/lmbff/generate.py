@@ -1,0 +1,186 @@
+"""Templates that a T5 writes around the training examples and their label words (section 4.2 of the paper).
+
+One template is decoded for all examples at once: at every step the scores of the next token are pooled over them. The
+T5 fills two gaps, one on either side of the word: after the sentence (form A), before it (form B), between two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from naslab.errors import InputError
+from naslab.search_spaces.lmbff.template import parse_template
+
+Example: TypeAlias = tuple[Sequence[str], str]
+"""A sentence, or both of a pair, and the label word of its class."""
+LONGEST = 256
+"""Tokens that the T5 sees of an example."""
+STEPS = 18
+"""Tokens of a template at most, those that mark its parts included."""
+
+
+class Filling(NamedTuple):
+    """A template so far: its tokens, their log-probability, and how many of its two gaps are filled."""
+
+    tokens: tuple[int, ...]
+    score: float
+    filled: int
+
+
+def load_infiller(name: str) -> tuple[Any, Any]:
+    """A T5 on the hub or in a folder, and its tokenizer.
+
+    Raises:
+        InputError: there is none, or it marks no gaps.
+    """
+    from transformers import AutoTokenizer, T5ForConditionalGeneration
+
+    try:
+        model, tokenizer = T5ForConditionalGeneration.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"space.infiller: cannot load {name!r}: {' '.join(str(error).split())[:200]}") from None
+    if any(tokenizer.convert_tokens_to_ids(gap) in (None, tokenizer.unk_token_id) for gap in gaps()):
+        raise InputError(
+            f"space.infiller: {name!r} has no <extra_id_0> to <extra_id_2>, which mark what it is to write"
+        )
+    return model.eval(), tokenizer
+
+
+def gaps() -> tuple[str, ...]:
+    """T5's marks of the gaps, and of what follows the last."""
+    return tuple(f"<extra_id_{number}>" for number in range(3))
+
+
+def generate_templates(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    number: int,
+    pooling: Literal["logits", "log_probabilities"] = "logits",
+) -> list[str]:
+    """At most `number` templates in the authors' notation: half of each form, or all between the sentences of pairs.
+
+    The beam is as wide as that. What does not parse, as without its mask, and what stands there already is left out.
+
+    Args:
+        pooling: the mean of raw logits, as the authors' code has it, or of log-probabilities, as the paper.
+    """
+    pairs = len(examples[0][0]) == 2
+    forms: tuple[_Form, ...] = (BETWEEN,) if pairs else (AFTER, BEFORE)
+    found: dict[str, None] = {}
+    for form in forms:
+        inputs = [form.ids(sentences, word, tokenizer) for sentences, word in examples]
+        texts = (form.template(tokens, tokenizer) for tokens in decode(model, tokenizer, inputs, number, pooling))
+        good = [text for text in dict.fromkeys(texts) if _parses(text)]
+        found |= dict.fromkeys(good[: -(-number // len(forms))])
+    return list(found)[:number]
+
+
+class _Form(NamedTuple):
+    """Where the sentences stand: before and after the gaps, and in the template."""
+
+    before: Callable[[Sequence[str]], str]
+    after: Callable[[Sequence[str]], str]
+    shown: tuple[str, str]
+    keeps_end: bool
+
+    def ids(self, sentences: Sequence[str], word: str, tokenizer: Any) -> list[int]:
+        first, second, _ = (tokenizer.convert_tokens_to_ids(gap) for gap in gaps())
+        before, after = (_encode(tokenizer, text(sentences)) for text in (self.before, self.after))
+        ids = [*before, first, *_encode(tokenizer, f" {word}"), second, *after, tokenizer.eos_token_id]
+        return ids[-LONGEST:] if self.keeps_end else ids[:LONGEST]
+
+    def template(self, tokens: Sequence[int], tokenizer: Any) -> str:
+        text = "".join(tokenizer.convert_ids_to_tokens(list(tokens)))
+        first, second, third = gaps()
+        before, after = self.shown
+        for mark, meant in ((first, before), (second, "*mask*"), (third, after), (tokenizer.eos_token, after)):
+            text = text.replace(mark, meant)
+        return text.replace("▁", "_")
+
+
+def _raised(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+AFTER = _Form(lambda s: _raised(s[0]), lambda s: "", ("*cls**sent_0*", "*sep+*"), True)
+BEFORE = _Form(lambda s: ".", lambda s: f" {_raised(s[0])}", ("*cls*", "*+sent_0**sep+*"), False)
+BETWEEN = _Form(
+    lambda s: s[0][:-1], lambda s: f" {s[1][:1].lower()}{s[1][1:]}", ("*cls**sent-_0*", "*+sentl_1**sep+*"), False
+)
+
+
+@torch.no_grad()
+def decode(
+    model: Any,
+    tokenizer: Any,
+    inputs: Sequence[Sequence[int]],
+    beam: int,
+    pooling: Literal["logits", "log_probabilities"],
+) -> list[tuple[int, ...]]:
+    """The token numbers of the best fillings, the best first; both gaps of one may not be filled at the end."""
+    ids = torch.zeros(len(inputs), max(map(len, inputs)), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, numbers in enumerate(inputs):
+        ids[row, : len(numbers)], mask[row, : len(numbers)] = torch.tensor(numbers), 1
+    seen = model.get_encoder()(input_ids=ids, attention_mask=mask)
+    forbidden = {number for number, token in enumerate(_tokens(model, tokenizer)) if _is_forbidden(token)}
+    first = tokenizer.convert_tokens_to_ids(gaps()[0])
+    pool = [Filling((), 0.0, 0)]
+    for _ in range(STEPS):
+        grown: list[Filling] = []
+        for part in pool:
+            if part.filled == 2:
+                grown.append(part)
+                continue
+            prefix = torch.tensor([[model.config.decoder_start_token_id, *part.tokens]]).expand(len(inputs), -1)
+            logits = model(encoder_outputs=seen, attention_mask=mask, decoder_input_ids=prefix).logits[:, -1]
+            grown += _grow(part, _pooled(logits, pooling), beam, first, tokenizer, forbidden)
+        if not grown:
+            break
+        pool = sorted(grown, key=lambda part: part.score, reverse=True)[:beam]
+    return [part.tokens for part in pool]
+
+
+def _grow(
+    part: Filling, scores_V: Tensor, beam: int, first: int, tokenizer: Any, forbidden: set[int]
+) -> Iterator[Filling]:
+    """The next tokens that are likeliest; T5's marks are numbered downwards."""
+    best = scores_V.sort(descending=True, stable=True)
+    stop = tokenizer.convert_tokens_to_ids(".")
+    for number, score in zip(best.indices[: beam + 3].tolist(), best.values.tolist(), strict=False):
+        doubled = number == stop and part.tokens[-1:] == (stop,)
+        if number not in forbidden and not doubled:
+            ends = number in (first - 1 - part.filled, tokenizer.eos_token_id)
+            yield Filling((*part.tokens, number), part.score + score, part.filled + ends)
+
+
+def _pooled(logits_NV: Tensor, pooling: str) -> Tensor:
+    if pooling == "logits":
+        return logits_NV.float().mean(0).log_softmax(-1)
+    return logits_NV.float().log_softmax(-1).mean(0)
+
+
+def _tokens(model: Any, tokenizer: Any) -> list[str]:
+    return list(tokenizer.convert_ids_to_tokens(range(min(model.config.vocab_size, len(tokenizer)))))
+
+
+def _is_forbidden(token: str) -> bool:
+    """A space alone, and rows of dots."""
+    return token == "▁" or token in ("....", "..........")
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
+
+
+def _parses(text: str) -> bool:
+    try:
+        parse_template(text)
+    except InputError:
+        return False
+    return True

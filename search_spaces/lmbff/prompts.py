@@ -1,0 +1,114 @@
+"""From sentences to the batches of a few-shot model: which rows a query becomes under a setting, and their tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from naslab.search_spaces.data.text import LabelledText, Sentences
+from naslab.search_spaces.lmbff import demonstrations
+from naslab.search_spaces.lmbff.chosen import Chosen
+from naslab.search_spaces.lmbff.demonstrations import Indices
+from naslab.search_spaces.lmbff.template import Prompt, Template
+from naslab.search_spaces.lmbff.tokens import PromptTokenizer
+
+Batch: TypeAlias = dict[str, Tensor]
+STEP = 16
+"""Rows are padded to a multiple of so many tokens."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Limits of a row, of the query's first sentence and of every other sentence, in tokens."""
+
+    row: int
+    first: int | None = None
+    others: int | None = None
+
+
+@dataclass(frozen=True)
+class Prompter:
+    """Makes rows of the sentences of one few-shot split.
+
+    `template` None is for the new head: class token, sentence, separator.
+    """
+
+    data: LabelledText
+    tokenizer: PromptTokenizer
+    lengths: Lengths
+    chosen: Chosen
+    template: Template | None
+    words: tuple[int, ...]
+
+    def row(self, part: Sentences, index: int, shown: Sequence[int] = ()) -> Prompt:
+        """The row of a sentence, followed by the training examples `shown`."""
+        query, limits = pair(part, index), self.lengths
+        encode, marks = self.tokenizer.encode, self.tokenizer.marks
+        if self.template is None:
+            return _plain([encode(text) for text in query], marks.cls, marks.sep, limits)
+        labels, train = self.data.train.labels, self.data.train
+        examples = [(pair(train, number), self.words[int(labels[number])]) for number in shown]
+        return self.template.fill(
+            encode, marks, query, examples, length=limits.row, first=limits.first, others=limits.others
+        )
+
+    def candidates(self, queries: int, similarity_QN: NDArray[np.float64] | None, training: bool) -> list[Indices]:
+        """Of each query the training examples that may follow it; in training, queries are the examples themselves."""
+        labels = self.data.train.labels.numpy()
+        return [
+            demonstrations.candidates(
+                labels,
+                query if training else None,
+                None if similarity_QN is None else similarity_QN[query],
+                self.chosen.filter_rate,
+            )
+            for query in range(queries)
+        ]
+
+    def batch(self, rows: Sequence[Prompt], length: int | None = None) -> Batch:
+        """Tensors of some rows, padded to the longest or to `length`; see `FewShotModel.forward`."""
+        longest = length or min(-(-max(len(row.ids) for row in rows) // STEP) * STEP, self.lengths.row)
+        ids = torch.full((len(rows), longest), self.tokenizer.special.pad)
+        segments = torch.zeros(len(rows), longest, dtype=torch.long)
+        for number, row in enumerate(rows):
+            ids[number, : len(row.ids)] = torch.tensor(row.ids)
+            segments[number, : len(row.ids)] = torch.tensor(row.segments)
+        words = torch.tensor(self.words).expand(len(rows), -1).contiguous()
+        return {"ids": ids, "segments": segments, "at": torch.tensor([row.mask for row in rows]), "words": words}
+
+    def batches(self, rows: Sequence[Prompt], size: int) -> Iterator[tuple[list[int], Batch]]:
+        """All rows, those of like length together, each batch with the numbers of its rows."""
+        order = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
+        for start in range(0, len(order), size):
+            numbers = order[start : start + size]
+            yield numbers, self.batch([rows[number] for number in numbers])
+
+
+def pair(part: Sentences, index: int) -> tuple[str, ...]:
+    """A sentence, or both of a pair."""
+    return (part.texts[index], part.seconds[index]) if part.seconds else (part.texts[index],)
+
+
+def joined(part: Sentences) -> list[str]:
+    """Sentences, pairs joined by a space, as they are embedded."""
+    return [" ".join(pair(part, index)) for index in range(len(part))]
+
+
+def _plain(sentences: Sequence[list[int]], cls: int, sep: int, limits: Lengths) -> Prompt:
+    """[CLS] sentence [SEP], and of pairs the second with its own; the longest are cut to fit."""
+    room = limits.row - 1 - len(sentences)
+    kept = [ids[:limit] for ids, limit in zip(sentences, (limits.first, limits.others), strict=False)]
+    most = max(len(ids) for ids in kept)
+    while sum(min(len(ids), most) for ids in kept) > room:
+        most -= 1
+    ids, segments = [cls], [0]
+    for number, sentence in enumerate(kept):
+        ids += [*sentence[:most], sep]
+        segments += [number] * (min(len(sentence), most) + 1)
+    return Prompt(ids, segments, 0)

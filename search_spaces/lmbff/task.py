@@ -1,0 +1,365 @@
+"""Few-shot classification: K examples of each class to learn from, as many to choose by, a large test part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from naslab.efficiency.inputs import Inputs
+from naslab.errors import InputError
+from naslab.search_spaces.common.controls import trained
+from naslab.search_spaces.common.scores.probe import linear_probe_accuracy
+from naslab.search_spaces.common.tasks import EpochTask
+from naslab.search_spaces.common.training import adamw, train_in_rungs
+from naslab.search_spaces.common.training.choice import Wanted
+from naslab.search_spaces.common.training.policy import PolicyOptions
+from naslab.search_spaces.data.placing import sent
+from naslab.search_spaces.data.text import LabelledText, SentenceOptions, Sentences, load_pool
+from naslab.search_spaces.lmbff import demonstrations, search
+from naslab.search_spaces.lmbff.adapt import AdaptationOptions, adapt, corpus_tokens
+from naslab.search_spaces.lmbff.best import Best
+from naslab.search_spaces.lmbff.chosen import SEARCHED, Chosen
+from naslab.search_spaces.lmbff.embedding import Embed, cosines, embedder
+from naslab.search_spaces.lmbff.model import UNSET, FewShotModel
+from naslab.search_spaces.lmbff.prompts import Batch, Lengths, Prompter, joined
+from naslab.search_spaces.lmbff.space import LMBFF
+from naslab.search_spaces.lmbff.template import Template, parse_template
+from naslab.search_spaces.lmbff.tokens import PromptTokenizer, named_prompt_tokenizer, trained_tokenizer
+from naslab.search_spaces.options import Options, UserPath
+from naslab.search_spaces.parameters import When
+from naslab.search_spaces.seeds import derive_seed, seed_everything
+from naslab.search_spaces.task import Control, Rung, Split
+
+PUBLISHED_SEEDS = (13, 21, 42, 87, 100)
+"""Of the few-shot splits; a study's seeds decide its own, and before training a model stands for the first of these."""
+BATCH = 64
+
+
+class FewShotData(Options):
+    """Which sentences. Of each class K are for training and K for validation, drawn by a trial's seed."""
+
+    name: Literal["movie_reviews", "product_reviews", "files"] = "movie_reviews"
+    """See `SentenceOptions`."""
+    root: Annotated[UserPath | None, When("name", ("product_reviews", "files"))] = None
+    test: int | None = Field(None, gt=0)
+    """At most so many test sentences, evenly of the classes; None: all, or a tenth where there is no test table."""
+
+
+class FewShotOptions(Options):
+    """Data, budget and recipe; the defaults are the authors'."""
+
+    data: FewShotData = FewShotData()
+    adaptation: AdaptationOptions | None = None
+    """Masked words to learn before every trial, charged to it; None: the encoder as it is."""
+    epochs: int = Field(10, gt=0)
+    steps_per_epoch: int = Field(100, gt=0)
+    """Optimiser steps between two looks at the validation part."""
+    rung_epochs: int = Field(1, gt=0)
+    policy: PolicyOptions = PolicyOptions()
+    batch_size: int = Field(8, ge=1)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    keep_best: bool = True
+    """End with the weights of the best validation accuracy, the first of equals."""
+    demonstration_sets: int = Field(16, ge=1)
+    """Sets of demonstrations of each scored sentence, whose logits are averaged; the authors have 4 for large tests."""
+    embedder: str = "words"
+    """What is alike, for the filter and the baseline: `words` (weighted counts), `minilm`, or a sentence encoder."""
+
+
+class FewShot(EpochTask):
+    """Tunes a language model on K examples of each class; `accuracy`, percent of the test part, ranks."""
+
+    percentages = frozenset({"accuracy", "macro_f1"})
+    Options = FewShotOptions
+    metric = "accuracy"
+    space: LMBFF
+    options: FewShotOptions
+
+    def __init__(self, space: LMBFF, options: FewShotOptions, device: torch.device) -> None:
+        super().__init__(space, options, device)
+        chosen = options.data.model_dump()
+        self.pool = load_pool(SentenceOptions(**{k: v for k, v in chosen.items() if v is not None}))
+        self._check_fit()
+        self.split(self.space.reference.into(Chosen).shots, PUBLISHED_SEEDS[0])
+        self.tokenizer = self._tokenizer()
+        self._check_texts()
+        self.manual = {"/".join(words): self._words(words) for words in space.options.label_words}
+        self._embedding = trained("frozen_embedding", "logistic regression on frozen sentence vectors of K examples",
+                                  self._vectors, self._probe)  # fmt: skip
+        self._adapted = lru_cache(maxsize=1)(self._start)
+
+    def _check_fit(self) -> None:
+        classes, pairs = self.pool.classes, bool(self.pool.pool.seconds)
+        if self.space.classes != len(classes):
+            raise InputError(
+                f"space.label_words: {self.space.classes} words for {len(classes)} classes ({', '.join(classes)})"
+            )
+        for template in self.space.templates:
+            if pairs != (template.sentences == 2):
+                wanted = (
+                    "needs *sent_1*, for the data has pairs" if pairs else "has *sent_1*, but the data has no pairs"
+                )
+                raise InputError(f"space.templates: {template.source!r} {wanted}")
+
+    def _check_texts(self) -> None:
+        for name, part in (("to learn from", self.pool.pool), ("for the test", self.pool.test)):
+            self.tokenizer.read([*part.texts, *part.seconds])
+            for number, text in enumerate(part.texts, 1):
+                if not self.tokenizer.encode(text):
+                    raise InputError(f"task.data: text {number} of those {name} has no words: {text!r}")
+
+    def _tokenizer(self) -> PromptTokenizer:
+        options = self.space.options
+        if options.encoder is not None:
+            return named_prompt_tokenizer(options.encoder)
+        words = [word for words in options.label_words for word in words]
+        texts = [*joined(self.pool.pool), *(piece.text for t in self.space.templates for piece in t.pieces)]
+        return trained_tokenizer(texts, options.vocabulary, words)
+
+    def _words(self, words: tuple[str, ...]) -> tuple[int, ...]:
+        try:
+            found = tuple(self.tokenizer.word(word) for word in words)
+        except InputError as error:
+            raise InputError(f"space.label_words: {error}") from None
+        if len(set(found)) < len(found):
+            raise InputError(f"space.label_words: {'/'.join(words)}: two are the same token")
+        return found
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps between two rungs."""
+        return self.options.steps_per_epoch
+
+    @cached_property
+    def embed(self) -> Embed:
+        """Sentences to vectors of length 1."""
+        return embedder(self.options.embedder, self.tokenizer, joined(self.pool.pool), self.device)
+
+    def split(self, shots: int, seed: int) -> LabelledText:
+        """The few-shot parts of a seed.
+
+        Raises:
+            InputError: a class has fewer than twice as many examples.
+        """
+        return self.pool.few_shot(shots, seed)
+
+    def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
+        """Adapt, search what is to be searched, and tune; see Task.train. `seed` decides the split, too.
+
+        Facts of a rung: `loss`, `steps`, and the tokens of the adaptation.
+        """
+        few_shot, options = cast(FewShotModel, model.to(self.device)), self.options
+        facts = {"adaptation_tokens": options.adaptation.tokens} if options.adaptation else {}
+        if checkpoint is None or not (checkpoint / "checkpoint.json").exists():
+            self._prepare(few_shot, seed)
+        rate = few_shot.chosen.learning_rate
+        optimiser = adamw(few_shot.named_parameters(), rate, options.weight_decay)
+        best = Best(checkpoint) if options.keep_best else None
+        batches = partial(self._steps, seed=seed, tuned=few_shot, best=best)
+        rungs = train_in_rungs(
+            few_shot, optimiser, batches, _loss, options, seed, checkpoint, options.clip_norm, Wanted.by(self)
+        )
+        for rung in rungs:
+            if best is not None and rung.epoch == options.epochs:
+                best.restore(few_shot)
+            yield replace(rung, facts={**rung.facts, "steps": rung.epoch * self.steps_per_epoch, **facts})
+        if best is not None:
+            best.restore(few_shot)
+
+    def _prepare(self, model: FewShotModel, seed: int) -> None:
+        """Adaptation and search, and what they found kept in the model."""
+        self._adapt(model, seed)
+        template, words = self._setting(model, model.chosen, self.split(model.chosen.shots, seed))
+        model.remember(seed % 2**63, words, template.source if template else "")
+
+    def _adapt(self, model: FewShotModel, seed: int) -> None:
+        if (options := self.options.adaptation) is not None:
+            seed_everything(derive_seed(seed, "adaptation"))
+            adapt(model.language_model, self.tokenizer, self._corpus, options, seed)
+
+    @cached_property
+    def _corpus(self) -> Tensor:
+        assert self.options.adaptation is not None
+        return corpus_tokens(self.options.adaptation, self.tokenizer)
+
+    def _setting(
+        self, model: FewShotModel, chosen: Chosen, data: LabelledText
+    ) -> tuple[Template | None, tuple[int, ...]]:
+        """Template and words: as training kept them, or as chosen, or searched with the model as it is."""
+        if chosen.method == "head":
+            return None, (0,) * self.space.classes
+        kept = bytes(model.prompt.tolist()).rstrip(b"\0").decode()
+        manual = self.manual["/".join(self.space.options.label_words[0])]
+        if kept:
+            template = parse_template(kept)
+        elif chosen.template == SEARCHED:
+            template = search.ranked(search.templates(self.space, data), chosen.template_rank, "template_rank")
+        else:
+            template = parse_template(chosen.template)
+        if chosen.label_words != SEARCHED:
+            return template, self.manual[chosen.label_words]
+        if int(model.words[0]) != UNSET:
+            return template, tuple(model.words.tolist())
+        prompter = Prompter(data, self.tokenizer, self._lengths, chosen, template, manual)
+        found = search.words(self.space, model, prompter, manual, self.device)
+        return template, search.ranked(found, chosen.words_rank, "words_rank")
+
+    @property
+    def _lengths(self) -> Lengths:
+        options = self.space.options
+        return Lengths(options.length, options.query_tokens, options.demonstration_tokens)
+
+    def prompter(self, model: FewShotModel, chosen: Chosen | None = None) -> Prompter:
+        """Rows for a model: of the split that it was trained on, or of the first published one."""
+        chosen = chosen or model.chosen
+        seed = PUBLISHED_SEEDS[0] if int(model.split) == UNSET else int(model.split)
+        data = self.split(chosen.shots, seed)
+        template, words = self._setting(model, chosen, data)
+        return Prompter(data, self.tokenizer, self._lengths, chosen, template, words)
+
+    def _steps(
+        self, model: nn.Module, optimiser: torch.optim.Optimizer, epoch: int, seed: int, tuned: FewShotModel,
+        best: Best | None,
+    ) -> Iterator[Batch]:  # fmt: skip
+        """The batches of an epoch; after its last step the model is scored on the validation part."""
+        prompter, steps, size = self.prompter(tuned), self.steps_per_epoch, self.options.batch_size
+        labels = prompter.data.train.labels
+        candidates = self._candidates(prompter, prompter.data.train, training=True)
+        for step in range(epoch * steps, (epoch + 1) * steps):
+            for group in optimiser.param_groups:  # falls along a line, without warm-up
+                group["lr"] = group["base_lr"] * (1 - step / (self.options.epochs * steps))
+            chosen = _indices(len(labels), size, seed, step)
+            rng = np.random.RandomState(derive_seed(seed, "demonstrations", step) % 2**32)
+            shown = [demonstrations.draw(candidates[i], labels.numpy(), rng) if candidates else [] for i in chosen]
+            rows = [prompter.row(prompter.data.train, i, of) for i, of in zip(chosen, shown, strict=True)]
+            yield self._sent({**prompter.batch(rows), "labels": labels[chosen]})
+        if best is not None and model is tuned:  # not a copy, whose steps are only timed
+            best.see(tuned, self.evaluate(tuned, "validation", full=False)[self.metric])
+
+    def _candidates(self, prompter: Prompter, part: Sentences, training: bool) -> list[demonstrations.Indices]:
+        """Of each sentence the examples that may follow it; none where there are no demonstrations."""
+        kind = prompter.chosen.demonstrations
+        if prompter.template is None or kind == "none":
+            return []
+        similar = None
+        if kind == "similar":
+            similar = cosines(self.embed(joined(part)), self.embed(joined(prompter.data.train)))
+        return prompter.candidates(len(part), similar, training)
+
+    def _sent(self, batch: Batch) -> Batch:
+        return {name: sent(tensor, self.device) for name, tensor in batch.items()}
+
+    def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
+        """`accuracy` and `macro_f1` in percent, `loss` in nats, of logits averaged over sets of demonstrations."""
+        few_shot = cast(FewShotModel, model.to(self.device).eval())
+        return self._scores(few_shot, self.prompter(few_shot), split)
+
+    def _scores(self, model: FewShotModel, prompter: Prompter, split: Split) -> dict[str, float]:
+        part = prompter.data.of(split)
+        logits, labels = self.logits(model, prompter, part), part.labels
+        answers = logits.argmax(1)
+        f1 = [_f1(answers == label, labels == label) for label in labels.unique()]
+        return {
+            "accuracy": 100 * (answers == labels).float().mean().item(),
+            "macro_f1": 100 * sum(f1) / len(f1),
+            "loss": F.cross_entropy(logits, labels).item(),
+        }
+
+    @torch.no_grad()
+    def logits(self, model: FewShotModel, prompter: Prompter, part: Sentences) -> Tensor:
+        """Logits (N, C) on the CPU, the mean over the sets of demonstrations."""
+        candidates = self._candidates(prompter, part, training=False)
+        sets = self.options.demonstration_sets if candidates else 1
+        rng = np.random.RandomState(int(model.split) % 2**32)
+        drawn = demonstrations.draw_sets(candidates, prompter.data.train.labels.numpy(), sets, rng)
+        found = torch.zeros(len(part), self.space.classes)
+        for shown in drawn if candidates else [[[]] * len(part)]:
+            rows = [prompter.row(part, index, of) for index, of in enumerate(shown)]
+            for numbers, batch in prompter.batches(rows, BATCH):
+                found[numbers] += model(**self._sent(batch)).float().cpu() / sets
+        return found
+
+    def controls(self) -> tuple[Control, ...]:
+        """What needs no tuning, and what needs no language model."""
+        return (
+            Control("majority", "always the most frequent class of the pool", self._majority, seeded=False),
+            Control("zero_shot", "the prompt before any tuning", partial(self._untuned, "none")),
+            Control("in_context", "the prompt with demonstrations before any tuning", partial(self._untuned, "random")),
+            self._embedding,
+        )
+
+    def _majority(self, seed: int, split: Split) -> dict[str, float]:
+        part = self.split(self.space.reference.into(Chosen).shots, PUBLISHED_SEEDS[0]).of(split)
+        return {"accuracy": 100 * (part.labels == self.pool.pool.labels.mode().values).float().mean().item()}
+
+    def _start(self, seed: int) -> FewShotModel:
+        """The reference, adapted but not tuned."""
+        seed_everything(seed)
+        model = cast(FewShotModel, self.space.build(self.space.reference).to(self.device))
+        self._adapt(model, seed)
+        model.split.fill_(seed % 2**63)
+        return model.eval()
+
+    def _untuned(self, kind: Literal["none", "random"], seed: int, split: Split) -> dict[str, float]:
+        model = self._adapted(seed)
+        return self._scores(model, self.prompter(model, replace(model.chosen, demonstrations=kind)), split)
+
+    def _vectors(self, seed: int) -> LabelledText:
+        return self.split(self.space.reference.into(Chosen).shots, seed)
+
+    def _probe(self, data: LabelledText, split: Split) -> dict[str, float]:
+        train, part = self.embed(joined(data.train)), self.embed(joined(data.of(split)))
+        bank, queries = (
+            torch.from_numpy(np.asarray(v.todense() if hasattr(v, "todense") else v)) for v in (train, part)
+        )
+        used = bank.abs().sum(0) > 0
+        share = linear_probe_accuracy(
+            bank[:, used], data.train.labels, queries[:, used], data.of(split).labels, self.space.classes
+        )
+        return {"accuracy": 100 * share}
+
+    @property
+    def benchmark(self) -> Mapping[str, Any]:
+        """The sentences and which of them are for the test; K and the split are a configuration's and a seed's."""
+        return {"metric": self.metric, "sha256": self.pool.sha256, "test": self.options.data.test}
+
+    def example_input(self, batch_size: int) -> Inputs:
+        """Prompts of validation sentences, padded to the full length, with the first template and words."""
+        chosen = replace(self.space.reference.into(Chosen), demonstrations="none")
+        data = self.split(chosen.shots, PUBLISHED_SEEDS[0])
+        words = self.manual["/".join(self.space.options.label_words[0])]
+        prompter = Prompter(data, self.tokenizer, self._lengths, chosen, self.space.templates[0], words)
+        rows = [prompter.row(data.validation, index % len(data.validation)) for index in range(batch_size)]
+        return self._sent(prompter.batch(rows, self.space.options.length))
+
+
+def _loss(model: nn.Module, batch: Batch) -> Tensor:
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    return F.cross_entropy(model(**inputs).float(), batch["labels"])
+
+
+def _indices(number: int, size: int, seed: int, step: int) -> list[int]:
+    """The examples of a step: pass after pass through all, each in a new order."""
+    found: list[int] = []
+    place = step * size
+    while len(found) < size:
+        generator = torch.Generator().manual_seed(derive_seed(seed, "order", place // number))
+        order = torch.randperm(number, generator=generator)
+        found += order[place % number :][: size - len(found)].tolist()
+        place = step * size + len(found)
+    return found
+
+
+def _f1(answered: Tensor, wanted: Tensor) -> float:
+    both = int((answered & wanted).sum())
+    return 2 * both / max(int(answered.sum()) + int(wanted.sum()), 1)

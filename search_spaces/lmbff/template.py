@@ -1,0 +1,188 @@
+"""Templates of prompts, in the authors' notation: `*cls**sent_0*_It_was*mask*.*sep+*`.
+
+Between two stars stands a variable, outside of them text, where `_` is a space. Variables: `cls`, `sep`, `sep+` (what
+follows is another segment), `mask`, and sentences, `sent_0` and of pairs `sent_1`, with `+` before for a leading space,
+`l` or `u` after `sent` for a lower- or upper-case first letter, and `-` for all but the last character.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from naslab.errors import InputError
+
+SENTENCE = re.compile(r"(?P<space>\+?)sent(?P<case>[lu]?)(?P<cut>-?)_(?P<number>\d+)")
+SINGLE = ("cls", "mask", "sep", "sep+")
+Encode = Callable[[str], Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text, a special token, or a place for a sentence (`text` is then the variable)."""
+
+    kind: Literal["text", "sentence", "cls", "mask", "sep", "sep+"]
+    text: str = ""
+
+    @property
+    def sentence(self) -> int:
+        """Which sentence stands here."""
+        return int(_match(self.text)["number"])
+
+    def filled(self, sentence: str) -> str:
+        """The sentence as this place wants it."""
+        found = _match(self.text)
+        change = {"l": str.lower, "u": str.upper, "": str}[found["case"]]
+        shown = change(sentence[:1]) + sentence[1:]
+        return found["space"].replace("+", " ") + (shown[:-1] if found["cut"] else shown)
+
+
+class Prompt(NamedTuple):
+    """Token numbers with the segment of each, and the place of the mask."""
+
+    ids: list[int]
+    segments: list[int]
+    mask: int
+
+
+class Marks(NamedTuple):
+    """Numbers of the special tokens that a template names."""
+
+    cls: int
+    sep: int
+    mask: int
+
+
+@dataclass(frozen=True)
+class Template:
+    """A parsed template. `source` is its text."""
+
+    source: str
+    pieces: tuple[Piece, ...]
+
+    @property
+    def sentences(self) -> int:
+        """How many sentences it takes: 1, or 2 for pairs."""
+        return 1 + max(piece.sentence for piece in self.pieces if piece.kind == "sentence")
+
+    def fill(
+        self,
+        encode: Encode,
+        marks: Marks,
+        query: Sequence[str],
+        demonstrations: Sequence[tuple[Sequence[str], int]] = (),
+        *,
+        length: int,
+        first: int | None = None,
+        others: int | None = None,
+    ) -> Prompt:
+        """The prompt of a query, followed by the same template once for each demonstration, its word for the mask.
+
+        Args:
+            encode: a text to token numbers, without special ones.
+            demonstrations: sentences, and the number of the word that stands for their class.
+            length: at most so many tokens in all; the longest sentences lose their ends, the template loses nothing.
+            first, others: at most so many tokens of the query's first sentence, and of every other one.
+
+        Raises:
+            InputError: the template alone is longer than `length`.
+        """
+        parts = list(self._parts(encode, marks, query, None))
+        for sentences, word in demonstrations:
+            parts += self._parts(encode, marks, sentences, word)
+        limits = [first, *[others] * len(parts)]
+        number = 0
+        for part in parts:
+            if part.cut:
+                part.ids = part.ids[: limits[number]]
+                number += 1
+        self._shorten([part for part in parts if part.cut], length - sum(len(p.ids) for p in parts if not p.cut))
+        return _joined(parts)
+
+    def _parts(self, encode: Encode, marks: Marks, sentences: Sequence[str], word: int | None) -> Iterator[_Part]:
+        """The query's parts, and with a word those of a demonstration, which has no class token."""
+        for piece in self.pieces:
+            match piece.kind:
+                case "sentence":
+                    yield _Part(list(encode(piece.filled(sentences[piece.sentence]))), cut=True)
+                case "text":
+                    yield _Part(list(encode(piece.text)))
+                case "mask":
+                    yield _Part([marks.mask if word is None else word], mask=word is None)
+                case "cls":
+                    yield _Part([] if word is not None else [marks.cls])
+                case "sep" | "sep+":
+                    yield _Part([marks.sep], ends=piece.kind == "sep+")
+
+    def _shorten(self, sentences: list[_Part], room: int) -> None:
+        """Cut the sentences to the most tokens each that let all fit."""
+        most = max((len(part.ids) for part in sentences), default=0)
+        while most > 0 and sum(min(len(part.ids), most) for part in sentences) > room:
+            most -= 1
+        if room < 0 or (most == 0 and any(part.ids for part in sentences)):
+            raise InputError(
+                f"space.length: too short for template {self.source!r}: without its sentences it leaves "
+                f"{room} tokens for {len(sentences)}"
+            )
+        for part in sentences:
+            part.ids = part.ids[:most]
+
+
+@dataclass
+class _Part:
+    ids: list[int]
+    cut: bool = False
+    mask: bool = False
+    ends: bool = False
+
+
+def parse_template(source: str) -> Template:
+    """A template from its text.
+
+    Raises:
+        InputError: an unknown variable, not exactly one mask, or sentences other than the first, or
+            the first and second.
+    """
+    where = f"template {source!r}"
+    pieces = tuple(_pieces(source.split("*"), where))
+    masks = sum(piece.kind == "mask" for piece in pieces)
+    if masks != 1:
+        raise InputError(f"{where}: needs one *mask*, has {masks}")
+    numbers = {piece.sentence for piece in pieces if piece.kind == "sentence"}
+    if numbers not in ({0}, {0, 1}):
+        raise InputError(f"{where}: needs *sent_0*, and *sent_1* for pairs; has sentences {sorted(numbers) or 'none'}")
+    return Template(source, pieces)
+
+
+def _pieces(parts: Sequence[str], where: str) -> Iterator[Piece]:
+    """A part that names a variable is one, wherever it stands: generated texts hold stars of their own."""
+    paired = len(parts) % 2 == 1
+    for index, part in enumerate(parts):
+        if part in SINGLE:
+            yield Piece(part)  # type: ignore[arg-type]
+        elif SENTENCE.fullmatch(part):
+            yield Piece("sentence", part)
+        elif part and paired and index % 2 == 1:
+            raise InputError(f"{where}: unknown variable *{part}*; there are {', '.join(SINGLE)}, sent_0 and sent_1")
+        elif part:
+            yield Piece("text", part.replace("_", " "))
+
+
+def _match(variable: str) -> re.Match[str]:
+    found = SENTENCE.fullmatch(variable)
+    assert found is not None
+    return found
+
+
+def _joined(parts: Sequence[_Part]) -> Prompt:
+    ids: list[int] = []
+    segments: list[int] = []
+    segment = mask = 0
+    for part in parts:
+        mask = len(ids) if part.mask else mask
+        ids += part.ids
+        segments += [segment] * len(part.ids)
+        segment += part.ends
+    return Prompt(ids, segments, mask)

