@@ -4,8 +4,8 @@ Usage: python benchmarks/lmbff_effects.py --reviews vaderSentiment-3.3.2.tar.gz 
 
 A small BERT is adapted to film reviews without labels, for longer and longer. After each length: the accuracy of the
 zero-shot prompt, and on five splits prompt and head, each with the best of the same learning rates by validation
-accuracy, and the frozen baseline. Only the longest is asked about product reviews, too. No effect is claimed below GATE. One core, about
-ten minutes; `table()` renders the result file as Markdown.
+accuracy, and the frozen baseline. Only the longest is asked about product reviews, too. No effect is claimed below
+GATE. One core, about ten minutes; `table()` renders the result file as Markdown.
 """
 
 from __future__ import annotations
@@ -130,9 +130,8 @@ def main() -> None:
                 products = {"name": "product_reviews", "root": str(arguments.reviews), "test": TEST}
                 data["product_reviews"] = measured(folder, products)
         levels.append({**level, "data": data})
-        print(
-            f"{level['tokens']} tokens: zero-shot {data['movie_reviews']['zero_shot']:.1f}, {gaps(data['movie_reviews'])}"
-        )
+        found = data["movie_reviews"]
+        print(f"{level['tokens']} tokens: zero-shot {found['zero_shot']:.1f}, {gaps(found)}", flush=True)
     options = {"sizes": SIZES, "tuning": TUNING, "rates": RATES, "seeds": PUBLISHED_SEEDS, "test": TEST, "gate": GATE}
     write_result(arguments.out, {"schema": "naslab.lmbff_effects/1", "options": options, "levels": levels})
 
