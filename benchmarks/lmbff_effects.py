@@ -23,7 +23,7 @@ from results_file import RESULTS, write_result
 
 from naslab.nas.statistics import mean_interval
 from naslab.search_spaces import find_space, make_task, seed_everything
-from naslab.search_spaces.lmbff.adapt import AdaptationOptions, adapt, corpus_tokens
+from naslab.search_spaces.common.training.adaptation import AdaptationOptions, adapt, corpus_tokens
 from naslab.search_spaces.lmbff.task import PUBLISHED_SEEDS
 
 RESULT = RESULTS / "lmbff_effects.json"
@@ -49,7 +49,9 @@ def adapted(steps: int, folder: str) -> dict[str, Any]:
     options = AdaptationOptions(steps=max(steps, 1), masked=0.25, learning_rate=2e-3)
     loss = None
     if steps:
-        loss = adapt(model.language_model, task.tokenizer, corpus_tokens(options, task.tokenizer), options, 0)
+        loss = adapt(
+            model.language_model, task.tokenizer.special, corpus_tokens(options, task.tokenizer.encode_all), options, 0
+        )
     model.save_pretrained(Path(folder))
     task.tokenizer.save(Path(folder))
     return {"tokens": steps * options.batch_size * options.length, "masked_loss": loss,

@@ -10,17 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForMaskedLM, BertConfig, BertForMaskedLM
-from transformers.utils import logging
 
-from naslab.errors import InputError
+from naslab.search_spaces.common.modules.language_models import words_head
 from naslab.search_spaces.lmbff.chosen import Chosen
-from naslab.search_spaces.lmbff.tokens import model_folder
 
-HEADS = {"bert": "cls", "roberta": "lm_head", "xlm-roberta": "lm_head", "camembert": "lm_head", "mpnet": "lm_head"}
-"""The module from a state to the words; other models are asked for the words at every place."""
-SHIFTED = ("roberta", "xlm-roberta", "camembert", "mpnet")
-"""Models whose positions begin after the padding's number."""
 UNSET = -1
 TEMPLATE_BYTES = 512
 
@@ -74,10 +67,10 @@ class FewShotModel(nn.Module):
     def word_logits(self, ids: Tensor, segments: Tensor, at: Tensor) -> Tensor:
         """Logits of all words at one place of each text, (B, V)."""
         rows = torch.arange(len(ids), device=ids.device)
-        head = HEADS.get(self.language_model.config.model_type)
+        head = words_head(self.language_model)
         if head is None:
             return self.language_model(**self._inputs(ids, segments)).logits[rows, at]  # type: ignore[no-any-return]
-        return getattr(self.language_model, head)(self.states(ids, segments)[rows, at])  # type: ignore[no-any-return]
+        return head(self.states(ids, segments)[rows, at])  # type: ignore[no-any-return]
 
     def _inputs(self, ids: Tensor, segments: Tensor) -> dict[str, Tensor]:
         config = self.language_model.config
@@ -99,62 +92,3 @@ class FewShotModel(nn.Module):
     def save_pretrained(self, folder: Path) -> None:
         """Write the language model as transformers loads it."""
         self.language_model.save_pretrained(folder)
-
-
-def fresh_language_model(config: BertConfig) -> BertForMaskedLM:
-    """A BERT with its head for masked words, as initialised."""
-    return BertForMaskedLM(config)
-
-
-def pretrained_config(name: str) -> Any:
-    """The configuration of a model on the hub or in a folder.
-
-    Raises:
-        InputError: there is none.
-    """
-    try:
-        return AutoConfig.from_pretrained(model_folder(name))
-    except (OSError, ValueError) as error:
-        raise _cannot_load(name, error) from None
-
-
-def usable_positions(config: Any) -> int:
-    """The longest text that a model has positions for."""
-    shift = config.pad_token_id + 1 if config.model_type in SHIFTED else 0
-    return int(getattr(config, "max_position_embeddings", 512)) - shift
-
-
-def load_language_model(name: str, new_head: bool) -> Any:
-    """A masked language model from the hub or a folder, on the CPU in float32.
-
-    Args:
-        new_head: where the checkpoint has no head for words, take a new one, which must be adapted first.
-
-    Raises:
-        InputError: there is no such model, it is no masked LM, or its checkpoint lacks weights: with a random head
-            prompts would silently be at chance.
-    """
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    found: Any
-    try:
-        found = AutoModelForMaskedLM.from_pretrained(model_folder(name), dtype="float32", output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _cannot_load(name, error) from None
-    finally:
-        logging.set_verbosity(verbosity)
-    model, loading = found
-    missing = sorted(set(loading["missing_keys"]) - set(model._tied_weights_keys or ()))
-    body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]
-    if body:
-        raise InputError(f"space.encoder: the checkpoint of {name} lacks {len(body)} weights, such as {body[0]}")
-    if missing and not new_head:
-        raise InputError(
-            f"space.encoder: the checkpoint of {name} has no head for words ({missing[0]} and {len(missing) - 1} more "
-            "are missing); a random one would be at chance: set new_head = true and adapt it by task.adaptation"
-        )
-    return model
-
-
-def _cannot_load(name: str, error: Exception) -> InputError:
-    return InputError(f"space.encoder: cannot load {name!r}: {' '.join(str(error).split())[:200]}")

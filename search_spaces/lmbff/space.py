@@ -12,24 +12,23 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import nn
+from transformers import BertForMaskedLM
 
 from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
 from naslab.search_spaces.common.counts import roundest
 from naslab.search_spaces.common.modules.bert import bert_config
-from naslab.search_spaces.configuration import Configuration, into
-from naslab.search_spaces.lmbff import flops
-from naslab.search_spaces.lmbff.chosen import SEARCHED, Chosen
-from naslab.search_spaces.lmbff.demonstrations import kept_of_class
-from naslab.search_spaces.lmbff.model import (
+from naslab.search_spaces.common.modules.language_models import (
     HEADS,
-    TEMPLATE_BYTES,
-    FewShotModel,
-    fresh_language_model,
     load_language_model,
     pretrained_config,
     usable_positions,
 )
+from naslab.search_spaces.configuration import Configuration, into
+from naslab.search_spaces.lmbff import flops
+from naslab.search_spaces.lmbff.chosen import SEARCHED, Chosen
+from naslab.search_spaces.lmbff.demonstrations import kept_of_class
+from naslab.search_spaces.lmbff.model import TEMPLATE_BYTES, FewShotModel
 from naslab.search_spaces.lmbff.template import Template, parse_template
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Unless, Value, When
@@ -225,8 +224,9 @@ class LMBFF(SearchSpace):
     def build(self, configuration: Configuration) -> nn.Module:
         """The language model, and with `head` a new classifier."""
         options, chosen = self.options, configuration.into(Chosen)
+        language_model: Any
         if options.encoder is None:
-            language_model = fresh_language_model(self.config)
+            language_model = BertForMaskedLM(self.config)
         else:
             language_model = load_language_model(options.encoder, options.new_head)
         return FewShotModel(language_model, chosen, self.classes)

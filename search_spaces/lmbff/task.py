@@ -18,17 +18,17 @@ from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
 from naslab.search_spaces.common.controls import trained
 from naslab.search_spaces.common.scores.probe import linear_probe_accuracy
+from naslab.search_spaces.common.scores.sentence_vectors import Embed, cosines, embedder
 from naslab.search_spaces.common.tasks import EpochTask
 from naslab.search_spaces.common.training import adamw, train_in_rungs
+from naslab.search_spaces.common.training.adaptation import AdaptationOptions, adapt, corpus_tokens
+from naslab.search_spaces.common.training.best import Best
 from naslab.search_spaces.common.training.choice import Wanted
 from naslab.search_spaces.common.training.policy import PolicyOptions
 from naslab.search_spaces.data.placing import sent
 from naslab.search_spaces.data.text import LabelledText, SentenceOptions, Sentences, load_pool
 from naslab.search_spaces.lmbff import demonstrations, search
-from naslab.search_spaces.lmbff.adapt import AdaptationOptions, adapt, corpus_tokens
-from naslab.search_spaces.lmbff.best import Best
 from naslab.search_spaces.lmbff.chosen import SEARCHED, Chosen
-from naslab.search_spaces.lmbff.embedding import Embed, cosines, embedder
 from naslab.search_spaces.lmbff.model import UNSET, FewShotModel
 from naslab.search_spaces.lmbff.prompts import Batch, Lengths, Prompter, joined
 from naslab.search_spaces.lmbff.space import LMBFF
@@ -143,7 +143,9 @@ class FewShot(EpochTask):
     @cached_property
     def embed(self) -> Embed:
         """Sentences to vectors of length 1."""
-        return embedder(self.options.embedder, self.tokenizer, joined(self.pool.pool), self.device)
+        return embedder(
+            self.options.embedder, self.tokenizer.encode, len(self.tokenizer), joined(self.pool.pool), self.device
+        )
 
     def split(self, shots: int, seed: int) -> LabelledText:
         """The few-shot parts of a seed.
@@ -185,12 +187,12 @@ class FewShot(EpochTask):
     def _adapt(self, model: FewShotModel, seed: int) -> None:
         if (options := self.options.adaptation) is not None:
             seed_everything(derive_seed(seed, "adaptation"))
-            adapt(model.language_model, self.tokenizer, self._corpus, options, seed)
+            adapt(model.language_model, self.tokenizer.special, self._corpus, options, seed)
 
     @cached_property
     def _corpus(self) -> Tensor:
         assert self.options.adaptation is not None
-        return corpus_tokens(self.options.adaptation, self.tokenizer)
+        return corpus_tokens(self.options.adaptation, self.tokenizer.encode_all)
 
     def _setting(
         self, model: FewShotModel, chosen: Chosen, data: LabelledText

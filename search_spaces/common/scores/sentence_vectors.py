@@ -12,35 +12,39 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from naslab.errors import InputError
-from naslab.search_spaces.lmbff.tokens import PromptTokenizer, model_folder
+from naslab.search_spaces.data.packages import model_folder
 
 Vectors: TypeAlias = Any
 """(N, F), dense or sparse."""
 Embed: TypeAlias = Callable[[Sequence[str]], Vectors]
+Encode: TypeAlias = Callable[[str], Sequence[int]]
 BATCH = 64
 
 
-def embedder(name: str, tokenizer: PromptTokenizer, known: Sequence[str], device: torch.device) -> Embed:
+def embedder(name: str, encode: Encode, size: int, known: Sequence[str], device: torch.device) -> Embed:
     """`words`: counts of tokens, weighted by their rarity in `known`; else the mean state of a sentence encoder.
+
+    Args:
+        encode, size: a text to token numbers, and how many numbers there are.
 
     Raises:
         InputError: there is no such encoder.
     """
-    return word_counts(tokenizer, known) if name == "words" else sentence_states(name, device)
+    return word_counts(encode, size, known) if name == "words" else sentence_states(name, device)
 
 
-def word_counts(tokenizer: PromptTokenizer, known: Sequence[str]) -> Embed:
+def word_counts(encode: Encode, size: int, known: Sequence[str]) -> Embed:
     """Sparse counts times log(texts / texts with the token)."""
-    seen = Counter(token for text in known for token in set(tokenizer.encode(text)))
-    weight_V = np.log(len(known) / np.array([max(seen[token], 1) for token in range(len(tokenizer))])) + 1e-9
+    seen = Counter(token for text in known for token in set(encode(text)))
+    weight_V = np.log(len(known) / np.array([max(seen[token], 1) for token in range(size)])) + 1e-9
 
     def embed(texts: Sequence[str]) -> Vectors:
-        counts = [Counter(tokenizer.encode(text)) for text in texts]
+        counts = [Counter(encode(text)) for text in texts]
         rows = [row for row, of_text in enumerate(counts) for _ in of_text]
         columns = [token for of_text in counts for token in of_text]
         values = np.array([number for of_text in counts for number in of_text.values()], float) * weight_V[columns]
         norms = np.sqrt(np.bincount(rows, values**2, len(texts))).clip(min=1e-12)
-        return csr_matrix((values / norms[rows], (rows, columns)), (len(texts), len(tokenizer)))
+        return csr_matrix((values / norms[rows], (rows, columns)), (len(texts), size))
 
     return embed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,11 +10,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from naslab.search_spaces.common.modules.language_models import words_head
 from naslab.search_spaces.common.objectives.masked_words import mask_words
-from naslab.search_spaces.common.training import adamw, set_learning_rate
-from naslab.search_spaces.data.text import IGNORED, TextOptions, read_corpus, window_starts
-from naslab.search_spaces.lmbff.model import HEADS
-from naslab.search_spaces.lmbff.tokens import PromptTokenizer
+from naslab.search_spaces.common.training.optimisers import adamw
+from naslab.search_spaces.common.training.schedule import set_learning_rate
+from naslab.search_spaces.data.text import IGNORED, SpecialIds, TextOptions, read_corpus, window_starts
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.seeds import derive_seed
 
@@ -38,24 +39,24 @@ class AdaptationOptions(Options):
         return self.steps * self.batch_size * self.length
 
 
-def corpus_tokens(options: AdaptationOptions, tokenizer: PromptTokenizer) -> Tensor:
+def corpus_tokens(options: AdaptationOptions, encode: Callable[[list[str]], list[list[int]]]) -> Tensor:
     """All tokens (N) of the text, line after line.
+
+    Args:
+        encode: texts to token numbers, without special ones.
 
     Raises:
         InputError: the text is missing, or too short for a batch.
     """
     lines = [line for line in read_corpus(options.text).splitlines() if line.strip()]
-    ids = tokenizer.tokenizer(lines, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-    return torch.tensor([number for line in ids for number in line])
+    return torch.tensor([number for line in encode(lines) for number in line])
 
 
-def adapt(
-    language_model: Any, tokenizer: PromptTokenizer, tokens_N: Tensor, options: AdaptationOptions, seed: int
-) -> float:
+def adapt(language_model: Any, special: SpecialIds, tokens_N: Tensor, options: AdaptationOptions, seed: int) -> float:
     """Train a masked language model in place, on its device; mean loss over the last tenth of the steps, in nats."""
     device = next(language_model.parameters()).device
     optimiser = adamw(language_model.named_parameters(), options.learning_rate, 0.01, (0.9, 0.98))
-    span, special = options.length - 2, tokenizer.special
+    span = options.length - 2
     per_pass = max((len(tokens_N) - 1) // (span * options.batch_size), 1)
     size = language_model.config.vocab_size
     language_model.train()
@@ -80,9 +81,8 @@ def adapt(
 
 def masked_loss(language_model: Any, ids_BL: Tensor, labels_BL: Tensor) -> Tensor:
     """Mean cross-entropy over the hidden words; where the model's kind is known, only those go through its head."""
-    head = HEADS.get(language_model.config.model_type)
+    head = words_head(language_model)
     there = labels_BL != IGNORED
     if head is None:
         return F.cross_entropy(language_model(ids_BL).logits[there], labels_BL[there])
-    states = language_model.base_model(ids_BL)[0]
-    return F.cross_entropy(getattr(language_model, head)(states[there]), labels_BL[there])
+    return F.cross_entropy(head(language_model.base_model(ids_BL)[0][there]), labels_BL[there])
