@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import altup_effects
+import lmbff_effects
+import lmbff_replay
 import mae_effects
 import pmlm_effects
 import smaug_effects
@@ -279,6 +281,8 @@ PAGES = (
     (DOCS / "effects.md", "difficulty", video_difficulty.table),
     (DOCS / "effects.md", "smaug", smaug_effects.table),
     (DOCS / "effects.md", "altup", altup_effects.table),
+    (DOCS / "effects.md", "lmbff", lmbff_effects.table),
+    (DOCS / "effects.md", "lmbff-replay", lmbff_replay.table),
     (DOCS / "effects.md", "pmlm", pmlm_effects.table),
     (DOCS / "effects.md", "keep-rates", partial(study_result.table, "keep_rates", ("top1",))),
     (DOCS / "effects.md", "mae-video", partial(study_result.table, "mae_video", ("linear_top1",))),

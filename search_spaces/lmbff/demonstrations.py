@@ -7,11 +7,12 @@ with the filter only the nearest of each class by cosine of sentence embeddings 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Indices = NDArray[np.int64]
+Indices: TypeAlias = NDArray[np.integer[Any]]
 
 
 def kept_of_class(candidates: int, classes: int, rate: float) -> int:

@@ -8,13 +8,13 @@ classes, K likely words of each class.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating]
-Integers = NDArray[np.int64]
+Floats: TypeAlias = NDArray[np.floating[Any]]
+Integers: TypeAlias = NDArray[np.integer[Any]]
 MOST = 1_000_000
 """Combinations that are all tried; beyond, a beam goes through the classes."""
 BEAM = 1000

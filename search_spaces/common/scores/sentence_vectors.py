@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from naslab.errors import InputError
 from naslab.search_spaces.data.packages import model_folder
@@ -39,6 +38,8 @@ def word_counts(encode: Encode, size: int, known: Sequence[str]) -> Embed:
     weight_V = np.log(len(known) / np.array([max(seen[token], 1) for token in range(size)])) + 1e-9
 
     def embed(texts: Sequence[str]) -> Vectors:
+        from scipy.sparse import csr_matrix
+
         counts = [Counter(encode(text)) for text in texts]
         rows = [row for row, of_text in enumerate(counts) for _ in of_text]
         columns = [token for of_text in counts for token in of_text]
@@ -78,4 +79,9 @@ def sentence_states(name: str, device: torch.device) -> Embed:
 def cosines(first: Vectors, second: Vectors) -> NDArray[np.float64]:
     """Of every vector of the first with every one of the second."""
     product = first @ second.T
-    return np.asarray(product.toarray() if isinstance(product, csr_matrix) else product)
+    return dense(product)
+
+
+def dense(vectors: Vectors) -> NDArray[np.float64]:
+    """Vectors as an array of all their values."""
+    return np.asarray(vectors.toarray() if hasattr(vectors, "toarray") else vectors)

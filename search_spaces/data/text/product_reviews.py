@@ -58,7 +58,7 @@ def _in_folder(root: Path) -> bytes | None:
 
 
 def _in_archive(archive: Path | io.BytesIO) -> bytes | None:
-    with tarfile.open(**({"name": archive} if isinstance(archive, Path) else {"fileobj": archive})) as tar:
+    with tarfile.open(archive) if isinstance(archive, Path) else tarfile.open(fileobj=archive) as tar:
         for member in tar:
             name = Path(member.name).name
             if name in (FILE, INNER) and (file := tar.extractfile(member)) is not None:
