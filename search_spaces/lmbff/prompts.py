@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from naslab.search_spaces.data.text import LabelledText, Sentences
+from naslab.search_spaces.data.text.prompt_tokens import PromptTokenizer
 from naslab.search_spaces.lmbff import demonstrations
 from naslab.search_spaces.lmbff.chosen import Chosen
 from naslab.search_spaces.lmbff.demonstrations import Indices
 from naslab.search_spaces.lmbff.template import Prompt, Template
-from naslab.search_spaces.lmbff.tokens import PromptTokenizer
 
 Batch: TypeAlias = dict[str, Tensor]
 STEP = 16
@@ -49,13 +49,13 @@ class Prompter:
     def row(self, part: Sentences, index: int, shown: Sequence[int] = ()) -> Prompt:
         """The row of a sentence, followed by the training examples `shown`."""
         query, limits = pair(part, index), self.lengths
-        encode, marks = self.tokenizer.encode, self.tokenizer.marks
+        encode, special = self.tokenizer.encode, self.tokenizer.special
         if self.template is None:
-            return _plain([encode(text) for text in query], marks.cls, marks.sep, limits)
+            return _plain([encode(text) for text in query], special.cls, special.sep, limits)
         labels, train = self.data.train.labels, self.data.train
         examples = [(pair(train, number), self.words[int(labels[number])]) for number in shown]
         return self.template.fill(
-            encode, marks, query, examples, length=limits.row, first=limits.first, others=limits.others
+            encode, special, query, examples, length=limits.row, first=limits.first, others=limits.others
         )
 
     def candidates(self, queries: int, similarity_QN: NDArray[np.float64] | None, training: bool) -> list[Indices]:

@@ -27,13 +27,13 @@ from naslab.search_spaces.common.training.choice import Wanted
 from naslab.search_spaces.common.training.policy import PolicyOptions
 from naslab.search_spaces.data.placing import sent
 from naslab.search_spaces.data.text import LabelledText, SentenceOptions, Sentences, load_pool
+from naslab.search_spaces.data.text.prompt_tokens import PromptTokenizer, named_prompt_tokenizer, trained_tokenizer
 from naslab.search_spaces.lmbff import demonstrations, search
 from naslab.search_spaces.lmbff.chosen import SEARCHED, Chosen
 from naslab.search_spaces.lmbff.model import UNSET, FewShotModel
 from naslab.search_spaces.lmbff.prompts import Batch, Lengths, Prompter, joined
 from naslab.search_spaces.lmbff.space import LMBFF
 from naslab.search_spaces.lmbff.template import Template, parse_template
-from naslab.search_spaces.lmbff.tokens import PromptTokenizer, named_prompt_tokenizer, trained_tokenizer
 from naslab.search_spaces.options import Options, UserPath
 from naslab.search_spaces.parameters import When
 from naslab.search_spaces.seeds import derive_seed, seed_everything

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from naslab.errors import InputError
+from naslab.search_spaces.data.text import SpecialIds
 
 SENTENCE = re.compile(r"(?P<space>\+?)sent(?P<case>[lu]?)(?P<cut>-?)_(?P<number>\d+)")
 SINGLE = ("cls", "mask", "sep", "sep+")
@@ -47,14 +48,6 @@ class Prompt(NamedTuple):
     mask: int
 
 
-class Marks(NamedTuple):
-    """Numbers of the special tokens that a template names."""
-
-    cls: int
-    sep: int
-    mask: int
-
-
 @dataclass(frozen=True)
 class Template:
     """A parsed template. `source` is its text."""
@@ -70,7 +63,7 @@ class Template:
     def fill(
         self,
         encode: Encode,
-        marks: Marks,
+        special: SpecialIds,
         query: Sequence[str],
         demonstrations: Sequence[tuple[Sequence[str], int]] = (),
         *,
@@ -81,7 +74,7 @@ class Template:
         """The prompt of a query, followed by the same template once for each demonstration, its word for the mask.
 
         Args:
-            encode: a text to token numbers, without special ones.
+            encode: a text to token numbers, without special ones, whose numbers are `special`.
             demonstrations: sentences, and the number of the word that stands for their class.
             length: at most so many tokens in all; the longest sentences lose their ends, the template loses nothing.
             first, others: at most so many tokens of the query's first sentence, and of every other one.
@@ -89,9 +82,9 @@ class Template:
         Raises:
             InputError: the template alone is longer than `length`.
         """
-        parts = list(self._parts(encode, marks, query, None))
+        parts = list(self._parts(encode, special, query, None))
         for sentences, word in demonstrations:
-            parts += self._parts(encode, marks, sentences, word)
+            parts += self._parts(encode, special, sentences, word)
         limits = [first, *[others] * len(parts)]
         number = 0
         for part in parts:
@@ -101,7 +94,9 @@ class Template:
         self._shorten([part for part in parts if part.cut], length - sum(len(p.ids) for p in parts if not p.cut))
         return _joined(parts)
 
-    def _parts(self, encode: Encode, marks: Marks, sentences: Sequence[str], word: int | None) -> Iterator[_Part]:
+    def _parts(
+        self, encode: Encode, special: SpecialIds, sentences: Sequence[str], word: int | None
+    ) -> Iterator[_Part]:
         """The query's parts, and with a word those of a demonstration, which has no class token."""
         for piece in self.pieces:
             match piece.kind:
@@ -110,11 +105,11 @@ class Template:
                 case "text":
                     yield _Part(list(encode(piece.text)))
                 case "mask":
-                    yield _Part([marks.mask if word is None else word], mask=word is None)
+                    yield _Part([special.mask if word is None else word], mask=word is None)
                 case "cls":
-                    yield _Part([] if word is not None else [marks.cls])
+                    yield _Part([] if word is not None else [special.cls])
                 case "sep" | "sep+":
-                    yield _Part([marks.sep], ends=piece.kind == "sep+")
+                    yield _Part([special.sep], ends=piece.kind == "sep+")
 
     def _shorten(self, sentences: list[_Part], room: int) -> None:
         """Cut the sentences to the most tokens each that let all fit."""

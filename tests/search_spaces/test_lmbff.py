@@ -25,13 +25,14 @@ from naslab.errors import InputError
 from naslab.search_spaces import find_space, make_task, seed_everything
 from naslab.search_spaces.common.scores.sentence_vectors import cosines, embedder
 from naslab.search_spaces.data.packages import model_folder
-from naslab.search_spaces.data.text import SentenceOptions, TextOptions, load_sentences, read_corpus
+from naslab.search_spaces.data.text import SentenceOptions, SpecialIds, TextOptions, load_sentences, read_corpus
+from naslab.search_spaces.data.text.prompt_tokens import PromptTokenizer
 from naslab.search_spaces.lmbff.generate import generate_templates
 from naslab.search_spaces.lmbff.label_words import search_mappings
-from naslab.search_spaces.lmbff.template import Marks, parse_template
-from naslab.search_spaces.lmbff.tokens import PromptTokenizer
+from naslab.search_spaces.lmbff.template import parse_template
 
 CPU = torch.device("cpu")
+SPECIAL = SpecialIds(cls=1, sep=2, mask=3)
 MANUAL = "*cls**sent_0*_It_was*mask*.*sep+*"
 BRIEF = {"epochs": 2, "steps_per_epoch": 2, "batch_size": 4, "demonstration_sets": 2}
 SMALL = {"vocab_size": 0, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -104,8 +105,8 @@ class TestTemplates:
         template = parse_template(source)
         texts = [" ".join(["x"] * number) for number in lengths]
         shown = [((texts[1],), 7), ((texts[2],), 8)]
-        row = template.fill(encode, Marks(1, 2, 3), (texts[0],), shown, length=length)
-        whole = template.fill(encode, Marks(1, 2, 3), (texts[0],), shown, length=1000)
+        row = template.fill(encode, SPECIAL, (texts[0],), shown, length=length)
+        whole = template.fill(encode, SPECIAL, (texts[0],), shown, length=1000)
         assert len(row.ids) == min(length, len(whole.ids)) or len(whole.ids) - len(row.ids) < 1000
         assert len(row.ids) <= length
         assert row.ids[row.mask] == 3
@@ -145,7 +146,7 @@ class TestTokenizers:
 
     def test_a_mask_in_a_text_is_text(self):
         tokenizer = PromptTokenizer(bert_tokenizer(), "given")
-        row = parse_template(MANUAL).fill(tokenizer.encode, tokenizer.marks, ("a [MASK] film",), length=64)
+        row = parse_template(MANUAL).fill(tokenizer.encode, tokenizer.special, ("a [MASK] film",), length=64)
         assert row.ids.count(tokenizer.special.mask) == 1
         assert row.mask > len(tokenizer.encode("a [MASK] film"))
 

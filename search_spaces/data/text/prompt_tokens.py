@@ -12,8 +12,7 @@ from transformers import AutoTokenizer, BertTokenizer
 
 from naslab.errors import InputError
 from naslab.search_spaces.data.packages import model_folder
-from naslab.search_spaces.data.text import SpecialIds, train_wordpiece
-from naslab.search_spaces.lmbff.template import Marks
+from naslab.search_spaces.data.text.wordpiece import SpecialIds, train_wordpiece
 
 BEGINNINGS = ("Ġ", "▁")
 """What begins a word in byte-level BPE and in SentencePiece."""
@@ -32,7 +31,6 @@ class PromptTokenizer:
             if number is None:
                 raise InputError(f"{where}: the tokenizer has no {key} token, which prompts need; use a masked LM's")
         self.tokenizer, self.special = tokenizer, SpecialIds(**numbers)
-        self.marks = Marks(self.special.cls, self.special.sep, self.special.mask)
         self._known: dict[str, list[int]] = {}
 
     def __len__(self) -> int:
