@@ -68,10 +68,6 @@ class PromptTokenizer:
             raise InputError(f"label word {word!r}: is {len(ids)} tokens ({shown}); use a word that is one token")
         return ids[0]
 
-    def text_of(self, word: int) -> str:
-        """A word by its number."""
-        return str(self.tokenizer.convert_ids_to_tokens(word)).lstrip("".join(BEGINNINGS))
-
     def whole_words(self, size: int) -> NDArray[np.bool_]:
         """Which of `size` token numbers begin a word, or of a WordPiece are a word."""
         tokens = self.tokenizer.convert_ids_to_tokens(range(len(self)))
