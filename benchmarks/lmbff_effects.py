@@ -1,6 +1,6 @@
 """What a prompt gives over a new head on the same encoder, with 16 examples a class, as the encoder learns more words.
 
-Usage: python benchmarks/lmbff_effects.py --reviews vaderSentiment-3.3.2.tar.gz [--steps 0 200 800 2400] [--out FILE]
+Usage: python benchmarks/lmbff_effects.py --reviews vaderSentiment-3.3.2.tar.gz [--steps 0 200 800 2000] [--out FILE]
 
 A small BERT is adapted to film reviews without labels, for longer and longer. After each length: the accuracy of the
 zero-shot prompt, and on five splits prompt and head, each with the best of the same learning rates by validation
@@ -15,47 +15,64 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from results_file import RESULTS, write_result
+from torch import Tensor
 
 from naslab.nas.statistics import mean_interval
 from naslab.search_spaces import find_space, make_task, seed_everything
 from naslab.search_spaces.common.training.adaptation import AdaptationOptions, adapt, corpus_tokens
+from naslab.search_spaces.data.text import TextOptions
 from naslab.search_spaces.lmbff.task import PUBLISHED_SEEDS
 
 RESULT = RESULTS / "lmbff_effects.json"
 CPU = torch.device("cpu")
 GATE = 60.0
 """Percent of zero-shot accuracy from which on the masked LM is said to know the prompt's words."""
-SIZES = {"vocabulary": 4096, "width": 128, "layers": 2, "heads": 4, "length": 64}
-STEPS = (0, 200, 800, 2400)
-"""Of adaptation, 32 windows of 64 tokens each."""
+SIZES = {"vocabulary": 4096, "width": 64, "layers": 2, "heads": 4, "length": 64}
+STEPS = (0, 200, 800, 2000)
+RECIPE = AdaptationOptions(
+    steps=1, masked=0.25, learning_rate=2e-3, text=TextOptions(corpus="imdb", max_characters=20_000_000)
+)
+"""Of the adaptation, but for its steps of 32 windows of 64 tokens each."""
 RATES = (3e-4, 1e-3)
 TUNING = {"epochs": 4, "steps_per_epoch": 20, "batch_size": 8}
 TEST = 1000
 NOT_MEASURED = "LM-BFF: not measured."
 
 
+@cache
+def fresh() -> tuple[Any, Any]:
+    """The space and task whose BERT is adapted."""
+    space = find_space("lmbff", "tiny", SIZES)
+    return space, make_task(space, {"data": {"name": "movie_reviews", "test": TEST}}, CPU)
+
+
+@cache
+def corpus() -> Tensor:
+    """Tokens of the text without labels."""
+    return corpus_tokens(RECIPE, fresh()[1].tokenizer.encode_all)
+
+
 def adapted(steps: int, folder: str) -> dict[str, Any]:
     """A BERT adapted for so many steps, saved in a folder; what that cost."""
+    space, task = fresh()
+    tokens = corpus()
     began = time.process_time()
-    space = find_space("lmbff", "tiny", SIZES)
-    task = make_task(space, {"data": {"name": "movie_reviews", "test": TEST}}, CPU)
     seed_everything(0)
     model = space.build(space.published["prompt"])
-    options = AdaptationOptions(steps=max(steps, 1), masked=0.25, learning_rate=2e-3)
     loss = None
     if steps:
-        loss = adapt(
-            model.language_model, task.tokenizer.special, corpus_tokens(options, task.tokenizer.encode_all), options, 0
-        )
+        options = RECIPE.model_copy(update={"steps": steps})
+        loss = adapt(model.language_model, task.tokenizer.special, tokens, options, 0)
+    spent = time.process_time() - began
     model.save_pretrained(Path(folder))
     task.tokenizer.save(Path(folder))
-    return {"tokens": steps * options.batch_size * options.length, "masked_loss": loss,
-            "seconds": time.process_time() - began}  # fmt: skip
+    return {"tokens": steps * RECIPE.batch_size * RECIPE.length, "masked_loss": loss, "seconds": spent}
 
 
 def measured(folder: str, data: Mapping[str, Any]) -> dict[str, Any]:
