@@ -85,7 +85,8 @@ def table(name: str, scores: Sequence[str]) -> str:
             cells.append(interval_text(asdict(paired_interval(own, theirs)), sign=True) if apart else "")
         lines.append(table_row([*cells, str(len(members)), *_times(members, reference)]))
     task = found["study"]["task"]
-    size = f"{task['dataset']['train']} training samples, {task['epochs']} epochs"
+    data = f"{task['dataset']['train']} training samples, " if "dataset" in task else ""
+    size = f"{data}{task['epochs']} epochs"
     return "\n".join(
         [*lines, "", f"{size}; measured on {facts['device']}, torch {facts['torch']}, {facts['utc'][:10]}."]
     )

@@ -20,6 +20,7 @@ import study_result
 import training_tables
 import verdicts
 import video_difficulty
+import whole_word_collator
 from results_file import read_result
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +28,9 @@ RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
 EARNED = 1.15
 """Times as fast as torch.compile, by the interval's lower end: a path that is so at no size is code without a use."""
 FRAMEWORKS = ("simclr", "simsiam", "mocov2", "byol")
+
+
+WHOLE_WORDS = ("linear_top1", "finetune_top1", "tag_top1", "word_recovery")
 
 
 def tables() -> str:
@@ -284,6 +288,8 @@ PAGES = (
     (DOCS / "effects.md", "lmbff", lmbff_effects.table),
     (DOCS / "effects.md", "lmbff-replay", lmbff_replay.table),
     (DOCS / "effects.md", "pmlm", pmlm_effects.table),
+    (DOCS / "effects.md", "whole-words", partial(study_result.table, "whole_words", WHOLE_WORDS)),
+    (DOCS / "whole-word.md", "whole-word-collator", whole_word_collator.table),
     (DOCS / "effects.md", "keep-rates", partial(study_result.table, "keep_rates", ("top1",))),
     (DOCS / "effects.md", "mae-video", partial(study_result.table, "mae_video", ("linear_top1",))),
     (DOCS / "nasiam.md", "results", tables),

@@ -171,6 +171,12 @@ CLAIMS = (
               _lmbff("movie_reviews"), 10.1, unmet=_knows_no_words("movie_reviews")),
     Published("lmbff", "Product reviews (as CR), 16 examples a class: a prompt is better than a new head", "+14.5",
               _lmbff("product_reviews"), 14.5, unmet=_knows_no_words("product_reviews")),
+    Published("whole-word", "Chinese: hiding whole words is better than characters (sentiment)", "+0.3 (ChnSentiCorp)",
+              _gain("whole_words", "linear_top1", REFERENCE, _final(unit="character")), 0.3),
+    Published("whole-word", "Chinese: hiding whole words is better than characters (tags)", "+0.2 (names)",
+              _gain("whole_words", "tag_top1", REFERENCE, _final(unit="character")), 0.2),
+    Published("whole-word", "Chinese: hiding whole words is better than spans as long as words (tags)", "no control",
+              _gain("whole_words", "tag_top1", REFERENCE, _final(unit="span"))),
 )  # fmt: skip
 
 

@@ -56,9 +56,9 @@ class Windows:
 
     def masked(self, ids_BL: Tensor, words_BL: Tensor, plan: Plan, generator: torch.Generator) -> Masked:
         """Texts with units of the plan hidden; the generator's numbers decide which, whatever the plan."""
-        noise = torch.rand(*ids_BL.shape, NOISES, generator=generator)
-        units_BL = units_of(plan.unit, words_BL, noise[..., 0], plan.longest)
-        return mask_units(ids_BL, units_BL, noise[..., 1:], plan.budget, plan.fates, self.special, self.vocabulary)
+        noise = torch.rand(NOISES, *ids_BL.shape, generator=generator)
+        units_BL = units_of(plan.unit, words_BL, noise[0], plan.longest)
+        return mask_units(ids_BL, units_BL, noise[1:], plan.budget, plan.fates, self.special, self.vocabulary)
 
 
 def packed(masked: Masked, most: int) -> Batch:

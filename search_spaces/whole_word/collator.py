@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,13 +45,20 @@ class WholeWordCollator:
                     f"text {number}: {len(text['input_ids'])} tokens, but {len(text['words'])} numbers of words"
                 )
         ids_BL = _padded([text["input_ids"] for text in texts], self.special.pad)
-        words_BL = _padded([[-1 if word is None else word for word in text["words"]] for text in texts], -1)
-        noise_BL4 = torch.rand(*ids_BL.shape, 4, generator=self._generator)
-        masked = mask_units(ids_BL, words_BL, noise_BL4, self.budget, self.fates, self.special, self.vocabulary)
+        words_BL = _padded([text["words"] for text in texts], -1)
+        noise_4BL = torch.rand(4, *ids_BL.shape, generator=self._generator)
+        masked = mask_units(ids_BL, words_BL, noise_4BL, self.budget, self.fates, self.special, self.vocabulary)
         attended_BL = ids_BL.ne(self.special.pad).long()
         return {"input_ids": masked.ids_BL, "attention_mask": attended_BL, "labels": masked.labels_BL}
 
 
 def _padded(rows: Sequence[Sequence[int | None]], filling: int) -> Tensor:
-    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
-    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=filling)
+    """Rows of one length, int64; None becomes what fills up. Floats, in which None is no number, are read fastest."""
+    longest = max(map(len, rows))
+    if all(len(row) == longest for row in rows):
+        found = np.array(rows, np.float64)
+    else:
+        found = np.full((len(rows), longest), np.nan)
+        for padded, numbers in zip(found, rows, strict=True):
+            padded[: len(numbers)] = numbers
+    return torch.from_numpy(np.nan_to_num(found, copy=False, nan=filling).astype(np.int64))

@@ -38,11 +38,11 @@ def words_by_continuation(ids):
 @pytest.mark.parametrize("case", PUBLISHED["cases"], ids=range(len(PUBLISHED["cases"])))
 def test_masks_are_those_of_berts_own_generator(case):
     ids, words = torch.tensor([case["ids"]]), torch.tensor([words_by_continuation(case["ids"])])
-    noise = torch.rand(1, ids.shape[1], 4, dtype=torch.double)
+    noise = torch.rand(4, *ids.shape, dtype=torch.double)
     order = [int(words[0, first]) for first in case["order"]]
-    noise[0, order, 0] = torch.arange(len(order), dtype=torch.double) / len(order)
+    noise[0, 0, order] = torch.arange(len(order), dtype=torch.double) / len(order)
     for position, (fate, word) in case["noise"].items():
-        noise[0, int(position), 2:] = torch.tensor([fate, word], dtype=torch.double)
+        noise[2:, 0, int(position)] = torch.tensor([fate, word], dtype=torch.double)
     masked = mask_units(
         ids, words, noise, Budget(case["rate"], case["most"]), Fates(), SPECIAL, PUBLISHED["vocabulary"]
     )
@@ -142,7 +142,7 @@ def test_phrases_are_of_whole_words_with_macberts_shares():
 def test_fates_have_their_shares_and_whole_units_share_one(of):
     ids = torch.randint(5, 100, (200, 96), generator=torch.Generator().manual_seed(0))
     words = (torch.arange(96) // 3).expand(200, -1)
-    noise = torch.rand(200, 96, 4, generator=torch.Generator().manual_seed(1))
+    noise = torch.rand(4, 200, 96, generator=torch.Generator().manual_seed(1))
     masked = mask_units(ids, words, noise, Budget(0.5), Fates(0.7, 0.2, of), SPECIAL, 100)
     hidden = masked.labels_BL != IGNORED
     assert hidden.sum(1).tolist() == [48] * 200
@@ -161,7 +161,7 @@ def test_packed_masks_unpack_to_the_same():
     rng = np.random.default_rng(5)
     words = torch.tensor([drawn_words(rng, 40) for _ in range(16)])
     ids = torch.randint(5, 90, words.shape)
-    masked = mask_units(ids, words, torch.rand(16, 40, 4), Budget(0.2), Fates(), SPECIAL, 90)
+    masked = mask_units(ids, words, torch.rand(4, 16, 40), Budget(0.2), Fates(), SPECIAL, 90)
     batch = packed(masked, Budget(0.2).of(40))
     labels = torch.full_like(ids, IGNORED).scatter(1, batch["places_BM"], batch["labels_BM"])
     assert torch.equal(labels, masked.labels_BL)

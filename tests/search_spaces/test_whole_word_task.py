@@ -88,13 +88,13 @@ def test_facts_of_a_rung_name_the_segmentation(task):
     assert rungs[0].facts["unaligned_percent"] == 0
 
 
-def test_training_learns_words(make):
-    task = make(epochs=1, steps_per_epoch=100, learning_rate=3e-3)
-    model, _ = trained(task)
-    scores = task.evaluate(model, "validation")
-    before = next(c for c in task.controls() if c.name == "untrained").measure(0, "validation")
-    assert scores["masked_loss"] < before["masked_loss"] - 1
-    assert set(scores) == {*before, "tag_top1", "finetune_top1"}
+def test_training_learns(make):
+    task = make({"width": 32}, epochs=2, steps_per_epoch=100, learning_rate=3e-3, batch_size=16)
+    model, rungs = trained(task)
+    assert rungs[1].facts["loss"] < rungs[0].facts["loss"] - 0.3
+    before = next(c for c in task.controls() if c.name == "untrained").measure(0, "test")
+    assert set(task.evaluate(model, "test")) == set(before)
+    assert {"word_recovery", "tag_top1", "finetune_top1", "linear_top1"} <= set(before)
 
 
 def test_recovered_words_are_counted_whole():

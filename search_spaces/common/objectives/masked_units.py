@@ -55,7 +55,7 @@ class Masked(NamedTuple):
 def mask_units(
     ids_BL: Tensor,
     units_BL: Tensor,
-    noise_BL4: Tensor,
+    noise_4BL: Tensor,
     budget: Budget,
     fates: Fates,
     special: SpecialIds,
@@ -66,18 +66,18 @@ def mask_units(
     Args:
         ids_BL: texts with special tokens and padding.
         units_BL: number of each token's unit, rising along a text; -1 for what is never hidden.
-        noise_BL4: uniform in [0, 1): order of the units, fates of units, fates of tokens, random tokens.
+        noise_4BL: uniform in [0, 1): order of the units, fates of units, fates of tokens, random tokens.
     """
+    order_BL, of_units_BL, fate_BL, word_BL = noise_4BL
     index_BL = unit_index(units_BL)
-    hidden_BL = choose_units(index_BL, noise_BL4[..., 0], budget.of_all(ids_BL.ne(special.pad).sum(1)))
-    fate_BL = noise_BL4[..., 2]
+    hidden_BL = choose_units(index_BL, order_BL, budget.of_all(ids_BL.ne(special.pad).sum(1)))
     if fates.of == "unit":
-        fate_BL = noise_BL4[..., 1].gather(1, index_BL.clamp(min=0))
+        fate_BL = of_units_BL.gather(1, index_BL.clamp(min=0))
     first = special.first_word
-    other = (first + noise_BL4[..., 3] * (vocabulary - first)).long().clamp(max=vocabulary - 1)
+    other = (first + word_BL * (vocabulary - first)).long().clamp(max=vocabulary - 1)
     ids = torch.where(hidden_BL & (fate_BL < fates.mask), special.mask, ids_BL)
     drawn = hidden_BL & (fate_BL >= fates.mask) & (fate_BL < fates.mask + fates.random)
-    return Masked(torch.where(drawn, other, ids), ids_BL.masked_fill(~hidden_BL, IGNORED))
+    return Masked(torch.where(drawn, other, ids), torch.where(hidden_BL, ids_BL, IGNORED))
 
 
 def unit_index(units_BL: Tensor) -> Tensor:
