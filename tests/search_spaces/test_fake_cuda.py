@@ -49,6 +49,7 @@ TASKS = {
     "smaug": ("smaug", {}, CLIPS),
     "altup": ("altup", {}, TEXT),
     "whole word": ("whole_word", {"vocabulary": 1500}, WORDS),
+    "pmlm": ("pmlm", {"vocabulary": 512, "context": 48}, TEXT),
     "altup with decoder": ("altup", {"form": "encoder_decoder", "context": 32}, TEXT),
     "dysi": ("dysi", {}, TRANSLATION),
     "dysi of a decoder": ("dysi", {"form": "decoder"}, TRANSLATION),

@@ -224,6 +224,17 @@ def test_padding_changes_nothing():
         torch.testing.assert_close(own, other, **EXACT)
 
 
+@pytest.mark.parametrize("bias", BIASES)
+def test_nothing_is_blind_in_bfloat16(bias):
+    """Empty slots and padding are not seen, but see the text, so that no row of the attention is without keys."""
+    model, masked = made(bias).bfloat16(), batch()
+    padded = masked._replace(slots=Slots(*(F.pad(part, (0, 3)) for part in masked.slots)))
+    losses = model.losses(padded)
+    losses["loss"].backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 def test_from_a_checkpoint_and_back(tmp_path):
     first = made(None)
     to_hugging_face(first).float().save_pretrained(tmp_path / "bert")
