@@ -1,7 +1,6 @@
 """What predicting masked words block after block costs and gives: UniLMv2's AE + PAR against AE alone.
 
-Usage: python benchmarks/pmlm_effects.py [--parts steps quality] [--seeds 5] [--device cpu]
-                                         [--out benchmarks/results/pmlm_effects.json]
+Usage: python benchmarks/pmlm_effects.py [--parts steps quality] [--seeds 5] [--device cpu] [--out FILE]
 
 Two parts, each kept from an earlier result file when it is not asked for:
 
@@ -17,18 +16,18 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from results_file import write_result
+from results_file import read_result, write_result
 from study_result import interval_text, table_row
 
 from naslab.efficiency import compare_latency
 from naslab.efficiency.device import resolve_device
-from naslab.nas.statistics import paired_interval
+from naslab.nas.statistics import mean_interval
 from naslab.search_spaces import find_space, make_task, seed_everything
 from naslab.search_spaces.pmlm.model import PseudoMaskedLM
 from naslab.search_spaces.pmlm.space import PMLM
@@ -42,13 +41,13 @@ SIZES = {
 }
 """Preset, options and batch; a step of all twelve layers costs about six times as much, in the same proportions."""
 SPACE = {"vocabulary": 2048, "context": 64, "layers": 3, "width": 96}
-STEPS = 300
+STEPS = 200
 TASK = {
-    "data": {"corpus": "imdb", "max_characters": 3_000_000},
+    "data": {"corpus": "imdb", "max_characters": 1_000_000},
     "epochs": 1,
     "batch_size": 32,
     "downstream": "classification",
-    "classification": {"data": {"per_class": 500}, "tokens": 40},
+    "classification": {"data": {"per_class": 500, "test": 600}, "tokens": 40},
 }
 SCORES = ("masked_accuracy", "masked_loss", "order_loss", "classification_top1")
 ARMS = ("ae_par", "ae", "ae for as long")
@@ -98,34 +97,45 @@ def _step(model: PseudoMaskedLM, batch: Mapping[str, torch.Tensor], plans: Seque
     return step
 
 
-def quality(seeds: int, device: torch.device) -> dict[str, Any]:
-    """Test scores and processor seconds of each arm by seed; the longer AE trains for what AE + PAR took on average."""
+def quality(seeds: int, device: torch.device) -> Iterator[dict[str, Any]]:
+    """Test scores and processor seconds of each arm by seed, after every seed what there is by then.
+
+    The longer AE takes as many steps as cost what AE + PAR did, by the times of the same seed.
+    """
     space = cast(PMLM, find_space("pmlm", "tiny", SPACE))
-    rows: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
-    for arm in ARMS:
-        steps = STEPS
-        if arm == "ae for as long":
-            seconds = {a: sum(r["train_seconds"] for r in rows[a]) for a in ("ae_par", "ae")}
-            steps = round(STEPS * seconds["ae_par"] / seconds["ae"])
-        task = make_task(space, {**TASK, "steps_per_epoch": steps}, device)
-        for seed in range(seeds):
-            seed_everything(seed)
-            model = space.build(space.changed(objective=arm.split()[0]))
-            began = time.process_time()
-            for _ in task.train(model, seed):
-                pass
-            spent = time.process_time() - began
-            scores = task.evaluate(model, "test")
-            rows[arm].append({"seed": seed, "steps": steps, "train_seconds": spent, "scores": scores})
-            print(arm, seed, f"{spent:.1f} s", {k: round(scores[k], 3) for k in SCORES}, flush=True)
+    task = make_task(space, {**TASK, "steps_per_epoch": STEPS}, device)
     controls = {c.name: c.measure(0, "test") for c in task.controls() if not c.trained}
-    return {"space": SPACE, "task": TASK, "rows": rows, "controls": controls}
+    rows: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
+    for seed in range(seeds):
+        for arm in ARMS[:2]:
+            rows[arm].append(_trained(task, arm, seed))
+        joint, alone = (rows[arm][-1]["train_seconds"] for arm in ARMS[:2])
+        steps = round(STEPS * joint / alone)
+        rows[ARMS[2]].append(_trained(make_task(space, {**TASK, "steps_per_epoch": steps}, device), ARMS[2], seed))
+        yield {"space": SPACE, "task": TASK, "rows": rows, "controls": controls}
 
 
-def gains(found: Mapping[str, Any], score: str, than: str) -> dict[str, Any]:
-    """Interval of AE + PAR's score less another arm's, seed by seed."""
-    own, theirs = ({r["seed"]: r["scores"][score] for r in found["rows"][arm]} for arm in ("ae_par", than))
-    return asdict(paired_interval(own, theirs))
+def _trained(task: Any, arm: str, seed: int) -> dict[str, Any]:
+    seed_everything(seed)
+    model = task.space.build(task.space.changed(objective=arm.split()[0]))
+    began = time.process_time()
+    for _ in task.train(model, seed):
+        pass
+    spent = time.process_time() - began
+    scores = task.evaluate(model, "test")
+    print(arm, seed, f"{spent:.1f} s", {k: round(scores[k], 3) for k in SCORES}, flush=True)
+    return {"seed": seed, "steps": task.steps_per_epoch, "train_seconds": spent, "scores": scores}
+
+
+def effects(score: str, than: str) -> list[float]:
+    """AE + PAR's score less another arm's, seed by seed; nothing where it was not measured."""
+    found = read_result("pmlm_effects", {}).get("quality")
+    return [] if found is None else _gains(found, score, than)
+
+
+def _gains(found: Mapping[str, Any], score: str, than: str) -> list[float]:
+    own, theirs = ([row["scores"][score] for row in found["rows"][arm]] for arm in ("ae_par", than))
+    return [a - b for a, b in zip(own, theirs, strict=True)]
 
 
 def table() -> str:
@@ -155,9 +165,18 @@ def _quality_table(found: Mapping[str, Any]) -> str:
     for arm, rows in found["rows"].items():
         mean = lambda values: sum(values) / len(values)  # noqa: E731
         cells = [f"{mean([r['scores'][score] for r in rows]):.3f}" for score in SCORES]
-        lines.append(table_row([arm, str(rows[0]["steps"]), f"{mean([r['train_seconds'] for r in rows]):.1f}", *cells]))
+        lines.append(
+            table_row(
+                [
+                    arm,
+                    f"{mean([r['steps'] for r in rows]):.0f}",
+                    f"{mean([r['train_seconds'] for r in rows]):.1f}",
+                    *cells,
+                ]
+            )
+        )
     for name, than in (("AE + PAR less AE, as many steps", "ae"), ("less AE, as long", "ae for as long")):
-        cells = [interval_text(gains(found, score, than), sign=True) for score in SCORES]
+        cells = [interval_text(asdict(mean_interval(_gains(found, score, than))), sign=True) for score in SCORES]
         lines.append(table_row([name, "", "", *cells]))
     for name, scores in found["controls"].items():
         lines.append(
@@ -179,9 +198,10 @@ def main() -> None:
     device = resolve_device(arguments.device)
     if "steps" in arguments.parts:
         document["steps"] = step_costs(device)
+        write_result(arguments.out, document, str(device))
     if "quality" in arguments.parts:
-        document["quality"] = quality(arguments.seeds, device)
-    write_result(arguments.out, document, str(device))
+        for found in quality(arguments.seeds, device):
+            write_result(arguments.out, {**document, "quality": found}, str(device))
 
 
 if __name__ == "__main__":

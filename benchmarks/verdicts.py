@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import lmbff_effects
+import pmlm_effects
 from results_file import read_result
 from study_result import table_row
 
@@ -167,6 +168,10 @@ CLAIMS = (
               _altup("altup K=4")),
     Published("altup", "Recycled AltUp, K = 2: better than dense after as many steps (bits per byte)", "no figure read",
               _altup("recycled K=2")),
+    Published("pmlm", "AE + PAR: better classes (SST-2) than AE alone after as many steps", "+0.6",
+              lambda: pmlm_effects.effects("classification_top1", "ae"), 0.6),
+    Published("pmlm", "AE + PAR: better classes than AE alone after as many hours", "unpublished",
+              lambda: pmlm_effects.effects("classification_top1", "ae for as long")),
     Published("lmbff", "Film reviews (MR), 16 examples a class: a prompt is better than a new head", "+10.1",
               _lmbff("movie_reviews"), 10.1, unmet=_knows_no_words("movie_reviews")),
     Published("lmbff", "Product reviews (as CR), 16 examples a class: a prompt is better than a new head", "+14.5",
