@@ -48,7 +48,8 @@ def quantised_weights(model: nn.Module) -> list[Tensor]:
     for module in model.modules():
         for name in ("weight", "bias"):
             packed = getattr(module, name, None)
-            if callable(packed) and isinstance(tensor := packed(), Tensor):
+            # A module of that name is a layer of its own, not a packed tensor.
+            if callable(packed) and not isinstance(packed, nn.Module) and isinstance(tensor := packed(), Tensor):
                 found.append(tensor)
     return found
 

@@ -64,19 +64,19 @@ class Plan:
 
 
 class PseudoMaskedLM(nn.Module):
-    """UniLMv2's language model. `lm` is the stock BertForMaskedLM that holds all weights but those of `bias`."""
+    """UniLMv2's language model. `lm` is the stock BertForMaskedLM with all weights but those of `relative_bias`."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.plan = plan
         self.lm = _fresh(plan.body, plan.special) if isinstance(plan.body, Sizes) else _pretrained(plan.body)
         config: BertConfig = self.lm.config
-        self.bias: RelativeBias | None = None
+        self.relative_bias: RelativeBias | None = None
         if plan.bias is not None:
-            self.bias = RelativeBias(config.num_attention_heads, plan.bias.buckets, plan.bias.furthest)
+            self.relative_bias = RelativeBias(config.num_attention_heads, plan.bias.buckets, plan.bias.furthest)
             # Zero keeps a pre-trained model what it is.
             deviation = config.initializer_range if isinstance(plan.body, Sizes) else 0.0
-            nn.init.normal_(self.bias.table.weight, std=deviation)
+            nn.init.normal_(self.relative_bias.table.weight, std=deviation)
 
     def forward(self, ids: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """The `loss` of texts (B, L) that are masked by noise (B, L, NOISE), and its parts `ae` and `par`."""
@@ -146,7 +146,11 @@ class PseudoMaskedLM(nn.Module):
 
     def _biased(self, seen: Tensor, query_places: Tensor, key_places: Tensor) -> Tensor:
         """The mask itself, or the bias where it is True and minus infinity elsewhere."""
-        return seen if self.bias is None else self.bias(query_places, key_places).masked_fill(~seen, -torch.inf)
+        return (
+            seen
+            if self.relative_bias is None
+            else self.relative_bias(query_places, key_places).masked_fill(~seen, -torch.inf)
+        )
 
 
 def at_places(states_BLD: Tensor, places_BM: Tensor) -> Tensor:
@@ -160,7 +164,7 @@ def to_hugging_face(model: PseudoMaskedLM) -> BertForMaskedLM:
     Raises:
         InputError: the model has a relative bias, which that class has not.
     """
-    if model.bias is not None:
+    if model.relative_bias is not None:
         raise InputError("BertForMaskedLM has no relative bias; only models with relative_bias=false export")
     peer = copy.deepcopy(model.lm)
     peer.set_attn_implementation("sdpa")

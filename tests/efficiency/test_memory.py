@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from naslab.efficiency.memory import LiveBytes, parameter_bytes, peak_memory_bytes
+from naslab.efficiency.memory import LiveBytes, parameter_bytes, peak_memory_bytes, quantised_weights
 
 
 class TwoSteps(nn.Module):
@@ -12,6 +12,16 @@ class TwoSteps(nn.Module):
         narrow = wide.sum(1, keepdim=True)
         del wide
         return narrow + 1
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bias, self.weight = nn.Bilinear(2, 2, 2), nn.Linear(2, 2)
+
+
+def test_a_layer_called_bias_is_no_packed_tensor():
+    assert quantised_weights(Named()) == []
 
 
 def test_peak_is_at_the_widest_point():

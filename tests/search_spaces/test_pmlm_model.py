@@ -78,8 +78,8 @@ def stock_states(model, ids, where, codes):
     steps, real = codes
     seen = torch.tensor([[bool(real[k]) and sees(int(q), int(steps[k])) for k in range(len(steps))] for q in steps])
     bias = torch.zeros(len(steps), len(steps), dtype=torch.float64).masked_fill(~seen, -torch.inf)[None, None]
-    if model.bias is not None:
-        bias = bias + model.bias(where, where)
+    if model.relative_bias is not None:
+        bias = bias + model.relative_bias(where, where)
     return stock(model).bert(input_ids=ids, position_ids=where, attention_mask=bias).last_hidden_state
 
 
@@ -149,7 +149,7 @@ def test_the_whole_pass_is_that_of_stock_bert_under_one_mask(bias, attention):
     where = torch.cat([places, slots.places_BM, slots.places_BM], 1)
     added = torch.zeros(seen.shape, dtype=torch.float64).masked_fill(~seen, -torch.inf)
     if bias:
-        added = added + model.bias(where, where)
+        added = added + model.relative_bias(where, where)
     ids = torch.cat([masked.ids_BL, slots.originals_BM, torch.full_like(slots.originals_BM, SPECIAL.mask)], 1)
     theirs = peer(input_ids=ids, position_ids=where, attention_mask=added).logits
     text, pseudo = model.predictions(masked)

@@ -42,7 +42,7 @@ def model_of(case):
     state = model.lm.state_dict()
     for name in case["names"]:
         # Theirs is a linear layer on one-hot buckets.
-        own = model.bias.table.weight.detach().T if name == "bert.rel_pos_bias.weight" else state[name]
+        own = model.relative_bias.table.weight.detach().T if name == "bert.rel_pos_bias.weight" else state[name]
         drawn = torch.tensor(random.standard_normal(own.shape))
         own.copy_(1 + 0.3 * drawn if name.endswith("LayerNorm.weight") else 0.5 * drawn)
     return model

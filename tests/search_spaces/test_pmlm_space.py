@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from naslab.efficiency import count_forward
+from naslab.efficiency import count_forward, profile
 from naslab.errors import InputError
 from naslab.search_spaces import find_space
 from naslab.search_spaces.pmlm.masking import Masking
@@ -73,6 +73,13 @@ def test_the_formula_is_the_counters(budget, name):
     with torch.device("meta"):
         counted = count_forward(made.build(configuration), made.example_input(3))
     assert made.forward_flops(configuration, 3) == counted.total
+
+
+def test_a_profile_covers_all_of_it():
+    made = space()
+    found = profile(made.build(made.reference).eval(), made.example_input(2), only=("flops", "memory")).to_dict()
+    assert found["flops"]["forward"] == made.forward_flops(made.reference, 2)
+    assert found["coverage"] == 1
 
 
 def test_costs_are_those_of_the_published_sizes():
