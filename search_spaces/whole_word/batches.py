@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from naslab.search_spaces.common.objectives.masked_units import Masked, mask_units
+from naslab.search_spaces.common.objectives.units import units_of
 from naslab.search_spaces.data.text import IGNORED, Batch, SpecialIds, window_starts
 from naslab.search_spaces.seeds import derive_seed
 from naslab.search_spaces.whole_word.model import Plan
-from naslab.search_spaces.whole_word.units import units_of
 
 NOISES = 5
 """Uniform numbers a token: one for its unit's beginning, four for `mask_units`."""

@@ -6,19 +6,16 @@ Names: B texts, L tokens, M masked tokens, D width, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 from transformers import BertForMaskedLM
 
-from naslab.errors import InputError
 from naslab.search_spaces.common.modules.bert import bert_config
 from naslab.search_spaces.common.modules.masked_lm import load_masked_lm
 from naslab.search_spaces.common.objectives.masked_units import Budget, Fates
 from naslab.search_spaces.common.objectives.masked_words import labelled_loss
+from naslab.search_spaces.common.objectives.units import Unit
 from naslab.search_spaces.data.text import WordsBy
-from naslab.search_spaces.whole_word.units import Unit
 
 
 @dataclass(frozen=True)
@@ -90,22 +87,3 @@ def fresh(sizes: Sizes, layers: int, plan: Plan) -> WholeWordModel:
 def pretrained(name: str, layers: int, plan: Plan) -> WholeWordModel:
     """A BERT from the hub or a folder, its first layers."""
     return WholeWordModel(load_masked_lm(name, layers), plan)
-
-
-def export(model: WholeWordModel, tokens: Any, folder: Path) -> None:
-    """Write a folder that transformers loads: `BertForMaskedLM.from_pretrained`, `BertTokenizer.from_pretrained`.
-
-    Args:
-        tokens: numbers by token, of the tokenizer that the model was trained with.
-
-    Raises:
-        InputError: the tokens do not number 0, 1, ... without a gap, or the folder cannot be written.
-    """
-    ordered = sorted(tokens, key=tokens.__getitem__)
-    if [tokens[token] for token in ordered] != list(range(len(ordered))):
-        raise InputError(f"{folder}: the tokens are not numbered from 0 without a gap; keep the tokenizer's own files")
-    try:
-        model.bert.save_pretrained(folder)
-        (folder / "vocab.txt").write_text("\n".join(ordered) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from None

@@ -20,13 +20,13 @@ from naslab.search_spaces.common import costs
 from naslab.search_spaces.common.counts import roundest
 from naslab.search_spaces.common.modules.masked_lm import masked_lm_config
 from naslab.search_spaces.common.objectives.masked_units import Budget, FateOf, Fates
+from naslab.search_spaces.common.objectives.units import SEGMENTED, UNITS, Unit
 from naslab.search_spaces.configuration import Configuration, into
 from naslab.search_spaces.data.text import WordsBy
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Value, When
 from naslab.search_spaces.space import SearchSpace
 from naslab.search_spaces.whole_word.model import Plan, Sizes, fresh, pretrained
-from naslab.search_spaces.whole_word.units import SEGMENTED, UNITS, Unit
 
 FRESH = When("pretrained", (None,))
 LAYERS = 2

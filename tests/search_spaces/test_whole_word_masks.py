@@ -17,10 +17,10 @@ from naslab.search_spaces.common.objectives.masked_units import (
     unit_index,
     unit_lengths,
 )
+from naslab.search_spaces.common.objectives.units import UNITS, phrases, spans, units_of
 from naslab.search_spaces.data.text import IGNORED, SpecialIds, TextTokenizer, train_wordpiece
 from naslab.search_spaces.whole_word.batches import packed
 from naslab.search_spaces.whole_word.collator import WholeWordCollator
-from naslab.search_spaces.whole_word.units import UNITS, phrases, spans, units_of
 
 PUBLISHED = json.loads((Path(__file__).parent / "published" / "bert_masks.json").read_text())
 SPECIAL = SpecialIds()

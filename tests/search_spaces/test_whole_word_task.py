@@ -7,10 +7,9 @@ import torch
 
 from naslab.errors import InputError
 from naslab.search_spaces import find_space, make_task, seed_everything
-from naslab.search_spaces.common.modules.masked_lm import load_masked_lm
+from naslab.search_spaces.common.modules.masked_lm import export_masked_lm, load_masked_lm
 from naslab.search_spaces.common.objectives.masked_units import Masked
 from naslab.search_spaces.data.text import IGNORED
-from naslab.search_spaces.whole_word.model import export
 from naslab.search_spaces.whole_word.scoring import recovery
 
 SIZES = {"vocabulary": 400, "length": 24, "width": 16}
@@ -136,7 +135,7 @@ def test_a_model_goes_to_a_folder_of_transformers_and_comes_back(task, make, tmp
     from transformers import AutoTokenizer, BertForMaskedLM
 
     model, _ = trained(task)
-    export(model, task.data.tokenizer.vocabulary, tmp_path / "made")
+    export_masked_lm(model.bert, task.data.tokenizer.vocabulary, tmp_path / "made")
     ids = task.example_input(3)
     model.eval()
     with torch.no_grad():
@@ -159,7 +158,7 @@ def folder_of(task, path, layers=3):
     space = find_space("whole_word", "tiny", {**SIZES, "layers": layers, "segmenters": ["gold"]})
     seed_everything(3)
     model = space.build(space.reference)
-    export(model, task.data.tokenizer.vocabulary, path)
+    export_masked_lm(model.bert, task.data.tokenizer.vocabulary, path)
     return model
 
 

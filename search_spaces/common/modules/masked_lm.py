@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from transformers import BertConfig, BertForMaskedLM, logging
@@ -60,6 +61,25 @@ def masked_lm_config(name: str, where: str = "space.options.pretrained") -> Bert
     if config.model_type != "bert":
         raise InputError(f"{where}: {name!r} is a {config.model_type}, not a bert")
     return config
+
+
+def export_masked_lm(bert: BertForMaskedLM, tokens: Mapping[str, int], folder: Path) -> None:
+    """Write a folder that transformers loads: `BertForMaskedLM.from_pretrained`, `BertTokenizer.from_pretrained`.
+
+    Args:
+        tokens: numbers by token, of the tokenizer that the model was trained with.
+
+    Raises:
+        InputError: the tokens do not number 0, 1, ... without a gap, or the folder cannot be written.
+    """
+    ordered = sorted(tokens, key=tokens.__getitem__)
+    if [tokens[token] for token in ordered] != list(range(len(ordered))):
+        raise InputError(f"{folder}: the tokens are not numbered from 0 without a gap; keep the tokenizer's own files")
+    try:
+        bert.save_pretrained(folder)
+        (folder / "vocab.txt").write_text("\n".join(ordered) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from None
 
 
 @contextmanager
