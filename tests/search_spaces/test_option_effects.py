@@ -13,6 +13,7 @@ TASKS = [
     "altup:tiny",
     "smaug:tiny",
     "pmlm:tiny",
+    "whole_word:tiny",
     "dysi:tiny",
 ]
 FORMS = ["nasiam:tiny byol", "nasiam:tiny mocov2"]
