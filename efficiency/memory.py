@@ -8,6 +8,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
@@ -46,10 +47,11 @@ def quantised_weights(model: nn.Module) -> list[Tensor]:
     """Weights and biases of layers quantised by `torch.ao`, which pack them out of sight and give them by a call."""
     found = []
     for module in model.modules():
+        if not type(module).__module__.startswith("torch.ao."):
+            continue
         for name in ("weight", "bias"):
             packed = getattr(module, name, None)
-            # A module of that name is a layer of its own, not a packed tensor.
-            if callable(packed) and not isinstance(packed, nn.Module) and isinstance(tensor := packed(), Tensor):
+            if isinstance(packed, MethodType) and isinstance(tensor := packed(), Tensor):
                 found.append(tensor)
     return found
 

@@ -102,3 +102,19 @@ def test_quantised_layers_keep_their_counts_and_their_weights(quantised):
     assert (measured.flops.forward, measured.parameters) == (FLOPS, PARAMETERS)
     assert measured.parameter_bytes == (8 * 16 + 16 * 4) + 4 * (16 + 4)
     assert (measured.dtype, measured.flops.training_step) == ("qint8", None)
+
+
+def test_parts_that_are_called_weight_or_bias_are_not_taken_for_packed_ones():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias = nn.Bilinear(3, 3, 3)
+            self.linear = nn.Linear(3, 3)
+
+        def weight(self, x):
+            return self.linear(x)
+
+        def forward(self, x):
+            return self.bias(x, self.weight(x))
+
+    assert profile(Named(), torch.zeros(2, 3), **QUICK).parameters == 27 + 3 + 9 + 3
