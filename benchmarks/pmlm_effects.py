@@ -46,6 +46,7 @@ TASK = {
     "data": {"corpus": "imdb", "max_characters": 1_000_000},
     "epochs": 1,
     "batch_size": 32,
+    "learning_rate": 4e-3,
     "downstream": "classification",
     "classification": {"data": {"per_class": 500, "test": 600}, "tokens": 40},
 }
