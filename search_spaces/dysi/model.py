@@ -118,7 +118,8 @@ class SequenceModel(nn.Module, ABC):
         if not self.training or self.recipe.passes == 1:
             return {"loss": _weighted(vocabulary_loss(self.write(sources, decoder_tokens), targets), weight)}
         logits, expert, replaced = self._passes(sources, decoder_tokens, targets, share, draw, noise)
-        parts = {"nll": _weighted(vocabulary_loss(logits, targets), weight)}
+        nats = vocabulary_loss(logits, targets, read_again=self.recipe.imitation > 0)
+        parts = {"nll": _weighted(nats, weight)}
         loss = parts["nll"]
         if self.recipe.imitation:
             parts["imitation"] = _weighted(_divergence(logits, expert), weight)

@@ -22,6 +22,7 @@ from naslab.search_spaces.dysi.model import Decoder, EncoderDecoder, Ids, Recipe
 from naslab.search_spaces.dysi.options import DySIOptions
 
 WHERE = "space.options.pretrained"
+OWN_IDS = Ids(PAD, BEGIN, END)
 POSITIONS = ("max_position_embeddings", "n_positions")
 
 
@@ -34,10 +35,10 @@ def make_model(options: DySIOptions, recipe: Recipe) -> SequenceModel:
     kind = EncoderDecoder if options.form == "encoder_decoder" else Decoder
     if options.pretrained is None:
         network: Any = _t5(options) if options.form == "encoder_decoder" else _gpt2(options)
-        return kind(network, recipe, Ids(PAD, BEGIN, END))
+        return kind(network, recipe, OWN_IDS)
     auto = AutoModelForSeq2SeqLM if options.form == "encoder_decoder" else AutoModelForCausalLM
     network = load_pretrained(auto, options.pretrained, WHERE)
-    return kind(network, recipe, _pretrained_ids(network.config, options))
+    return kind(network, recipe, pretrained_ids(network.config, options))
 
 
 def _t5(options: DySIOptions) -> T5ForConditionalGeneration:
@@ -80,7 +81,8 @@ def pretrained_config(options: DySIOptions) -> Any:
     """The configuration of the pre-trained network, held against the options before any weight is read.
 
     Raises:
-        InputError: there is none, it does not take texts of this length, or names no token that begins or ends one.
+        InputError: there is none, it is of another form, does not take texts of this length, or names no token that
+            begins or ends one.
     """
     assert options.pretrained is not None
     try:
@@ -88,12 +90,15 @@ def pretrained_config(options: DySIOptions) -> Any:
     except (OSError, ValueError) as error:
         words = " ".join(str(error).split())[:200]
         raise InputError(f"{WHERE}: cannot load {options.pretrained!r}: {words}") from None
-    _pretrained_ids(config, options)
+    form = "encoder_decoder" if config.is_encoder_decoder else "decoder"
+    if form != options.form:
+        raise InputError(f"space.options.form: {options.pretrained!r}, a {config.model_type}, needs form = {form}")
+    pretrained_ids(config, options)
     _check_positions(config, options)
     return config
 
 
-def _pretrained_ids(config: Any, options: DySIOptions) -> Ids:
+def pretrained_ids(config: Any, options: DySIOptions) -> Ids:
     """Its special tokens; GPT-2, which has no padding, pads with its end."""
     end = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
     begin = getattr(config, "decoder_start_token_id", None)

@@ -50,18 +50,23 @@ class Named:
     """The tokenizer of a pre-trained network.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or it has more tokens than the network.
     """
 
-    def __init__(self, name: str, ids: Ids) -> None:
+    def __init__(self, name: str, ids: Ids, vocabulary: int) -> None:
         from transformers import AutoTokenizer
 
         self.ids = ids
         try:
             self.codes: Any = AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever its files lack, it is no tokenizer
             words = " ".join(str(error).split())[:200]
             raise InputError(f"space.options.pretrained: {name!r} has no tokenizer: {words}") from None
+        if len(self.codes) > vocabulary:
+            raise InputError(
+                f"space.options.pretrained: the tokenizer of {name!r} has {len(self.codes)} tokens, its network "
+                f"{vocabulary}"
+            )
 
     def encode(self, texts: Sequence[str], target: bool) -> list[list[int]]:
         """See Tokenizer."""

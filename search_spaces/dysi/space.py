@@ -16,7 +16,7 @@ from naslab.efficiency.inputs import Inputs
 from naslab.search_spaces.configuration import Configuration
 from naslab.search_spaces.data.text import FIRST_SENTINEL
 from naslab.search_spaces.dysi.model import MIXES, Recipe, SequenceModel
-from naslab.search_spaces.dysi.networks import forward_flops, make_model, pretrained_config
+from naslab.search_spaces.dysi.networks import OWN_IDS, forward_flops, make_model, pretrained_config, pretrained_ids
 from naslab.search_spaces.dysi.options import DySIOptions
 from naslab.search_spaces.dysi.schedules import BY_STEP
 from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Unless, Value, When
@@ -47,8 +47,10 @@ class DySI(SearchSpace):
 
     def __init__(self, options: DySIOptions) -> None:
         super().__init__(options)
-        own = options.pretrained is None
-        self.vocabulary: int = options.vocabulary if own else pretrained_config(options).vocab_size
+        self.vocabulary, self.ids = options.vocabulary, OWN_IDS
+        if options.pretrained is not None:
+            config = pretrained_config(options)
+            self.vocabulary, self.ids = config.vocab_size, pretrained_ids(config, options)
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:

@@ -93,7 +93,7 @@ class Translation(EpochTask):
         name = self.space.options.pretrained
         if name is None:
             return BytePairs(self.data.train, self.space.options.vocabulary)
-        return Named(name, self.space.build(self.space.reference).ids)
+        return Named(name, self.space.ids, self.space.vocabulary)
 
     @property
     def steps_per_epoch(self) -> int:

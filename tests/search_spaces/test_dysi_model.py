@@ -266,6 +266,8 @@ def test_a_checkpoint_without_its_head_is_refused(tmp_path):
     ("config", "form", "message"),
     [
         (GPT2Config(n_positions=12), "decoder", "texts of 13 tokens are longer than the 12 positions"),
+        (GPT2Config(n_positions=50), "encoder_decoder", "a gpt2, needs form = decoder"),
+        (T5Config(), "decoder", "a t5, needs form = encoder_decoder"),
         (GPT2Config(n_positions=20, eos_token_id=None), "decoder", "names no token that begins or none that ends"),
     ],
 )

@@ -5,6 +5,7 @@ import sys
 import pytest
 import sacrebleu
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from naslab.errors import InputError
 from naslab.search_spaces import find_space, seed_everything
@@ -117,6 +118,29 @@ def test_scores_do_not_depend_on_the_batch(form, tmp_path):
     assert texts[0] == texts[1] == texts[2]
     first, second = (forced_scores(model, pairs, range(len(pairs)), size) for size in (1, 64))
     assert first == pytest.approx(second, rel=1e-4)
+
+
+@pytest.mark.parametrize("form", ["encoder_decoder", "decoder"])
+def test_a_network_from_a_folder_brings_its_tokenizer(form, tmp_path):
+    space, task = made(tmp_path, {"form": form})
+    name = tmp_path / "network"
+    space.build(space.reference).network.save_pretrained(name)
+    options = {"form": form, "pretrained": str(name), "source_tokens": 8, "target_tokens": 10}
+    again = find_space("dysi", None, options)
+    with pytest.raises(InputError, match=r"space.options.pretrained: .* has no tokenizer"):
+        make_task(again, {"data": table(tmp_path), "epochs": 1, "batch_size": 8}, CPU)
+    PreTrainedTokenizerFast(tokenizer_object=task.tokenizer.codes, pad_token="<pad>").save_pretrained(name)
+    theirs = make_task(again, {"data": table(tmp_path), "epochs": 1, "batch_size": 8, "prefix_tokens": 3}, CPU)
+    assert theirs.pairs["test"].targets == task.pairs["test"].targets
+    model = again.build(again.reference)
+    assert task.evaluate(model, "test") == theirs.evaluate(model, "test")
+    (rung,) = theirs.train(model, 0)
+    assert rung.facts["loss"] > 0
+    more = PreTrainedTokenizerFast(tokenizer_object=task.tokenizer.codes, pad_token="<pad>")
+    more.add_tokens([f"extra{n}" for n in range(20)])
+    more.save_pretrained(name)
+    with pytest.raises(InputError, match="tokens, its network 270"):
+        make_task(again, {"data": table(tmp_path), "epochs": 1, "batch_size": 8}, CPU)
 
 
 def test_vowels_are_all_that_is_missing():

@@ -22,14 +22,18 @@ def has_liger() -> bool:
 
 
 @in_float32
-def vocabulary_loss(logits_BLV: Tensor, targets_BL: Tensor) -> Tensor:
+def vocabulary_loss(logits_BLV: Tensor, targets_BL: Tensor, read_again: bool = False) -> Tensor:
     """Nats of each target, (B, L); 0 where it is IGNORED.
 
-    Liger writes the gradient over the logits in its forward: one matrix of tokens x vocabulary less. Inside
-    torch.compile, which fuses the plain form, and on a CPU it is not used.
+    Liger writes the gradient over the logits in its forward: one matrix of tokens x vocabulary less, but another loss
+    of the same logits would read it in their place. Inside torch.compile, which fuses the plain form, and on a CPU it
+    is not used.
+
+    Args:
+        read_again: whether the logits are used otherwise, too.
     """
     logits_NV, targets_N = logits_BLV.flatten(0, -2), targets_BL.flatten()
-    if logits_NV.is_cuda and has_liger() and not torch.compiler.is_compiling():
+    if not read_again and logits_NV.is_cuda and has_liger() and not torch.compiler.is_compiling():
         liger: Any = importlib.import_module("liger_kernel.transformers.functional")
         loss: Tensor = liger.liger_cross_entropy(logits_NV, targets_N, ignore_index=IGNORED, reduction="none")
     else:
