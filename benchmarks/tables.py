@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import altup_effects
+import dysi_effects
 import lmbff_effects
 import lmbff_replay
 import mae_effects
@@ -285,6 +286,7 @@ PAGES = (
     (DOCS / "effects.md", "difficulty", video_difficulty.table),
     (DOCS / "effects.md", "smaug", smaug_effects.table),
     (DOCS / "effects.md", "altup", altup_effects.table),
+    (DOCS / "effects.md", "dysi", dysi_effects.table),
     (DOCS / "effects.md", "lmbff", lmbff_effects.table),
     (DOCS / "effects.md", "lmbff-replay", lmbff_replay.table),
     (DOCS / "effects.md", "pmlm", pmlm_effects.table),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import dysi_effects
 import lmbff_effects
 import pmlm_effects
 from results_file import read_result
@@ -172,6 +173,10 @@ CLAIMS = (
               lambda: pmlm_effects.effects("classification_top1", "ae"), 0.6),
     Published("pmlm", "AE + PAR: better classes than AE alone after as many hours", "unpublished",
               lambda: pmlm_effects.effects("classification_top1", "ae for as long")),
+    Published("dysi", "DySI: writes better than teacher forcing after as many steps (chrF)", "no figure read",
+              lambda: dysi_effects.effects("chrf")),
+    Published("dysi", "DySI: decays less behind corrupted prefixes than teacher forcing (chrF)", "no figure read",
+              lambda: [-more for more in dysi_effects.effects("decay")]),
     Published("lmbff", "Film reviews (MR), 16 examples a class: a prompt is better than a new head", "+10.1",
               _lmbff("movie_reviews"), 10.1, unmet=_knows_no_words("movie_reviews")),
     Published("lmbff", "Product reviews (as CR), 16 examples a class: a prompt is better than a new head", "+14.5",

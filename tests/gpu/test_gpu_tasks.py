@@ -31,6 +31,7 @@ WRITING = {
     "downstream": "generation",
     "generation": {"data": {"pairs": 300}, "source_tokens": 48, "epochs": 1, "scored": 8},
 }
+TRANSLATION = {"data": {"pairs": 400}, "epochs": 1, "steps_per_epoch": 3, "batch_size": 4, "rung_pairs": 4}
 TUNED = {"finetune": {"epochs": 1, "batch_size": 50}}
 TASKS = {
     "simclr": ("nasiam", {"framework": "simclr"}, IMAGES),
@@ -42,6 +43,8 @@ TASKS = {
     "token reduction": ("token_reduction", {}, IMAGES),
     "smaug": ("smaug", {}, CLIPS),
     "altup": ("altup", {}, TEXT),
+    "dysi": ("dysi", {}, TRANSLATION),
+    "dysi of a decoder": ("dysi", {"form": "decoder"}, TRANSLATION),
     "whole word": ("whole_word", {"vocabulary": 1500}, WORDS),
     "pmlm": ("pmlm", {"vocabulary": 512, "context": 48}, TEXT),
     "pmlm that writes": ("pmlm", {"vocabulary": 512, "context": 48}, TEXT | WRITING),

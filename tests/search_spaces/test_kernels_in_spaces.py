@@ -37,6 +37,7 @@ def losses(name: str, values: dict[str, object], way: str) -> list[float]:
         ("smaug", {"rule": "tome", "visual_masking_ratio": 0.0}),
         ("altup", {}),
         ("altup", {"coefficients": "per_token", "streams": 4}),
+        ("dysi", {"schedule": "constant"}),
         ("token_reduction", {}),
     ],
     ids=str,
