@@ -23,30 +23,21 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from naslab.kernels import distill_kl
 from naslab.search_spaces.common.objectives.float32 import in_float32
-from naslab.search_spaces.common.objectives.vocabulary_loss import vocabulary_loss
-from naslab.search_spaces.data.text import IGNORED
-from naslab.search_spaces.dysi.schedules import (
+from naslab.search_spaces.common.objectives.scheduled_sampling import (
     BY_STEP,
     Schedule,
     chosen,
     dynamic_counts,
     gold_share,
-    most_probable,
     sampled,
 )
+from naslab.search_spaces.common.objectives.vocabulary_loss import vocabulary_loss
+from naslab.search_spaces.data.text import IGNORED
+from naslab.search_spaces.data.text.pair_tokenizers import Ids
 
 HIDDEN = -1e4
 MIXES = 3
 """Passes after the first, at most."""
-
-
-@dataclass(frozen=True)
-class Ids:
-    """Token numbers that mean padding, the begin of a target and its end."""
-
-    pad: int
-    begin: int
-    end: int
 
 
 @dataclass(frozen=True)
@@ -125,10 +116,7 @@ class SequenceModel(nn.Module, ABC):
             parts["imitation"] = _weighted(_divergence(logits, expert), weight)
             loss = loss + self.recipe.imitation * parts["imitation"]
         counted = targets != IGNORED
-        facts = {
-            "accuracy": _accuracy(expert, targets).mean(),
-            "replaced": (replaced.sum() / counted.sum()).to(loss.dtype),
-        }
+        facts = {"accuracy": _accuracy(expert, targets).mean(), "replaced": replaced.sum() / counted.sum()}
         return {"loss": loss, **{name: value.detach() for name, value in {**parts, **facts}.items()}}
 
     def _passes(
@@ -163,7 +151,7 @@ class SequenceModel(nn.Module, ABC):
         return chosen(replaceable, noise_BL, count)
 
     def _candidates(self, logits_BLV: Tensor, noise_BL: Tensor) -> Tensor:
-        return most_probable(logits_BLV) if self.recipe.candidates == "argmax" else sampled(logits_BLV, noise_BL)
+        return logits_BLV.argmax(-1) if self.recipe.candidates == "argmax" else sampled(logits_BLV, noise_BL)
 
 
 class EncoderDecoder(SequenceModel):
@@ -266,5 +254,5 @@ def _weighted(values_BL: Tensor, weight_BL: Tensor) -> Tensor:
 def _accuracy(logits_BLV: Tensor, targets_BL: Tensor) -> Tensor:
     """Share (B,) of a sequence's targets that are the most probable token."""
     counted = targets_BL != IGNORED
-    right = (most_probable(logits_BLV) == targets_BL) & counted
+    right = (logits_BLV.argmax(-1) == targets_BL) & counted
     return right.sum(1) / counted.sum(1).clamp(min=1)

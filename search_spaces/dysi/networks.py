@@ -18,7 +18,8 @@ from naslab.errors import InputError
 from naslab.search_spaces.common import costs
 from naslab.search_spaces.common.modules.pretrained import load_pretrained
 from naslab.search_spaces.data.text import BEGIN, END, PAD
-from naslab.search_spaces.dysi.model import Decoder, EncoderDecoder, Ids, Recipe, SequenceModel
+from naslab.search_spaces.data.text.pair_tokenizers import Ids
+from naslab.search_spaces.dysi.model import Decoder, EncoderDecoder, Recipe, SequenceModel
 from naslab.search_spaces.dysi.options import DySIOptions
 
 WHERE = "space.options.pretrained"

@@ -1,4 +1,4 @@
-"""Parallel pairs as token numbers: their tokenizer, and batches as a SequenceModel's forward takes them.
+"""Parallel pairs as token numbers, and batches of them as a SequenceModel's forward takes them.
 
 Names: B pairs, S source tokens, L target tokens, M mixes.
 """
@@ -7,75 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from naslab.errors import InputError
-from naslab.search_spaces.data.text import BEGIN, END, IGNORED, PAD, Batch, Pairs, train_byte_pairs
-from naslab.search_spaces.dysi.model import MIXES, Ids
+from naslab.search_spaces.data.text import IGNORED, Batch, Pairs
+from naslab.search_spaces.data.text.pair_tokenizers import Ids, PairTokenizer
+from naslab.search_spaces.dysi.model import MIXES
 from naslab.search_spaces.dysi.options import DySIOptions
-
-
-class Tokenizer(Protocol):
-    """Texts to token numbers without special ones, and back."""
-
-    ids: Ids
-
-    def encode(self, texts: Sequence[str], target: bool) -> list[list[int]]:
-        """The tokens of each text."""
-
-    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each row of tokens, special ones left out."""
-
-
-class BytePairs:
-    """A byte-level tokenizer trained on the training pairs, both sides in one vocabulary."""
-
-    def __init__(self, pairs: Pairs, vocabulary: int) -> None:
-        self.ids = Ids(PAD, BEGIN, END)
-        self.codes: Any = train_byte_pairs("\n".join([*pairs.sources, *pairs.targets]), vocabulary)
-
-    def encode(self, texts: Sequence[str], target: bool) -> list[list[int]]:
-        """See Tokenizer."""
-        return [encoding.ids for encoding in self.codes.encode_batch(list(texts))]
-
-    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """See Tokenizer."""
-        return list(self.codes.decode_batch([list(row) for row in rows]))
-
-
-class Named:
-    """The tokenizer of a pre-trained network.
-
-    Raises:
-        InputError: there is none, or it has more tokens than the network.
-    """
-
-    def __init__(self, name: str, ids: Ids, vocabulary: int) -> None:
-        from transformers import AutoTokenizer
-
-        self.ids = ids
-        try:
-            self.codes: Any = AutoTokenizer.from_pretrained(name)
-        except Exception as error:  # noqa: BLE001 - whatever its files lack, it is no tokenizer
-            words = " ".join(str(error).split())[:200]
-            raise InputError(f"space.options.pretrained: {name!r} has no tokenizer: {words}") from None
-        if len(self.codes) > vocabulary:
-            raise InputError(
-                f"space.options.pretrained: the tokenizer of {name!r} has {len(self.codes)} tokens, its network "
-                f"{vocabulary}"
-            )
-
-    def encode(self, texts: Sequence[str], target: bool) -> list[list[int]]:
-        """See Tokenizer."""
-        side = "text_target" if target else "text"
-        return list(self.codes(**{side: list(texts)}, add_special_tokens=False)["input_ids"])
-
-    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """See Tokenizer."""
-        return list(self.codes.batch_decode([list(row) for row in rows], skip_special_tokens=True))
 
 
 @dataclass(frozen=True)
@@ -130,7 +70,7 @@ class TokenPairs:
         }
 
 
-def token_pairs(pairs: Pairs, tokenizer: Tokenizer, options: DySIOptions) -> TokenPairs:
+def token_pairs(pairs: Pairs, tokenizer: PairTokenizer, options: DySIOptions) -> TokenPairs:
     """The pairs under a tokenizer.
 
     Raises:

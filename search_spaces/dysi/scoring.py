@@ -14,8 +14,9 @@ from torch import Tensor
 from naslab.errors import InputError
 from naslab.search_spaces.data.placing import sent
 from naslab.search_spaces.data.text import IGNORED
+from naslab.search_spaces.data.text.pair_tokenizers import PairTokenizer
 from naslab.search_spaces.dysi.model import SequenceModel
-from naslab.search_spaces.dysi.pairs import Tokenizer, TokenPairs
+from naslab.search_spaces.dysi.pairs import TokenPairs
 from naslab.search_spaces.seeds import derive_seed
 
 
@@ -40,7 +41,7 @@ def written(
     model: SequenceModel,
     pairs: TokenPairs,
     rows: Sequence[int],
-    tokenizer: Tokenizer,
+    tokenizer: PairTokenizer,
     batch_size: int,
     beams: int = 1,
     prefixes: Tensor | None = None,
@@ -65,7 +66,7 @@ def prefix_chrf(
     model: SequenceModel,
     pairs: TokenPairs,
     rows: Sequence[int],
-    tokenizer: Tokenizer,
+    tokenizer: PairTokenizer,
     batch_size: int,
     tokens: int,
     corruption: float,

@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 import torch
 
 from naslab.efficiency.inputs import Inputs
+from naslab.search_spaces.common.objectives.scheduled_sampling import BY_STEP
 from naslab.search_spaces.configuration import Configuration
 from naslab.search_spaces.data.text import FIRST_SENTINEL
 from naslab.search_spaces.dysi.model import MIXES, Recipe, SequenceModel
 from naslab.search_spaces.dysi.networks import OWN_IDS, forward_flops, make_model, pretrained_config, pretrained_ids
 from naslab.search_spaces.dysi.options import DySIOptions
-from naslab.search_spaces.dysi.schedules import BY_STEP
 from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Unless, Value, When
 from naslab.search_spaces.space import SearchSpace
 
@@ -123,13 +123,12 @@ class DySI(SearchSpace):
 
     def example_input(self, batch_size: int) -> Inputs:
         """Random pairs, as long as they may be; see SequenceModel.forward."""
-        options, first = self.options, FIRST_SENTINEL
-        most = self.vocabulary
+        options, words = self.options, (FIRST_SENTINEL, self.vocabulary)
         length = (batch_size, options.target_tokens)
         return {
-            "source": torch.randint(first, most, (batch_size, options.source_tokens)),
-            "decoder_tokens": torch.randint(first, most, length),
-            "targets": torch.randint(first, most, length),
+            "source": torch.randint(*words, (batch_size, options.source_tokens)),
+            "decoder_tokens": torch.randint(*words, length),
+            "targets": torch.randint(*words, length),
             "weight": torch.full(length, 1 / options.target_tokens),
             "share": torch.full((batch_size,), 0.25),
             "draw": torch.rand(batch_size, MIXES, 2),

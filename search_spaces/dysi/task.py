@@ -20,8 +20,9 @@ from naslab.search_spaces.common.training.choice import Wanted
 from naslab.search_spaces.common.training.policy import PolicyOptions
 from naslab.search_spaces.data.placing import sent
 from naslab.search_spaces.data.text import ParallelOptions, load_parallel
+from naslab.search_spaces.data.text.pair_tokenizers import BytePairs, NamedPairs, PairTokenizer
 from naslab.search_spaces.dysi.model import SequenceModel
-from naslab.search_spaces.dysi.pairs import BytePairs, Named, Tokenizer, TokenPairs, token_pairs
+from naslab.search_spaces.dysi.pairs import TokenPairs, token_pairs
 from naslab.search_spaces.dysi.scoring import forced_scores, prefix_chrf, translation_scores, written
 from naslab.search_spaces.dysi.space import DySI
 from naslab.search_spaces.options import Mechanical, Options
@@ -89,11 +90,11 @@ class Translation(EpochTask):
             trained("teacher_forcing", gold, self._teacher_forced, self.evaluate),
         )
 
-    def _tokenizer(self) -> Tokenizer:
+    def _tokenizer(self) -> PairTokenizer:
         name = self.space.options.pretrained
         if name is None:
             return BytePairs(self.data.train, self.space.options.vocabulary)
-        return Named(name, self.space.ids, self.space.vocabulary)
+        return NamedPairs(name, self.space.ids, self.space.vocabulary)
 
     @property
     def steps_per_epoch(self) -> int:

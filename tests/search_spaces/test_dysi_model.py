@@ -15,8 +15,9 @@ from naslab.efficiency import count_forward, count_training_step
 from naslab.errors import InputError
 from naslab.search_spaces import find_space, seed_everything
 from naslab.search_spaces.data.text import IGNORED, Pairs
+from naslab.search_spaces.data.text.pair_tokenizers import BytePairs
 from naslab.search_spaces.dysi.networks import step_flops
-from naslab.search_spaces.dysi.pairs import BytePairs, token_pairs
+from naslab.search_spaces.dysi.pairs import token_pairs
 
 FORMS = ("encoder_decoder", "decoder")
 SIZES = {"source_tokens": 7, "target_tokens": 6, "vocabulary": 300, "layers": 1, "width": 16, "heads": 2, "hidden": 24}

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from naslab.search_spaces.dysi.model import Recipe
-from naslab.search_spaces.dysi.schedules import (
+from naslab.search_spaces.common.objectives.scheduled_sampling import (
     chosen,
     dynamic_counts,
     exponential,
@@ -18,6 +17,7 @@ from naslab.search_spaces.dysi.schedules import (
     sampled,
     steepness,
 )
+from naslab.search_spaces.dysi.model import Recipe
 
 BY_STEP = ("linear", "exponential", "inverse_sigmoid")
 

@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast
 from naslab.errors import InputError
 from naslab.search_spaces import find_space, seed_everything
 from naslab.search_spaces.data.text import IGNORED, Pairs, ParallelOptions, load_parallel
-from naslab.search_spaces.dysi.pairs import BytePairs, token_pairs
+from naslab.search_spaces.data.text.pair_tokenizers import BytePairs
+from naslab.search_spaces.dysi.pairs import token_pairs
 from naslab.search_spaces.dysi.scoring import forced_scores, prefix_chrf, translation_scores, written
 from naslab.search_spaces.find import make_task
 

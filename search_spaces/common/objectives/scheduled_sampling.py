@@ -1,4 +1,4 @@
-"""How much of what a decoder reads in training are its own predictions.
+"""Scheduled sampling: how much of what a decoder reads in training are its own predictions, and which tokens.
 
 Bengio et al. 2015 let the share of gold tokens fall with the step i:
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from typing import Literal, TypeAlias
 
-import torch
 from torch import Tensor
 
 Schedule: TypeAlias = Literal["none", "dynamic", "linear", "exponential", "inverse_sigmoid", "constant"]
@@ -81,8 +80,3 @@ def sampled(logits_BLV: Tensor, noise_BL: Tensor) -> Tensor:
     """A token (B, L) drawn from each distribution by uniform noise."""
     reached = logits_BLV.float().softmax(-1).cumsum(-1)
     return (reached < noise_BL[..., None]).sum(-1).clamp(max=logits_BLV.shape[-1] - 1)
-
-
-def most_probable(logits_BLV: Tensor) -> Tensor:
-    """The most probable token (B, L) of each distribution."""
-    return torch.argmax(logits_BLV, -1)
