@@ -68,7 +68,9 @@ class NamedPairs:
             words = " ".join(str(error).split())[:200]
             raise InputError(f"space.options.pretrained: {name!r} has no tokenizer: {words}") from None
         # Without files of one, transformers makes an empty tokenizer, to which every word is unknown.
-        known = self.codes.decode(self.codes(PROBE, add_special_tokens=False)["input_ids"], skip_special_tokens=True)
+        known: Any = self.codes.decode(
+            self.codes(PROBE, add_special_tokens=False)["input_ids"], skip_special_tokens=True
+        )
         if not known.strip():
             raise InputError(f"space.options.pretrained: {name!r} has no tokenizer: it knows no word of {PROBE!r}")
         if len(self.codes) > vocabulary:
