@@ -305,6 +305,12 @@ class TestTask:
         path.write_text("\n".join(["text,label", *good, "\u200b,negative"]))
         with pytest.raises(InputError, match="has no words"):
             made(path)
+        path.write_text("\n".join(["text,label", *good, "okay,middling"]))
+        with pytest.raises(InputError, match=r"more than the 0 sentences of class middling"):
+            made(path, {"label_words": [["okay", "bad", "good"]]}, data={"test": 30})
+        path.write_text("\n".join(["text,label", *good, "film,"]))
+        with pytest.raises(InputError, match="text 81 has no label"):
+            made(path)
         path.write_text("\n".join(["text,label", *(row for row in good if "negative" in row)]))
         with pytest.raises(InputError, match="has 1 classes"):
             made(path)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from naslab.search_spaces.common.training.checkpoint import load_checkpoint, save_checkpoint
+from naslab.search_spaces.common.training.together import rank
 
 
 class Best:
@@ -26,7 +27,7 @@ class Best:
         if self._kept is not None and score <= self._kept["score"]:
             return
         self._kept = {"score": score, "weights": _copy(model.state_dict())}
-        if self._folder is not None:
+        if self._folder is not None and rank() == 0:
             save_checkpoint(self._folder, self._kept)
 
     def restore(self, model: nn.Module) -> None:

@@ -132,7 +132,7 @@ def few_shot(labels: Tensor, per_class: int, seed: int, classes: Sequence[str] |
     np.random.RandomState(seed % 2**32).shuffle(order)
     shuffled = torch.from_numpy(order)
     train, validation = [], []
-    for label in labels.unique().tolist():
+    for label in range(len(classes)) if classes else labels.unique().tolist():
         members = shuffled[labels[shuffled] == label]
         if len(members) < 2 * per_class:
             raise InputError(
@@ -183,6 +183,8 @@ def _sentences(rows: Sequence[Mapping[str, str]], classes: Sequence[str], where:
     for number, row in enumerate(rows, 1):
         if not row["text"].strip():
             raise InputError(f"task.data: {where}: text {number} is empty; write one or remove the row")
+        if not row["label"].strip():
+            raise InputError(f"task.data: {where}: text {number} has no label; write one or remove the row")
     seconds = [row["text_b"] for row in rows] if "text_b" in rows[0] else []
     return Sentences(
         [row["text"] for row in rows], seconds, torch.tensor([classes.index(row["label"]) for row in rows])
