@@ -75,8 +75,10 @@ class LMBFFOptions(Options):
     """Of each class, among which words the search looks."""
     neighbours: Annotated[int | None, Unless("searched_words", (0,))] = Field(None, ge=1)
     """Of these, only those whose embeddings are nearest to the first set of label words."""
+    shots: int = Field(16, ge=2)
+    """K of the reference and of the published settings, around which others are proposed."""
     learning_rate: float = Field(1e-3, ge=1e-6, le=1e-1)
-    """Of the reference."""
+    """Of the same."""
 
 
 class LMBFF(SearchSpace):
@@ -137,12 +139,13 @@ class LMBFF(SearchSpace):
         options = self.options
         templates = (*options.templates, *((SEARCHED,) if options.searched_templates else ()))
         words = (*map("/".join, options.label_words), *((SEARCHED,) if options.searched_words else ()))
+        shots = tuple(sorted({*(2**n for n in range(9)), options.shots}))
         return (
             Categorical("method", ("prompt", "head"), reason="head: standard fine-tuning of the same encoder"),
             Categorical(
                 "shots",
-                (1, 2, 4, 8, 16, 32, 64, 128, 256),
-                proposed=(4, 8, 16, 32, 64),
+                shots,
+                proposed=tuple(number for number in shots if options.shots <= 4 * number <= 16 * options.shots),
                 reason="K, examples of each class; published 16; with many the methods meet",
             ),
             Float("learning_rate", 1e-6, 1e-1, log=True, reason="published 1e-5 to 5e-5; small models need more"),
@@ -185,7 +188,7 @@ class LMBFF(SearchSpace):
     @property
     def published(self) -> Mapping[str, Configuration]:
         """The paper's other methods with the same template and words."""
-        common = {"shots": 16, "learning_rate": self.options.learning_rate}
+        common = {"shots": self.options.shots, "learning_rate": self.options.learning_rate}
         return {
             "standard": self.configuration({"method": "head", **common}),
             "prompt": self._published(demonstrations="none"),
@@ -198,7 +201,7 @@ class LMBFF(SearchSpace):
             "template": options.templates[0],
             "label_words": "/".join(options.label_words[0]),
         }
-        common: dict[str, Value] = {"method": "prompt", "shots": 16, "learning_rate": options.learning_rate}
+        common: dict[str, Value] = {"method": "prompt", "shots": options.shots, "learning_rate": options.learning_rate}
         return self.configuration({**common, **manual, **values})
 
     def canonicalise(self, values: dict[str, Value]) -> dict[str, Value]:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
 from naslab.search_spaces.common.controls import trained
+from naslab.search_spaces.common.modules.language_models import usable_positions
 from naslab.search_spaces.common.scores.probe import linear_probe_accuracy
 from naslab.search_spaces.common.scores.sentence_vectors import Embed, cosines, dense, embedder
 from naslab.search_spaces.common.tasks import EpochTask
@@ -110,6 +111,9 @@ class FewShot(EpochTask):
                     "needs *sent_1*, for the data has pairs" if pairs else "has *sent_1*, but the data has no pairs"
                 )
                 raise InputError(f"space.templates: {template.source!r} {wanted}")
+        adaptation, most = self.options.adaptation, usable_positions(self.space.config)
+        if adaptation is not None and adaptation.length > most:
+            raise InputError(f"task.adaptation.length: {adaptation.length} tokens are more than the {most} positions")
 
     def _check_texts(self) -> None:
         for name, part in (("to learn from", self.pool.pool), ("for the test", self.pool.test)):
@@ -153,7 +157,7 @@ class FewShot(EpochTask):
         Raises:
             InputError: a class has fewer than twice as many examples.
         """
-        return self.pool.few_shot(shots, seed)
+        return self.pool.few_shot(shots, seed, "shots")
 
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
         """Adapt, search what is to be searched, and tune; see Task.train. `seed` decides the split, too.

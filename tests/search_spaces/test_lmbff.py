@@ -280,6 +280,12 @@ class TestTask:
             ({"label_words": [["very bad", "great"]]}, {}, "'very bad': is 2 tokens"),
             ({"templates": ["*cls**sent_0**mask**sent_1**sep+*"]}, {}, "but the data has no pairs"),
             ({"searched_templates": 4}, {}, "space.infiller: missing"),
+            ({"shots": 50}, {}, "shots: 50 for training and as many for validation are more than the 90 sentences of"),
+            (
+                {},
+                {"adaptation": {"steps": 1, "length": 600}},
+                "task.adaptation.length: 600 tokens are more than the 512",
+            ),
             ({}, {"data": {"test": 200}}, "task.data.test: 200 leaves none of the 200 sentences to learn from"),
         ],
     )
@@ -296,7 +302,7 @@ class TestTask:
 
     def test_more_shots_than_examples(self, rows):
         space, task = made(rows)
-        with pytest.raises(InputError, match="64 for training and as many for validation are more than the 90"):
+        with pytest.raises(InputError, match="shots: 64 for training and as many for validation are more than the 90"):
             next(iter(task.train(built(space, shots=64), 13)))
 
     def test_a_text_without_words_and_a_class_without_texts(self, tmp_path):

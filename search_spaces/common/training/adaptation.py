@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from naslab.errors import InputError
 from naslab.search_spaces.common.modules.language_models import words_head
 from naslab.search_spaces.common.objectives.masked_words import mask_words
 from naslab.search_spaces.common.training.optimisers import adamw
@@ -49,7 +50,10 @@ def corpus_tokens(options: AdaptationOptions, encode: Callable[[list[str]], list
         InputError: the text is missing, or too short for a batch.
     """
     lines = [line for line in read_corpus(options.text).splitlines() if line.strip()]
-    return torch.tensor([number for line in encode(lines) for number in line])
+    tokens = torch.tensor([number for line in encode(lines) for number in line])
+    if len(tokens) <= (least := options.batch_size * options.length):
+        raise InputError(f"task.adaptation.text: has {len(tokens)} tokens; a batch alone needs {least}")
+    return tokens
 
 
 def adapt(language_model: Any, special: SpecialIds, tokens_N: Tensor, options: AdaptationOptions, seed: int) -> float:
@@ -57,7 +61,7 @@ def adapt(language_model: Any, special: SpecialIds, tokens_N: Tensor, options: A
     device = next(language_model.parameters()).device
     optimiser = adamw(language_model.named_parameters(), options.learning_rate, 0.01, (0.9, 0.98))
     span = options.length - 2
-    per_pass = max((len(tokens_N) - 1) // (span * options.batch_size), 1)
+    per_pass = (len(tokens_N) - 1) // (span * options.batch_size)
     size = language_model.config.vocab_size
     language_model.train()
     late, losses = options.steps - max(options.steps // 10, 1), []

@@ -85,13 +85,14 @@ class SentencePool:
     classes: tuple[str, ...]
     sha256: str
 
-    def few_shot(self, per_class: int, seed: int) -> LabelledText:
+    def few_shot(self, per_class: int, seed: int, option: str = "task.data.per_class") -> LabelledText:
         """`per_class` sentences of each class for training, as many others for validation, and the test part.
 
         Raises:
-            InputError: a class has fewer than twice as many.
+            InputError: a class has fewer than twice as many; `option` is what the user has set.
         """
-        train, validation = (self.pool.take(part) for part in few_shot(self.pool.labels, per_class, seed, self.classes))
+        parts = few_shot(self.pool.labels, per_class, seed, self.classes, option)
+        train, validation = (self.pool.take(part) for part in parts)
         return LabelledText(train, validation, self.test, self.name, self.classes, self.sha256)
 
 
@@ -117,13 +118,20 @@ def load_pool(options: SentenceOptions) -> SentencePool:
     return SentencePool(*_pool(options, found), options.name, classes, digest)
 
 
-def few_shot(labels: Tensor, per_class: int, seed: int, classes: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
+def few_shot(
+    labels: Tensor,
+    per_class: int,
+    seed: int,
+    classes: Sequence[str] | None = None,
+    option: str = "task.data.per_class",
+) -> tuple[Tensor, Tensor]:
     """Indices of `per_class` training and as many validation sentences of each class.
 
     The draws are those of the authors' `generate_k_shot_data.py`, so a table in their order gives their parts.
 
     Args:
-        classes: names by label, for the message.
+        classes: names by label; None: those that occur.
+        option: what the message names.
 
     Raises:
         InputError: a class has fewer than twice as many.
@@ -136,7 +144,7 @@ def few_shot(labels: Tensor, per_class: int, seed: int, classes: Sequence[str] |
         members = shuffled[labels[shuffled] == label]
         if len(members) < 2 * per_class:
             raise InputError(
-                f"task.data.per_class: {per_class} for training and as many for validation are more than the "
+                f"{option}: {per_class} for training and as many for validation are more than the "
                 f"{len(members)} sentences of class {classes[label] if classes else label}"
             )
         train.append(members[:per_class])
