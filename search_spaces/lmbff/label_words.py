@@ -30,7 +30,7 @@ class Mapping(NamedTuple):
 
 def likely_words(logits_NV: Floats, labels_N: Integers, allowed_V: NDArray[np.bool_], number: int) -> list[Integers]:
     """Of each class, the `number` allowed words of the highest mean logit over its examples, the likeliest first."""
-    found = []
+    found: list[Integers] = []
     for label in range(int(labels_N.max()) + 1):
         order = np.argsort(-logits_NV[labels_N == label].mean(0), kind="stable")
         found.append(order[allowed_V[order]][:number])
@@ -69,7 +69,7 @@ def search_mappings(
 
 
 def _beam(logits_NV: Floats, labels_N: Integers, words: Sequence[Integers]) -> Integers:
-    beam = np.arange(len(words[0]))[:, None]
+    beam: Integers = np.arange(len(words[0]))[:, None]
     for classes in range(2, len(words) + 1):
         beam = _distinct(_product([beam, np.arange(len(words[classes - 1]))[:, None]]), words)
         seen = labels_N < classes
@@ -87,7 +87,8 @@ def _product(columns: Sequence[Integers]) -> Integers:
 def _distinct(assignments_AC: Integers, words: Sequence[Integers]) -> Integers:
     chosen = np.stack([words[c][assignments_AC[:, c]] for c in range(assignments_AC.shape[1])], axis=1)
     ordered = np.sort(chosen, axis=1)
-    return assignments_AC[(ordered[:, 1:] != ordered[:, :-1]).all(1)]
+    distinct: NDArray[np.bool_] = (ordered[:, 1:] != ordered[:, :-1]).all(1)
+    return assignments_AC[distinct]
 
 
 def _accuracies(
