@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -287,9 +287,11 @@ class FewShot(EpochTask):
         candidates = self._candidates(prompter, part, training=False)
         sets = self.options.demonstration_sets if candidates else 1
         rng = np.random.RandomState(int(model.split) % 2**32)
-        drawn = demonstrations.draw_sets(candidates, prompter.data.train.labels.numpy(), sets, rng)
+        drawn: Iterable[list[list[int]]] = [[[]] * len(part)]
+        if candidates:
+            drawn = demonstrations.draw_sets(candidates, prompter.data.train.labels.numpy(), sets, rng)
         found = torch.zeros(len(part), self.space.classes)
-        for shown in drawn if candidates else [[[]] * len(part)]:
+        for shown in drawn:
             rows = [prompter.row(part, index, of) for index, of in enumerate(shown)]
             for numbers, batch in prompter.batches(rows, BATCH):
                 found[numbers] += model(**self._sent(batch)).float().cpu() / sets

@@ -35,9 +35,9 @@ class Piece:
     def filled(self, sentence: str) -> str:
         """The sentence as this place wants it."""
         found = _match(self.text)
-        change = {"l": str.lower, "u": str.upper, "": str}[found["case"]]
-        shown = change(sentence[:1]) + sentence[1:]
-        return found["space"].replace("+", " ") + (shown[:-1] if found["cut"] else shown)
+        first = {"l": sentence[:1].lower(), "u": sentence[:1].upper(), "": sentence[:1]}[found["case"]]
+        shown = first + sentence[1:]
+        return (" " if found["space"] else "") + (shown[:-1] if found["cut"] else shown)
 
 
 class Prompt(NamedTuple):
