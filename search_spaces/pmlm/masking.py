@@ -188,8 +188,8 @@ def _ordered(steps_BL: Tensor, masking: Masking, noise_BLN: Tensor) -> Tensor:
 def _corrupted(
     ids_BL: Tensor, masked_BL: Tensor, noise_BLN: Tensor, masking: Masking, special: SpecialIds, vocabulary: int
 ) -> Tensor:
-    how_BL, first = noise_BLN[..., HOW], special.first_word
-    other_BL = (first + noise_BLN[..., OTHER] * (vocabulary - first)).long().clamp(max=vocabulary - 1)
+    how_BL = noise_BLN[..., HOW]
+    other_BL = special.words(noise_BLN[..., OTHER], vocabulary)
     ids = torch.where(masked_BL & (how_BL >= masking.kept_share), special.mask, ids_BL)
     replaced = (how_BL >= masking.kept_share) & (how_BL < masking.kept_share + masking.random_share)
     return torch.where(masked_BL & replaced, other_BL, ids)

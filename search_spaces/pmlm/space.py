@@ -264,7 +264,7 @@ class PMLM(SearchSpace):
     def example_input(self, batch_size: int) -> Inputs:
         """Random texts as long as in training, and the noise of their masks."""
         special, length = self.options.special, self.options.context
-        ids = torch.randint(special.first_word, self.vocabulary, (batch_size, length))
+        ids = special.words(torch.rand(batch_size, length), self.vocabulary)
         ids[:, 0], ids[:, -1] = special.cls, special.sep
         return {"ids": ids, "noise": torch.rand(batch_size, length, NOISE)}
 

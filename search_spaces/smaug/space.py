@@ -186,7 +186,7 @@ class SMAUG(SearchSpace):
     def example_input(self, batch_size: int) -> Inputs:
         """A pre-training batch with all frames of a clip, of which each model takes its own; see SearchSpace."""
         options, frames = self.options, self.options.clip_frames
-        words = torch.randint(options.special.first_word, self.bert.vocab_size, (batch_size, options.text_tokens))
+        words = options.special.words(torch.rand(batch_size, options.text_tokens), self.bert.vocab_size)
         return {
             "frames": torch.randn(batch_size, frames, options.in_channels, options.image_size, options.image_size),
             "text_ids": words,

@@ -1,6 +1,7 @@
 """Labelled sentences with few-shot parts, parallel pairs, and word boundaries."""
 
 from collections import Counter
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -173,7 +174,7 @@ def test_a_tokenizer_numbers_the_words_of_its_tokens():
     texts = ["The probability, a next", "model"]
     ids, words = tokenizer(texts), tokenizer.words(texts, segmenter("spaces"))
     assert ids.shape == words.shape
-    special = ids < SpecialIds().first_word
+    special = ids < len(asdict(SpecialIds()))
     assert ((words < 0) == (special & (ids != SpecialIds().unk))).all()
     for row in words:
         known = row[row >= 0]
@@ -181,3 +182,14 @@ def test_a_tokenizer_numbers_the_words_of_its_tokens():
         assert (known.diff() >= 0).all()
         assert (known.diff() <= 1).all()
     assert words[1].max() == 0
+
+
+@pytest.mark.parametrize(
+    "special", [SpecialIds(), SpecialIds(1, 0, 2, 50, 3), SpecialIds(0, 9, 10, 11, 8), SpecialIds(0, 0, 2, 7, 7)]
+)
+def test_any_word_is_any_number_but_the_special_ones(special):
+    """BERT's special numbers lie after unused ones, RoBERTa's mask is the last of all."""
+    words = [n for n in range(51) if n not in asdict(special).values()]
+    noise = (torch.arange(len(words)) + 0.5) / len(words)
+    assert special.words(noise, 51).tolist() == words
+    assert special.words(torch.tensor([0.0, 1.0]), 51).tolist() == [words[0], words[-1]]

@@ -73,8 +73,7 @@ def mask_units(
     hidden_BL = choose_units(index_BL, order_BL, budget.of_all(ids_BL.ne(special.pad).sum(1)))
     if fates.of == "unit":
         fate_BL = of_units_BL.gather(1, index_BL.clamp(min=0))
-    first = special.first_word
-    other = (first + word_BL * (vocabulary - first)).long().clamp(max=vocabulary - 1)
+    other = special.words(word_BL, vocabulary)
     ids = torch.where(hidden_BL & (fate_BL < fates.mask), special.mask, ids_BL)
     drawn = hidden_BL & (fate_BL >= fates.mask) & (fate_BL < fates.mask + fates.random)
     return Masked(torch.where(drawn, other, ids), torch.where(hidden_BL, ids_BL, IGNORED))

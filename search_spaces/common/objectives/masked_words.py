@@ -48,8 +48,7 @@ def mask_words(
     chosen = leading & (rank < hidden_words(leading.sum(1), ratio)[:, None])
     hidden = words & chosen.gather(1, first_BL)
     how = noise_BL3[..., 1]
-    first = special.first_word
-    other = (first + noise_BL3[..., 2] * (vocabulary - first)).long().clamp(max=vocabulary - 1)
+    other = special.words(noise_BL3[..., 2], vocabulary)
     ids = torch.where(hidden & (how < 0.8), special.mask, ids_BL)
     ids = torch.where(hidden & (how >= 0.8) & (how < 0.9), other, ids)
     return MaskedWords(ids, ids_BL.masked_fill(~hidden, IGNORED))

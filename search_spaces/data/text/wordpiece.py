@@ -30,10 +30,18 @@ class SpecialIds:
     mask: int = 3
     unk: int = 4
 
-    @property
-    def first_word(self) -> int:
-        """The first number above all special tokens."""
-        return max(self.pad, self.cls, self.sep, self.mask, self.unk) + 1
+    def words(self, noise: Tensor, vocabulary: int) -> Tensor:
+        """Numbers of any tokens but the special ones, wherever these stand (RoBERTa's mask is the last of all).
+
+        Args:
+            noise: uniform in [0, 1), of any shape.
+        """
+        special = sorted({self.pad, self.cls, self.sep, self.mask, self.unk})
+        number = vocabulary - len(special)
+        words = (noise * number).long().clamp(max=number - 1)
+        for one in special:
+            words = words + (words >= one)
+        return words
 
 
 @dataclass(frozen=True)
