@@ -9,18 +9,21 @@ import importlib.util
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
+import numpy as np
 from optuna.distributions import CategoricalDistribution
 
 from naslab.errors import InputError, NaslabError
 from naslab.nas import numeric, optuna_samplers
 from naslab.nas.arms import Sampled
-from naslab.nas.evolution import evolve
+from naslab.nas.evolution import evolve, mutate
 from naslab.nas.history import Ask, Observation, random_configuration
 from naslab.search_spaces import Configuration, SearchSpace, derive_seed
 
 __all__ = ["Observation", "check_sampler", "enqueued", "propose", "random_configuration"]
 
 REDRAWS = 20
+CHEAP = frozenset({"random", "grid", "qmc", "cmaes", "evolution"})
+"""Samplers that draw again without fitting a model to the whole history again."""
 
 Draw = Callable[[Ask, int], Configuration]
 """A sampler: what to try, on its how-manieth attempt at one that was not tried before."""
@@ -56,9 +59,10 @@ def propose(
 ) -> Configuration:
     """The arm's next configuration, one not tried or pending unless nothing else was found.
 
-    The configurations that the arm enqueues come first. A proposal that was tried before, or that the space refuses,
-    is drawn again REDRAWS times by the sampler, then ten times as often at random: a sampler that has settled would
-    never leave its favourite, and a trial that repeats one is paid for nothing.
+    The configurations that the arm enqueues come first. A sampler that has settled would never leave its favourite, and
+    a trial that repeats one is paid for nothing. So from a proposal that was tried before one decision after another is
+    drawn anew, REDRAWS times, or the sampler draws again where that costs nothing; what the space refuses is drawn
+    again by the sampler. Then ten times as often one is drawn at random.
 
     Args:
         history: the arm's finished proposals in the order in which they were made.
@@ -78,9 +82,14 @@ def propose(
     chosen = SAMPLERS.get(arm.sampler, lambda ask, attempt: optuna_samplers.own(ask))
     proposal = None
     for attempt in range(11 * REDRAWS):
-        draw = chosen if attempt < REDRAWS else _random
+        again = replace(ask, seed=derive_seed(seed, attempt) if attempt else seed)
         try:
-            proposal = draw(replace(ask, seed=derive_seed(seed, attempt) if attempt else seed), attempt)
+            if attempt >= REDRAWS:
+                proposal = _random(again, attempt)
+            elif proposal is not None and arm.sampler not in CHEAP:
+                proposal = mutate(space, proposal, np.random.default_rng(again.seed))
+            else:
+                proposal = chosen(again, attempt)
         except InputError:  # values that do not go together
             continue
         if proposal not in tried:
