@@ -5,10 +5,11 @@ import optuna
 import pytest
 
 from naslab.errors import InputError, NaslabError
+from naslab.nas import sampling
 from naslab.nas.arms import SAMPLERS, Sampled
 from naslab.nas.encoding import flatten, unflatten
 from naslab.nas.evolution import mutate
-from naslab.nas.sampling import SAMPLERS, Observation, check_sampler, propose
+from naslab.nas.sampling import Observation, check_sampler, propose
 from naslab.search_spaces import Categorical, Chain, Float, Integer, Options, SearchSpace, When, derive_seed
 
 OPERATIONS = ("a", "b", "c", "d")
@@ -115,7 +116,7 @@ def test_a_sampler_that_has_settled_is_asked_once_and_left_for_its_neighbours(mo
         asked.append(attempt)
         return favourite
 
-    monkeypatch.setitem(SAMPLERS, "tpe", settled)
+    monkeypatch.setitem(sampling.SAMPLERS, "tpe", settled)
     for seed in range(20):
         proposal = propose(arm("tpe"), space, [Observation(favourite, 1.0)], [], seed)
         assert proposal != favourite
