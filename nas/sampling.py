@@ -79,7 +79,7 @@ def propose(
     if tried is None:
         tried = {observation.configuration for observation in history} | set(pending)
     ask = Ask(arm, space, (*warm, *history) if warm else history, pending, number, seed, stream)
-    chosen = SAMPLERS.get(arm.sampler, lambda ask, attempt: optuna_samplers.own(ask))
+    chosen: Draw = SAMPLERS.get(arm.sampler, lambda ask, attempt: optuna_samplers.own(ask))
     proposal = None
     for attempt in range(11 * REDRAWS):
         again = replace(ask, seed=derive_seed(seed, attempt) if attempt else seed)
