@@ -117,7 +117,7 @@ def _(logits: Tensor, expert: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _outputs(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Losses and the log-sum-exps of student and expert, a number a row each."""
-    losses, lse, expert_lse = (logits.new_empty(len(logits), dtype=widened(logits.dtype)) for _ in range(3))
+    losses, lse, expert_lse = (logits.new_empty(logits.shape[0], dtype=widened(logits.dtype)) for _ in range(3))
     return losses, lse, expert_lse
 
 
