@@ -15,6 +15,7 @@ Names: N rows, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, no_type_check
 
 import torch
@@ -163,7 +164,7 @@ def distill_kl(logits: Tensor, expert: Tensor) -> Tensor:
         raise misfit("expert", expert, f"{tuple(logits.shape)} of {logits.dtype} as logits")
     same_device("expert", expert, logits)
     rows = logits.shape[:-1]
-    flat = [x.reshape(rows.numel(), logits.shape[-1]) for x in (logits, expert.detach())]
+    flat = [x.reshape(math.prod(rows), logits.shape[-1]) for x in (logits, expert.detach())]
     if fused(logits, CROSSOVER, LOOPS, on_gpu="eager"):
         losses: Tensor = _operation(*(x.contiguous() for x in flat))[0]
         return losses.reshape(rows)
