@@ -67,6 +67,7 @@ def test_collapse_metrics_know_both_ends():
     healthy, collapsed = torch.randn(4000, 32), torch.ones(400, 32) + 1e-4 * torch.randn(400, 32)
     assert feature_std(healthy) == pytest.approx(1.0, abs=0.02)
     assert feature_std(collapsed) < 0.01
+    assert math.isnan(feature_std(healthy[:1])), "one row has no deviation"
     assert effective_rank(healthy) > 30
     assert effective_rank(collapsed) == pytest.approx(1.0, abs=0.05)
     low = torch.randn(400, 3) @ torch.randn(3, 32)
