@@ -50,3 +50,12 @@ def _minilm() -> TemporaryDirectory[str]:
     with zipfile.ZipFile(archive) as packed:
         packed.extractall(folder.name)
     return folder
+
+
+def cannot_load(where: str, name: str, error: Exception) -> InputError:
+    """What to raise where transformers loads nothing by that name.
+
+    Args:
+        where: the option that gives the name.
+    """
+    return InputError(f"{where}: cannot load {name!r}: {' '.join(str(error).split())[:200]}")

@@ -17,6 +17,7 @@ from transformers import (
 from naslab.errors import InputError
 from naslab.search_spaces.common import costs
 from naslab.search_spaces.common.modules.pretrained import load_pretrained
+from naslab.search_spaces.data.packages import cannot_load
 from naslab.search_spaces.data.text import BEGIN, END, PAD
 from naslab.search_spaces.data.text.pair_tokenizers import Ids
 from naslab.search_spaces.dysi.model import Decoder, EncoderDecoder, Recipe, SequenceModel
@@ -89,8 +90,7 @@ def pretrained_config(options: DySIOptions) -> Any:
     try:
         config: Any = AutoConfig.from_pretrained(options.pretrained)
     except (OSError, ValueError) as error:
-        words = " ".join(str(error).split())[:200]
-        raise InputError(f"{WHERE}: cannot load {options.pretrained!r}: {words}") from None
+        raise cannot_load(WHERE, options.pretrained, error) from None
     form = "encoder_decoder" if config.is_encoder_decoder else "decoder"
     if form != options.form:
         raise InputError(f"space.options.form: {options.pretrained!r}, a {config.model_type}, needs form = {form}")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from naslab.errors import InputError
+from naslab.search_spaces.data.packages import cannot_load
 from naslab.search_spaces.lmbff.template import parse_template
 
 Example: TypeAlias = tuple[Sequence[str], str]
@@ -42,7 +43,7 @@ def load_infiller(name: str) -> tuple[Any, Any]:
     try:
         model, tokenizer = T5ForConditionalGeneration.from_pretrained(name), AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"space.infiller: cannot load {name!r}: {' '.join(str(error).split())[:200]}") from None
+        raise cannot_load("space.infiller", name, error) from None
     if any(tokenizer.convert_tokens_to_ids(gap) in (None, tokenizer.unk_token_id) for gap in gaps()):
         raise InputError(
             f"space.infiller: {name!r} has no <extra_id_0> to <extra_id_2>, which mark what it is to write"

@@ -18,7 +18,7 @@ from torch import nn
 from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
 from naslab.search_spaces.common.counts import roundest
-from naslab.search_spaces.common.modules.masked_lm import masked_lm_config
+from naslab.search_spaces.common.modules.bert import pretrained_config
 from naslab.search_spaces.configuration import Configuration, into
 from naslab.search_spaces.data.text import SpecialIds
 from naslab.search_spaces.options import Options
@@ -93,9 +93,7 @@ class PMLM(SearchSpace):
 
     def __init__(self, options: PMLMOptions) -> None:
         super().__init__(options)
-        self._pretrained = (
-            None if options.text_model is None else masked_lm_config(options.text_model, "space.text_model")
-        )
+        self._pretrained = None if options.text_model is None else pretrained_config(options.text_model)
         self._check()
 
     def _check(self) -> None:

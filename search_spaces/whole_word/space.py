@@ -18,7 +18,7 @@ from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
 from naslab.search_spaces.common import costs
 from naslab.search_spaces.common.counts import roundest
-from naslab.search_spaces.common.modules.masked_lm import masked_lm_config
+from naslab.search_spaces.common.modules.bert import pretrained_config
 from naslab.search_spaces.common.objectives.masked_units import Budget, FateOf, Fates
 from naslab.search_spaces.common.objectives.units import SEGMENTED, UNITS, Unit
 from naslab.search_spaces.configuration import Configuration, into
@@ -109,7 +109,7 @@ class WholeWord(SearchSpace):
             sizes = Sizes(options.vocabulary, options.length, options.width, options.heads, options.dropout)
             layers = options.layers or LAYERS
             return sizes, layers, 2 * layers
-        config = masked_lm_config(options.pretrained)
+        config = pretrained_config(options.pretrained, "space.options.pretrained")
         if options.length > config.max_position_embeddings:
             raise InputError(
                 f"space.options.length: {options.length} is more than the {config.max_position_embeddings} positions "

@@ -15,6 +15,7 @@ from transformers import BertConfig, BertForMaskedLM
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer, BertOnlyMLMHead
 
 from naslab.errors import InputError
+from naslab.search_spaces.data.packages import cannot_load
 
 
 class DividedBert(nn.Module):
@@ -76,7 +77,7 @@ class DividedBert(nn.Module):
         try:
             pretrained: Any = BertForMaskedLM.from_pretrained(name)
         except (OSError, ValueError) as error:
-            raise _cannot_load(name, error) from None
+            raise cannot_load("space.text_model", name, error) from None
         self.embeddings.load_state_dict(pretrained.bert.embeddings.state_dict())
         layers = [*self.text_layers, *self.fusion_layers]
         for ours, theirs in zip(layers, pretrained.bert.encoder.layer, strict=True):
@@ -107,7 +108,7 @@ def bert_config(
     )
 
 
-def pretrained_config(name: str) -> BertConfig:
+def pretrained_config(name: str, where: str = "space.text_model") -> BertConfig:
     """The configuration of a pre-trained BERT, from the hub or a folder.
 
     Raises:
@@ -116,14 +117,10 @@ def pretrained_config(name: str) -> BertConfig:
     try:
         config = BertConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise _cannot_load(name, error) from None
+        raise cannot_load(where, name, error) from None
     if config.model_type != "bert":
-        raise InputError(f"space.text_model: {name!r} is a {config.model_type}, not a bert")
+        raise InputError(f"{where}: {name!r} is a {config.model_type}, not a bert")
     return config
-
-
-def _cannot_load(name: str, error: Exception) -> InputError:
-    return InputError(f"space.text_model: cannot load {name!r}: {' '.join(str(error).split())[:200]}")
 
 
 def _initialise(module: nn.Module, deviation: float) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 from transformers import AutoConfig, AutoModelForMaskedLM
-from transformers.utils import logging
 
 from naslab.errors import InputError
-from naslab.search_spaces.data.packages import model_folder
+from naslab.search_spaces.common.modules.pretrained import read_pretrained
+from naslab.search_spaces.data.packages import cannot_load, model_folder
 
 HEADS = {"bert": "cls", "roberta": "lm_head", "xlm-roberta": "lm_head", "camembert": "lm_head", "mpnet": "lm_head"}
 """The module from a state to the words; other models are asked for the words at every place."""
@@ -32,7 +32,7 @@ def pretrained_config(name: str) -> Any:
     try:
         return AutoConfig.from_pretrained(model_folder(name))
     except (OSError, ValueError) as error:
-        raise _cannot_load(name, error) from None
+        raise cannot_load("space.encoder", name, error) from None
 
 
 def usable_positions(config: Any) -> int:
@@ -51,17 +51,7 @@ def load_language_model(name: str, new_head: bool) -> Any:
         InputError: there is no such model, it is no masked LM, or its checkpoint lacks weights: with a random head
             prompts would silently be at chance.
     """
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    found: Any
-    try:
-        found = AutoModelForMaskedLM.from_pretrained(model_folder(name), dtype="float32", output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _cannot_load(name, error) from None
-    finally:
-        logging.set_verbosity(verbosity)
-    model, loading = found
-    missing = sorted(set(loading["missing_keys"]) - set(model._tied_weights_keys or ()))
+    model, missing = read_pretrained(AutoModelForMaskedLM, name, "space.encoder")
     body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]
     if body:
         raise InputError(f"space.encoder: the checkpoint of {name} lacks {len(body)} weights, such as {body[0]}")
@@ -71,7 +61,3 @@ def load_language_model(name: str, new_head: bool) -> Any:
             "are missing); a random one would be at chance: set new_head = true and adapt it by task.adaptation"
         )
     return model
-
-
-def _cannot_load(name: str, error: Exception) -> InputError:
-    return InputError(f"space.encoder: cannot load {name!r}: {' '.join(str(error).split())[:200]}")

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from transformers import BertConfig, BertForMaskedLM, logging
+from transformers import BertForMaskedLM
 
 from naslab.errors import InputError
-
-TIED = ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias")
-"""Weights of the head that are those of the embedding and of the head's own bias; a checkpoint may leave them out."""
+from naslab.search_spaces.common.modules.bert import pretrained_config
+from naslab.search_spaces.common.modules.pretrained import read_pretrained
 
 
 def load_masked_lm(name: str, layers: int | None = None, where: str = "space.options.pretrained") -> BertForMaskedLM:
@@ -25,20 +22,11 @@ def load_masked_lm(name: str, layers: int | None = None, where: str = "space.opt
         InputError: there is no such model, it is no BERT, it has fewer layers, or its checkpoint lacks a weight: a head
             that is missing would be random without a word, and prompts at chance.
     """
-    config = masked_lm_config(name, where)
+    config = pretrained_config(name, where)
     if layers is not None and layers > config.num_hidden_layers:
         raise InputError(f"{where}: {name} has {config.num_hidden_layers} layers, not {layers}")
     config.num_hidden_layers = layers or config.num_hidden_layers
-    found: Any
-    try:
-        with _quiet():
-            found = BertForMaskedLM.from_pretrained(
-                name, config=config, dtype="float32", attn_implementation="sdpa", output_loading_info=True
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{where}: cannot load {name!r}: {' '.join(str(error).split())[:200]}") from None
-    model, loading = found
-    missing = sorted(set(loading["missing_keys"]) - set(TIED))
+    model, missing = read_pretrained(BertForMaskedLM, name, where, config=config, attn_implementation="sdpa")
     if missing:
         part = "the head for masked words" if all(key.startswith("cls.") for key in missing) else missing[0]
         raise InputError(
@@ -46,21 +34,6 @@ def load_masked_lm(name: str, layers: int | None = None, where: str = "space.opt
             "saved with its masked language model's head"
         )
     return model  # type: ignore[no-any-return]
-
-
-def masked_lm_config(name: str, where: str = "space.options.pretrained") -> BertConfig:
-    """The configuration of a pre-trained BERT, from the hub or a folder.
-
-    Raises:
-        InputError: there is none, or it is no BERT.
-    """
-    try:
-        config = BertConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{where}: cannot load {name!r}: {' '.join(str(error).split())[:200]}") from None
-    if config.model_type != "bert":
-        raise InputError(f"{where}: {name!r} is a {config.model_type}, not a bert")
-    return config
 
 
 def export_masked_lm(bert: BertForMaskedLM, tokens: Mapping[str, int], folder: Path) -> None:
@@ -80,14 +53,3 @@ def export_masked_lm(bert: BertForMaskedLM, tokens: Mapping[str, int], folder: P
         (folder / "vocab.txt").write_text("\n".join(ordered) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' report of what it loaded, which `load_masked_lm` reads itself."""
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)

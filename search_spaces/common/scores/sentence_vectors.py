@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from naslab.errors import InputError
-from naslab.search_spaces.data.packages import model_folder
+from naslab.search_spaces.data.packages import cannot_load, model_folder
 
 Vectors: TypeAlias = Any
 """(N, F), dense or sparse."""
@@ -59,7 +58,7 @@ def sentence_states(name: str, device: torch.device) -> Embed:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         model: Any = AutoModel.from_pretrained(folder, dtype="float32").to(device).eval()
     except (OSError, ValueError) as error:
-        raise InputError(f"task.embedder: cannot load {name!r}: {' '.join(str(error).split())[:200]}") from None
+        raise cannot_load("task.embedder", name, error) from None
 
     @torch.no_grad()
     def embed(texts: Sequence[str]) -> Vectors:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer, BertTokenizer
 
 from naslab.errors import InputError
-from naslab.search_spaces.data.packages import model_folder
+from naslab.search_spaces.data.packages import cannot_load, model_folder
 from naslab.search_spaces.data.text.wordpiece import SpecialIds, train_wordpiece
 
 BEGINNINGS = ("Ġ", "▁")
@@ -105,5 +105,5 @@ def named_prompt_tokenizer(name: str) -> PromptTokenizer:
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(model_folder(name))
     except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"space.encoder: cannot load {name!r}: {' '.join(str(error).split())[:200]}") from None
+        raise cannot_load("space.encoder", name, error) from None
     return PromptTokenizer(tokenizer, f"space.encoder: {name}")

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from naslab.errors import InputError
+from naslab.search_spaces.data.packages import cannot_load
 from naslab.search_spaces.data.text.words import Segmenter, word_numbers
 
 IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]")
@@ -184,7 +185,7 @@ def pretrained_tokenizer(name: str, length: int, where: str = "task.tokenizer") 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise InputError(f"{where}: cannot load {name!r}: {' '.join(str(error).split())[:200]}") from None
+        raise cannot_load(where, name, error) from None
     numbers = {key: getattr(tokenizer, f"{key}_token_id") for key in asdict(SpecialIds())}
     for key, number in numbers.items():
         if number is None:
