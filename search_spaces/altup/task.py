@@ -20,13 +20,11 @@ from naslab.search_spaces.altup.space import AltUp
 from naslab.search_spaces.common.controls import untrained
 from naslab.search_spaces.common.objectives.span_batches import SpanBatches
 from naslab.search_spaces.common.scores import text_baselines
-from naslab.search_spaces.common.tasks import EpochTask
+from naslab.search_spaces.common.tasks import StepBudget, StepTask
 from naslab.search_spaces.common.training import adamw, set_learning_rate, train_in_rungs
 from naslab.search_spaces.common.training.choice import Wanted
-from naslab.search_spaces.common.training.policy import PolicyOptions
 from naslab.search_spaces.data.placing import sent
 from naslab.search_spaces.data.text import IGNORED, Batch, CausalBatches, TextOptions, load_text
-from naslab.search_spaces.options import Options
 from naslab.search_spaces.task import Control, Rung, Split
 
 BETAS = (0.9, 0.95)
@@ -39,18 +37,12 @@ RAW_BITS = 8.0
 Objective = Literal["causal", "span_corruption"]
 
 
-class LanguageModellingOptions(Options):
+class LanguageModellingOptions(StepBudget):
     """Text, objective, budget and recipe."""
 
     data: TextOptions = TextOptions()
     objective: Objective | None = None
     """None: causal for a decoder, span corruption for an encoder with a decoder."""
-    epochs: int = Field(gt=0)
-    steps_per_epoch: int | None = Field(None, gt=0)
-    """None: once through the training part."""
-    rung_epochs: int = Field(1, gt=0)
-    """Epochs between two rungs."""
-    policy: PolicyOptions = PolicyOptions()
     batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(3e-3, gt=0)
     weight_decay: float = Field(0.1, ge=0)
@@ -64,7 +56,7 @@ class LanguageModellingOptions(Options):
     """How many windows a rung's score may use; the full evaluation uses all."""
 
 
-class LanguageModelling(EpochTask):
+class LanguageModelling(StepTask):
     """Trains a language model by AdamW with warm-up and cosine.
 
     Causal: `saved_bits_per_byte` = 8 - `bits_per_byte` ranks; it is positive, so that a gain per hour has a meaning.
@@ -103,11 +95,6 @@ class LanguageModelling(EpochTask):
                 f"task.data: the training part has {len(self.data.train.tokens)} tokens; a batch of {size} windows of "
                 f"{length} needs {self.batching.least_tokens()}"
             )
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps of one epoch."""
-        return self.options.steps_per_epoch or self.batches_per_pass
 
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
         """Train for the budget; see Task.train. Facts of a rung: mean `loss` in nats, `steps`, `tokens` seen."""

