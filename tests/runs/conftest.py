@@ -1,14 +1,20 @@
 import itertools
 import os
 import signal
+import sqlite3
 import sys
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 import yaml
 from inline import TOY, InlineExecutor
 from postgresql import Server, Unavailable
 
+from naslab.efficiency import latency
+from naslab.runs import worker
 from naslab.runs.output import err, out
 
 HERE = Path(__file__).parent
@@ -19,6 +25,21 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), os.environ.g
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WIDE = 200
+
+
+@sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
+def wait_for_no_disk(connection, _record):
+    """Nobody cuts the power here; every commit would wait for the disk, a third of the time of these tests."""
+    if isinstance(connection, sqlite3.Connection):
+        with suppress(sqlite3.Error):  # no database, or locked: whoever uses it is to find out
+            connection.execute("PRAGMA synchronous = OFF")
+
+
+@pytest.fixture(autouse=True)
+def short_profiles(monkeypatch):
+    """A profile of a study takes the least samples; how many it takes otherwise, tests/efficiency asks."""
+    monkeypatch.setattr(latency, "WARM_UP_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "profile", partial(worker.profile, min_seconds=0.0, max_seconds=0.0))
 
 
 @pytest.fixture(autouse=True)

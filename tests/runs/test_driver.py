@@ -157,7 +157,9 @@ def test_the_validation_of_a_task_without_rungs_is_charged_to_evaluate(toy_file,
 
 
 def test_a_worker_that_dies_is_replaced_and_its_trial_tried_again(toy_file, tmp_path):
-    path = toy_file(task={"epochs": 2, "trouble": "die_once", "marker": str(tmp_path / "died")}, arms=[])
+    path = toy_file(
+        task={"epochs": 2, "trouble": "die_once", "marker": str(tmp_path / "died")}, arms=[], random_architectures=0
+    )
     trials = run(path, slots=1).trials()
     killed = [t for t in trials if t.state == "interrupted"]
     assert len(killed) == 1
@@ -168,7 +170,9 @@ def test_a_worker_that_dies_is_replaced_and_its_trial_tried_again(toy_file, tmp_
 
 
 def test_a_trial_that_always_dies_is_given_up(toy_file):
-    path = toy_file(task={"epochs": 2, "trouble": "die"}, arms=[], seeds=[1], limits={"attempts": 2})
+    path = toy_file(
+        task={"epochs": 2, "trouble": "die"}, arms=[], random_architectures=0, seeds=[1], limits={"attempts": 2}
+    )
     ends = [t.state for t in run(path, slots=1).trials() if t.job.role == "reference"]
     assert ends == ["interrupted", "failed"]
 

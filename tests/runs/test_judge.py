@@ -194,7 +194,7 @@ def run(path, slots):
 def test_no_epoch_is_trained_after_the_judgement_that_ends_a_proposal(toy_file):
     arm = {"name": "random", "engine": "optuna", "sampler": "random", "trials": 10, "pruner": "asha"}
     path = toy_file(task={"epochs": 8, "seconds": 0.0}, arms=[arm], random_architectures=0, seeds=[0])
-    ledger = run(path, slots=3)
+    ledger = run(path, slots=2)
     proposals = [t for t in ledger.trials() if t.job.role == "proposal"]
     judgements = sorted(ledger.judgements(), key=lambda one: one.order)
     by_key = Counter(one.key for one in judgements)

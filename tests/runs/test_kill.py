@@ -17,8 +17,15 @@ from naslab.runs.ledger import Ledger
 from naslab.runs.status import status
 from naslab.runs.worker import COST
 
+BARE = {"arms": [], "random_architectures": 0}
+"""The reference and its controls alone: nothing else is asked about here."""
 PATIENCE_SECONDS = 300
 """For a machine that is busy; no test waits for a moment, only for something that will be so."""
+
+
+def gated(gate):
+    """The reference with seed 1 waits before its last epoch until the gate opens: it is there to be interrupted."""
+    return {**BARE, "task": {"epochs": 3, "trouble": "gate", "marker": str(gate)}}
 
 
 def start(path, *more, folder=None):
@@ -66,8 +73,7 @@ def waits_at_the_gate():
 def test_a_driver_that_is_killed_or_interrupted_goes_on(toy_file, tmp_path, sent, code):
     """What was interrupted is no attempt: one is all that a job has here."""
     gate, slots = tmp_path / "gate", "2" if sent == signal.SIGKILL else "1"
-    # The reference with seed 1 waits before its last epoch until the gate opens: it is there to be interrupted.
-    path = toy_file(task={"epochs": 3, "trouble": "gate", "marker": str(gate)}, arms=[], limits={"attempts": 1})
+    path = toy_file(**gated(gate), limits={"attempts": 1})
     driver = start(path, "--slots", slots)
     wait_for(lambda: number_of("complete") >= 1 and waits_at_the_gate(), driver)
     driver.send_signal(sent)
@@ -91,7 +97,7 @@ def test_a_driver_that_is_killed_or_interrupted_goes_on(toy_file, tmp_path, sent
 
 def test_a_training_killed_after_a_checkpoint_goes_on_from_it(toy_file):
     study = {
-        "arms": [],
+        **BARE,
         "seeds": [0],
         "space": {"name": "nasiam", "preset": "tiny", "options": {"framework": "simclr"}},
         "task": {
@@ -128,7 +134,7 @@ def test_a_training_killed_after_a_checkpoint_goes_on_from_it(toy_file):
 def test_a_second_driver_is_refused_from_any_folder(toy_file, tmp_path):
     gate, elsewhere = tmp_path / "gate", tmp_path / "elsewhere"
     elsewhere.mkdir()
-    path = toy_file(task={"epochs": 3, "trouble": "gate", "marker": str(gate)}, arms=[])
+    path = toy_file(**gated(gate))
     first = start(path)
     wait_for(waits_at_the_gate, first)
     code, said = end(start(path, folder=elsewhere))
@@ -146,7 +152,7 @@ def test_a_driver_that_was_stopped_for_too_long_stops_by_itself(toy_file, tmp_pa
     """It has nothing to write, as its only trial waits at the gate; its heart tells it."""
     monkeypatch.setenv("NASLAB_STALE_SECONDS", "3")
     gate = tmp_path / "gate"
-    path = toy_file(task={"epochs": 3, "trouble": "gate", "marker": str(gate)}, arms=[], seeds=[1])
+    path = toy_file(**gated(gate), seeds=[1])
     first = start(path)
     wait_for(waits_at_the_gate, first)
     first.send_signal(signal.SIGSTOP)

@@ -17,6 +17,8 @@ from naslab.runs.study import load_study
 from naslab.runs.trial import Job, RungRecord, Trial
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
+BARE = {"arms": [], "random_architectures": 0}
+"""The reference and its controls alone."""
 
 
 def run(path):
@@ -121,7 +123,7 @@ def test_a_failure_leaves_its_traceback(toy_file, inline, capsys):
 
 @pytest.mark.slow
 def test_a_trial_that_hangs_is_ended(toy_file):
-    path = toy_file(task={"epochs": 2, "trouble": "hang"}, arms=[], seeds=[1, 2], limits={"trial_hours": 6 / 3600})
+    path = toy_file(task={"epochs": 2, "trouble": "hang"}, **BARE, seeds=[1, 2], limits={"trial_hours": 6 / 3600})
     trials = run(path).trials()
     ends = {t.job.seed: t for t in trials if t.job.role == "reference"}
     assert ends[1].state == "timed_out"
@@ -130,11 +132,10 @@ def test_a_trial_that_hangs_is_ended(toy_file):
     assert ends[2].state == "complete"
 
 
-@pytest.mark.slow
-def test_the_budget_is_overspent_by_at_most_a_rung_and_may_grow(toy_file, capsys):
-    settings = {"task": {"epochs": 8, "seconds": 0.5}, "arms": [], "seeds": [0, 1]}
+def test_the_budget_is_overspent_by_at_most_a_rung_and_may_grow(toy_file, inline, capsys):
+    settings = {"task": {"epochs": 5, "seconds": 0.5}, "arms": [], "seeds": [0]}
     spent, trials = 0.0, []
-    # What it costs to begin in a new worker differs from machine to machine: a bit more until the reference has begun.
+    # What the controls cost differs from machine to machine: a bit more until the reference has begun.
     while all(t.job.role == "control" for t in trials):
         limit = spent + 0.01
         trials = run(toy_file(**settings, limits={"gpu_hours": limit / 3600})).trials()
@@ -151,4 +152,4 @@ def test_the_budget_is_overspent_by_at_most_a_rung_and_may_grow(toy_file, capsys
     assert code == 0
     assert budget["spent_hours"] == pytest.approx(spent / 3600)
     done = run(toy_file(**settings, limits={"gpu_hours": 1.0})).trials()
-    assert sum(t.state == "complete" and t.job.role == "reference" for t in done) == 2
+    assert sum(t.state == "complete" and t.job.role == "reference" for t in done) == 1
