@@ -1,11 +1,14 @@
 """Samplers replayed on the scores that LM-BFF's authors published for their searched templates: 15 tasks x 5 splits.
 
-Usage: python benchmarks/lmbff_replay.py [--draws 20] [--out benchmarks/results/lmbff_replay.json]
+Usage: python benchmarks/lmbff_replay.py [--draws 20] [--out benchmarks/results/lmbff_replay.json]; half a minute
 
 Each of the 75 cells holds about 100 templates with their validation scores. A sampler evaluates BUDGET of them. A hit
 is a best within one validation example of the cell's best; the regret is what it is below it. `text` is a Gaussian
 process over the words of the templates; `text, earlier splits` also knows what it evaluated itself on the task's splits
 before.
+
+What could be hoped for: rankings that no sampler can have, of all other scores; and by simulation, how closely a
+ranking must follow the scores. `known` says how closely the rankings do.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ import csv
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -43,6 +48,7 @@ class Cell:
     scores: Floats
 
 
+@cache
 def cells() -> dict[str, list[Cell]]:
     """By task, its five splits."""
     found: dict[tuple[str, str], list[tuple[str, float]]] = {}
@@ -119,13 +125,69 @@ def at_random(splits: Sequence[Cell], rng: np.random.Generator, budget: int = BU
     return [rng.permutation(len(cell.scores))[:budget].tolist() for cell in splits]
 
 
+def standardised(splits: Sequence[Cell]) -> list[Floats]:
+    """The scores of each split about their mean."""
+    return [_standard(cell.scores) for cell in splits]
+
+
+def by_others_of_split(splits: Sequence[Cell]) -> list[Floats]:
+    """What the text of all other templates and their scores on the split say of each: no sampler knows so much."""
+    found = []
+    for cell, values in zip(splits, standardised(splits), strict=True):
+        inverse = np.linalg.inv(likeness(cell.templates) + NOISE * np.eye(len(values)))
+        found.append(values - (inverse @ values) / np.diag(inverse))
+    return found
+
+
+def by_other_splits(splits: Sequence[Cell]) -> list[Floats]:
+    """What the very template scores on the task's other splits, all of them; 0 where it stands in none."""
+    scores = [dict(zip(c.templates, v, strict=True)) for c, v in zip(splits, standardised(splits), strict=True)]
+    return [
+        np.array([sum(other.get(t, 0.0) for other in scores if other is not own) for t in cell.templates])
+        for cell, own in zip(splits, scores, strict=True)
+    ]
+
+
+def as_close_as(correlation: float, splits: Sequence[Cell], rng: np.random.Generator) -> list[list[int]]:
+    """The first of a ranking whose normal scores correlate so with those of the scores."""
+    found = []
+    for cell in splits:
+        ranks = (cell.scores + 1e-9 * rng.standard_normal(len(cell.scores))).argsort().argsort()
+        normal = np.array([NormalDist().inv_cdf((rank + 0.5) / len(ranks)) for rank in ranks])
+        close = correlation * normal + np.sqrt(1 - correlation**2) * rng.standard_normal(len(ranks))
+        found.append(close.argsort()[::-1][:BUDGET].tolist())
+    return found
+
+
+def _best(rank: Callable[[Sequence[Cell]], list[Floats]]) -> Callable[..., list[list[int]]]:
+    return lambda splits, rng: [predicted.argsort()[::-1][:BUDGET].tolist() for predicted in rank(splits)]
+
+
+def known() -> dict[str, float]:
+    """Mean correlation over the cells of the scores with what each ranking predicts."""
+    found: dict[str, float] = {}
+    for name, rank in HINDSIGHT.items():
+        pairs = [(v, p) for splits in cells().values() for v, p in zip(standardised(splits), rank(splits), strict=True)]
+        found[name] = float(np.mean([np.corrcoef(v, p)[0, 1] for v, p in pairs]))
+    return found
+
+
+HINDSIGHT: dict[str, Callable[[Sequence[Cell]], list[Floats]]] = {
+    "hindsight: the template on the other splits": by_other_splits,
+    "hindsight: the text of all others on the split": by_others_of_split,
+}
+SIMULATED = (0.2, 0.3, 0.4)
 SAMPLERS: dict[str, Callable[[Sequence[Cell], np.random.Generator], list[list[int]]]] = {
     "random": at_random,
     "random, twice as many": lambda splits, rng: at_random(splits, rng, 2 * BUDGET),
     "the T5's order": first,
     "text": lambda splits, rng: by_text(splits, rng, remember=False),
     "text, earlier splits": lambda splits, rng: by_text(splits, rng, remember=True),
+    **{name: _best(rank) for name, rank in HINDSIGHT.items()},
+    **{f"simulated: a ranking of correlation {value:g}": partial(as_close_as, value) for value in SIMULATED},
 }
+SETTLED = ("the T5's order", *HINDSIGHT)
+"""Those that draw nothing."""
 
 
 def replay(name: str, draws: int) -> dict[str, Any]:
@@ -133,7 +195,7 @@ def replay(name: str, draws: int) -> dict[str, Any]:
     hits: dict[str, list[float]] = {}
     regrets: dict[str, list[float]] = {}
     for task, splits in cells().items():
-        for draw in range(1 if name == "the T5's order" else draws):
+        for draw in range(1 if name in SETTLED else draws):
             chosen = SAMPLERS[name](splits, np.random.default_rng([draw, len(task)]))
             lost = [cell.scores.max() - cell.scores[seen].max() for cell, seen in zip(splits, chosen, strict=True)]
             example = 1 / (16 * CLASSES.get(task, 2))
@@ -167,7 +229,7 @@ def main() -> None:
     for name, row in found.items():
         print(f"{name}: {row['hits']:.3f} hits, regret {row['regret']:.4f}")
     document = {"schema": "naslab.lmbff_replay/1", "draws": arguments.draws, "budget": BUDGET, "samplers": found}
-    write_result(arguments.out, document)
+    write_result(arguments.out, {**document, "known": known()})
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from naslab.kernels import distill_kl
@@ -79,9 +80,9 @@ class SequenceModel(nn.Module, ABC):
 
     @abstractmethod
     def generate(self, source_BS: Tensor, prefix_BP: Tensor, most: int, beams: int = 1) -> Tensor:
-        """At most `most` tokens after begin token and prefix, as the network itself writes them, padded behind the end.
+        """At most `most` tokens after begin token and prefix, greedily or by beams, padded behind the end.
 
-        Greedy or by beam search, with transformers' `generate`.
+        With transformers' `generate`, whatever the network's own generation settings say.
         """
 
     def forward(
@@ -178,14 +179,11 @@ class EncoderDecoder(SequenceModel):
         """See SequenceModel."""
         begin = prefix_BP.new_full((len(prefix_BP), 1), self.ids.begin)
         given = torch.cat([begin, prefix_BP], 1)
-        written = self.network.generate(
-            input_ids=source_BS,
-            attention_mask=source_BS.ne(self.ids.pad).long(),
-            decoder_input_ids=given,
-            decoder_start_token_id=self.ids.begin,
-            **_plainly(self.ids, most, beams),
+        mask = source_BS.ne(self.ids.pad).long()
+        written = _generated(
+            self.network, self.ids, most, beams, input_ids=source_BS, attention_mask=mask, decoder_input_ids=given
         )
-        return written[:, given.shape[1] :]  # type: ignore[no-any-return]
+        return written[:, given.shape[1] :]
 
 
 class Decoder(SequenceModel):
@@ -215,8 +213,8 @@ class Decoder(SequenceModel):
         begin = prefix_BP.new_full((len(prefix_BP), 1), self.ids.begin)
         given = torch.cat([source_BS, begin, prefix_BP], 1)
         seen = self._seen(source_BS, given[:, source_BS.shape[1] :]).long()
-        written = self.network.generate(input_ids=given, attention_mask=seen, **_plainly(self.ids, most, beams))
-        return written[:, given.shape[1] :]  # type: ignore[no-any-return]
+        written = _generated(self.network, self.ids, most, beams, input_ids=given, attention_mask=seen)
+        return written[:, given.shape[1] :]
 
     def _seen(self, source_BS: Tensor, tokens_BL: Tensor) -> Tensor:
         """Which tokens (B, S + L) are seen: not padding in front; what stands behind an end nothing before it sees."""
@@ -232,14 +230,22 @@ def hiding(seen: Tensor) -> Tensor:
     return torch.where(seen, 0.0, HIDDEN)
 
 
-def _plainly(ids: Ids, most: int, beams: int) -> dict[str, Any]:
-    return {
-        "max_new_tokens": most,
-        "do_sample": False,
-        "num_beams": beams,
-        "pad_token_id": ids.pad,
-        "eos_token_id": ids.end,
-    }
+def _generated(network: Any, ids: Ids, most: int, beams: int, **given: Tensor) -> Tensor:
+    """Greedily or by beams and nothing else: no lengths, penalties or forced tokens of a checkpoint's own."""
+    plain = GenerationConfig(
+        max_new_tokens=most,
+        do_sample=False,
+        num_beams=beams,
+        pad_token_id=ids.pad,
+        eos_token_id=ids.end,
+        bos_token_id=ids.begin,
+        decoder_start_token_id=ids.begin,
+    )
+    kept, network.generation_config = network.generation_config, plain  # fills whatever another leaves open
+    try:
+        return network.generate(generation_config=plain, **given)  # type: ignore[no-any-return]
+    finally:
+        network.generation_config = kept
 
 
 @in_float32

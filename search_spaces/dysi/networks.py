@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,6 +27,8 @@ from naslab.search_spaces.dysi.options import DySIOptions
 
 WHERE = "space.options.pretrained"
 OWN_IDS = Ids(PAD, BEGIN, END)
+ALIKE = 1e-3
+"""Share of the largest logit by which a network's answers to the same pair may differ."""
 POSITIONS = ("max_position_embeddings", "n_positions")
 
 
@@ -94,6 +98,8 @@ def pretrained_config(options: DySIOptions) -> Any:
     form = "encoder_decoder" if config.is_encoder_decoder else "decoder"
     if form != options.form:
         raise InputError(f"space.options.form: {options.pretrained!r}, a {config.model_type}, needs form = {form}")
+    if not isinstance(getattr(config, "vocab_size", None), int):
+        raise InputError(f"{WHERE}: {options.pretrained!r}, a {config.model_type}, names no vocabulary of its own")
     pretrained_ids(config, options)
     _check_positions(config, options)
     return config
@@ -107,7 +113,8 @@ def pretrained_ids(config: Any, options: DySIOptions) -> Ids:
         begin = config.bos_token_id
     if end is None or begin is None:
         raise InputError(f"{WHERE}: {options.pretrained!r} names no token that begins or none that ends a target")
-    return Ids(end if config.pad_token_id is None else config.pad_token_id, begin, end)
+    pad = getattr(config, "pad_token_id", None)
+    return Ids(end if pad is None else pad, begin, end)
 
 
 def _check_positions(config: Any, options: DySIOptions) -> None:
@@ -122,6 +129,38 @@ def _check_positions(config: Any, options: DySIOptions) -> None:
             f"space.options.source_tokens, target_tokens: texts of {longest} tokens are longer than the {min(known)} "
             f"positions of {options.pretrained!r}; lower them"
         )
+
+
+@torch.no_grad()
+def check_writes(model: SequenceModel, options: DySIOptions) -> None:
+    """Hold a pre-trained network, given padded pairs as training gives them, against its own logits for one pair.
+
+    Raises:
+        InputError: it cannot take our masks and positions, or answers otherwise: by a window, or where it counts.
+    """
+    network, generator = model.network, torch.Generator().manual_seed(0)
+    draw = partial(torch.randint, network.config.vocab_size, generator=generator)
+    source, tokens = draw((1, options.source_tokens)), draw((1, options.target_tokens))
+    source[source == model.ids.pad] = (model.ids.pad + 1) % network.config.vocab_size
+    bare = source[:, : -(-options.source_tokens // 2)]
+    padding = source.new_full((1, options.source_tokens - bare.shape[1]), model.ids.pad)
+    decodes = options.form == "decoder"
+    training = network.training
+    network.eval()
+    try:
+        for given, plain in ((source, source), (torch.cat([padding, bare] if decodes else [bare, padding], 1), bare)):
+            ours = model.write(model.read(given), tokens)
+            own = torch.cat([plain, tokens], 1) if decodes else plain
+            theirs = network(input_ids=own, **({} if decodes else {"decoder_input_ids": tokens})).logits
+            if (ours - theirs[:, -tokens.shape[1] :]).abs().max() > ALIKE * theirs.abs().max():
+                raise ValueError("given a mask and positions, it answers otherwise than alone")
+    except Exception as error:  # noqa: BLE001 - whatever the network raises, it is not one for this space
+        words = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"{WHERE}: {options.pretrained!r}, a {network.config.model_type}, cannot be used: {words}"
+        ) from None
+    finally:
+        network.train(training)
 
 
 def forward_flops(options: DySIOptions, batch_size: int) -> int | None:

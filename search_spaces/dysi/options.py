@@ -20,16 +20,16 @@ class DySIOptions(Options):
     """T5's blocks, or GPT-2's, which read the source before the target."""
     pretrained: str | None = None
     """A network of transformers by name or folder, which brings its sizes and its tokenizer."""
-    source_tokens: int = Field(64, ge=1)
+    source_tokens: int = Field(64, ge=1, le=2**14)
     """Longer sources are cut."""
-    target_tokens: int = Field(64, ge=2)
+    target_tokens: int = Field(64, ge=2, le=2**14)
     """With the end token; longer targets are cut and have none."""
-    vocabulary: Annotated[int, FROM_SCRATCH] = Field(1024, ge=FIRST_SENTINEL + BYTES)
-    layers: Annotated[int, FROM_SCRATCH] = Field(2, ge=1)
+    vocabulary: Annotated[int, FROM_SCRATCH] = Field(1024, ge=FIRST_SENTINEL + BYTES, le=2**20)
+    layers: Annotated[int, FROM_SCRATCH] = Field(2, ge=1, le=1000)
     """Of the encoder, and as many of the decoder."""
-    width: Annotated[int, FROM_SCRATCH] = Field(64, ge=1)
-    heads: Annotated[int, FROM_SCRATCH] = Field(4, ge=1)
-    hidden: Annotated[int, FROM_SCRATCH] = Field(176, ge=1)
+    width: Annotated[int, FROM_SCRATCH] = Field(64, ge=1, le=2**14)
+    heads: Annotated[int, FROM_SCRATCH] = Field(4, ge=1, le=2**14)
+    hidden: Annotated[int, FROM_SCRATCH] = Field(176, ge=1, le=2**16)
     """Of the feed-forward."""
     dropout: Annotated[float, FROM_SCRATCH] = Field(0.1, ge=0, lt=1)
 

@@ -21,6 +21,7 @@ from naslab.search_spaces.data.placing import sent
 from naslab.search_spaces.data.text import ParallelOptions, load_parallel
 from naslab.search_spaces.data.text.pair_tokenizers import BytePairs, NamedPairs, PairTokenizer
 from naslab.search_spaces.dysi.model import SequenceModel
+from naslab.search_spaces.dysi.networks import check_writes
 from naslab.search_spaces.dysi.pairs import TokenPairs, token_pairs
 from naslab.search_spaces.dysi.scoring import forced_scores, prefix_chrf, translation_scores, written
 from naslab.search_spaces.dysi.space import DySI
@@ -43,7 +44,7 @@ class TranslationOptions(StepBudget):
     """Share of the steps in which the learning rate rises, before it falls along a cosine."""
     clip_norm: float = Field(1.0, gt=0)
     metric: Literal["chrf", "bleu"] = "chrf"
-    beams: int = Field(1, ge=1)
+    beams: int = Field(1, ge=1, le=100)
     """1: greedy."""
     prefix_tokens: int = Field(8, ge=1)
     """Tokens of a target that a prefix test begins with; targets that do not go on behind them are left out."""
@@ -77,6 +78,8 @@ class Translation(StepTask):
                 f"task.batch_size: {options.batch_size} is more than the {len(self.pairs['train'])} training pairs"
             )
         translation_scores(["a"], ["a"])  # says at once where sacrebleu is missing
+        if space.options.pretrained is not None:
+            check_writes(space.build(space.reference), space.options)
         gold = "the reference's network, trained on gold prefixes alone"
         self._controls = (
             Control("source", "the source itself as its target", self._source, seeded=False),

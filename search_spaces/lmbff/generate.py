@@ -11,15 +11,19 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from naslab.errors import InputError
-from naslab.search_spaces.data.packages import cannot_load
-from naslab.search_spaces.lmbff.template import parse_template
+from naslab.search_spaces.common.modules.pretrained import load_pretrained
+from naslab.search_spaces.data.packages import cannot_load, model_folder
+from naslab.search_spaces.data.text.templates import Template, parse_template
+from naslab.search_spaces.lmbff.model import TEMPLATE_BYTES
 
 Example: TypeAlias = tuple[Sequence[str], str]
 """A sentence, or both of a pair, and the label word of its class."""
 LONGEST = 256
 """Tokens that the T5 sees of an example."""
+WHERE = "space.infiller"
 STEPS = 18
 """Tokens of a template at most, those that mark its parts included."""
 
@@ -36,19 +40,24 @@ def load_infiller(name: str) -> tuple[Any, Any]:
     """A T5 on the hub or in a folder, and its tokenizer.
 
     Raises:
+        InputError: there is none, its checkpoint lacks weights, or it marks no gaps.
+    """
+    return load_pretrained(AutoModelForSeq2SeqLM, name, WHERE).eval(), infiller_tokenizer(name)
+
+
+def infiller_tokenizer(name: str) -> Any:
+    """The tokenizer of a T5.
+
+    Raises:
         InputError: there is none, or it marks no gaps.
     """
-    from transformers import AutoTokenizer, T5ForConditionalGeneration
-
     try:
-        model, tokenizer = T5ForConditionalGeneration.from_pretrained(name), AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise cannot_load("space.infiller", name, error) from None
+        tokenizer = AutoTokenizer.from_pretrained(model_folder(name))
+    except (OSError, ValueError, ImportError) as error:
+        raise cannot_load(WHERE, name, error) from None
     if any(tokenizer.convert_tokens_to_ids(gap) in (None, tokenizer.unk_token_id) for gap in gaps()):
-        raise InputError(
-            f"space.infiller: {name!r} has no <extra_id_0> to <extra_id_2>, which mark what it is to write"
-        )
-    return model.eval(), tokenizer
+        raise InputError(f"{WHERE}: {name!r} has no <extra_id_0> to <extra_id_2>, which mark what it is to write")
+    return tokenizer
 
 
 def gaps() -> tuple[str, ...]:
@@ -62,8 +71,8 @@ def generate_templates(
     examples: Sequence[Example],
     number: int,
     pooling: Literal["logits", "log_probabilities"] = "logits",
-) -> list[str]:
-    """At most `number` templates in the authors' notation: half of each form, or all between the sentences of pairs.
+) -> list[Template]:
+    """At most `number` templates, the best first: half of each form, or all between the sentences of pairs.
 
     The beam is as wide as that. What does not parse, as without its mask, and what stands there already is left out.
 
@@ -72,13 +81,13 @@ def generate_templates(
     """
     pairs = len(examples[0][0]) == 2
     forms: tuple[_Form, ...] = (BETWEEN,) if pairs else (AFTER, BEFORE)
-    found: dict[str, None] = {}
+    found: dict[str, Template] = {}
     for form in forms:
         inputs = [form.ids(sentences, word, tokenizer) for sentences, word in examples]
         texts = (form.template(tokens, tokenizer) for tokens in decode(model, tokenizer, inputs, number, pooling))
-        good = [text for text in dict.fromkeys(texts) if _parses(text)]
-        found |= dict.fromkeys(good[: -(-number // len(forms))])
-    return list(found)[:number]
+        good = {text: template for text in texts if (template := _parsed(text)) is not None}
+        found |= dict(list(good.items())[: -(-number // len(forms))])
+    return list(found.values())[:number]
 
 
 class _Form(NamedTuple):
@@ -128,6 +137,7 @@ def decode(
     mask = torch.zeros_like(ids)
     for row, numbers in enumerate(inputs):
         ids[row, : len(numbers)], mask[row, : len(numbers)] = torch.tensor(numbers), 1
+    ids, mask = ids.to(model.device), mask.to(model.device)
     seen = model.get_encoder()(input_ids=ids, attention_mask=mask)
     forbidden = {number for number, token in enumerate(_tokens(model, tokenizer)) if _is_forbidden(token)}
     first = tokenizer.convert_tokens_to_ids(gaps()[0])
@@ -138,7 +148,7 @@ def decode(
             if part.filled == 2:
                 grown.append(part)
                 continue
-            prefix = torch.tensor([[model.config.decoder_start_token_id, *part.tokens]]).expand(len(inputs), -1)
+            prefix = ids.new_tensor([[model.config.decoder_start_token_id, *part.tokens]]).expand(len(inputs), -1)
             logits = model(encoder_outputs=seen, attention_mask=mask, decoder_input_ids=prefix).logits[:, -1]
             grown += _grow(part, _pooled(logits, pooling), beam, first, tokenizer, forbidden)
         if not grown:
@@ -179,9 +189,8 @@ def _encode(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
 
 
-def _parses(text: str) -> bool:
+def _parsed(text: str) -> Template | None:
     try:
-        parse_template(text)
+        return parse_template(text, generated=True) if len(text.encode()) <= TEMPLATE_BYTES else None
     except InputError:
-        return False
-    return True
+        return None

@@ -18,7 +18,8 @@ Integers: TypeAlias = NDArray[np.integer[Any]]
 MOST = 1_000_000
 """Combinations that are all tried; beyond, a beam goes through the classes."""
 BEAM = 1000
-CHUNK = 50_000
+CHUNK = 2**24
+"""Scores that are compared at once."""
 
 
 class Mapping(NamedTuple):
@@ -95,9 +96,9 @@ def _accuracies(
     logits_NV: Floats, labels_N: Integers, words: Sequence[Integers], assignments_AC: Integers
 ) -> NDArray[np.float64]:
     of_class = [logits_NV[:, chosen] for chosen in words]
-    found = []
-    for start in range(0, len(assignments_AC), CHUNK):
-        part = assignments_AC[start : start + CHUNK]
+    found, size = [], max(CHUNK // (len(labels_N) * len(words)), 1)
+    for start in range(0, len(assignments_AC), size):
+        part = assignments_AC[start : start + size]
         scores_CNA = np.stack([scores[:, part[:, c]] for c, scores in enumerate(of_class)])
         found.append((scores_CNA.argmax(0) == labels_N[:, None]).mean(0))
     return np.concatenate(found) if found else np.empty(0)

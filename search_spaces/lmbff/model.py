@@ -1,6 +1,6 @@
 """A masked language model that classifies: by the words at a mask, or by a new head on the class token.
 
-Names: B texts, L tokens, D width, V words of the vocabulary, C classes.
+Names: B texts, L tokens, C classes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from naslab.search_spaces.common.modules.language_models import words_head
+from naslab.search_spaces.common.modules.language_models import states_at, words_at
+from naslab.search_spaces.data.text.templates import Template, parse_template
 from naslab.search_spaces.lmbff.chosen import Chosen
 
 UNSET = -1
@@ -41,7 +42,7 @@ class FewShotModel(nn.Module):
             dense, out = nn.Linear(width, width), nn.Linear(width, classes)
             self.classifier = nn.Sequential(nn.Dropout(dropout), dense, nn.Tanh(), nn.Dropout(dropout), out)
             for layer in (dense, out):
-                nn.init.normal_(layer.weight, std=config.initializer_range)
+                nn.init.normal_(layer.weight, std=getattr(config, "initializer_range", 0.02))
                 nn.init.zeros_(layer.bias)
         self.register_buffer("split", torch.tensor(UNSET))
         self.register_buffer("words", torch.full((classes,), UNSET))
@@ -56,38 +57,23 @@ class FewShotModel(nn.Module):
             words: (B, C), the word of each class; a head does not look at them.
         """
         if self.classifier is None:
-            return self.word_logits(ids, segments, at).gather(1, words)
-        logits: Tensor = self.classifier(self.states(ids, segments)[torch.arange(len(ids), device=ids.device), at])
+            return words_at(self.language_model, ids, segments, at).gather(1, words)
+        logits: Tensor = self.classifier(states_at(self.language_model, ids, segments, at))
         return logits
 
-    def states(self, ids: Tensor, segments: Tensor) -> Tensor:
-        """Last states (B, L, D)."""
-        return self.language_model.base_model(**self._inputs(ids, segments))[0]  # type: ignore[no-any-return]
-
-    def word_logits(self, ids: Tensor, segments: Tensor, at: Tensor) -> Tensor:
-        """Logits of all words at one place of each text, (B, V)."""
-        rows = torch.arange(len(ids), device=ids.device)
-        head = words_head(self.language_model)
-        if head is None:
-            return self.language_model(**self._inputs(ids, segments)).logits[rows, at]  # type: ignore[no-any-return]
-        return head(self.states(ids, segments)[rows, at])  # type: ignore[no-any-return]
-
-    def _inputs(self, ids: Tensor, segments: Tensor) -> dict[str, Tensor]:
-        config = self.language_model.config
-        kept = ids != config.pad_token_id
-        # In four dimensions: transformers asks a mask of two whether it hides anything, which waits for the device.
-        inputs = {"input_ids": ids, "attention_mask": kept[:, None, None].expand(-1, 1, ids.shape[1], -1)}
-        if (types := getattr(config, "type_vocab_size", 1)) > 1:
-            inputs["token_type_ids"] = segments.clamp(max=types - 1)
-        return inputs
-
-    def remember(self, split: int, words: tuple[int, ...], template: str) -> None:
+    def remember(self, split: int, words: tuple[int, ...], template: Template) -> None:
         """Keep what was found for a split."""
-        self.split.fill_(split)
+        self.split.fill_(split % 2**63)
         self.words.copy_(torch.tensor(words))
-        data = template.encode()
+        data = template.source.encode()
         self.prompt.zero_()
         self.prompt[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
+
+    @property
+    def template(self) -> Template | None:
+        """The one that training kept."""
+        source = bytes(self.prompt.tolist()).rstrip(b"\0").decode()
+        return parse_template(source, generated=True) if source else None
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the language model as transformers loads it."""

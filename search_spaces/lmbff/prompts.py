@@ -11,12 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from naslab.search_spaces.data.text import LabelledText, Sentences
+from naslab.search_spaces.data.text import LabelledText, Sentences, demonstrations
+from naslab.search_spaces.data.text.demonstrations import Indices
 from naslab.search_spaces.data.text.prompt_tokens import PromptTokenizer
-from naslab.search_spaces.lmbff import demonstrations
+from naslab.search_spaces.data.text.templates import Prompt, Template
 from naslab.search_spaces.lmbff.chosen import Chosen
-from naslab.search_spaces.lmbff.demonstrations import Indices
-from naslab.search_spaces.lmbff.template import Prompt, Template
 
 Batch: TypeAlias = dict[str, Tensor]
 STEP = 16
@@ -34,39 +33,34 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Prompter:
-    """Makes rows of the sentences of one few-shot split.
-
-    `template` None is for the new head: class token, sentence, separator.
-    """
+    """Makes rows of the sentences of one few-shot split. `words` are the numbers of the label words, one a class."""
 
     data: LabelledText
     tokenizer: PromptTokenizer
     lengths: Lengths
     chosen: Chosen
-    template: Template | None
+    template: Template
     words: tuple[int, ...]
 
     def row(self, part: Sentences, index: int, shown: Sequence[int] = ()) -> Prompt:
         """The row of a sentence, followed by the training examples `shown`."""
-        query, limits = pair(part, index), self.lengths
+        labels, train, limits = self.data.train.labels, self.data.train, self.lengths
+        examples = [(train.pair(number), self.words[int(labels[number])]) for number in shown]
         encode, special = self.tokenizer.encode, self.tokenizer.special
-        if self.template is None:
-            return _plain([encode(text) for text in query], special.cls, special.sep, limits)
-        labels, train = self.data.train.labels, self.data.train
-        examples = [(pair(train, number), self.words[int(labels[number])]) for number in shown]
         return self.template.fill(
-            encode, special, query, examples, length=limits.row, first=limits.first, others=limits.others
+            encode, special, part.pair(index), examples, length=limits.row, first=limits.first, others=limits.others
         )
+
+    def rows(self, part: Sentences) -> list[Prompt]:
+        """The rows of all its sentences, without demonstrations."""
+        return [self.row(part, index) for index in range(len(part))]
 
     def candidates(self, queries: int, similarity_QN: NDArray[np.float64] | None, training: bool) -> list[Indices]:
         """Of each query the training examples that may follow it; in training, queries are the examples themselves."""
-        labels = self.data.train.labels.numpy()
+        labels, rate = self.data.train.labels.numpy(), self.chosen.filter_rate
         return [
             demonstrations.candidates(
-                labels,
-                query if training else None,
-                None if similarity_QN is None else similarity_QN[query],
-                self.chosen.filter_rate,
+                labels, query if training else None, None if similarity_QN is None else similarity_QN[query], rate
             )
             for query in range(queries)
         ]
@@ -88,27 +82,3 @@ class Prompter:
         for start in range(0, len(order), size):
             numbers = order[start : start + size]
             yield numbers, self.batch([rows[number] for number in numbers])
-
-
-def pair(part: Sentences, index: int) -> tuple[str, ...]:
-    """A sentence, or both of a pair."""
-    return (part.texts[index], part.seconds[index]) if part.seconds else (part.texts[index],)
-
-
-def joined(part: Sentences) -> list[str]:
-    """Sentences, pairs joined by a space, as they are embedded."""
-    return [" ".join(pair(part, index)) for index in range(len(part))]
-
-
-def _plain(sentences: Sequence[list[int]], cls: int, sep: int, limits: Lengths) -> Prompt:
-    """[CLS] sentence [SEP], and of pairs the second with its own; the longest are cut to fit."""
-    room = limits.row - 1 - len(sentences)
-    kept = [ids[:limit] for ids, limit in zip(sentences, (limits.first, limits.others), strict=False)]
-    most = max(len(ids) for ids in kept)
-    while sum(min(len(ids), most) for ids in kept) > room:
-        most -= 1
-    ids, segments = [cls], [0]
-    for number, sentence in enumerate(kept):
-        ids += [*sentence[:most], sep]
-        segments += [number] * (min(len(sentence), most) + 1)
-    return Prompt(ids, segments, 0)

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 
 from naslab.errors import InputError
+from naslab.search_spaces.common.modules.language_models import words_at
 from naslab.search_spaces.data.text import LabelledText
+from naslab.search_spaces.data.text.templates import Template
 from naslab.search_spaces.lmbff.generate import generate_templates, load_infiller
 from naslab.search_spaces.lmbff.label_words import likely_words, nearest_words, search_mappings
 from naslab.search_spaces.lmbff.model import FewShotModel
-from naslab.search_spaces.lmbff.prompts import Prompter, pair
+from naslab.search_spaces.lmbff.prompts import Prompter
 from naslab.search_spaces.lmbff.space import LMBFF
-from naslab.search_spaces.lmbff.template import Template, parse_template
 
 BATCH = 64
 Found = TypeVar("Found")
@@ -30,9 +31,9 @@ def words(
     logits = np.empty((len(train), model.language_model.config.vocab_size), dtype=np.float32)
     was_training = model.training
     model.eval()
-    for numbers, batch in prompter.batches([prompter.row(train, i) for i in range(len(train))], BATCH):
-        inputs = {name: tensor.to(device) for name, tensor in batch.items() if name != "words"}
-        logits[numbers] = model.word_logits(**inputs).float().cpu().numpy()
+    for numbers, batch in prompter.batches(prompter.rows(train), BATCH):
+        inputs = (batch[name].to(device) for name in ("ids", "segments", "at"))
+        logits[numbers] = words_at(model.language_model, *inputs).float().cpu().numpy()
     model.train(was_training)
     labels = train.labels.numpy()
     allowed = prompter.tokenizer.whole_words(logits.shape[1])
@@ -43,7 +44,7 @@ def words(
     return [mapping.words for mapping in search_mappings(logits, labels, candidates, options.searched_words)]
 
 
-def templates(space: LMBFF, data: LabelledText) -> list[Template]:
+def templates(space: LMBFF, data: LabelledText, device: torch.device) -> list[Template]:
     """The best templates that the infiller writes around the training examples and their label words.
 
     Raises:
@@ -52,10 +53,9 @@ def templates(space: LMBFF, data: LabelledText) -> list[Template]:
     options, train = space.options, data.train
     assert options.infiller is not None
     shown = space.options.label_words[0]
-    examples = [(pair(train, i), shown[int(train.labels[i])]) for i in range(len(train))]
-    infiller = load_infiller(options.infiller)
-    found = generate_templates(*infiller, examples, options.searched_templates, pooling=options.pooling)
-    return [parse_template(source) for source in found]
+    examples = [(train.pair(i), shown[int(train.labels[i])]) for i in range(len(train))]
+    network, tokenizer = load_infiller(options.infiller)
+    return generate_templates(network.to(device), tokenizer, examples, options.searched_templates, options.pooling)
 
 
 def ranked(found: Sequence[Found], rank: int, what: str) -> Found:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
 from naslab.search_spaces.common.controls import trained
-from naslab.search_spaces.common.modules.language_models import usable_positions
+from naslab.search_spaces.common.modules.language_models import check_padding, usable_positions
+from naslab.search_spaces.common.scores.accuracy import accuracy, macro_f1
 from naslab.search_spaces.common.scores.probe import linear_probe_accuracy
 from naslab.search_spaces.common.scores.sentence_vectors import Embed, cosines, dense, embedder
 from naslab.search_spaces.common.tasks import EpochTask
@@ -27,16 +28,16 @@ from naslab.search_spaces.common.training.best import Best
 from naslab.search_spaces.common.training.choice import Wanted
 from naslab.search_spaces.common.training.policy import PolicyOptions
 from naslab.search_spaces.data.placing import sent
-from naslab.search_spaces.data.text import LabelledText, SentenceOptions, Sentences, load_pool
+from naslab.search_spaces.data.text import LabelledText, PoolOptions, Sentences, demonstrations, load_pool, read_corpus
 from naslab.search_spaces.data.text.prompt_tokens import PromptTokenizer, named_prompt_tokenizer, trained_tokenizer
-from naslab.search_spaces.lmbff import demonstrations, search
+from naslab.search_spaces.data.text.templates import PLAIN, Template, parse_template
+from naslab.search_spaces.lmbff import search
 from naslab.search_spaces.lmbff.chosen import SEARCHED, Chosen
+from naslab.search_spaces.lmbff.generate import infiller_tokenizer
 from naslab.search_spaces.lmbff.model import UNSET, FewShotModel
-from naslab.search_spaces.lmbff.prompts import Batch, Lengths, Prompter, joined
+from naslab.search_spaces.lmbff.prompts import Batch, Lengths, Prompter
 from naslab.search_spaces.lmbff.space import LMBFF
-from naslab.search_spaces.lmbff.template import Template, parse_template
-from naslab.search_spaces.options import Options, UserPath
-from naslab.search_spaces.parameters import When
+from naslab.search_spaces.options import Options
 from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.task import Control, Rung, Split
 
@@ -45,20 +46,11 @@ PUBLISHED_SEEDS = (13, 21, 42, 87, 100)
 BATCH = 64
 
 
-class FewShotData(Options):
-    """Which sentences. Of each class K are for training and K for validation, drawn by a trial's seed."""
-
-    name: Literal["movie_reviews", "product_reviews", "files"] = "movie_reviews"
-    """See `SentenceOptions`."""
-    root: Annotated[UserPath | None, When("name", ("product_reviews", "files"))] = None
-    test: int | None = Field(None, gt=0)
-    """At most so many test sentences, evenly of the classes; None: all, or a tenth where there is no test table."""
-
-
 class FewShotOptions(Options):
     """Data, budget and recipe; the defaults are the authors'."""
 
-    data: FewShotData = FewShotData()
+    data: PoolOptions = PoolOptions()
+    """Of each class K are for training and K for validation, drawn by a trial's seed."""
     adaptation: AdaptationOptions | None = None
     """Masked words to learn before every trial, charged to it; None: the encoder as it is."""
     epochs: int = Field(10, gt=0)
@@ -66,12 +58,12 @@ class FewShotOptions(Options):
     """Optimiser steps between two looks at the validation part."""
     rung_epochs: int = Field(1, gt=0)
     policy: PolicyOptions = PolicyOptions()
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(8, ge=1, le=4096)
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float = Field(1.0, gt=0)
     keep_best: bool = True
     """End with the weights of the best validation accuracy, the first of equals."""
-    demonstration_sets: int = Field(16, ge=1)
+    demonstration_sets: int = Field(16, ge=1, le=1000)
     """Sets of demonstrations of each scored sentence, whose logits are averaged; the authors have 4 for large tests."""
     embedder: str = "words"
     """What is alike, for the filter and the baseline: `words` (weighted counts), `minilm`, or a sentence encoder."""
@@ -88,16 +80,29 @@ class FewShot(EpochTask):
 
     def __init__(self, space: LMBFF, options: FewShotOptions, device: torch.device) -> None:
         super().__init__(space, options, device)
-        chosen = options.data.model_dump()
-        self.pool = load_pool(SentenceOptions(**{k: v for k, v in chosen.items() if v is not None}))
+        self.pool = load_pool(options.data)
         self._check_fit()
         self.split(self.space.reference.into(Chosen).shots, PUBLISHED_SEEDS[0])
         self.tokenizer = self._tokenizer()
         self._check_texts()
         self.manual = {"/".join(words): self._words(words) for words in space.options.label_words}
         self._embedding = trained("frozen_embedding", "logistic regression on frozen sentence vectors of K examples",
-                                  self._vectors, self._probe)  # fmt: skip
+                                  self._reference_split, self._probe)  # fmt: skip
         self._adapted = lru_cache(maxsize=1)(self._start)
+        self._check_loads()
+
+    def _check_loads(self) -> None:
+        """What the options name is there, and whole, before any time is spent."""
+        options = self.space.options
+        if options.encoder is not None:
+            model = cast(FewShotModel, self.space.build(self.space.reference))
+            check_padding(model.language_model, options.length)
+        if options.infiller is not None:
+            infiller_tokenizer(options.infiller)
+        if self.options.embedder != "words":
+            _ = self.embed
+        if self.options.adaptation is not None:
+            read_corpus(self.options.adaptation.text)
 
     def _check_fit(self) -> None:
         classes, pairs = self.pool.classes, bool(self.pool.pool.seconds)
@@ -117,17 +122,20 @@ class FewShot(EpochTask):
 
     def _check_texts(self) -> None:
         for name, part in (("to learn from", self.pool.pool), ("for the test", self.pool.test)):
-            self.tokenizer.read([*part.texts, *part.seconds])
-            for number, text in enumerate(part.texts, 1):
-                if not self.tokenizer.encode(text):
-                    raise InputError(f"task.data: text {number} of those {name} has no words: {text!r}")
+            for texts in (part.texts, part.seconds):
+                self.tokenizer.read(texts)
+                for number, text in enumerate(texts, 1):
+                    if not self.tokenizer.encode(text):
+                        raise InputError(f"task.data: text {number} of those {name} has no words: {text!r}")
 
     def _tokenizer(self) -> PromptTokenizer:
         options = self.space.options
         if options.encoder is not None:
-            return named_prompt_tokenizer(options.encoder)
+            config = self.space.config
+            pad = getattr(config, "pad_token_id", None)
+            return named_prompt_tokenizer(options.encoder, config.vocab_size, pad)
         words = [word for words in options.label_words for word in words]
-        texts = [*joined(self.pool.pool), *(piece.text for t in self.space.templates for piece in t.pieces)]
+        texts = [*self.pool.pool.joined, *(piece.text for t in self.space.templates for piece in t.pieces)]
         return trained_tokenizer(texts, options.vocabulary, words)
 
     def _words(self, words: tuple[str, ...]) -> tuple[int, ...]:
@@ -147,9 +155,8 @@ class FewShot(EpochTask):
     @cached_property
     def embed(self) -> Embed:
         """Sentences to vectors of length 1."""
-        return embedder(
-            self.options.embedder, self.tokenizer.encode, len(self.tokenizer), joined(self.pool.pool), self.device
-        )
+        known, tokenizer = self.pool.pool.joined, self.tokenizer
+        return embedder(self.options.embedder, tokenizer.encode, len(tokenizer), known, self.device)
 
     def split(self, shots: int, seed: int) -> LabelledText:
         """The few-shot parts of a seed.
@@ -186,7 +193,7 @@ class FewShot(EpochTask):
         """Adaptation and search, and what they found kept in the model."""
         self._adapt(model, seed)
         template, words = self._setting(model, model.chosen, self.split(model.chosen.shots, seed))
-        model.remember(seed % 2**63, words, template.source if template else "")
+        model.remember(seed, words, template)
 
     def _adapt(self, model: FewShotModel, seed: int) -> None:
         if (options := self.options.adaptation) is not None:
@@ -198,27 +205,24 @@ class FewShot(EpochTask):
         assert self.options.adaptation is not None
         return corpus_tokens(self.options.adaptation, self.tokenizer.encode_all)
 
-    def _setting(
-        self, model: FewShotModel, chosen: Chosen, data: LabelledText
-    ) -> tuple[Template | None, tuple[int, ...]]:
+    def _setting(self, model: FewShotModel, chosen: Chosen, data: LabelledText) -> tuple[Template, tuple[int, ...]]:
         """Template and words: as training kept them, or as chosen, or searched with the model as it is."""
         if chosen.method == "head":
-            return None, (0,) * self.space.classes
-        kept = bytes(model.prompt.tolist()).rstrip(b"\0").decode()
-        manual = self.manual["/".join(self.space.options.label_words[0])]
-        if kept:
-            template = parse_template(kept)
-        elif chosen.template == SEARCHED:
-            template = search.ranked(search.templates(self.space, data), chosen.template_rank, "template_rank")
-        else:
-            template = parse_template(chosen.template)
+            return PLAIN[len(data.train.pair(0)) - 1], (0,) * self.space.classes
+        template = model.template or self._template(chosen, data)
         if chosen.label_words != SEARCHED:
             return template, self.manual[chosen.label_words]
         if int(model.words[0]) != UNSET:
             return template, tuple(model.words.tolist())
+        manual = self.manual["/".join(self.space.options.label_words[0])]
         prompter = Prompter(data, self.tokenizer, self._lengths, chosen, template, manual)
         found = search.words(self.space, model, prompter, manual, self.device)
         return template, search.ranked(found, chosen.words_rank, "words_rank")
+
+    def _template(self, chosen: Chosen, data: LabelledText) -> Template:
+        if chosen.template != SEARCHED:
+            return parse_template(chosen.template)
+        return search.ranked(search.templates(self.space, data, self.device), chosen.template_rank, "template_rank")
 
     @property
     def _lengths(self) -> Lengths:
@@ -255,11 +259,11 @@ class FewShot(EpochTask):
     def _candidates(self, prompter: Prompter, part: Sentences, training: bool) -> list[demonstrations.Indices]:
         """Of each sentence the examples that may follow it; none where there are no demonstrations."""
         kind = prompter.chosen.demonstrations
-        if prompter.template is None or kind == "none":
+        if kind == "none":
             return []
         similar = None
         if kind == "similar":
-            similar = cosines(self.embed(joined(part)), self.embed(joined(prompter.data.train)))
+            similar = cosines(self.embed(part.joined), self.embed(prompter.data.train.joined))
         return prompter.candidates(len(part), similar, training)
 
     def _sent(self, batch: Batch) -> Batch:
@@ -273,11 +277,9 @@ class FewShot(EpochTask):
     def _scores(self, model: FewShotModel, prompter: Prompter, split: Split) -> dict[str, float]:
         part = prompter.data.of(split)
         logits, labels = self.logits(model, prompter, part), part.labels
-        answers = logits.argmax(1)
-        f1 = [_f1(answers == label, labels == label) for label in labels.unique()]
         return {
-            "accuracy": 100 * (answers == labels).float().mean().item(),
-            "macro_f1": 100 * sum(f1) / len(f1),
+            "accuracy": 100 * accuracy(logits, labels),
+            "macro_f1": 100 * macro_f1(logits, labels),
             "loss": F.cross_entropy(logits, labels).item(),
         }
 
@@ -307,7 +309,7 @@ class FewShot(EpochTask):
         )
 
     def _majority(self, seed: int, split: Split) -> dict[str, float]:
-        part = self.split(self.space.reference.into(Chosen).shots, PUBLISHED_SEEDS[0]).of(split)
+        part = self._reference_split(PUBLISHED_SEEDS[0]).of(split)
         return {"accuracy": 100 * (part.labels == self.pool.pool.labels.mode().values).float().mean().item()}
 
     def _start(self, seed: int) -> FewShotModel:
@@ -322,11 +324,11 @@ class FewShot(EpochTask):
         model = self._adapted(seed)
         return self._scores(model, self.prompter(model, replace(model.chosen, demonstrations=kind)), split)
 
-    def _vectors(self, seed: int) -> LabelledText:
+    def _reference_split(self, seed: int) -> LabelledText:
         return self.split(self.space.reference.into(Chosen).shots, seed)
 
     def _probe(self, data: LabelledText, split: Split) -> dict[str, float]:
-        train, part = self.embed(joined(data.train)), self.embed(joined(data.of(split)))
+        train, part = self.embed(data.train.joined), self.embed(data.of(split).joined)
         bank, queries = (torch.from_numpy(dense(vectors)) for vectors in (train, part))
         used = bank.abs().sum(0) > 0
         share = linear_probe_accuracy(
@@ -364,8 +366,3 @@ def _indices(number: int, size: int, seed: int, step: int) -> list[int]:
         found += order[place % number :][: size - len(found)].tolist()
         place = step * size + len(found)
     return found
-
-
-def _f1(answered: Tensor, wanted: Tensor) -> float:
-    both = int((answered & wanted).sum())
-    return 2 * both / max(int(answered.sum()) + int(wanted.sum()), 1)

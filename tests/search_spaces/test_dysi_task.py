@@ -5,6 +5,7 @@ import sys
 import pytest
 import sacrebleu
 import torch
+import transformers
 from transformers import PreTrainedTokenizerFast
 
 from naslab.errors import InputError
@@ -144,6 +145,40 @@ def test_a_network_from_a_folder_brings_its_tokenizer(form, tmp_path):
         make_task(again, {"data": table(tmp_path), "epochs": 1, "batch_size": 8}, CPU)
 
 
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("Roberta", {"is_decoder": True, "max_position_embeddings": 42}),  # counts its positions from 2
+        ("Mistral", {"sliding_window": 4}),  # attends to less than the mask shows
+        ("Bloom", {"n_layer": 1, "n_head": 2}),  # takes no mask of four dimensions
+    ],
+)
+def test_a_network_that_would_answer_otherwise_is_refused(kind, sizes, tmp_path):
+    common = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    common |= {"intermediate_size": 24, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = getattr(transformers, f"{kind}Config")(**common, **sizes)
+    seed_everything(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    codes = BytePairs(PAIRS, 270).codes
+    PreTrainedTokenizerFast(tokenizer_object=codes, pad_token="<pad>").save_pretrained(tmp_path)
+    sizes = {"source_tokens": 8, "target_tokens": 10}
+    space = find_space("dysi", None, {"form": "decoder", "pretrained": str(tmp_path), **sizes})
+    with pytest.raises(InputError, match=f"a {kind.lower()}, cannot be used") as error:
+        make_task(space, {"data": table(tmp_path), "epochs": 1, "batch_size": 8}, CPU)
+    assert "\n" not in str(error.value)
+
+
+def test_generation_is_greedy_whatever_a_checkpoint_asks_for(tmp_path):
+    space, task = made(tmp_path)
+    seed_everything(1)
+    model, pairs = space.build(space.reference).eval(), task.pairs["validation"]
+    plain = written(model, pairs, range(len(pairs)), task.tokenizer, 64)
+    own = {"min_length": 9, "no_repeat_ngram_size": 1, "forced_bos_token_id": 7, "num_beams": 3, "max_length": 4}
+    model.network.generation_config.update(**own)
+    assert written(model, pairs, range(len(pairs)), task.tokenizer, 64) == plain
+    assert model.network.generation_config.forced_bos_token_id == 7
+
+
 def test_vowels_are_all_that_is_missing():
     data = load_parallel(ParallelOptions(name="vowels", pairs=50))
     for part in (data.train, data.validation, data.test):
@@ -165,6 +200,7 @@ def test_sacrebleu_is_asked_for_in_one_line(monkeypatch, tmp_path):
         ({"batch_size": 41}, "task.batch_size: 41 is more than the 33 training pairs"),
         ({"corruption": 0.0}, "task.corruption"),
         ({"metric": "rouge"}, "task.metric"),
+        ({"beams": 9_999_999}, "task.beams: input should be less than or equal to 100"),
         ({"data": {"name": "files", "root": "/nowhere.tsv"}}, "nowhere.tsv"),
         ({"data": {"name": "files"}}, "task.data.root: missing"),
     ],

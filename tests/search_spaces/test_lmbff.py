@@ -2,11 +2,13 @@
 
 import csv
 import importlib.util
+import re
 import tarfile
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lmbff_small import bert_tokenizer, infiller, roberta_tokenizer
@@ -27,9 +29,9 @@ from naslab.search_spaces.common.scores.sentence_vectors import cosines, embedde
 from naslab.search_spaces.data.packages import model_folder
 from naslab.search_spaces.data.text import SentenceOptions, SpecialIds, TextOptions, load_sentences, read_corpus
 from naslab.search_spaces.data.text.prompt_tokens import PromptTokenizer
-from naslab.search_spaces.lmbff.generate import generate_templates
+from naslab.search_spaces.data.text.templates import PLAIN, parse_template
+from naslab.search_spaces.lmbff.generate import generate_templates, load_infiller
 from naslab.search_spaces.lmbff.label_words import search_mappings
-from naslab.search_spaces.lmbff.template import parse_template
 
 CPU = torch.device("cpu")
 SPECIAL = SpecialIds(cls=1, sep=2, mask=3)
@@ -121,6 +123,7 @@ class TestTemplates:
             ("*cls*_It_was*mask*.*sep+*", "needs *sent_0*"),
             ("*cls**sent_1**mask**sep+*", "needs *sent_0*"),
             ("*cls**sent_0**maks**sep+*", "unknown variable *maks*"),
+            ("*cls**sent_0*_It_was*mask*.*sep+", "an odd number of stars"),
             ("", "needs one *mask*, has 0"),
         ],
     )
@@ -134,6 +137,14 @@ class TestTemplates:
         space, task = made(rows, {"length": 8, "templates": ["*cls**sent_0*_" + "it_was_" * 20 + "*mask**sep+*"]})
         with pytest.raises(InputError, match=r"space.length: too short for template"):
             task.evaluate(built(space), "validation")
+
+    def test_a_generated_text_may_hold_stars_of_its_own(self):
+        template = parse_template("*cls**sent_0*_**wow_*mask*.*sep+*", generated=True)
+        assert [piece.text for piece in template.pieces if piece.kind == "text"] == [" ", "wow ", "."]
+
+    def test_without_a_mask_a_row_is_what_a_classifier_reads(self):
+        row = PLAIN[1].fill(lambda text: [10] * len(text), SPECIAL, ("abcdef", "gh"), length=9, first=4)
+        assert row == ([1, 10, 10, 10, 10, 2, 10, 10, 2], [0, 0, 0, 0, 0, 0, 1, 1, 1], 0)
 
 
 class TestTokenizers:
@@ -225,6 +236,42 @@ class TestModels:
         reread = make_task(again, {"data": {"name": "files", "root": str(rows)}, **BRIEF}, CPU)
         assert torch.equal(reread.example_input(3)["ids"], batch["ids"])
 
+    @pytest.mark.parametrize("kind", ["DebertaV2", "ModernBert", "DistilBert", "Electra"])
+    def test_other_encoders_are_asked_as_transformers_asks_them(self, kind, tmp_path, rows):
+        _, task, model = self._loaded(kind, tmp_path, rows)
+        part = task.pool.test.take(torch.arange(4))
+        prompter = task.prompter(model)
+        ours = task.logits(model.eval(), prompter, part)
+        for index in range(4):
+            row = prompter.row(part, index)
+            theirs = model.language_model(torch.tensor([row.ids])).logits[0, row.mask, list(prompter.words)]
+            torch.testing.assert_close(ours[index], theirs, rtol=1e-4, atol=1e-5)
+        list(task.train(model, 13))
+
+    @pytest.mark.parametrize(
+        ("kind", "changed", "message"),
+        [
+            ("FNet", {}, "a fnet: padding changes what it says"),
+            ("Bert", {"pad_token_id": 9}, "pads with 0, the model has 154 and 9"),
+            ("Bert", {"pad_token_id": None}, "pads with 0, the model has 154 and None"),
+            ("Bert", {"vocab_size": 20}, "the tokenizer has 154 tokens and pads with 0, the model has 20"),
+        ],
+    )
+    def test_an_encoder_that_cannot_be_asked(self, kind, changed, message, tmp_path, rows):
+        with pytest.raises(InputError, match=message) as caught:
+            self._loaded(kind, tmp_path, rows, **changed)
+        assert "\n" not in str(caught.value)
+
+    def _loaded(self, kind, folder, rows, **changed):
+        tokenizer = bert_tokenizer()
+        sizes = {**SMALL, "vocab_size": len(tokenizer), "max_position_embeddings": 64, "pad_token_id": 0, **changed}
+        config = getattr(transformers, f"{kind}Config")(**sizes)
+        torch.manual_seed(0)
+        name = saved(folder, transformers.AutoModelForMaskedLM.from_config(config), tokenizer)
+        space = find_space("lmbff", "tiny", {"encoder": name, **NAMED})
+        task = make_task(space, {"data": {"name": "files", "root": str(rows)}, **BRIEF}, CPU)
+        return space, task, space.build(space.published["prompt"])
+
 
 class TestTask:
     def test_the_split_of_a_model_is_its_seeds_and_the_best_of_its_rungs_is_kept(self, rows):
@@ -286,6 +333,14 @@ class TestTask:
                 {"adaptation": {"steps": 1, "length": 600}},
                 "task.adaptation.length: 600 tokens are more than the 512",
             ),
+            ({"length": 9_999_999}, {}, "space.length: input should be less than or equal to 16384"),
+            ({"searched_templates": 2, "infiller": "/nowhere"}, {}, "space.infiller: cannot load '/nowhere'"),
+            (
+                {},
+                {"adaptation": {"steps": 1, "text": {"corpus": "files", "files": ["/nowhere"]}}},
+                "/nowhere: cannot be read",
+            ),
+            ({}, {"batch_size": 9_999_999}, "task.batch_size: input should be less than or equal to 4096"),
             ({}, {"data": {"test": 200}}, "task.data.test: 200 leaves none of the 200 sentences to learn from"),
         ],
     )
@@ -296,9 +351,8 @@ class TestTask:
         assert "\n" not in str(caught.value)
 
     def test_no_such_embedder(self, rows, tmp_path):
-        _, task = made(rows, embedder=str(tmp_path / "none"))
         with pytest.raises(InputError, match=r"task.embedder: cannot load"):
-            _ = task.embed
+            made(rows, embedder=str(tmp_path / "none"))
 
     def test_more_shots_than_examples(self, rows):
         space, task = made(rows)
@@ -321,6 +375,23 @@ class TestTask:
         with pytest.raises(InputError, match="has 1 classes"):
             made(path)
 
+    def test_the_vocabulary_that_is_asked_for_is_enough(self, tmp_path):
+        path, letters = tmp_path / "rows.csv", "abcdefghijklmnopqrstuvwxyz0123456789"
+        path.write_text("\n".join(["text,label", *(f"{letters} {i},{'np'[i % 2]}" for i in range(80))]))
+        with pytest.raises(
+            InputError, match=r"space.vocabulary: 64 is too small for text of \d+ letters; use"
+        ) as caught:
+            made(path, {"vocabulary": 64})
+        least = int(re.search(r"use (\d+) or more", str(caught.value))[1])
+        made(path, {"vocabulary": least})
+        with pytest.raises(InputError, match="too small"):
+            made(path, {"vocabulary": least - 1})
+
+    def test_every_proposal_can_be_built(self, rows):
+        for shots in (2, 4, 16):
+            space = find_space("lmbff", "tiny", {"shots": shots})
+            assert all(space.random(np.random.default_rng(seed))["shots"] > 1 for seed in range(30))
+
     def test_pairs(self, tmp_path):
         path = tmp_path / "pairs.csv"
         rows = [f"is it {i}?,it is {i % 7}.,{'no' if i % 2 else 'yes'}" for i in range(120)]
@@ -333,6 +404,10 @@ class TestTask:
             assert 0 <= task.evaluate(model, "test")["accuracy"] <= 100
         with pytest.raises(InputError, match="for the data has pairs"):
             made(path)
+        for second, message in (("", "text_b 121 is empty"), ("\u200b", "has no words")):
+            path.write_text("\n".join(["text,text_b,label", *rows, f"is it?,{second},no"]))
+            with pytest.raises(InputError, match=message):
+                made(path, options)
 
 
 class TestSearch:
@@ -349,14 +424,22 @@ class TestSearch:
 
     def test_generated_templates_can_be_used(self, rows, tmp_path):
         model, tokenizer = infiller()
-        for name in generate_templates(model, tokenizer, [(("a film",), "great"), (("a plot",), "bad")], 4):
-            assert parse_template(name).sentences == 1
+        for template in generate_templates(model, tokenizer, [(("a film",), "great"), (("a plot",), "bad")], 4):
+            assert template.sentences == 1
         folder = saved(tmp_path, model, tokenizer)
         space, task = made(rows, {"searched_templates": 2, "infiller": folder})
         chosen = {**space.published["prompt"], "template": "searched"}
         tuned = space.build(space.configuration({**chosen, "template_rank": 1}))
         with pytest.raises(InputError, match="template_rank: 1 is too high; the search found 0"):
             list(task.train(tuned, 13))
+
+    def test_what_is_no_infiller(self, rows, bert, tmp_path):
+        with pytest.raises(InputError, match="has no <extra_id_0> to <extra_id_2>"):
+            made(rows, {"searched_templates": 2, "infiller": bert})
+        model, tokenizer = infiller()
+        folder = saved(tmp_path, transformers.T5EncoderModel(model.config), tokenizer)
+        with pytest.raises(InputError, match=r"space.infiller: .* has no decoder"):
+            load_infiller(folder)
 
 
 class TestVectors:

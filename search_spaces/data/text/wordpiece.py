@@ -108,12 +108,13 @@ def _numbers(text: str, segment: Segmenter, code: Code) -> Sequence[int]:
 
 
 def train_wordpiece(
-    words: Sequence[str], vocabulary: int, special: SpecialIds, length: int, least: int = 1
+    words: Sequence[str], vocabulary: int, special: SpecialIds, length: int, least: int = 1, room: int = 0
 ) -> TextTokenizer:
     """A WordPiece of at most `vocabulary` tokens, trained on `words`; the same texts give the same tokens.
 
     Args:
         least: a letter that occurs less often is unknown.
+        room: of the vocabulary, so many tokens are left for others to add.
 
     Raises:
         InputError: no text, or special tokens that are not numbered 0 to 4.
@@ -131,14 +132,14 @@ def train_wordpiece(
     continued = [letter for letter in letters if not IDEOGRAPH.match(letter)]
     known = [*(named[number] for number in range(5)), *(f"##{letter}" for letter in continued)]
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocabulary, special_tokens=known, limit_alphabet=len(letters), show_progress=False
+        vocab_size=vocabulary - room, special_tokens=known, limit_alphabet=len(letters), show_progress=False
     )
     learner.train_from_iterator(words, trainer)
     learned = learner.get_vocab()
-    if len(learned) > vocabulary:
+    if len(learned) + room > vocabulary:
         raise InputError(
-            f"space.vocabulary: {vocabulary} is too small for text of {len(letters)} letters; use {len(learned)} or "
-            "more"
+            f"space.vocabulary: {vocabulary} is too small for text of {len(letters)} letters; use "
+            f"{len(learned) + room} or more"
         )
     tokenizer = _pipeline(models.WordPiece(learned, unk_token="[UNK]"))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from naslab.errors import InputError
-from naslab.search_spaces.data.text import SpecialIds
+from naslab.search_spaces.data.text.wordpiece import SpecialIds
 
 SENTENCE = re.compile(r"(?P<space>\+?)sent(?P<case>[lu]?)(?P<cut>-?)_(?P<number>\d+)")
 SINGLE = ("cls", "mask", "sep", "sep+")
@@ -113,7 +113,7 @@ class Template:
 
     def _shorten(self, sentences: list[_Part], room: int) -> None:
         """Cut the sentences to the most tokens each that let all fit."""
-        most = max((len(part.ids) for part in sentences), default=0)
+        most = max(min(max((len(part.ids) for part in sentences), default=0), room), 0)
         while most > 0 and sum(min(len(part.ids), most) for part in sentences) > room:
             most -= 1
         if room < 0 or (most == 0 and any(part.ids for part in sentences)):
@@ -133,15 +133,21 @@ class _Part:
     ends: bool = False
 
 
-def parse_template(source: str) -> Template:
+def parse_template(source: str, generated: bool = False) -> Template:
     """A template from its text.
 
+    Args:
+        generated: its text may hold stars of its own; what is no variable between two stars is text.
+
     Raises:
-        InputError: an unknown variable, not exactly one mask, or sentences other than the first, or
-            the first and second.
+        InputError: an unknown variable, a star without another, not exactly one mask, or sentences other than the
+            first, or the first and second.
     """
     where = f"template {source!r}"
-    pieces = tuple(_pieces(source.split("*"), where))
+    parts = source.split("*")
+    if len(parts) % 2 == 0 and not generated:
+        raise InputError(f"{where}: an odd number of stars; each variable stands between two")
+    pieces = tuple(_pieces(parts, where, strict=not generated))
     masks = sum(piece.kind == "mask" for piece in pieces)
     if masks != 1:
         raise InputError(f"{where}: needs one *mask*, has {masks}")
@@ -151,18 +157,25 @@ def parse_template(source: str) -> Template:
     return Template(source, pieces)
 
 
-def _pieces(parts: Sequence[str], where: str) -> Iterator[Piece]:
-    """A part that names a variable is one, wherever it stands: generated texts hold stars of their own."""
-    paired = len(parts) % 2 == 1
+def _plain(source: str) -> Template:
+    return Template("", tuple(_pieces(source.split("*"), source, strict=True)))
+
+
+def _pieces(parts: Sequence[str], where: str, strict: bool) -> Iterator[Piece]:
+    """A part that names a variable is one, wherever it stands."""
     for index, part in enumerate(parts):
         if part in SINGLE:
             yield Piece(part)  # type: ignore[arg-type]
         elif SENTENCE.fullmatch(part):
             yield Piece("sentence", part)
-        elif part and paired and index % 2 == 1:
+        elif part and strict and index % 2 == 1:
             raise InputError(f"{where}: unknown variable *{part}*; there are {', '.join(SINGLE)}, sent_0 and sent_1")
         elif part:
             yield Piece("text", part.replace("_", " "))
+
+
+PLAIN = (_plain("*cls**sent_0**sep+*"), _plain("*cls**sent_0**sep+**sent_1**sep+*"))
+"""Without a mask: a sentence, and a pair of them, for what looks at the class token."""
 
 
 def _match(variable: str) -> re.Match[str]:
