@@ -76,6 +76,23 @@ class Options(BaseModel):
                 )
         return data
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_default_kind(cls, data: Any) -> Any:
+        """Options of an option that do not say of which kind they are, such as which data, are of the default's kind."""
+        if not isinstance(data, Mapping):
+            return data
+        found = dict(data)
+        for name, field in cls.model_fields.items():
+            if isinstance(field.default, Options) and isinstance(given := data.get(name), Mapping):
+                found[name] = {**field.default._kind(), **given}
+        return found
+
+    def _kind(self) -> dict[str, Any]:
+        """What was set of the options that decide which others apply."""
+        deciding = {when.parameter for name in type(self).model_fields for when in self.conditions(name)}
+        return {name: getattr(self, name) for name in self.model_fields_set & deciding}
+
     @model_validator(mode="after")
     def _nothing_without_effect(self, info: ValidationInfo) -> Self:
         if info.context == RECORDED:

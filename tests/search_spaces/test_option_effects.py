@@ -15,6 +15,7 @@ TASKS = [
     "pmlm:tiny",
     "whole_word:tiny",
     "dysi:tiny",
+    "lmbff:tiny",
 ]
 FORMS = ["nasiam:tiny byol", "nasiam:tiny mocov2"]
 """Of the same tasks, with options of the space that apply to them alone."""
