@@ -79,7 +79,7 @@ class Options(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _of_the_default_kind(cls, data: Any) -> Any:
-        """Options of an option that do not say of which kind they are, such as which data, are of the default's kind."""
+        """Options of an option that do not say of which kind they are, such as which data, are of the default's."""
         if not isinstance(data, Mapping):
             return data
         found = dict(data)
