@@ -182,8 +182,8 @@ def test_generation_is_greedy_whatever_a_checkpoint_asks_for(tmp_path):
 def test_fewer_pairs_are_of_the_same_data():
     """Naming an option of the data leaves the task's own choice of data as it is."""
     options = find_space("dysi", "tiny", SIZES).Task.Options
-    assert options.model_validate({"data": {"pairs": 50}}).data == ParallelOptions(name="vowels", pairs=50)
-    assert options.model_validate({"data": {"name": "docstrings"}}).data == ParallelOptions(name="docstrings")
+    for given, meant in (({"pairs": 50}, {"name": "vowels", "pairs": 50}), ({"name": "docstrings"},) * 2):
+        assert options.model_validate({"epochs": 1, "data": given}).data == ParallelOptions(**meant)
 
 
 def test_vowels_are_all_that_is_missing():
