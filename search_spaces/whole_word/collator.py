@@ -44,21 +44,21 @@ class WholeWordCollator:
                 raise InputError(
                     f"text {number}: {len(text['input_ids'])} tokens, but {len(text['words'])} numbers of words"
                 )
-        ids_BL = _padded([text["input_ids"] for text in texts], self.special.pad)
-        words_BL = _padded([text["words"] for text in texts], -1)
+        ids_BL = _padded([text["input_ids"] for text in texts], self.special.pad, np.int64)
+        words_BL = _padded([text["words"] for text in texts], -1, np.float64)
         noise_4BL = torch.rand(4, *ids_BL.shape, generator=self._generator)
         masked = mask_units(ids_BL, words_BL, noise_4BL, self.budget, self.fates, self.special, self.vocabulary)
         attended_BL = ids_BL.ne(self.special.pad).long()
         return {"input_ids": masked.ids_BL, "attention_mask": attended_BL, "labels": masked.labels_BL}
 
 
-def _padded(rows: Sequence[Sequence[int | None]], filling: int) -> Tensor:
-    """Rows of one length, int64; None becomes what fills up. Floats, in which None is no number, are read fastest."""
+def _padded(rows: Sequence[Sequence[int | None]], filling: int, read_as: type[np.int64 | np.float64]) -> Tensor:
+    """Rows of one length, int64. Read as floats, None becomes what fills up; integers are read faster."""
     longest = max(map(len, rows))
     if all(len(row) == longest for row in rows):
-        found = np.array(rows, np.float64)
+        found = np.array(rows, read_as)
     else:
-        found = np.full((len(rows), longest), np.nan)
+        found = np.full((len(rows), longest), filling, read_as)
         for padded, numbers in zip(found, rows, strict=True):
             padded[: len(numbers)] = numbers
-    return torch.from_numpy(np.nan_to_num(found, copy=False, nan=filling).astype(np.int64))
+    return torch.from_numpy(np.nan_to_num(found, copy=False, nan=filling).astype(np.int64, copy=False))

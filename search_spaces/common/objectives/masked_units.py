@@ -96,23 +96,38 @@ def choose_units(index_BL: Tensor, order_BL: Tensor, budget_B: Tensor) -> Tensor
     """Tokens that are hidden, (B, L): of units in the order of their noise, each that does not pass what is left.
 
     A loop over units would go through them one by one. Here all that fit side by side are taken at once, then those
-    that still fit, as often as a unit was too long: the longest unit's length bounds the rounds.
+    that still fit, as often as a unit was too long: the longest unit's length bounds the rounds. Two units for each
+    token of the budget are nearly always more than it takes to fill it, so only so many are put in order at first.
 
     Args:
         order_BL: the noise of a text's unit number u stands at its place u.
     """
+    if index_BL.numel() == 0:
+        return index_BL >= 0
     lengths_BU = unit_lengths(index_BL)
-    noise_BU = order_BL[:, : lengths_BU.shape[1]].masked_fill(lengths_BU == 0, torch.inf)
-    order_BU = noise_BU.argsort(dim=1, stable=True)
-    ordered_BU, left_B1 = lengths_BU.gather(1, order_BU), budget_B[:, None]
-    taken_BU = torch.zeros_like(ordered_BU, dtype=torch.bool)
+    number = lengths_BU.shape[1]
+    # Equal noise goes by the unit's number, on every device.
+    turn_U = torch.arange(number, device=index_BL.device).double() * 2.0**-40
+    noise_BU = (order_BL[:, :number] + turn_U).masked_fill(lengths_BU == 0, torch.inf)
+    for candidates in (min(number, 2 * int(budget_B.max())), number):
+        order_BC = noise_BU.topk(candidates, largest=False).indices
+        ordered_BC = lengths_BU.gather(1, order_BC)
+        taken_BC = _taken(ordered_BC, budget_B)
+        if candidates == number or not ((ordered_BC * taken_BC).sum(1) < budget_B).any():
+            break
+    chosen_BU = torch.zeros_like(lengths_BU, dtype=torch.bool).scatter(1, order_BC, taken_BC)
+    return chosen_BU.gather(1, index_BL.clamp(min=0)) & (index_BL >= 0)
+
+
+def _taken(lengths_BU: Tensor, budget_B: Tensor) -> Tensor:
+    """Which units are taken, (B, U), of those in a row, each where it does not pass what is left of the budget."""
+    left_B1 = budget_B[:, None]
+    taken_BU = torch.zeros_like(lengths_BU, dtype=torch.bool)
     while True:
-        fitting_BU = ~taken_BU & (ordered_BU > 0) & (ordered_BU <= left_B1)
-        reached_BU = (ordered_BU * fitting_BU).cumsum(1)
+        fitting_BU = ~taken_BU & (lengths_BU > 0) & (lengths_BU <= left_B1)
+        reached_BU = (lengths_BU * fitting_BU).cumsum(1)
         new_BU = fitting_BU & (reached_BU <= left_B1)
         if not new_BU.any():
-            break
+            return taken_BU
         taken_BU |= new_BU
-        left_B1 = left_B1 - (ordered_BU * new_BU).sum(1, keepdim=True)
-    chosen_BU = torch.zeros_like(taken_BU).scatter(1, order_BU, taken_BU)
-    return chosen_BU.gather(1, index_BL.clamp(min=0)) & (index_BL >= 0)
+        left_B1 = left_B1 - (lengths_BU * new_BU).sum(1, keepdim=True)
