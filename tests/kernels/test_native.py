@@ -23,6 +23,7 @@ def cache(tmp_path, monkeypatch):
     """An empty cache of this test's own, and a process that has loaded nothing."""
     monkeypatch.setenv("NASLAB_CACHE", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("NASLAB_CXXFLAGS", "-O0")  # comes last; what is compiled quickly is cached alike
     for remembered in (_native.library, _native._warn_once):
         monkeypatch.setattr(_native, remembered.__name__, _native.cache(remembered.__wrapped__))
     monkeypatch.setattr("naslab.kernels._dispatch.library", _native.library)
