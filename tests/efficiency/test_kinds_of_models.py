@@ -8,7 +8,7 @@ import types
 import pytest
 import torch
 import torchvision
-from test_hard_models import LINEAR, QUICK, Fn, batch, layer
+from small_models import LINEAR, QUICK, Fn, batch, layer
 from torch import nn
 from torch._higher_order_ops.scan import scan
 from torch._higher_order_ops.while_loop import while_loop

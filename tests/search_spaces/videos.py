@@ -1,4 +1,4 @@
-"""Video files for tests, really encoded."""
+"""Video files for tests, really encoded, and captioned sets of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import av
 import numpy as np
+
+from naslab.search_spaces.data.video import VideoTextOptions, load_video_text
 
 CODECS = {
     "mp4": "mpeg4",
@@ -42,3 +44,18 @@ def encode(
         for packet in stream.encode():
             container.mux(packet)
     return path
+
+
+def options(root: Path, name: str = "folder", **more: object) -> VideoTextOptions:
+    return VideoTextOptions.model_validate({"name": name, "root": root, "frames": 4, "image_size": 16, **more})
+
+
+def load(root: Path, name: str = "folder", **more: object):
+    return load_video_text(options(root, name, **more))
+
+
+def folder(root: Path, names: list[str], **encoding: object) -> None:
+    for name in names:
+        encode(root / name, **encoding)
+    rows = [f'{name},"a clip, called {Path(name).stem}"' for name in names]
+    (root / "captions.csv").write_text("\n".join(["file,caption", *rows]) + "\n")
