@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -15,9 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 
 from naslab.efficiency.flop_count import FlopCount, Operation, Phase
 from naslab.efficiency.formulas import FORMULAS
-from naslab.efficiency.higher_order import is_higher_order, operation_name, run_watched
+from naslab.efficiency.higher_order import run_watched
 from naslab.efficiency.inputs import tensors_of
 from naslab.efficiency.kinds import EINSUM, kind_of
+from naslab.efficiency.schemas import bound, is_higher_order, is_mutable, is_view, operation_name
 from naslab.efficiency.tensors import is_abstract, is_plain, tensors_within
 from naslab.efficiency.threads import Context
 from naslab.efficiency.traffic import bytes_moved
@@ -134,10 +135,10 @@ class Counter(TorchDispatchMode):
         outputs = func(*args, **kwargs)
         if name.startswith(("profiler::", "prim::")):
             return outputs
-        call = Call(_bind(func, args, kwargs), tuple(tensors_within(outputs)))
+        call = Call(bound(func, args, kwargs), tuple(tensors_within(outputs)))
         self._weights.follow(args, kwargs, call.outputs)
-        if not _is_view(func) and (self._abstract or not any(map(is_abstract, call.outputs))):
-            self._record(name, phase, origin, call, _is_mutable(func))
+        if not is_view(func) and (self._abstract or not any(map(is_abstract, call.outputs))):
+            self._record(name, phase, origin, call, is_mutable(func))
         return outputs
 
     def _with_bodies(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
@@ -216,26 +217,3 @@ def _largest_product(call: Call) -> int:
         t.numel() for t in {id(t): t for t in (*tensors_within(call.arguments), *call.outputs)}.values()
     )
     return round(2 * math.sqrt(elements / 3) ** 3)
-
-
-def _bind(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a call by the names of the operation's schema, defaults filled in."""
-    if not hasattr(func, "_schema"):
-        names = ("query", "key", "value", "score_mod", "block_mask")
-        return dict(zip(names, args, strict=False)) | dict(kwargs)
-    arguments = func._schema.arguments
-    bound = {argument.name: argument.default_value for argument in arguments if argument.has_default_value()}
-    bound.update(zip((argument.name for argument in arguments), args, strict=False))
-    return bound | dict(kwargs)
-
-
-def _is_mutable(func: Any) -> bool:
-    return bool(hasattr(func, "_schema") and func._schema.is_mutable)
-
-
-def _is_view(func: Any) -> bool:
-    """Whether the result aliases an argument without writing to it."""
-    if not hasattr(func, "_schema"):
-        return False
-    aliases = [result.alias_info for result in func._schema.returns]
-    return any(alias is not None and not alias.is_write for alias in aliases)

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from naslab.efficiency.formulas import FORMULAS
-from naslab.efficiency.higher_order import is_higher_order, operation_name, run_watched
+from naslab.efficiency.higher_order import run_watched
 from naslab.efficiency.inputs import Inputs, call_model, device_of, tensors_in, tensors_of
+from naslab.efficiency.schemas import is_higher_order, operation_name
 from naslab.efficiency.tensors import is_plain, is_wrapper, parts_of, tensors_within
 from naslab.efficiency.threads import followed
 

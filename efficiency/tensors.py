@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
 DEEPEST = 6
+_ATOMS = frozenset({int, float, bool, complex, str, bytes, type(None), torch.dtype, torch.device, torch.layout})
+"""What most arguments are that are no tensors: there is nothing to look for in them."""
 
 
 def tensors_within(thing: Any) -> Iterator[Tensor]:
@@ -23,13 +25,17 @@ def _within(thing: Any, seen: set[int], depth: int) -> Iterator[Tensor]:
     for leaf in tree_leaves(thing):
         if isinstance(leaf, Tensor):
             yield leaf
-        elif depth < DEEPEST and id(leaf) not in seen and (parts := _parts_of_object(leaf)):
+        elif (
+            type(leaf) not in _ATOMS and depth < DEEPEST and id(leaf) not in seen and (parts := _parts_of_object(leaf))
+        ):
             seen.add(id(leaf))
             yield from _within(parts, seen, depth + 1)
 
 
 def _parts_of_object(thing: Any) -> list[Any]:
     """What an object that torch does not take apart holds."""
+    if type(thing) in _ATOMS:
+        return []
     if isinstance(thing, Mapping):
         return list(thing.values())
     if isinstance(thing, (Set, ValuesView)):
