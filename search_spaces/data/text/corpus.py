@@ -12,6 +12,7 @@ import re
 import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -76,8 +77,13 @@ def distinct_paragraphs(texts: Iterable[str]) -> str:
     return "\n\n".join(kept)
 
 
-def docstrings() -> Iterator[str]:
-    """Docstrings of the standard library in order of file and line; nothing is imported."""
+@cache
+def docstrings() -> tuple[str, ...]:
+    """Docstrings of the standard library in order of file and line; nothing is imported. Reading all takes seconds."""
+    return tuple(_docstrings())
+
+
+def _docstrings() -> Iterator[str]:
     root = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(root.rglob("*.py")):
         if SKIPPED & set(path.relative_to(root).parts):
