@@ -6,7 +6,7 @@ Names: B texts, L tokens, C classes.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,22 @@ UNSET = -1
 TEMPLATE_BYTES = 512
 
 
+class Kept(NamedTuple):
+    """What training found; None before it."""
+
+    split: int | None = None
+    words: tuple[int, ...] | None = None
+    template: Template | None = None
+
+
 class FewShotModel(nn.Module):
     """Logits of classes, (B, C).
 
     Prompt: those of each class's word at the mask (eq. 1 of the paper), of the language model with its own head and
     nothing new. Head: a new layer of two on the state of the class token, as RoBERTa's classification head has it.
 
-    Buffers hold what training found: the split's seed, the words, the template. They are UNSET, or empty, before it.
+    Buffers hold what training found, for the checkpoint: the split's seed, the words, the template. They are UNSET, or
+    empty, before it. `kept` is the same on the host, so that no step waits for a device.
     """
 
     split: Tensor
@@ -47,6 +56,8 @@ class FewShotModel(nn.Module):
         self.register_buffer("split", torch.tensor(UNSET))
         self.register_buffer("words", torch.full((classes,), UNSET))
         self.register_buffer("prompt", torch.zeros(TEMPLATE_BYTES, dtype=torch.uint8))
+        self.kept = Kept()
+        self.register_load_state_dict_post_hook(_read)
 
     def forward(self, ids: Tensor, segments: Tensor, at: Tensor, words: Tensor) -> Tensor:
         """Logits (B, C).
@@ -61,20 +72,22 @@ class FewShotModel(nn.Module):
         logits: Tensor = self.classifier(states_at(self.language_model, ids, segments, at))
         return logits
 
-    def remember(self, split: int, words: tuple[int, ...], template: Template) -> None:
+    def remember(self, split: int, words: tuple[int, ...] | None = None, template: Template | None = None) -> None:
         """Keep what was found for a split."""
+        self.kept = Kept(split % 2**63, words, template)
         self.split.fill_(split % 2**63)
-        self.words.copy_(torch.tensor(words))
-        data = template.source.encode()
-        self.prompt.zero_()
-        self.prompt[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
-
-    @property
-    def template(self) -> Template | None:
-        """The one that training kept."""
-        source = bytes(self.prompt.tolist()).rstrip(b"\0").decode()
-        return parse_template(source, generated=True) if source else None
+        if words is not None:
+            self.words.copy_(torch.tensor(words))
+        data = template.source.encode() if template is not None else b""
+        self.prompt.copy_(torch.tensor([*data, *bytes(TEMPLATE_BYTES - len(data))], dtype=torch.uint8))
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the language model as transformers loads it."""
         self.language_model.save_pretrained(folder)
+
+
+def _read(model: FewShotModel, _: Any) -> None:
+    """After weights were loaded."""
+    split, words, source = int(model.split), tuple(model.words.tolist()), bytes(model.prompt.tolist()).rstrip(b"\0")
+    template = parse_template(source.decode(), generated=True) if source else None
+    model.kept = Kept(split, words if words[0] != UNSET else None, template) if split != UNSET else Kept()

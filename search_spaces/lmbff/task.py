@@ -34,7 +34,7 @@ from naslab.search_spaces.data.text.templates import PLAIN, Template, parse_temp
 from naslab.search_spaces.lmbff import search
 from naslab.search_spaces.lmbff.chosen import SEARCHED, Chosen
 from naslab.search_spaces.lmbff.generate import infiller_tokenizer
-from naslab.search_spaces.lmbff.model import UNSET, FewShotModel
+from naslab.search_spaces.lmbff.model import FewShotModel
 from naslab.search_spaces.lmbff.prompts import Batch, Lengths, Prompter
 from naslab.search_spaces.lmbff.space import LMBFF
 from naslab.search_spaces.options import Options
@@ -212,11 +212,11 @@ class FewShot(EpochTask):
         """Template and words: as training kept them, or as chosen, or searched with the model as it is."""
         if chosen.method == "head":
             return PLAIN[len(data.train.pair(0)) - 1], (0,) * self.space.classes
-        template = model.template or self._template(chosen, data)
+        template = model.kept.template or self._template(chosen, data)
         if chosen.label_words != SEARCHED:
             return template, self.manual[chosen.label_words]
-        if int(model.words[0]) != UNSET:
-            return template, tuple(model.words.tolist())
+        if model.kept.words is not None:
+            return template, model.kept.words
         manual = self.manual["/".join(self.space.options.label_words[0])]
         prompter = Prompter(data, self.tokenizer, self._lengths, chosen, template, manual)
         found = search.words(self.space, model, prompter, manual, self.device)
@@ -235,7 +235,7 @@ class FewShot(EpochTask):
     def prompter(self, model: FewShotModel, chosen: Chosen | None = None) -> Prompter:
         """Rows for a model: of the split that it was trained on, or of the first published one."""
         chosen = chosen or model.chosen
-        seed = PUBLISHED_SEEDS[0] if int(model.split) == UNSET else int(model.split)
+        seed = PUBLISHED_SEEDS[0] if model.kept.split is None else model.kept.split
         data = self.split(chosen.shots, seed)
         template, words = self._setting(model, chosen, data)
         return Prompter(data, self.tokenizer, self._lengths, chosen, template, words)
@@ -291,7 +291,7 @@ class FewShot(EpochTask):
         """Logits (N, C) on the CPU, the mean over the sets of demonstrations."""
         candidates = self._candidates(prompter, part, training=False)
         sets = self.options.demonstration_sets if candidates else 1
-        rng = np.random.RandomState(int(model.split) % 2**32)
+        rng = np.random.RandomState((model.kept.split or 0) % 2**32)
         drawn: Iterable[list[list[int]]] = [[[]] * len(part)]
         if candidates:
             drawn = demonstrations.draw_sets(candidates, prompter.data.train.labels.numpy(), sets, rng)
@@ -320,7 +320,7 @@ class FewShot(EpochTask):
         seed_everything(seed)
         model = cast(FewShotModel, self.space.build(self.space.reference).to(self.device))
         self._adapt(model, seed)
-        model.split.fill_(seed % 2**63)
+        model.remember(seed)
         return model.eval()
 
     def _untuned(self, kind: Literal["none", "random"], seed: int, split: Split) -> dict[str, float]:
