@@ -57,7 +57,7 @@ class FewShotModel(nn.Module):
         self.register_buffer("words", torch.full((classes,), UNSET))
         self.register_buffer("prompt", torch.zeros(TEMPLATE_BYTES, dtype=torch.uint8))
         self.kept = Kept()
-        self.register_load_state_dict_post_hook(_read)
+        self.register_load_state_dict_post_hook(_read)  # type: ignore[no-untyped-call]
 
     def forward(self, ids: Tensor, segments: Tensor, at: Tensor, words: Tensor) -> Tensor:
         """Logits (B, C).
