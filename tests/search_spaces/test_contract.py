@@ -29,8 +29,9 @@ WORDS = {
 }
 DOCS = {"corpus": "files", "files": [str(EXAMPLES.parent / "docs")], "max_characters": 60_000}
 BLOCKS = {"data": DOCS, "epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "rung_windows": 8}
+HERE = Path(__file__).parent
 PAIRS = {
-    "data": {"name": "vowels", "pairs": 400},
+    "data": {"name": "files", "root": str(HERE / "pairs.tsv")},
     "epochs": 2,
     "steps_per_epoch": 25,
     "learning_rate": 1e-2,
@@ -39,7 +40,13 @@ PAIRS = {
     "prefix_tokens": 3,
 }
 SHORT = {"source_tokens": 8, "target_tokens": 10, "vocabulary": 270, "layers": 1, "width": 16, "hidden": 24}
-FEW_SHOT = {"data": {"test": 40}, "epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "demonstration_sets": 2}
+FEW_SHOT = {
+    "data": {"name": "files", "root": str(HERE / "few_shot.csv"), "test": 20},
+    "epochs": 2,
+    "steps_per_epoch": 3,
+    "batch_size": 4,
+    "demonstration_sets": 2,
+}
 SPACES = {
     "digits_mlp:Space": {"epochs": 2},
     "nasiam:tiny": IMAGES,
@@ -50,7 +57,7 @@ SPACES = {
     "whole_word:tiny": (WORDS, {"vocabulary": 1500, "length": 48, "width": 32}),
     "smaug:tiny": {**CLIPS, "dataset": MORE_CLIPS},
     "pmlm:tiny": (BLOCKS, {"vocabulary": 512, "context": 48, "layers": 2, "width": 32, "head_width": 8}),
-    "lmbff:tiny": FEW_SHOT,
+    "lmbff:tiny": (FEW_SHOT, {"vocabulary": 200, "width": 16, "layers": 1, "heads": 2, "length": 48}),
     "nasiam:tiny byol": (IMAGES, {"framework": "byol"}),
     "nasiam:tiny mocov2": (IMAGES, {"framework": "mocov2"}),
     "dysi:tiny": (PAIRS, SHORT),
