@@ -13,8 +13,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 FEW = {"train": 200, "validation": 60, "test": 60}
 IMAGES = {"dataset": FEW, "batch_size": 50, "epochs": 2}
 CLIPS = {"dataset": {"train": 24, "validation": 12, "test": 12}, "batch_size": 8, "epochs": 2}
-MORE_CLIPS = {"train": 32, "validation": 12, "test": 12, "events": ["move", "turn", "presence"]}
-TEXT = {"epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "rung_windows": 8}
+MORE_CLIPS = {
+    "train": 32, "validation": 12, "test": 12, "events": ["move", "turn", "presence"], "frames": 4, "image_size": 16,
+}  # fmt: skip
 WORDS = {
     "epochs": 2,
     "steps_per_epoch": 3,
@@ -28,7 +29,7 @@ WORDS = {
     "tuning": {"epochs": 1, "batch_size": 8},
 }
 DOCS = {"corpus": "files", "files": [str(EXAMPLES.parent / "docs")], "max_characters": 60_000}
-BLOCKS = {"data": DOCS, "epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "rung_windows": 8}
+TEXT = {"data": DOCS, "epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "rung_windows": 8}
 HERE = Path(__file__).parent
 PAIRS = {
     "data": {"name": "files", "root": str(HERE / "pairs.tsv")},
@@ -55,8 +56,8 @@ SPACES = {
     "token_reduction:tiny": IMAGES,
     "altup:tiny": TEXT,
     "whole_word:tiny": (WORDS, {"vocabulary": 1500, "length": 48, "width": 32}),
-    "smaug:tiny": {**CLIPS, "dataset": MORE_CLIPS},
-    "pmlm:tiny": (BLOCKS, {"vocabulary": 512, "context": 48, "layers": 2, "width": 32, "head_width": 8}),
+    "smaug:tiny": ({**CLIPS, "dataset": MORE_CLIPS}, {"image_size": 16, "clip_frames": 4}, 4),
+    "pmlm:tiny": (TEXT, {"vocabulary": 512, "context": 48, "layers": 2, "width": 32, "head_width": 8}),
     "lmbff:tiny": (FEW_SHOT, {"vocabulary": 200, "width": 16, "layers": 1, "heads": 2, "length": 48}),
     "nasiam:tiny byol": (IMAGES, {"framework": "byol"}),
     "nasiam:tiny mocov2": (IMAGES, {"framework": "mocov2"}),
@@ -73,8 +74,8 @@ EFFECTS = (space_options_have_an_effect, task_options_have_an_effect)
 @cache
 def made(name):
     target, found = name.split()[0], SPACES[name]
-    task, options = found if isinstance(found, tuple) else (found, None)
-    return subject(target, task, options, samples=2 if options else 4)
+    task, options, samples = (*found, 2)[:3] if isinstance(found, tuple) else (found, None, 4)
+    return subject(target, task, options, samples)
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in EFFECTS], ids=lambda rule: rule.__name__)

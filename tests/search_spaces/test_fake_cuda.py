@@ -27,7 +27,7 @@ from naslab.search_spaces.whole_word import task as whole_word
 FEW = {"train": 150, "validation": 40, "test": 40}
 IMAGES = {"dataset": FEW, "batch_size": 50, "epochs": 1}
 CLIPS = {"dataset": {"train": 24, "validation": 12, "test": 12}, "batch_size": 8, "epochs": 1}
-TEXT = {"epochs": 1, "steps_per_epoch": 3, "batch_size": 4, "rung_windows": 8}
+TEXT = {"data": {"max_characters": 60_000}, "epochs": 1, "steps_per_epoch": 3, "batch_size": 4, "rung_windows": 8}
 WORDS = {
     "epochs": 1,
     "steps_per_epoch": 3,
