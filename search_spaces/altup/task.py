@@ -21,7 +21,7 @@ from naslab.search_spaces.common.controls import untrained
 from naslab.search_spaces.common.objectives.span_batches import SpanBatches
 from naslab.search_spaces.common.scores import text_baselines
 from naslab.search_spaces.common.tasks import StepBudget, StepTask
-from naslab.search_spaces.common.training import adamw, set_learning_rate, train_in_rungs
+from naslab.search_spaces.common.training import adamw, train_in_rungs
 from naslab.search_spaces.common.training.choice import Wanted
 from naslab.search_spaces.data.placing import sent
 from naslab.search_spaces.data.text import IGNORED, Batch, CausalBatches, TextOptions, load_text
@@ -110,9 +110,7 @@ class LanguageModelling(StepTask):
             yield replace(rung, facts={**rung.facts, "steps": steps, "tokens": steps * self.batching.tokens})
 
     def _steps(self, model: nn.Module, optimiser: torch.optim.Optimizer, epoch: int, seed: int) -> Iterator[Batch]:
-        steps = self.steps_per_epoch
-        for step in range(epoch * steps, (epoch + 1) * steps):
-            set_learning_rate(optimiser, step / (self.options.epochs * steps), self.options.warmup, FLOOR)
+        for step in self.scheduled_steps(optimiser, epoch, self.options.warmup, FLOOR):
             yield self._sent(self.batching.batch(self.data.train.tokens, seed, step, self.batches_per_pass))
 
     def _sent(self, batch: Batch) -> dict[str, Tensor]:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from naslab.search_spaces.configuration import Configuration
 from naslab.search_spaces.seeds import seed_everything
 from naslab.search_spaces.task import Control, Split, Task
 
@@ -38,6 +39,19 @@ def trained(
     """A control that trains a model by a seed, once for both splits: a task makes it once, in its constructor."""
     latest = lru_cache(maxsize=1)(train)
     return Control(name, description, lambda seed, split: scores(latest(seed), split), trained=True)
+
+
+def trained_as(task: Task, name: str, description: str, configuration: Configuration) -> Control:
+    """A configuration as the task trains it, its own search aside; made once, in the task's constructor."""
+
+    def train(seed: int) -> nn.Module:
+        seed_everything(seed)
+        model = task.space.build(configuration)
+        for _ in task.train(model, seed):
+            pass
+        return model
+
+    return trained(name, description, train, lambda model, split: task.evaluate(model, split))
 
 
 def _flat(samples: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
 from naslab.search_spaces.common.controls import trained, untrained
 from naslab.search_spaces.common.tasks import StepBudget, StepTask
-from naslab.search_spaces.common.training import adamw, set_learning_rate, train_in_rungs
+from naslab.search_spaces.common.training import adamw, train_in_rungs
 from naslab.search_spaces.common.training.choice import Wanted
 from naslab.search_spaces.data.placing import sent
 from naslab.search_spaces.data.text import ParallelOptions, load_parallel
@@ -107,9 +107,8 @@ class Translation(StepTask):
         self, model: nn.Module, optimiser: torch.optim.Optimizer, epoch: int, seed: int
     ) -> Iterator[dict[str, Tensor]]:
         recipe, pairs, size = cast(SequenceModel, model).recipe, self.pairs["train"], self.options.batch_size
-        steps, whole = self.steps_per_epoch, self.options.epochs * self.steps_per_epoch
-        for step in range(epoch * steps, (epoch + 1) * steps):
-            set_learning_rate(optimiser, step / whole, self.options.warmup)
+        whole = self.options.epochs * self.steps_per_epoch
+        for step in self.scheduled_steps(optimiser, epoch, self.options.warmup):
             per_pass = len(pairs) // size
             order = torch.Generator().manual_seed(derive_seed(seed, "order", step // per_pass))
             at = step % per_pass * size

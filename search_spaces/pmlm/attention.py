@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
-from transformers.models.t5.modeling_t5 import T5Attention
 
 NAME = "pseudo_masked"
 """What transformers knows this attention by."""
@@ -87,19 +86,3 @@ def _like(mask: Tensor | None, query: Tensor) -> Tensor | None:
 
 AttentionInterface.register(NAME, pseudo_masked_attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
-
-
-class RelativeBias(nn.Module):
-    """T5's bias by relative position, one for all layers: what is added to the scores of each head."""
-
-    def __init__(self, heads: int, buckets: int, furthest: int) -> None:
-        super().__init__()
-        self.furthest = furthest
-        self.table = nn.Embedding(buckets, heads)
-
-    def forward(self, queries_BQ: Tensor, keys_BK: Tensor) -> Tensor:
-        """Bias (B, H, Q, K) between places."""
-        apart = keys_BK[:, None, :] - queries_BQ[:, :, None]
-        bucket = T5Attention._relative_position_bucket(apart, True, self.table.num_embeddings, self.furthest)
-        bias: Tensor = self.table(bucket)
-        return bias.permute(0, 3, 1, 2)

@@ -9,18 +9,25 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from naslab.efficiency.surroundings import seeded
 from naslab.errors import InputError
 from naslab.search_spaces.common.scores.accuracy import accuracy
+from naslab.search_spaces.common.training.tuning import TuningOptions, tune
 from naslab.search_spaces.data.text import SentenceOptions, TextTokenizer, load_sentences
 from naslab.search_spaces.pmlm.model import PseudoMaskedLM
-from naslab.search_spaces.pmlm.tuning import SCORED, TuningOptions, seeded, tune
+from naslab.search_spaces.seeds import derive_seed
 from naslab.search_spaces.splits import Splits
 from naslab.search_spaces.task import Split
+
+SCORED = 128
+"""Sentences of a batch that is scored."""
 
 
 class ClassificationOptions(TuningOptions):
     """Which sentences, and the recipe."""
 
+    seed: int = Field(0, ge=0)
+    """Decides the new weights, the order of the sentences, and dropout."""
     data: SentenceOptions = SentenceOptions()
     tokens: int = Field(64, ge=4)
     """Length of a sentence, [CLS] and [SEP] included; longer ones are cut."""
@@ -51,6 +58,8 @@ class Classification:
     """Sentences with their classes, and what a pre-trained model makes of them."""
 
     metric = "classification_top1"
+    trivial = "always the most frequent class"
+    """What the baseline is."""
 
     def __init__(self, options: ClassificationOptions, tokenizer: TextTokenizer, device: torch.device) -> None:
         self.options, self.device = options, device
@@ -65,15 +74,11 @@ class Classification:
 
     def scores(self, model: PseudoMaskedLM, split: Split, full: bool) -> dict[str, float]:
         """`classification_top1`, percent, of a copy that is fine-tuned."""
-        with seeded(self.options, self.device):
+        ids, labels, options = self.ids.train, self.labels.train, self.options
+        with seeded(derive_seed(options.seed, "fine-tuning"), self.device):
             classifier = Classifier(model, len(self.classes)).to(self.device)
-            tune(
-                classifier,
-                lambda chosen, _: self._loss(classifier, chosen),
-                len(self.ids.train),
-                self.options,
-                self.device,
-            )
+            loss = lambda chosen, _: F.cross_entropy(classifier(ids[chosen]), labels[chosen])  # noqa: E731
+            tune(classifier, loss, len(ids), options, options.seed, self.device)
         with torch.no_grad():
             logits = torch.cat([classifier(ids) for ids in self.ids.of(split).split(SCORED)])
         return {self.metric: 100 * accuracy(logits, self.labels.of(split))}
@@ -83,6 +88,3 @@ class Classification:
         labels = self.labels.of(split)
         frequent = self.labels.train.bincount().argmax()
         return {self.metric: 100 * (labels == frequent).double().mean().item()}
-
-    def _loss(self, classifier: Classifier, chosen: Tensor) -> Tensor:
-        return F.cross_entropy(classifier(self.ids.train[chosen]), self.labels.train[chosen])

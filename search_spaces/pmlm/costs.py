@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from naslab.search_spaces.common import costs
-from naslab.search_spaces.pmlm.model import Plan, Sizes
+from naslab.search_spaces.common.modules.masked_lm import BertSizes
+from naslab.search_spaces.pmlm.model import Plan
 
 
 @dataclass(frozen=True)
@@ -17,15 +18,14 @@ class Pass:
     predicted: int
 
 
-def forward_flops(sizes: Sizes, hidden: int, tokens: Pass, batch_size: int) -> int:
+def forward_flops(sizes: BertSizes, tokens: Pass, batch_size: int) -> int:
     """FLOPs of a forward: the text attends to itself, originals and pseudo masks to everything."""
     width, behind = sizes.width, 2 * tokens.slots
     whole = tokens.length + behind
     attention = costs.attention(tokens.length, width) + costs.linear(behind, width, 4 * width)
     attention += 2 * behind * whole * width
-    layer = attention + costs.mlp(whole, width, hidden)
-    head = costs.linear(tokens.predicted, width, width + sizes.vocabulary)
-    return 2 * batch_size * (sizes.layers * layer + head)
+    layer = attention + costs.mlp(whole, width, sizes.hidden)
+    return 2 * batch_size * (sizes.layers * layer + sizes.head(tokens.predicted))
 
 
 def passed(plan: Plan, length: int) -> Pass:

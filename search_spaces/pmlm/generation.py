@@ -14,15 +14,19 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from naslab.errors import InputError
+from naslab.efficiency.surroundings import seeded
+from naslab.search_spaces.common.objectives.fates import Fates, corrupted, fates_beside
+from naslab.search_spaces.common.objectives.masked_blocks import Slots
 from naslab.search_spaces.common.scores.rouge import rouge_l
+from naslab.search_spaces.common.training.tuning import TuningOptions, tune
 from naslab.search_spaces.data.text import IGNORED, Pairs, ParallelOptions, SpecialIds, TextTokenizer, load_parallel
-from naslab.search_spaces.pmlm.masking import Slots
 from naslab.search_spaces.pmlm.model import PseudoMaskedLM
-from naslab.search_spaces.pmlm.tuning import SCORED, TuningOptions, seeded, tune
+from naslab.search_spaces.seeds import derive_seed
 from naslab.search_spaces.splits import Splits
 from naslab.search_spaces.task import Split
 
+SCORED = 128
+"""Pairs of a batch that is written."""
 TARGET_TYPE = 1
 """Token type of a target; the source's is 0 (s2s-ft)."""
 
@@ -30,6 +34,8 @@ TARGET_TYPE = 1
 class GenerationOptions(TuningOptions):
     """Which pairs, and the recipe; noise and smoothing are those of s2s-ft."""
 
+    seed: int = Field(0, ge=0)
+    """Decides the order of the pairs, noise, and dropout."""
     data: ParallelOptions = ParallelOptions()
     source_tokens: int = Field(96, ge=4)
     target_tokens: int = Field(24, ge=2)
@@ -55,13 +61,11 @@ class Generation:
     """Pairs of texts, and what a pre-trained model makes of them."""
 
     metric = "rouge_l"
+    trivial = "the beginning of the source"
+    """What the baseline is."""
 
     def __init__(self, options: GenerationOptions, tokenizer: TextTokenizer, device: torch.device) -> None:
-        if options.random_share + options.kept_share > 1:
-            raise InputError(
-                f"task.generation.random_share: {options.random_share:g} and kept_share {options.kept_share:g} "
-                "are more than 1"
-            )
+        self.fates = fates_beside(options.random_share, options.kept_share, "task.generation")
         self.options, self.device, self.special = options, device, tokenizer.special
         self.data = load_parallel(options.data)
         self.sha256, self.tokenizer = self.data.sha256, tokenizer
@@ -71,16 +75,15 @@ class Generation:
     def scores(self, model: PseudoMaskedLM, split: Split, full: bool) -> dict[str, float]:
         """`rouge_l`, percent, of what a fine-tuned copy writes, word piece by word piece."""
         options = self.options
-        with seeded(options, self.device):
-            writer = copy.deepcopy(model)
-            vocabulary = model.lm.config.vocab_size
+        writer = copy.deepcopy(model)
 
-            def loss(chosen: Tensor, generator: torch.Generator) -> Tensor:
-                pairs = Encoded(*(part[chosen] for part in self.pairs.train))
-                noise = torch.rand(*pairs.targets.shape, 3, generator=generator).to(self.device)
-                return generation_loss(writer, pairs, noise, options, vocabulary)
+        def loss(chosen: Tensor, generator: torch.Generator) -> Tensor:
+            pairs = Encoded(*(part[chosen] for part in self.pairs.train))
+            noise = torch.rand(*pairs.targets.shape, 3, generator=generator).to(self.device)
+            return generation_loss(writer, pairs, noise, self.fates, options)
 
-            tune(writer, loss, len(self.pairs.train.sources), options, self.device)
+        with seeded(derive_seed(options.seed, "fine-tuning"), self.device):
+            tune(writer, loss, len(self.pairs.train.sources), options, options.seed, self.device)
         number = options.scored if full else -(-options.scored // 4)
         sources = self.pairs.of(split).sources[:number]
         parts = [write(writer, part, options.target_tokens - 1) for part in sources.split(SCORED)]
@@ -121,16 +124,15 @@ def target_slots(sources_BL: Tensor, targets_BT: Tensor, special: SpecialIds) ->
 
 
 def generation_loss(
-    model: PseudoMaskedLM, pairs: Encoded, noise_BT3: Tensor, options: GenerationOptions, vocabulary: int
+    model: PseudoMaskedLM, pairs: Encoded, noise_BT3: Tensor, fates: Fates, options: GenerationOptions
 ) -> Tensor:
     """Mean cross-entropy over the tokens of the targets, each at its pseudo mask."""
     special, targets_BT = model.plan.special, pairs.targets
     slots = target_slots(pairs.sources, targets_BT, special)
-    other_BT = (noise_BT3[..., 1] * vocabulary).long().clamp(max=vocabulary - 1)
-    how_BT = noise_BT3[..., 0] - options.kept_share
-    pseudo_BT = torch.where(how_BT < options.random_share, other_BT, special.mask)
-    pseudo_BT = torch.where(how_BT < 0, targets_BT, pseudo_BT)
-    seen_BT = torch.where(noise_BT3[..., 2] < options.target_noise, pseudo_BT, targets_BT)
+    fate_BT, word_BT, shown_BT = noise_BT3.unbind(-1)
+    every_BT = torch.ones_like(targets_BT, dtype=torch.bool)
+    pseudo_BT = corrupted(targets_BT, every_BT, fate_BT, word_BT, fates, special, model.lm.config.vocab_size)
+    seen_BT = torch.where(shown_BT < options.target_noise, pseudo_BT, targets_BT)
     _, states = model.states(pairs.sources, slots._replace(originals_BM=seen_BT), pseudo_BT, TARGET_TYPE)
     assert states is not None
     labels = targets_BT.masked_fill(targets_BT == special.pad, IGNORED)

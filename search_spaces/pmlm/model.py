@@ -12,37 +12,17 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertForMaskedLM
 
 from naslab.errors import InputError
-from naslab.search_spaces.common.modules.bert import bert_config
-from naslab.search_spaces.common.modules.masked_lm import load_masked_lm
+from naslab.search_spaces.common.modules.masked_lm import BertSizes, fresh_masked_lm, load_masked_lm
+from naslab.search_spaces.common.modules.relative_bias import BiasSizes, RelativeBias
+from naslab.search_spaces.common.objectives.masked_blocks import Masked, Masking, Slots, mask
 from naslab.search_spaces.common.objectives.masked_words import labelled_loss
 from naslab.search_spaces.data.text import IGNORED, SpecialIds
-from naslab.search_spaces.pmlm.attention import NAME, RelativeBias, step_codes, visible
-from naslab.search_spaces.pmlm.masking import Masked, Masking, Slots, mask
+from naslab.search_spaces.pmlm.attention import NAME, step_codes, visible
 
 Objective = Literal["ae", "par", "ae_par", "ar", "ae_ar"]
-
-
-@dataclass(frozen=True)
-class Bias:
-    """Sizes of the relative position bias; UniLMv2's family has 32 buckets up to a distance of 128."""
-
-    buckets: int = 32
-    furthest: int = 128
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Of a BERT that starts from nothing."""
-
-    vocabulary: int
-    width: int
-    layers: int
-    heads: int
-    tokens: int
-    dropout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -55,11 +35,11 @@ class Plan:
         pseudo_weight: of the pseudo masks' loss beside that of the text's; 0: there are no slots.
     """
 
-    body: Sizes | str
+    body: BertSizes | str
     masking: Masking = field(default_factory=Masking)
     autoencoding: bool = True
     pseudo_weight: float = 1.0
-    bias: Bias | None = None
+    bias: BiasSizes | None = None
     special: SpecialIds = field(default_factory=SpecialIds)
 
 
@@ -69,14 +49,16 @@ class PseudoMaskedLM(nn.Module):
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.plan = plan
-        self.lm = _fresh(plan.body, plan.special) if isinstance(plan.body, Sizes) else _pretrained(plan.body)
-        config: BertConfig = self.lm.config
+        if isinstance(plan.body, BertSizes):
+            self.lm = fresh_masked_lm(plan.body, plan.special.pad, NAME)
+            deviation = float(self.lm.config.initializer_range)
+        else:
+            self.lm = load_masked_lm(plan.body, where="space.text_model")
+            self.lm.set_attn_implementation(NAME)
+            deviation = 0.0  # keeps the pre-trained model what it is
         self.relative_bias: RelativeBias | None = None
         if plan.bias is not None:
-            self.relative_bias = RelativeBias(config.num_attention_heads, plan.bias.buckets, plan.bias.furthest)
-            # Zero keeps a pre-trained model what it is.
-            deviation = config.initializer_range if isinstance(plan.body, Sizes) else 0.0
-            nn.init.normal_(self.relative_bias.table.weight, std=deviation)
+            self.relative_bias = RelativeBias(self.lm.config.num_attention_heads, plan.bias, deviation)
 
     def forward(self, ids: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """The `loss` of texts (B, L) that are masked by noise (B, L, NOISE), and its parts `ae` and `par`."""
@@ -146,11 +128,10 @@ class PseudoMaskedLM(nn.Module):
 
     def _biased(self, seen: Tensor, query_places: Tensor, key_places: Tensor) -> Tensor:
         """The mask itself, or the bias where it is True and minus infinity elsewhere."""
-        return (
-            seen
-            if self.relative_bias is None
-            else self.relative_bias(query_places, key_places).masked_fill(~seen, -torch.inf)
-        )
+        if self.relative_bias is None:
+            return seen
+        bias: Tensor = self.relative_bias(query_places, key_places)
+        return bias.masked_fill(~seen, -torch.inf)
 
 
 def at_places(states_BLD: Tensor, places_BM: Tensor) -> Tensor:
@@ -169,23 +150,3 @@ def to_hugging_face(model: PseudoMaskedLM) -> BertForMaskedLM:
     peer = copy.deepcopy(model.lm)
     peer.set_attn_implementation("sdpa")
     return peer
-
-
-def _fresh(sizes: Sizes, special: SpecialIds) -> BertForMaskedLM:
-    config = bert_config(
-        vocabulary=sizes.vocabulary,
-        width=sizes.width,
-        layers=sizes.layers,
-        heads=sizes.heads,
-        tokens=sizes.tokens,
-        pad=special.pad,
-        dropout=sizes.dropout,
-    )
-    config._attn_implementation = NAME
-    return BertForMaskedLM(config)
-
-
-def _pretrained(name: str) -> BertForMaskedLM:
-    lm = load_masked_lm(name, where="space.text_model")
-    lm.set_attn_implementation(NAME)
-    return lm

@@ -7,8 +7,7 @@ Bao et al., *UniLMv2: Pseudo-Masked Language Models for Unified Language Model P
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -19,16 +18,20 @@ from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
 from naslab.search_spaces.common.counts import roundest
 from naslab.search_spaces.common.modules.bert import pretrained_config
+from naslab.search_spaces.common.modules.masked_lm import BertSizes
+from naslab.search_spaces.common.modules.relative_bias import BiasSizes
+from naslab.search_spaces.common.objectives.fates import fates_beside
+from naslab.search_spaces.common.objectives.masked_blocks import NOISE, Masking, Order
 from naslab.search_spaces.configuration import Configuration, into
 from naslab.search_spaces.data.text import SpecialIds
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Value, When
 from naslab.search_spaces.pmlm import costs
-from naslab.search_spaces.pmlm.masking import NOISE, Masking, Order
-from naslab.search_spaces.pmlm.model import Bias, Objective, Plan, PseudoMaskedLM, Sizes
+from naslab.search_spaces.pmlm.model import Objective, Plan, PseudoMaskedLM
 from naslab.search_spaces.space import SearchSpace
 
 OBJECTIVES = ("ae", "par", "ae_par", "ar", "ae_ar")
+ORDERS: tuple[Order, ...] = ("random", "left_to_right", "right_to_left")
 JOINT = ("ae_par", "ae_ar")
 SINGLE = ("ar", "ae_ar")
 TENTHS = tuple(tenth / 10 for tenth in range(11))
@@ -37,6 +40,10 @@ FEWEST, MOST = 0.05, 0.5
 """Shares of masked tokens."""
 FEWEST_POSITIONS = 512
 """What `bert_config` gives a fresh BERT at least."""
+PUBLISHED: Mapping[str, Value] = {
+    "objective": "ae_par", "par_weight": 1.0, "masking_rate": 0.15, "span_share": 0.4, "longest_span": 6,
+    "order": "random", "relative_bias": True,
+}  # fmt: skip
 PAPER = {"vocabulary": 30522, "width": 768, "head_width": 64, "layers": 12, "context": 512}
 
 
@@ -93,104 +100,67 @@ class PMLM(SearchSpace):
 
     def __init__(self, options: PMLMOptions) -> None:
         super().__init__(options)
-        self._pretrained = None if options.text_model is None else pretrained_config(options.text_model)
-        self._check()
-
-    def _check(self) -> None:
-        options, special = self.options, asdict(self.options.special)
+        name = options.text_model
+        self._pretrained = None if name is None else BertSizes.of(pretrained_config(name))
+        self.fates = fates_beside(options.random_share, options.kept_share, "space")
         if options.width % options.head_width:
             raise InputError(f"space.width: {options.width} is not a multiple of head_width {options.head_width}")
-        if options.random_share + options.kept_share > 1:
-            raise InputError(
-                f"space.random_share: {options.random_share:g} and kept_share {options.kept_share:g} are more than 1"
-            )
         if options.relative_distance <= options.relative_buckets // 4:
             raise InputError(
                 f"space.relative_distance: {options.relative_distance} must be more than a quarter of "
                 f"relative_buckets {options.relative_buckets}"
             )
-        numbers = set(special.values())
-        if len(numbers) < len(special) or min(numbers) < 0 or max(numbers) + 1 >= self.vocabulary:
+        if not options.special.fit(self.vocabulary):
             raise InputError(
-                f"space.special: {special} must differ and leave words in a vocabulary of {self.vocabulary}"
+                f"space.special: {asdict(options.special)} must differ and leave words in a vocabulary of "
+                f"{self.vocabulary}"
             )
-        if self._pretrained is not None and options.context > self._pretrained.max_position_embeddings:
+        if options.context > self.positions:
             raise InputError(
-                f"space.context: {options.context} tokens are more than the "
-                f"{self._pretrained.max_position_embeddings} positions of {options.text_model}"
+                f"space.context: {options.context} tokens are more than the {self.positions} positions of {name}"
             )
 
     @property
     def vocabulary(self) -> int:
         """Words that a model scores."""
-        return self.options.vocabulary if self._pretrained is None else int(self._pretrained.vocab_size)
+        return self.options.vocabulary if self._pretrained is None else self._pretrained.vocabulary
 
     @property
     def positions(self) -> int:
         """Tokens that a model has positions for."""
-        if self._pretrained is None:
-            return max(FEWEST_POSITIONS, self.options.context)
-        return int(self._pretrained.max_position_embeddings)
+        return max(FEWEST_POSITIONS, self.options.context) if self._pretrained is None else self._pretrained.positions
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
         """Objective, masks and order, the bias, and the sizes of what is not pre-trained."""
-        options = self.options
-        return (
-            Categorical("objective", OBJECTIVES, reason="the rows of the paper's table 6"),
+        options, names = self.options, OBJECTIVES
+        shared: tuple[Parameter, ...] = (
+            Categorical("objective", names, reason="the rows of the paper's table 6"),
             Float(
-                "par_weight",
-                0.0,
-                4.0,
-                when=When("objective", JOINT),
-                reason="of the pseudo masks' loss beside the other; published 1",
+                "par_weight", 0.0, 4.0, when=When("objective", JOINT), reason="of the pseudo masks' loss; published 1"
             ),
             Float("masking_rate", FEWEST, MOST, reason="published .15; beyond half there is little left to read"),
             Categorical(
-                "span_share",
-                TENTHS,
-                reason="how likely a proposed block is a span; published .4, 0 masks single tokens",
+                "span_share", TENTHS, reason="how likely a block is a span; published .4, 0 masks single tokens"
             ),
             Integer("longest_span", 2, 10, reason="published 6"),
-            Categorical(
-                "order",
-                ("random", "left_to_right", "right_to_left"),
-                when=When("objective", OBJECTIVES[1:]),
-                reason="in which the blocks are predicted; published random",
-            ),
+            Categorical("order", ORDERS, when=When("objective", names[1:]), reason="of the blocks; published random"),
             Categorical("relative_bias", (True, False), reason="both published"),
-            *(
-                ()
-                if options.text_model is not None
-                else (
-                    Integer("layers", 1, 2 * options.layers, reason="depth, around the preset's"),
-                    Integer(
-                        "width",
-                        options.head_width,
-                        2 * options.width,
-                        step=options.head_width,
-                        reason="in whole heads, around the preset's",
-                    ),
-                )
-            ),
+        )
+        if self._pretrained is not None:
+            return shared
+        head, widest = options.head_width, 2 * options.width
+        return (
+            *shared,
+            Integer("layers", 1, 2 * options.layers, reason="depth, around the preset's"),
+            Integer("width", head, widest, step=head, reason="in whole heads, around the preset's"),
         )
 
     @property
     def reference(self) -> Configuration:
         """The paper's own: AE + PAR, 15 %, 40 % spans of 2 to 6 tokens, random order, with the bias."""
         sizes = {} if self._pretrained is not None else {"layers": self.options.layers, "width": self.options.width}
-        return self.configuration(
-            {
-                "objective": "ae_par",
-                "par_weight": 1.0,
-                "masking_rate": 0.15,
-                "span_share": 0.4,
-                "longest_span": 6,
-                "order": "random",
-                "relative_bias": True,
-                **sizes,
-            }
-        )
+        return self.configuration({**PUBLISHED, **sizes})
 
     @property
     def published(self) -> Mapping[str, Configuration]:
@@ -218,7 +188,7 @@ class PMLM(SearchSpace):
             values["longest_span"] = 6
             objective = {"ar": "par", "ae_ar": "ae_par"}.get(str(objective), objective)
         words = self.options.context - 2
-        count = partial(_budget, words=words)
+        count = lambda rate: Masking(rate).budget(words)  # noqa: E731
         masked = count(chosen.masking_rate)
         rate = roundest(chosen.masking_rate, count, masked / words, 1 / words)
         values["masking_rate"] = min(max(rate, FEWEST), MOST)
@@ -234,26 +204,23 @@ class PMLM(SearchSpace):
             order=chosen.order,
             single=chosen.objective in SINGLE and chosen.span_share > 0,
             exact=options.budget == "exact",
-            random_share=options.random_share,
-            kept_share=options.kept_share,
+            fates=self.fates,
         )
         return Plan(
             body=options.text_model or self._sizes(chosen),
             masking=masking,
             autoencoding=chosen.objective.startswith("ae"),
             pseudo_weight=0.0 if chosen.objective == "ae" else chosen.par_weight,
-            bias=Bias(options.relative_buckets, options.relative_distance) if chosen.relative_bias else None,
+            bias=BiasSizes(options.relative_buckets, options.relative_distance) if chosen.relative_bias else None,
             special=options.special,
         )
 
-    def _sizes(self, chosen: Chosen) -> Sizes:
-        options, config = self.options, self._pretrained
-        if config is None:
-            heads = chosen.width // options.head_width
-            return Sizes(options.vocabulary, chosen.width, chosen.layers, heads, options.context, options.dropout)
-        return Sizes(
-            config.vocab_size, config.hidden_size, config.num_hidden_layers, config.num_attention_heads, options.context
-        )
+    def _sizes(self, chosen: Chosen) -> BertSizes:
+        if self._pretrained is not None:
+            return self._pretrained
+        options, width = self.options, chosen.width
+        heads, hidden = width // options.head_width, 4 * width
+        return BertSizes(options.vocabulary, width, chosen.layers, heads, hidden, self.positions, options.dropout)
 
     def build(self, configuration: Configuration) -> nn.Module:
         """A language model under the configuration's masks."""
@@ -268,11 +235,5 @@ class PMLM(SearchSpace):
 
     def forward_flops(self, configuration: Configuration, batch_size: int) -> int:
         """See `costs.forward_flops`."""
-        sizes = self._sizes(configuration.into(Chosen))
-        hidden = 4 * sizes.width if self._pretrained is None else int(self._pretrained.intermediate_size)
         tokens = costs.passed(self.plan(configuration), self.options.context)
-        return costs.forward_flops(sizes, hidden, tokens, batch_size)
-
-
-def _budget(rate: float, words: int) -> int:
-    return replace(Masking(), rate=rate).budget(words)
+        return costs.forward_flops(self._sizes(configuration.into(Chosen)), tokens, batch_size)

@@ -16,8 +16,10 @@ from torch.nn import functional as F
 from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
 from naslab.search_spaces.common import controls
+from naslab.search_spaces.common.objectives.fates import Fates
+from naslab.search_spaces.common.objectives.masked_blocks import NOISE, Masked, Masking, mask
 from naslab.search_spaces.common.tasks import StepBudget, StepTask
-from naslab.search_spaces.common.training import adamw, set_learning_rate, train_in_rungs
+from naslab.search_spaces.common.training import adamw, train_in_rungs
 from naslab.search_spaces.common.training.choice import Wanted
 from naslab.search_spaces.data.placing import sent
 from naslab.search_spaces.data.text import IGNORED, TextOptions
@@ -25,14 +27,13 @@ from naslab.search_spaces.data.text.pieces import PieceBatches, load_pieces
 from naslab.search_spaces.parameters import When
 from naslab.search_spaces.pmlm.classification import Classification, ClassificationOptions
 from naslab.search_spaces.pmlm.generation import Generation, GenerationOptions
-from naslab.search_spaces.pmlm.masking import NOISE, Masked, Masking, mask
 from naslab.search_spaces.pmlm.model import PseudoMaskedLM, at_places
 from naslab.search_spaces.pmlm.space import PMLM
-from naslab.search_spaces.seeds import derive_seed, seed_everything
+from naslab.search_spaces.seeds import derive_seed
 from naslab.search_spaces.task import Control, Rung, Split
 
 BETAS = (0.9, 0.98)
-SCORED = Masking(exact=True, random_share=0.0, kept_share=0.0)
+SCORED = Masking(exact=True, fates=Fates(1.0, 0.0))
 """How texts are masked for scores, whatever a configuration trains with: the paper's blocks, all of them [MASK]."""
 
 
@@ -74,19 +75,12 @@ class PseudoMaskedPretraining(StepTask):
         tokenizer = options.tokenizer or sizes.text_model
         self.data = load_pieces(options.data, space.vocabulary, sizes.special, sizes.context, tokenizer)
         self.batches_per_pass = self.batching.per_pass(self.data.train)
-        if not self.batches_per_pass:
-            raise InputError(
-                f"task.data: the training part has {len(self.data.train)} tokens; a batch of {options.batch_size} "
-                f"windows needs {options.batch_size * self.batching.words}"
-            )
         if sizes.text_model is not None:  # what its checkpoint lacks is said before any time is spent
             space.build(space.reference)
         self.downstream = self._downstream()
         self.metric = "masked_accuracy" if self.downstream is None else self.downstream.metric
-        self._bert = controls.trained(
-            "bert", "BERT's own masks, single tokens predicted at once, trained for as many steps", self._as_bert,
-            lambda model, split: self.evaluate(model, split),
-        )  # fmt: skip
+        as_bert = "BERT's own masks, single tokens predicted at once, trained for as many steps"
+        self._bert = controls.trained_as(self, "bert", as_bert, space.published["bert"])
 
     def _downstream(self) -> Classification | Generation | None:
         options, positions = self.options, self.space.positions
@@ -115,9 +109,7 @@ class PseudoMaskedPretraining(StepTask):
     def _steps(
         self, model: nn.Module, optimiser: torch.optim.Optimizer, epoch: int, seed: int
     ) -> Iterator[dict[str, Tensor]]:
-        steps = self.steps_per_epoch
-        for step in range(epoch * steps, (epoch + 1) * steps):
-            set_learning_rate(optimiser, step / (self.options.epochs * steps), self.options.warmup)
+        for step in self.scheduled_steps(optimiser, epoch, self.options.warmup):
             generator = torch.Generator().manual_seed(derive_seed(seed, "masks", step))
             ids = self.batching.batch(self.data.train, seed, step)
             yield {"ids": sent(ids, self.device), "noise": sent(_noise(ids, generator), self.device)}
@@ -133,12 +125,8 @@ class PseudoMaskedPretraining(StepTask):
         sums = torch.zeros(4, dtype=torch.float64, device=self.device)
         for masked in self._masked(split, full):
             sums += _sums(network, masked)
-        right, nats, joint_nats, number = sums.tolist()
-        scores = {
-            "masked_accuracy": 100 * right / number,
-            "masked_loss": nats / number,
-            "order_loss": joint_nats / number,
-        }
+        right, nats, joint, number = sums.tolist()
+        scores = {"masked_accuracy": 100 * right / number, "masked_loss": nats / number, "order_loss": joint / number}
         if self.downstream is None:
             return scores
         with torch.enable_grad():
@@ -153,19 +141,8 @@ class PseudoMaskedPretraining(StepTask):
 
     def controls(self) -> tuple[Control, ...]:
         """What needs no network, the reference as initialised, and BERT's own objective."""
-        return (
-            Control("baseline", self._baseline_words, self._baseline, seeded=False),
-            controls.untrained(self),
-            self._bert,
-        )
-
-    @property
-    def _baseline_words(self) -> str:
-        return {
-            "none": "always the most frequent token",
-            "classification": "always the most frequent class",
-            "generation": "the beginning of the source",
-        }[self.options.downstream]
+        words = "always the most frequent token" if self.downstream is None else self.downstream.trivial
+        return Control("baseline", words, self._baseline, seeded=False), controls.untrained(self), self._bert
 
     def _baseline(self, seed: int, split: Split) -> dict[str, float]:
         if self.downstream is not None:
@@ -178,30 +155,21 @@ class PseudoMaskedPretraining(StepTask):
             number += int(masked_BM.sum())
         return {"masked_accuracy": 100 * right / number}
 
-    def _as_bert(self, seed: int) -> nn.Module:
-        seed_everything(seed)
-        model = self.space.build(self.space.published["bert"])
-        for _ in self.train(model, seed):
-            pass
-        return model
-
     @property
     def benchmark(self) -> Mapping[str, Any]:
         """The text by its hash, its tokens, and what is asked of them; see Task.benchmark."""
         options, sizes = self.options, self.space.options
-        same: dict[str, Any] = {"metric": self.metric, "text_sha256": self.data.sha256}
-        if self.downstream is None:
-            text = options.data.model_dump(mode="json", include={"corpus", "validation", "test"})
-            tokenizer = options.tokenizer or sizes.text_model
-            return {
-                **same,
-                **text,
-                "tokenizer": tokenizer,
-                "vocabulary": self.space.vocabulary,
-                "context": sizes.context,
-            }
-        recipe = options.model_dump(mode="json", include={"downstream", options.downstream})
-        return {"metric": self.metric, "downstream_sha256": self.downstream.sha256, **recipe}
+        if self.downstream is not None:
+            recipe = options.model_dump(mode="json", include={"downstream", options.downstream})
+            return {"metric": self.metric, "downstream_sha256": self.downstream.sha256, **recipe}
+        return {
+            "metric": self.metric,
+            "text_sha256": self.data.sha256,
+            **options.data.model_dump(mode="json", include={"corpus", "validation", "test"}),
+            "tokenizer": options.tokenizer or sizes.text_model,
+            "vocabulary": self.space.vocabulary,
+            "context": sizes.context,
+        }
 
     def example_input(self, batch_size: int) -> Inputs:
         """Windows of the validation part, and the noise of their masks."""

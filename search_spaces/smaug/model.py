@@ -18,6 +18,7 @@ from transformers import BertConfig
 
 from naslab.kernels import patch_loss, token_mask
 from naslab.search_spaces.common.modules.bert import DividedBert
+from naslab.search_spaces.common.modules.masked_lm import load_masked_lm
 from naslab.search_spaces.common.modules.top_k import Chosen
 from naslab.search_spaces.common.objectives.contrastive import contrastive_loss, same_text
 from naslab.search_spaces.common.objectives.float32 import in_float32
@@ -54,7 +55,10 @@ class VideoLanguageModel(nn.Module):
         self.sizes, self.design, self.vocabulary = sizes, design, bert.vocab_size
         width, text_width, joint = sizes.width, bert.hidden_size, sizes.embedding_width
         self.encoder = FrameEncoder(sizes, design.frames, design.reduction(sizes.depth))
-        self.text = DividedBert(bert, sizes.fusion_layers, width, design.models_words, sizes.text_model)
+        pretrained = None
+        if sizes.text_model is not None:
+            pretrained = load_masked_lm(sizes.text_model, where="space.text_model", head=design.models_words)
+        self.text = DividedBert(bert, sizes.fusion_layers, width, design.models_words, pretrained)
         self.project_video, self.project_text = nn.Linear(width, joint), nn.Linear(text_width, joint)
         self.temperature = nn.Parameter(torch.tensor(TEMPERATURE))
         self.fits = nn.Linear(text_width, 2)

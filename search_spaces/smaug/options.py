@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from transformers import BertConfig
 
 from naslab.errors import InputError
-from naslab.search_spaces.common.modules.bert import bert_config, pretrained_config
+from naslab.search_spaces.common.modules.bert import bert_config, check_positions, pretrained_config
 from naslab.search_spaces.data.text import SpecialIds
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import Unless, When
@@ -69,7 +69,7 @@ class SMAUGOptions(Options):
         """The text encoder and the fusion layers in one.
 
         Raises:
-            InputError: `text_model` cannot be loaded, or has too few layers.
+            InputError: `text_model` cannot be loaded, or has too few layers or positions.
         """
         if self.text_model is None:
             return bert_config(
@@ -82,6 +82,7 @@ class SMAUGOptions(Options):
                 dropout=self.dropout,
             )
         config = pretrained_config(self.text_model)
+        check_positions(config, self.text_tokens, "space.text_tokens", self.text_model)
         config.pad_token_id = self.special.pad
         if config.num_hidden_layers <= self.fusion_layers:
             raise InputError(
@@ -106,10 +107,9 @@ class SMAUGOptions(Options):
         for name in ("width", "decoder_width"):
             if getattr(self, name) % 4:
                 raise ValueError(f"{name} {getattr(self, name)} is not divisible by 4, as the positions need")
-        special = asdict(self.special)
-        numbers = sorted(special.values())
-        if len(set(numbers)) < len(numbers) or numbers[0] < 0 or numbers[-1] + 1 >= self.vocabulary:
+        if not self.special.fit(self.vocabulary):
             raise ValueError(
-                f"special tokens {special} must differ and leave words in a vocabulary of {self.vocabulary}"
+                f"special tokens {asdict(self.special)} must differ and leave words in a vocabulary of "
+                f"{self.vocabulary}"
             )
         return self

@@ -10,23 +10,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from transformers import BertForMaskedLM
 
-from naslab.search_spaces.common.modules.bert import bert_config
-from naslab.search_spaces.common.modules.masked_lm import load_masked_lm
-from naslab.search_spaces.common.objectives.masked_units import Budget, Fates
+from naslab.search_spaces.common.objectives.fates import Fates
+from naslab.search_spaces.common.objectives.masked_units import Budget
 from naslab.search_spaces.common.objectives.masked_words import labelled_loss
 from naslab.search_spaces.common.objectives.units import Unit
 from naslab.search_spaces.data.text import WordsBy
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """A fresh BERT."""
-
-    vocabulary: int
-    length: int
-    width: int
-    heads: int
-    dropout: float
 
 
 @dataclass(frozen=True)
@@ -67,23 +55,3 @@ class WholeWordModel(nn.Module):
         states_BLD = self.encode(ids_BL)
         chosen = states_BLD.gather(1, places_BM[..., None].expand(-1, -1, states_BLD.shape[2]))
         return labelled_loss(self.bert.cls(chosen), labels_BM)
-
-
-def fresh(sizes: Sizes, layers: int, plan: Plan) -> WholeWordModel:
-    """A BERT with random weights."""
-    config = bert_config(
-        vocabulary=sizes.vocabulary,
-        width=sizes.width,
-        layers=layers,
-        heads=sizes.heads,
-        tokens=sizes.length,
-        pad=0,
-        dropout=sizes.dropout,
-    )
-    config.max_position_embeddings = sizes.length
-    return WholeWordModel(BertForMaskedLM._from_config(config, attn_implementation="sdpa"), plan)
-
-
-def pretrained(name: str, layers: int, plan: Plan) -> WholeWordModel:
-    """A BERT from the hub or a folder, its first layers."""
-    return WholeWordModel(load_masked_lm(name, layers), plan)

@@ -6,35 +6,20 @@ Names: N texts or windows, L tokens, D width.
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterator
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from naslab.efficiency.surroundings import seeded
 from naslab.search_spaces.common.objectives.masked_units import Masked
 from naslab.search_spaces.common.scores.accuracy import accuracy
-from naslab.search_spaces.common.training import adamw, set_learning_rate
+from naslab.search_spaces.common.training.tuning import TuningOptions, tune
 from naslab.search_spaces.data.text import IGNORED
-from naslab.search_spaces.options import Options
 from naslab.search_spaces.seeds import derive_seed
 from naslab.search_spaces.whole_word.model import WholeWordModel
 
 ENCODED_BATCH = 128
-
-
-class TuningOptions(Options):
-    """Recipe of the fine-tuning on labelled sentences; published: 2e-5 for models of the size of BERT."""
-
-    epochs: int = Field(3, ge=1)
-    batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(5e-4, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    warmup: float = Field(0.1, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises."""
 
 
 @torch.no_grad()
@@ -103,19 +88,10 @@ def tuned(
     """A classifier trained on labelled texts on the model's device; global generators stay untouched."""
     device = ids_NL.device
     with seeded(derive_seed(seed, "tune"), device):
-        classifier = SentenceClassifier(model, pad, classes).to(device).train()
-        trained = [(n, p) for n, p in classifier.named_parameters() if not n.startswith("model.bert.cls.")]
-        optimiser = adamw(trained, options.learning_rate, options.weight_decay)
-        steps = options.epochs * math.ceil(len(ids_NL) / options.batch_size)
-        for step, indices in enumerate(_orders(len(ids_NL), options, seed)):
-            set_learning_rate(optimiser, step / steps, options.warmup)
-            chosen = indices.to(device)
-            loss = F.cross_entropy(classifier(ids_NL[chosen]), labels_N[chosen])
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(classifier.parameters(), 1.0)
-            optimiser.step()
-    return classifier.eval()
+        classifier = SentenceClassifier(model, pad, classes).to(device)
+        loss = lambda chosen, _: F.cross_entropy(classifier(ids_NL[chosen]), labels_N[chosen])  # noqa: E731
+        tune(classifier, loss, len(ids_NL), options, seed, device, clip_norm=1.0)
+    return classifier
 
 
 @torch.no_grad()
@@ -123,9 +99,3 @@ def classified(classifier: SentenceClassifier, ids_NL: Tensor, labels_N: Tensor)
     """Percent right."""
     logits = torch.cat([classifier(ids).float() for ids in ids_NL.split(ENCODED_BATCH)])
     return 100 * accuracy(logits, labels_N)
-
-
-def _orders(number: int, options: TuningOptions, seed: int) -> Iterator[Tensor]:
-    for epoch in range(options.epochs):
-        generator = torch.Generator().manual_seed(derive_seed(seed, "tune", epoch))
-        yield from torch.randperm(number, generator=generator).split(options.batch_size)

@@ -16,17 +16,18 @@ from torch import nn
 
 from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
-from naslab.search_spaces.common import costs
 from naslab.search_spaces.common.counts import roundest
-from naslab.search_spaces.common.modules.bert import pretrained_config
-from naslab.search_spaces.common.objectives.masked_units import Budget, FateOf, Fates
+from naslab.search_spaces.common.modules.bert import check_positions, pretrained_config
+from naslab.search_spaces.common.modules.masked_lm import BertSizes, fresh_masked_lm, load_masked_lm
+from naslab.search_spaces.common.objectives.fates import FateOf, Fates
+from naslab.search_spaces.common.objectives.masked_units import Budget
 from naslab.search_spaces.common.objectives.units import SEGMENTED, UNITS, Unit
 from naslab.search_spaces.configuration import Configuration, into
 from naslab.search_spaces.data.text import WordsBy
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Value, When
 from naslab.search_spaces.space import SearchSpace
-from naslab.search_spaces.whole_word.model import Plan, Sizes, fresh, pretrained
+from naslab.search_spaces.whole_word.model import Plan, WholeWordModel
 
 FRESH = When("pretrained", (None,))
 LAYERS = 2
@@ -96,33 +97,23 @@ class WholeWord(SearchSpace):
             )
         if len(set(options.segmenters)) < len(options.segmenters):
             raise InputError(f"space.options.segmenters: {', '.join(options.segmenters)} has one twice")
-        self.sizes, self.layers, self.deepest = self._sizes()
+        self.sizes = self._sizes()
+        self.layers = options.layers or (LAYERS if options.pretrained is None else self.sizes.layers)
+        self.deepest = 2 * self.layers if options.pretrained is None else self.sizes.layers
         if self.sizes.width % self.sizes.heads:
             raise InputError(f"space.options.width: {options.width} cannot be divided among heads = {options.heads}")
         if self.layers > self.deepest:
             raise InputError(f"space.options.layers: {options.pretrained} has {self.deepest} layers, not {self.layers}")
 
-    def _sizes(self) -> tuple[Sizes, int, int]:
-        """Sizes, layers of the reference, and of the deepest configuration."""
-        options = self.options
-        if options.pretrained is None:
-            sizes = Sizes(options.vocabulary, options.length, options.width, options.heads, options.dropout)
-            layers = options.layers or LAYERS
-            return sizes, layers, 2 * layers
-        config = pretrained_config(options.pretrained, "space.options.pretrained")
-        if options.length > config.max_position_embeddings:
-            raise InputError(
-                f"space.options.length: {options.length} is more than the {config.max_position_embeddings} positions "
-                f"of {options.pretrained}"
-            )
-        sizes = Sizes(
-            config.vocab_size,
-            options.length,
-            config.hidden_size,
-            config.num_attention_heads,
-            config.hidden_dropout_prob,
-        )
-        return sizes, options.layers or config.num_hidden_layers, config.num_hidden_layers
+    def _sizes(self) -> BertSizes:
+        """Of the reference, or of the whole pre-trained model."""
+        options, width = self.options, self.options.width
+        if options.pretrained is not None:
+            config = pretrained_config(options.pretrained, "space.options.pretrained")
+            check_positions(config, options.length, "space.options.length", options.pretrained)
+            return BertSizes.of(config)
+        layers = options.layers or LAYERS
+        return BertSizes(options.vocabulary, width, layers, options.heads, 4 * width, options.length, options.dropout)
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -195,20 +186,15 @@ class WholeWord(SearchSpace):
 
     def build(self, configuration: Configuration) -> nn.Module:
         """A masked language model with the configuration's depth and plan."""
-        layers, plan = configuration.into(Chosen).layers, self.plan(configuration)
-        if self.options.pretrained is not None:
-            return pretrained(self.options.pretrained, layers, plan)
-        return fresh(self.sizes, layers, plan)
+        layers, name = configuration.into(Chosen).layers, self.options.pretrained
+        bert = fresh_masked_lm(replace(self.sizes, layers=layers)) if name is None else load_masked_lm(name, layers)
+        return WholeWordModel(bert, self.plan(configuration))
 
     def example_input(self, batch_size: int) -> Inputs:
         """Random tokens, a window long."""
         return torch.randint(self.sizes.vocabulary, (batch_size, self.options.length))
 
-    def forward_flops(self, configuration: Configuration, batch_size: int) -> int | None:
-        """Layers, and the head's two matrices on every token; None for a pre-trained model."""
-        if self.options.pretrained is not None:
-            return None
-        width, length = self.sizes.width, self.options.length
-        layers = costs.stack([(length, length)] * configuration.into(Chosen).layers, width, 4 * width)
-        head = costs.linear(length, width, width) + costs.linear(length, width, self.sizes.vocabulary)
-        return 2 * batch_size * (layers + head)
+    def forward_flops(self, configuration: Configuration, batch_size: int) -> int:
+        """Layers, and the head's two matrices on every token."""
+        length, layers = self.options.length, configuration.into(Chosen).layers
+        return 2 * batch_size * (layers * self.sizes.block(length) + self.sizes.head(length))

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
 from naslab.search_spaces.common.controls import trained, untrained
-from naslab.search_spaces.common.objectives.masked_units import Budget, Fates, Masked, unit_index, unit_lengths
+from naslab.search_spaces.common.objectives.fates import Fates
+from naslab.search_spaces.common.objectives.masked_units import Budget, Masked, unit_index, unit_lengths
 from naslab.search_spaces.common.scores.probe import linear_probe_accuracy
 from naslab.search_spaces.common.tasks import StepBudget, StepTask
-from naslab.search_spaces.common.training import adamw, set_learning_rate, train_in_rungs
+from naslab.search_spaces.common.training import adamw, train_in_rungs
 from naslab.search_spaces.common.training.choice import Wanted
+from naslab.search_spaces.common.training.tuning import TuningOptions
 from naslab.search_spaces.data.placing import sent
 from naslab.search_spaces.data.text import Batch, SentenceOptions, TaggedOptions, Words, WordsBy, segmenter
 from naslab.search_spaces.seeds import seed_everything
@@ -29,7 +31,6 @@ from naslab.search_spaces.whole_word.data import Labelled, load_data, words_of_s
 from naslab.search_spaces.whole_word.model import Plan, WholeWordModel
 from naslab.search_spaces.whole_word.scoring import (
     SentenceClassifier,
-    TuningOptions,
     classified,
     recovery,
     sentence_features,
@@ -181,9 +182,8 @@ class MaskedPretraining(StepTask):
         plan: Plan,
         words_T: Tensor,
     ) -> Iterator[Batch]:
-        steps, size, ids_T = self.steps_per_epoch, self.options.batch_size, self.data.rows.train.ids_T
-        for step in range(epoch * steps, (epoch + 1) * steps):
-            set_learning_rate(optimiser, step / (self.options.epochs * steps), self.options.warmup)
+        size, ids_T = self.options.batch_size, self.data.rows.train.ids_T
+        for step in self.scheduled_steps(optimiser, epoch, self.options.warmup):
             batch = self.windows.drawn(ids_T, words_T, plan, size, seed, step, self.batches_per_pass)
             yield {name: sent(tensor, self.device) for name, tensor in batch.items()}
 

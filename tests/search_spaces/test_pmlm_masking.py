@@ -4,8 +4,16 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from naslab.search_spaces.common.objectives.fates import Fates
+from naslab.search_spaces.common.objectives.masked_blocks import (
+    NOISE,
+    PROPOSALS,
+    Masking,
+    first_come,
+    mask,
+    prediction_steps,
+)
 from naslab.search_spaces.data.text import SpecialIds
-from naslab.search_spaces.pmlm.masking import NOISE, PROPOSALS, Masking, first_come, mask, prediction_steps
 
 SPECIAL = SpecialIds()
 VOCABULARY = 50
@@ -165,7 +173,7 @@ def test_corruption_is_80_10_10():
 
 def test_nothing_is_kept_where_nothing_may_be():
     ids = texts(50, 52)
-    masked = mask(ids, noise(50, 52), Masking(random_share=0.0, kept_share=0.0), SPECIAL, VOCABULARY)
+    masked = mask(ids, noise(50, 52), Masking(fates=Fates(1.0, 0.0)), SPECIAL, VOCABULARY)
     shown = masked.ids_BL.gather(1, masked.slots.places_BM)
     assert (shown[masked.slots.steps_BM > 0] == SPECIAL.mask).all()
 

@@ -1,4 +1,5 @@
 import copy
+import json
 import warnings
 
 import pytest
@@ -9,14 +10,16 @@ from transformers import BertForMaskedLM
 
 from naslab.errors import InputError
 from naslab.search_spaces import find_space
+from naslab.search_spaces.common.modules.masked_lm import BertSizes
+from naslab.search_spaces.common.modules.relative_bias import BiasSizes
+from naslab.search_spaces.common.objectives.masked_blocks import NOISE, Masking, Slots, mask
 from naslab.search_spaces.data.text import SpecialIds
 from naslab.search_spaces.pmlm.attention import pseudo_masked_attention, step_codes, visible
-from naslab.search_spaces.pmlm.masking import NOISE, Masking, Slots, mask
-from naslab.search_spaces.pmlm.model import Bias, Plan, PseudoMaskedLM, Sizes, at_places, to_hugging_face
+from naslab.search_spaces.pmlm.model import Plan, PseudoMaskedLM, at_places, to_hugging_face
 
 SPECIAL = SpecialIds()
 MASKING = Masking(0.4)
-SIZES = Sizes(vocabulary=60, width=16, layers=3, heads=4, tokens=24)
+SIZES = BertSizes(vocabulary=60, width=16, layers=3, heads=4, hidden=64, positions=512)
 EXACT = {"rtol": 0, "atol": 1e-13}
 """In float64: what differs in the order of its sums alone, through three layers of values about one."""
 
@@ -35,7 +38,7 @@ def batch(masking=MASKING, batch=3, length=14, pads=4):
     return mask(ids, torch.rand(batch, length, NOISE, generator=generator), masking, SPECIAL, SIZES.vocabulary)
 
 
-BIASES = [None, Bias(), Bias(8, 4)]
+BIASES = [None, BiasSizes(), BiasSizes(8, 4)]
 
 
 @pytest.mark.parametrize("bias", BIASES)
@@ -209,7 +212,7 @@ def test_weights_of_the_losses():
 
 
 def test_empty_slots_change_nothing():
-    model, masked = made(Bias()), batch()
+    model, masked = made(BiasSizes()), batch()
     padded = Slots(*(F.pad(part, (0, 3)) for part in masked.slots))
     for own, other in zip(
         model.losses(masked).values(), model.losses(masked._replace(slots=padded)).values(), strict=True
@@ -218,7 +221,7 @@ def test_empty_slots_change_nothing():
 
 
 def test_padding_changes_nothing():
-    model, masked = made(Bias()), batch(pads=0)
+    model, masked = made(BiasSizes()), batch(pads=0)
     longer = masked._replace(ids_BL=F.pad(masked.ids_BL, (0, 4), value=SPECIAL.pad))
     for own, other in zip(model.losses(masked).values(), model.losses(longer).values(), strict=True):
         torch.testing.assert_close(own, other, **EXACT)
@@ -263,4 +266,21 @@ def test_a_checkpoint_without_the_head_is_refused(tmp_path):
     space = find_space("pmlm", "tiny", {"text_model": str(tmp_path / "headless"), "context": 14})
     with pytest.raises(InputError, match=r"text_model.*lacks.*head") as error:
         space.build(space.reference)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"is_decoder": True}, "is a decoder"),
+        ({"position_embedding_type": "relative_key"}, "relative_key positions"),
+        ({"model_type": "roberta"}, "is a roberta, not a bert"),
+    ],
+)
+def test_a_checkpoint_that_would_be_read_as_something_else_is_refused(tmp_path, changed, words):
+    to_hugging_face(made(None)).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    with pytest.raises(InputError, match=words) as error:
+        find_space("pmlm", "tiny", {"text_model": str(tmp_path), "context": 14})
     assert "\n" not in str(error.value)

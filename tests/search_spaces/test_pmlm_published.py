@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from naslab.search_spaces.common.modules.masked_lm import BertSizes
+from naslab.search_spaces.common.modules.relative_bias import BiasSizes
+from naslab.search_spaces.common.objectives.masked_blocks import Masking
 from naslab.search_spaces.data.text import SpecialIds
 from naslab.search_spaces.pmlm.attention import step_codes, visible
 from naslab.search_spaces.pmlm.generation import target_slots
-from naslab.search_spaces.pmlm.masking import Masking
-from naslab.search_spaces.pmlm.model import Bias, Plan, PseudoMaskedLM, Sizes
+from naslab.search_spaces.pmlm.model import Plan, PseudoMaskedLM
 
 RECORD = json.loads(Path(__file__).with_name("s2s_ft.json").read_text(encoding="utf-8"))
 CASES = pytest.mark.parametrize(
@@ -34,10 +36,9 @@ def batch(spans):
 
 def model_of(case):
     sizes, random = RECORD["sizes"], np.random.RandomState(7)
-    body = Sizes(
-        sizes["vocab_size"], sizes["hidden_size"], sizes["num_hidden_layers"], sizes["num_attention_heads"], 24
-    )
-    plan = Plan(body, Masking(), bias=Bias(case["buckets"], case["furthest"]) if case["buckets"] else None)
+    layers, heads = sizes["num_hidden_layers"], sizes["num_attention_heads"]
+    body = BertSizes(sizes["vocab_size"], sizes["hidden_size"], layers, heads, 4 * sizes["hidden_size"], 512)
+    plan = Plan(body, Masking(), bias=BiasSizes(case["buckets"], case["furthest"]) if case["buckets"] else None)
     model = PseudoMaskedLM(plan).double().eval()
     state = model.lm.state_dict()
     for name in case["names"]:

@@ -4,8 +4,8 @@ import torch
 from naslab.efficiency import count_forward, profile
 from naslab.errors import InputError
 from naslab.search_spaces import find_space
-from naslab.search_spaces.pmlm.masking import Masking
-from naslab.search_spaces.pmlm.model import Bias
+from naslab.search_spaces.common.modules.relative_bias import BiasSizes
+from naslab.search_spaces.common.objectives.masked_blocks import Masking
 
 SMALL = {"vocabulary": 80, "context": 32, "layers": 2, "width": 16, "head_width": 8}
 
@@ -19,7 +19,7 @@ def test_the_reference_is_the_papers():
     assert plan.masking == Masking()  # whose defaults test_pmlm_masking holds to the algorithm
     assert plan.autoencoding
     assert plan.pseudo_weight == 1
-    assert plan.bias == Bias(32, 128)
+    assert plan.bias == BiasSizes(32, 128)
     assert (plan.body.layers, plan.body.width, plan.body.heads, plan.body.vocabulary) == (12, 768, 12, 30522)
     assert plan.masking.slots(512) == 77 + 5
 
@@ -87,6 +87,13 @@ def test_costs_are_those_of_the_published_sizes():
     made = space("paper", vocabulary=64, budget="exact")
     joint, ae = (made.forward_flops(c, 1) for c in (made.reference, made.published["ae"]))
     assert joint / ae == pytest.approx(1.34, abs=0.05)
+
+
+def test_a_special_token_may_be_the_last_of_all():
+    made = space(special={"mask": 79})
+    ids = made.example_input(50)["ids"]
+    assert ids[:, 1:-1].max() == 78
+    made.build(made.reference)(**made.example_input(2))["loss"].backward()
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ import torch
 
 from naslab.errors import InputError
 from naslab.search_spaces import find_space
+from naslab.search_spaces.common.modules.masked_lm import BertSizes
+from naslab.search_spaces.common.objectives.fates import Fates
+from naslab.search_spaces.common.objectives.masked_blocks import Masking
 from naslab.search_spaces.common.scores.rouge import rouge_l
 from naslab.search_spaces.data.text import SpecialIds, TextOptions
 from naslab.search_spaces.data.text.pieces import PieceBatches, load_pieces
 from naslab.search_spaces.pmlm.generation import Encoded, GenerationOptions, generation_loss, target_slots, write
-from naslab.search_spaces.pmlm.masking import Masking
-from naslab.search_spaces.pmlm.model import Plan, PseudoMaskedLM, Sizes
+from naslab.search_spaces.pmlm.model import Plan, PseudoMaskedLM
 from naslab.search_spaces.pmlm.task import PretrainingOptions, PseudoMaskedPretraining
 from naslab.search_spaces.splits import Splits
 
@@ -35,7 +37,8 @@ def task():
 def rows(tmp_path):
     """Sentences whose class is one of their words, and pairs whose target is the source's first words."""
     words = [f"w{letter}{other}" for letter in "abcdef" for other in "xyz"]
-    sentences = [(" ".join(words[(i * k) % 18] for k in (1, 5, 7)), i % 2) for i in range(120)]
+    sentences = [(" ".join(words[k % 18] for k in (i, i + i // 18, 5 * i)), i % 2) for i in range(120)]
+    assert len(set(sentences)) == 120
     table = tmp_path / "labelled.csv"
     lines = [f"{'good' if label else 'bad'} {text},{label}" for text, label in sentences]
     table.write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
@@ -133,7 +136,7 @@ def test_generation_learns_to_write(rows):
 
 def writer():
     torch.manual_seed(0)
-    sizes = Sizes(vocabulary=40, width=16, layers=2, heads=2, tokens=24)
+    sizes = BertSizes(vocabulary=40, width=16, layers=2, heads=2, hidden=64, positions=512)
     return PseudoMaskedLM(Plan(sizes, Masking())).double().eval()
 
 
@@ -158,7 +161,7 @@ def test_a_target_without_noise_is_the_plain_likelihood():
     targets = torch.randint(5, 40, (2, 4), generator=torch.Generator().manual_seed(2))
     targets[1, 2:] = SPECIAL.pad
     options = GenerationOptions(label_smoothing=0.0, random_share=0.0, kept_share=0.0, target_noise=0.0)
-    loss = generation_loss(model, Encoded(sources, targets), torch.rand(2, 4, 3), options, 40)
+    loss = generation_loss(model, Encoded(sources, targets), torch.rand(2, 4, 3), Fates(1.0, 0.0), options)
     nats = 0.0
     for row, number in ((0, 4), (1, 2)):
         for step in range(number):
@@ -211,7 +214,7 @@ def test_bad_input_is_one_line(options, words):
 
 def test_pairs_of_sentences_are_refused(tmp_path):
     table = tmp_path / "pairs.csv"
-    table.write_text("text,text_b,label\n" + "a,b,0\nc,d,1\n" * 20, encoding="utf-8")
+    table.write_text("text,text_b,label\n" + "".join(f"a{i},b,{i % 2}\n" for i in range(40)), encoding="utf-8")
     with pytest.raises(InputError, match="pairs of sentences"):
         make(downstream="classification", classification={"data": {"name": "files", "root": str(table)}})
 

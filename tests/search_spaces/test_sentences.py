@@ -70,16 +70,46 @@ def test_whole_sets_keep_the_parts_that_are_set_apart(tmp_path):
     table(tmp_path / "train.tsv", 30, second=True)
     table(tmp_path / "dev.tsv", 6, second=True)
     table(tmp_path / "test.tsv", 12, second=True)
-    data = load(tmp_path)
+    with pytest.warns(UserWarning, match="stand in training, too"):
+        data = load(tmp_path)
+    with pytest.warns(UserWarning, match="stand in training, too"):
+        few = load(tmp_path, test=6)
     assert (len(data.train), len(data.validation), len(data.test), data.classes) == (30, 6, 12, ("a", "b", "c"))
     assert data.train.seconds[3] == "second 3"
-    assert Counter(load(tmp_path, test=6).test.labels.tolist()) == {0: 2, 1: 2, 2: 2}
+    assert Counter(few.test.labels.tolist()) == {0: 2, 1: 2, 2: 2}
 
 
 def test_without_parts_a_tenth_each_is_held_out(tmp_path):
     data = load(table(tmp_path / "sentences.tsv"))
     assert (len(data.train), len(data.validation), len(data.test)) == (49, 5, 6)
     assert data.sha256 == load(tmp_path / "sentences.tsv", seed=1, per_class=2).sha256
+
+
+def test_repeated_sentences_are_never_learned_where_they_are_scored(tmp_path):
+    path = tmp_path / "sentences.csv"
+    path.write_text("text,label\n" + "".join(f"text {i // 3},{i // 3 % 2}\n" for i in range(180)))
+    for options in ({}, {"per_class": 5}):
+        data = load(path, **options)
+        parts = [set(part.texts) for part in (data.train, data.validation, data.test)]
+        assert not parts[0] & parts[2]
+        assert not parts[1] & parts[2]
+        assert options or not parts[0] & parts[1]
+    path.write_text("text,label\n" + "".join(f"same,{i % 2}\n" for i in range(40)))
+    with pytest.raises(InputError, match="stands among those held out, too; remove repeats"):
+        load(path)
+    pairs = tmp_path / "pairs.tsv"
+    pairs.write_text("source\ttarget\n" + "".join(f"a {i // 3}\tb {i // 3}\n" for i in range(90)))
+    data = load_parallel(ParallelOptions(name="files", root=pairs))
+    assert not set(data.train.sources) & {*data.validation.sources, *data.test.sources}
+
+
+def test_repeats_in_parts_of_the_users_own_are_told(tmp_path):
+    for name, first in (("train", 0), ("dev", 27), ("test", 29)):
+        rows = "".join(f"text {i}\t{i % 2}\n" for i in range(first, first + 30))
+        (tmp_path / f"{name}.tsv").write_text(f"text\tlabel\n{rows}")
+    with pytest.warns(UserWarning, match="of 30 stand in training, too") as told:
+        load(tmp_path)
+    assert ["test: 1" in str(told[0].message), "validation: 3" in str(told[1].message)] == [True, True]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from naslab.kernels import token_mask, unmerge_tokens
 from naslab.kernels.patch_loss import targets
 from naslab.search_spaces import find_space, seed_everything
 from naslab.search_spaces.common.modules.bert import DividedBert
+from naslab.search_spaces.common.modules.masked_lm import load_masked_lm
 from naslab.search_spaces.common.modules.tokens import Reduction, SelectingBlock
 from naslab.search_spaces.smaug.design import Design
 from naslab.search_spaces.smaug.encoder import FrameDecoder, FrameEncoder, frame_features
@@ -186,7 +187,7 @@ def test_the_text_encoder_is_bert_and_loads_one(tmp_path):
     small = {name: value for name, value in SMALL.items() if name != "vocabulary"}
     chosen = find_space("smaug", "tiny", {**small, "text_model": str(tmp_path), "fusion_layers": 1})
     assert (chosen.bert.num_hidden_layers, chosen.bert.vocab_size, chosen.bert.num_attention_heads) == (3, 60, 2)
-    text = DividedBert(chosen.bert, 1, 24, words_head=True, pretrained=str(tmp_path)).eval()
+    text = DividedBert(chosen.bert, 1, 24, words_head=True, pretrained=load_masked_lm(str(tmp_path))).eval()
     theirs = BertModel.from_pretrained(tmp_path, num_hidden_layers=2, add_pooling_layer=False).eval()
     ids = torch.tensor([[1, 7, 9, 2, 0, 0], [1, 8, 2, 0, 0, 0]])
     with torch.no_grad():
@@ -197,6 +198,26 @@ def test_the_text_encoder_is_bert_and_loads_one(tmp_path):
     last = BertForMaskedLM.from_pretrained(tmp_path).bert.encoder.layer[2]
     assert torch.equal(text.fusion_layers[0].intermediate.dense.weight, last.intermediate.dense.weight)
     assert text.words.predictions.decoder.weight is text.embeddings.word_embeddings.weight
+
+
+def test_a_text_model_without_its_head_is_refused_where_words_are_modelled(tmp_path):
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=60, hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48
+    )  # fmt: skip
+    BertModel(config).save_pretrained(tmp_path)
+    small = {name: value for name, value in SMALL.items() if name != "vocabulary"}
+    chosen = find_space("smaug", "tiny", {**small, "text_model": str(tmp_path), "fusion_layers": 1})
+    with pytest.raises(InputError, match=r"space\.text_model: .* lacks the head for masked words") as caught:
+        chosen.build(chosen.reference)
+    assert "\n" not in str(caught.value)
+    without = chosen.configuration({**chosen.reference.as_dict(), "text_masking_ratio": 0.0})
+    theirs = BertModel.from_pretrained(tmp_path).state_dict()
+    found = chosen.build(without).text.embeddings.state_dict()
+    assert all(torch.equal(tensor, theirs[f"embeddings.{name}"]) for name, tensor in found.items())
+    with pytest.raises(InputError, match=r"space\.text_tokens: 600 tokens are more than the 512 positions"):
+        find_space("smaug", "tiny", {**small, "text_model": str(tmp_path), "fusion_layers": 1, "text_tokens": 600})
 
 
 def test_padding_changes_nothing():

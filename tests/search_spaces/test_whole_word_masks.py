@@ -15,6 +15,7 @@ from naslab.search_spaces.common.objectives.masked_units import (
     Fates,
     choose_units,
     mask_units,
+    rising,
     unit_index,
     unit_lengths,
 )
@@ -265,8 +266,51 @@ def test_the_collator_pads_draws_anew_and_repeats_by_its_seed():
 
 @pytest.mark.parametrize(
     ("texts", "message"),
-    [([], "texts: none"), ([{"input_ids": [1, 5, 2], "words": [0]}], "text 1: 3 tokens, but 1 numbers of words")],
+    [
+        ([], "texts: none"),
+        ([{"input_ids": [1, 5, 2], "words": [0]}], "text 1: 3 tokens, but 1 numbers of words"),
+        ([{"input_ids": [1, 5, 2], "word_ids": [None, 0, None]}], "text 1: has no 'words'"),
+    ],
 )
 def test_what_the_collator_cannot_read_is_said_in_one_line(texts, message):
     with pytest.raises(InputError, match=message):
         WholeWordCollator(SPECIAL, 20, Budget(0.4))(texts)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: Budget(0.0), "a rate of 0 is no share"),
+        (lambda: Budget(15), "a rate of 15 is no share"),
+        (lambda: Budget(float("nan")), "a rate of nan is no share"),
+        (lambda: Budget(0.15, 0), "at most 0 hidden tokens"),
+        (lambda: Fates(0.8, 0.3), "do not fit in 1"),
+        (lambda: Fates(-0.1, 0.3), "do not fit in 1"),
+        (lambda: WholeWordCollator(SPECIAL, 5, Budget(0.4)), "leave words in a vocabulary of 5"),
+        (lambda: WholeWordCollator(SpecialIds(mask=4), 20, Budget(0.4)), "must differ"),
+    ],
+)
+def test_what_hides_nothing_or_too_much_is_refused(wrong, message):
+    with pytest.raises(InputError, match=message):
+        wrong()
+
+
+def test_words_of_a_second_text_are_others_though_their_numbers_begin_anew():
+    """`word_ids()` of a pair of texts: 0 0 1, then again 0 1 1."""
+    words = [None, 0, 0, 1, None, 0, 1, 1, None]
+    collate = WholeWordCollator(SPECIAL, 40, Budget(0.3), Fates(1.0, 0.0))
+    text = {"input_ids": [1, 5, 6, 7, 2, 8, 9, 10, 2], "words": words}
+    hidden = torch.stack([collate([text])["labels"][0] != IGNORED for _ in range(200)])
+    classes = together(hidden)
+    assert classes[1] == classes[2]
+    assert classes[6] == classes[7]
+    assert len({classes[1], classes[3], classes[5], classes[6]}) == 4
+    assert rising(torch.tensor([[0, 0, -1, 0, 5, 5, 3, -1, 3]])).tolist() == [[0, 0, -1, 1, 2, 2, 3, -1, 4]]
+
+
+@pytest.mark.parametrize("longest", [3, 8, 9])
+def test_texts_are_padded_to_a_multiple(longest):
+    texts = [{"input_ids": [1, *[5] * (n - 2), 2], "words": [-1, *range(n - 2), -1]} for n in (3, longest)]
+    batch = WholeWordCollator(SPECIAL, 20, Budget(0.4), multiple_of=8)(texts)
+    assert all(tensor.shape == (2, 16 if longest == 9 else 8) for tensor in batch.values())
+    assert batch["attention_mask"].sum(1).tolist() == [3, longest]

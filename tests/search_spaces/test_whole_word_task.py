@@ -210,7 +210,7 @@ def test_chinese_that_nobody_marked_needs_a_segmenter_to_be_scored_by(make, tmp_
 
 def test_a_sentence_without_words_is_refused(make, files, tmp_path):
     (tmp_path / "s.tsv").write_text(
-        "text\tlabel\n" + "\n".join(f"\u200b\t{n % 2}" for n in range(40)), encoding="utf-8"
+        "text\tlabel\n" + "\n".join("\u200b" * (n + 1) + f"\t{n % 2}" for n in range(40)), encoding="utf-8"
     )
     with pytest.raises(InputError, match="has no words; remove it"):
         make(sentences={"name": "files", "root": str(tmp_path / "s.tsv")})

@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForMaskedLM
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer, BertOnlyMLMHead
 
 from naslab.errors import InputError
-from naslab.search_spaces.data.packages import cannot_load
+from naslab.search_spaces.data.packages import cannot_load, model_folder
 
 
 class DividedBert(nn.Module):
@@ -24,11 +24,16 @@ class DividedBert(nn.Module):
     Args:
         config: of the whole BERT; see `bert_config` and `pretrained_config`.
         seen_width: of the tokens that the fusing layers look at; brought to BERT's width where it is another.
-        pretrained: a BERT by name or path to take the weights from.
+        pretrained: a BERT of that configuration to take the weights from.
     """
 
     def __init__(
-        self, config: BertConfig, fusing: int, seen_width: int, words_head: bool, pretrained: str | None = None
+        self,
+        config: BertConfig,
+        fusing: int,
+        seen_width: int,
+        words_head: bool,
+        pretrained: BertForMaskedLM | None = None,
     ) -> None:
         super().__init__()
         self.pad, width = config.pad_token_id or 0, config.hidden_size
@@ -73,11 +78,7 @@ class DividedBert(nn.Module):
         kept = ids_BL.ne(self.pad)
         return kept[:, None, None].expand(-1, 1, ids_BL.shape[1], -1)
 
-    def _load(self, name: str) -> None:
-        try:
-            pretrained: Any = BertForMaskedLM.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            raise cannot_load("space.text_model", name, error) from None
+    def _load(self, pretrained: Any) -> None:
         self.embeddings.load_state_dict(pretrained.bert.embeddings.state_dict())
         layers = [*self.text_layers, *self.fusion_layers]
         for ours, theirs in zip(layers, pretrained.bert.encoder.layer, strict=True):
@@ -112,15 +113,32 @@ def pretrained_config(name: str, where: str = "space.text_model") -> BertConfig:
     """The configuration of a pre-trained BERT, from the hub or a folder.
 
     Raises:
-        InputError: there is none, or it is no BERT.
+        InputError: there is none, it is no BERT, or a BERT whose tokens see only those before them.
     """
     try:
-        config = BertConfig.from_pretrained(name)
+        config = BertConfig.from_pretrained(model_folder(name))
     except (OSError, ValueError) as error:
         raise cannot_load(where, name, error) from None
     if config.model_type != "bert":
         raise InputError(f"{where}: {name!r} is a {config.model_type}, not a bert")
+    if config.is_decoder:
+        raise InputError(f"{where}: {name!r} is a decoder, whose tokens see none behind them; use a BERT encoder")
+    kind = getattr(config, "position_embedding_type", None) or "absolute"
+    if kind != "absolute":
+        raise InputError(f"{where}: {name!r} has {kind} positions, which BERT in transformers no longer has")
     return config
+
+
+def check_positions(config: BertConfig, tokens: int, where: str, name: str) -> None:
+    """Refuse texts that are longer than a pre-trained BERT's positions; `where` is the option that gives the length.
+
+    Raises:
+        InputError: they are.
+    """
+    if tokens > config.max_position_embeddings:
+        raise InputError(
+            f"{where}: {tokens} tokens are more than the {config.max_position_embeddings} positions of {name}"
+        )
 
 
 def _initialise(module: nn.Module, deviation: float) -> None:

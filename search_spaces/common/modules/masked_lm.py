@@ -3,20 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-from transformers import BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM
 
 from naslab.errors import InputError
-from naslab.search_spaces.common.modules.bert import pretrained_config
+from naslab.search_spaces.common import costs
+from naslab.search_spaces.common.modules.bert import bert_config, pretrained_config
 from naslab.search_spaces.common.modules.pretrained import read_pretrained
 
+HEAD = "cls."
+"""What names of the head's weights begin with."""
 
-def load_masked_lm(name: str, layers: int | None = None, where: str = "space.options.pretrained") -> BertForMaskedLM:
+
+@dataclass(frozen=True)
+class BertSizes:
+    """Of a BERT; `hidden` is the width inside an MLP, `positions` the longest text."""
+
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+    hidden: int
+    positions: int
+    dropout: float = 0.0
+
+    @classmethod
+    def of(cls, config: BertConfig) -> Self:
+        """Of a pre-trained BERT."""
+        return cls(
+            config.vocab_size,
+            config.hidden_size,
+            config.num_hidden_layers,
+            config.num_attention_heads,
+            config.intermediate_size,
+            config.max_position_embeddings,
+            config.hidden_dropout_prob,
+        )
+
+    def block(self, tokens: int) -> int:
+        """Multiply-adds of a layer."""
+        return costs.block(tokens, self.width, self.hidden)
+
+    def head(self, tokens: int) -> int:
+        """Multiply-adds of the head for masked words, which scores every word of the vocabulary."""
+        return costs.linear(tokens, self.width, self.width + self.vocabulary)
+
+
+def fresh_masked_lm(sizes: BertSizes, pad: int = 0, attention: str = "sdpa") -> BertForMaskedLM:
+    """A BERT with random weights and the head for masked words.
+
+    Args:
+        attention: what transformers knows it by.
+    """
+    config = bert_config(
+        vocabulary=sizes.vocabulary,
+        width=sizes.width,
+        layers=sizes.layers,
+        heads=sizes.heads,
+        tokens=sizes.positions,
+        pad=pad,
+        dropout=sizes.dropout,
+    )
+    config.intermediate_size, config.max_position_embeddings = sizes.hidden, sizes.positions
+    return BertForMaskedLM._from_config(config, attn_implementation=attention)  # type: ignore[no-any-return]
+
+
+def load_masked_lm(
+    name: str, layers: int | None = None, where: str = "space.options.pretrained", head: bool = True
+) -> BertForMaskedLM:
     """A BERT with the head for masked words, on the CPU in float32.
 
     Args:
         layers: only the first so many layers; None: all.
+        head: whether the head is used; if not, the checkpoint may lack it.
 
     Raises:
         InputError: there is no such model, it is no BERT, it has fewer layers, or its checkpoint lacks a weight: a head
@@ -27,11 +89,13 @@ def load_masked_lm(name: str, layers: int | None = None, where: str = "space.opt
         raise InputError(f"{where}: {name} has {config.num_hidden_layers} layers, not {layers}")
     config.num_hidden_layers = layers or config.num_hidden_layers
     model, missing = read_pretrained(BertForMaskedLM, name, where, config=config, attn_implementation="sdpa")
+    if not head:
+        missing = [key for key in missing if not key.startswith(HEAD)]
     if missing:
-        part = "the head for masked words" if all(key.startswith("cls.") for key in missing) else missing[0]
+        part = "the head for masked words" if all(key.startswith(HEAD) for key in missing) else missing[0]
         raise InputError(
-            f"{where}: the checkpoint of {name} lacks {part} ({len(missing)} weights missing); use a model that was "
-            "saved with its masked language model's head"
+            f"{where}: the checkpoint of {name} lacks {part} ({len(missing)} weights missing); use one that was "
+            "saved with it"
         )
     return model  # type: ignore[no-any-return]
 

@@ -9,22 +9,32 @@ given noise. Names: B texts, L tokens, U units.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from naslab.errors import InputError
+from naslab.search_spaces.common.objectives.fates import Fates, corrupted
 from naslab.search_spaces.data.text import IGNORED, SpecialIds
-
-FateOf: TypeAlias = Literal["token", "unit"]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How many of a text's tokens are hidden: a share, to the nearest, one at least and `most` at most."""
+    """How many of a text's tokens are hidden: a share, to the nearest, one at least and `most` at most.
+
+    Raises:
+        InputError: a rate that is no share, or `most` below 1.
+    """
 
     rate: float
     most: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1:
+            raise InputError(f"budget: a rate of {self.rate:g} is no share above 0 and up to 1")
+        if self.most is not None and self.most < 1:
+            raise InputError(f"budget: at most {self.most} hidden tokens; use 1 or more, or None")
 
     def of(self, tokens: int) -> int:
         """Of a text of so many tokens, special ones included."""
@@ -34,15 +44,6 @@ class Budget:
     def of_all(self, tokens_B: Tensor) -> Tensor:
         """Of each text, (B,), int64."""
         return (tokens_B.double() * self.rate).round().long().clamp(1, self.most)
-
-
-@dataclass(frozen=True)
-class Fates:
-    """What becomes of a hidden token: [MASK], a random token, or else it stays."""
-
-    mask: float = 0.8
-    random: float = 0.1
-    of: FateOf = "token"
 
 
 class Masked(NamedTuple):
@@ -73,10 +74,18 @@ def mask_units(
     hidden_BL = choose_units(index_BL, order_BL, budget.of_all(ids_BL.ne(special.pad).sum(1)))
     if fates.of == "unit":
         fate_BL = of_units_BL.gather(1, index_BL.clamp(min=0))
-    other = special.words(word_BL, vocabulary)
-    ids = torch.where(hidden_BL & (fate_BL < fates.mask), special.mask, ids_BL)
-    drawn = hidden_BL & (fate_BL >= fates.mask) & (fate_BL < fates.mask + fates.random)
-    return Masked(torch.where(drawn, other, ids), torch.where(hidden_BL, ids_BL, IGNORED))
+    ids = corrupted(ids_BL, hidden_BL, fate_BL, word_BL, fates, special, vocabulary)
+    return Masked(ids, torch.where(hidden_BL, ids_BL, IGNORED))
+
+
+def rising(words_BL: Tensor) -> Tensor:
+    """Runs of equal numbers counted from 0 in each text, (B, L); -1 stays, and ends a run.
+
+    So word numbers that begin anew, as those of a second text behind the first, are other words.
+    """
+    before_BL = torch.cat([torch.full_like(words_BL[:, :1], -1), words_BL[:, :-1]], 1)
+    begins_BL = (words_BL >= 0) & (words_BL != before_BL)
+    return (begins_BL.cumsum(1) - 1).masked_fill(words_BL < 0, -1)
 
 
 def unit_index(units_BL: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from naslab.search_spaces.common.objectives.fates import PUBLISHED, corrupted
 from naslab.search_spaces.common.objectives.float32 import in_float32
 from naslab.search_spaces.data.text import IGNORED, SpecialIds
 
@@ -38,19 +39,15 @@ def mask_words(
         word_numbers_BL: number of the word that each token belongs to; its tokens, side by side, are hidden together
             (whole-word masking). None: every token is a word.
     """
-    words = torch.ones_like(ids_BL, dtype=torch.bool)
-    for number in (special.pad, special.cls, special.sep):
-        words &= ids_BL != number
+    words = special.are_words(ids_BL)
     places = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
     first_BL = places if word_numbers_BL is None else _first_of_word(word_numbers_BL, places)
     leading = words & (first_BL == places)
     rank = noise_BL3[..., 0].masked_fill(~leading, 2.0).argsort(dim=1, stable=True).argsort(dim=1, stable=True)
     chosen = leading & (rank < hidden_words(leading.sum(1), ratio)[:, None])
     hidden = words & chosen.gather(1, first_BL)
-    how = noise_BL3[..., 1]
-    other = special.words(noise_BL3[..., 2], vocabulary)
-    ids = torch.where(hidden & (how < 0.8), special.mask, ids_BL)
-    ids = torch.where(hidden & (how >= 0.8) & (how < 0.9), other, ids)
+    _, fate_BL, word_BL = noise_BL3.unbind(-1)
+    ids = corrupted(ids_BL, hidden, fate_BL, word_BL, PUBLISHED, special, vocabulary)
     return MaskedWords(ids, ids_BL.masked_fill(~hidden, IGNORED))
 
 

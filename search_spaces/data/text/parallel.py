@@ -16,7 +16,7 @@ from torch import Tensor
 from naslab.errors import InputError
 from naslab.search_spaces.data.read import read_lines, read_table
 from naslab.search_spaces.data.text.corpus import docstrings
-from naslab.search_spaces.data.text.parts import held_out_parts, set_apart
+from naslab.search_spaces.data.text.parts import held_out_parts, set_apart, warn_of_repeats, without
 from naslab.search_spaces.data.text.sentences import movie_reviews
 from naslab.search_spaces.options import Options, UserPath
 from naslab.search_spaces.parameters import When
@@ -50,6 +50,11 @@ class Pairs:
     def __len__(self) -> int:
         """Number of pairs."""
         return len(self.sources)
+
+    @property
+    def keys(self) -> Sequence[tuple[str, str]]:
+        """Each source with its target: what no two parts should share."""
+        return list(zip(self.sources, self.targets, strict=True))
 
     def take(self, indices: Tensor) -> Pairs:
         """The chosen pairs, in that order."""
@@ -85,10 +90,14 @@ def load_parallel(options: ParallelOptions) -> ParallelText:
     test, validation = found.get("test"), found.get("validation")
     if test is None:
         rest, held_out = set_apart(torch.zeros(len(whole), dtype=torch.long), None)
-        whole, test = whole.take(rest), whole.take(held_out)
+        whole, test = whole.take(without(rest, held_out, whole.keys, "task.data")), whole.take(held_out)
+    else:
+        warn_of_repeats(whole.keys, test.keys, f"{options.name}, test")
     if validation is None:
         rest, held_out = held_out_parts(len(whole), options.seed)
-        whole, validation = whole.take(rest), whole.take(held_out)
+        whole, validation = whole.take(without(rest, held_out, whole.keys, "task.data")), whole.take(held_out)
+    else:
+        warn_of_repeats(whole.keys, validation.keys, f"{options.name}, validation")
     return ParallelText(whole, validation, test, options.name, digest)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from naslab.errors import InputError
 from naslab.search_spaces.data.text.corpus import TextOptions, read_corpus
 from naslab.search_spaces.data.text.load import split
 from naslab.search_spaces.data.text.windows import EVALUATION_BATCH, window_starts
@@ -60,8 +61,18 @@ class PieceBatches:
         return self.length - 2
 
     def per_pass(self, tokens_N: Tensor) -> int:
-        """Whole batches in one pass through a text."""
-        return len(tokens_N) // (self.batch_size * self.words)
+        """Whole batches in one pass through a text.
+
+        Raises:
+            InputError: it has fewer tokens than one.
+        """
+        least = self.batch_size * self.words
+        if len(tokens_N) < least:
+            raise InputError(
+                f"task.data: the training part has {len(tokens_N)} tokens; a batch of {self.batch_size} windows needs "
+                f"{least}"
+            )
+        return len(tokens_N) // least
 
     def batch(self, tokens_N: Tensor, seed: int, step: int) -> Tensor:
         """The windows (B, L) of a training step; a pass cuts the text at a random place and shuffles the windows."""

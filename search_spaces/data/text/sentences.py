@@ -23,7 +23,7 @@ from naslab.errors import InputError
 from naslab.search_spaces.data.packages import package_folder
 from naslab.search_spaces.data.read import read_lines, read_table
 from naslab.search_spaces.data.text.corpus import review_rows
-from naslab.search_spaces.data.text.parts import held_out_parts, set_apart
+from naslab.search_spaces.data.text.parts import held_out_parts, set_apart, warn_of_repeats, without
 from naslab.search_spaces.data.text.product_reviews import product_reviews
 from naslab.search_spaces.options import Options, UserPath
 from naslab.search_spaces.parameters import When
@@ -73,6 +73,11 @@ class Sentences:
         """Sentences, pairs joined by a space."""
         return [" ".join(self.pair(index)) for index in range(len(self))]
 
+    @property
+    def keys(self) -> list[tuple[str, ...]]:
+        """Each sentence, or both of a pair: what no two parts should share."""
+        return [self.pair(index) for index in range(len(self))]
+
     def take(self, indices: Tensor) -> Sentences:
         """The chosen ones, in that order."""
         chosen = indices.tolist()
@@ -121,8 +126,10 @@ def load_sentences(options: SentenceOptions) -> LabelledText:
     if options.per_class is not None:
         return SentencePool(whole, test, options.name, classes, digest).few_shot(options.per_class, options.seed)
     if (validation := found.get("validation")) is not None:
+        warn_of_repeats(whole.keys, validation.keys, f"{options.name}, validation")
         return LabelledText(whole, validation, test, options.name, classes, digest)
     rest, others = held_out_parts(len(whole), options.seed)
+    rest = without(rest, others, whole.keys, "task.data")
     return LabelledText(whole.take(rest), whole.take(others), test, options.name, classes, digest)
 
 
@@ -194,7 +201,8 @@ def _pool(options: PoolOptions, found: Mapping[str, Sentences]) -> tuple[Sentenc
         kept, held_out = set_apart(whole.labels, options.test)
         if not len(kept):
             raise InputError(f"task.data.test: {options.test} leaves none of the {len(whole)} sentences to learn from")
-        return whole.take(kept), whole.take(held_out)
+        return whole.take(without(kept, held_out, whole.keys, "task.data")), whole.take(held_out)
+    warn_of_repeats(whole.keys, test.keys, f"{options.name}, test")
     return whole, test if options.test is None else test.take(set_apart(test.labels, options.test)[1])
 
 

@@ -6,7 +6,7 @@ import copy
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import torch
@@ -31,13 +31,22 @@ class SpecialIds:
     mask: int = 3
     unk: int = 4
 
+    def fit(self, vocabulary: int) -> bool:
+        """Whether they differ and leave words in a vocabulary of so many tokens."""
+        numbers = set(astuple(self))
+        return len(numbers) == 5 and min(numbers) >= 0 and max(numbers) < vocabulary and vocabulary > 5
+
+    def are_words(self, ids: Tensor) -> Tensor:
+        """Which tokens are no padding, [CLS] or [SEP], and so may be hidden."""
+        return (ids != self.pad) & (ids != self.cls) & (ids != self.sep)
+
     def words(self, noise: Tensor, vocabulary: int) -> Tensor:
         """Numbers of any tokens but the special ones, wherever these stand (RoBERTa's mask is the last of all).
 
         Args:
             noise: uniform in [0, 1), of any shape.
         """
-        special = sorted({self.pad, self.cls, self.sep, self.mask, self.unk})
+        special = sorted(set(astuple(self)))
         number = vocabulary - len(special)
         words = (noise * number).long().clamp(max=number - 1)
         for one in special:

@@ -1,4 +1,4 @@
-"""Which tokens are masked, in which blocks, and in which order the blocks are predicted (UniLMv2, algorithm 1).
+"""Which tokens of a text are hidden, in which blocks, and in which order these are predicted (UniLMv2, algorithm 1).
 
 Bao et al. 2020, *UniLMv2: Pseudo-Masked Language Models for Unified Language Model Pre-Training* (arXiv 2002.12804).
 Everything is drawn from given noise, by tensor operations of fixed shapes. Names: B texts, L tokens of each, M slots
@@ -14,13 +14,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from naslab.search_spaces.common.objectives.fates import PUBLISHED, Fates, corrupted
 from naslab.search_spaces.data.text import SpecialIds
 
 Order = Literal["random", "left_to_right", "right_to_left"]
 NOISE = 10
 """Uniform numbers that each token brings: of two proposals three each, then the four below."""
-LEFT, ORDER, HOW, OTHER = 6, 7, 8, 9
-"""What they decide: tokens where proposals ran out, the order of single tokens, the corruption, the random token."""
+LEFT, ORDER, FATE, WORD = 6, 7, 8, 9
+"""What they decide: tokens where proposals ran out, the order of single tokens, their fate, the random token."""
 PROPOSALS = 4
 """Proposed blocks for each token to be masked, at most two for each token of the text."""
 EXACT = 1e-9
@@ -36,7 +37,7 @@ class Masking:
         span_share: how likely a proposed block is a span of 2 to `longest` tokens, all as likely; else a single token.
         single: every token is a step by itself, whatever block masked it (AR).
         exact: the last block is cut to the rate; otherwise it may go beyond it, as published.
-        random_share, kept_share: of the masked tokens, replaced by any token, and left as they are; the rest is [MASK].
+        fates: what becomes of the masked tokens.
     """
 
     rate: float = 0.15
@@ -45,8 +46,7 @@ class Masking:
     order: Order = "random"
     single: bool = False
     exact: bool = False
-    random_share: float = 0.1
-    kept_share: float = 0.1
+    fates: Fates = PUBLISHED
 
     def budget(self, words: int) -> int:
         """How many of `words` tokens are masked at least."""
@@ -84,14 +84,12 @@ def mask(ids_BL: Tensor, noise_BLN: Tensor, masking: Masking, special: SpecialId
         ids_BL: texts as [CLS] tokens [SEP], perhaps padded; special tokens are never masked.
         noise_BLN: uniform in [0, 1), `NOISE` numbers for each token.
     """
-    words_BL = torch.ones_like(ids_BL, dtype=torch.bool)
-    for number in (special.pad, special.cls, special.sep):
-        words_BL &= ids_BL != number
-    steps_BL = prediction_steps(words_BL, noise_BLN, masking)
+    steps_BL = prediction_steps(special.are_words(ids_BL), noise_BLN, masking)
     number = masking.slots(ids_BL.shape[1])
     places_BM = (steps_BL == 0).int().argsort(dim=1, stable=True)[:, :number]
     slots = Slots(places_BM, ids_BL.gather(1, places_BM), steps_BL.gather(1, places_BM))
-    return Masked(_corrupted(ids_BL, steps_BL > 0, noise_BLN, masking, special, vocabulary), slots)
+    fate_BL, word_BL = noise_BLN[..., FATE], noise_BLN[..., WORD]
+    return Masked(corrupted(ids_BL, steps_BL > 0, fate_BL, word_BL, masking.fates, special, vocabulary), slots)
 
 
 def prediction_steps(words_BL: Tensor, noise_BLN: Tensor, masking: Masking) -> Tensor:
@@ -183,16 +181,6 @@ def _ordered(steps_BL: Tensor, masking: Masking, noise_BLN: Tensor) -> Tensor:
     if masking.order == "right_to_left":
         numbers_BL = numbers_BL[:, -1:] + 1 - numbers_BL
     return torch.where(masked_BL, numbers_BL, 0)
-
-
-def _corrupted(
-    ids_BL: Tensor, masked_BL: Tensor, noise_BLN: Tensor, masking: Masking, special: SpecialIds, vocabulary: int
-) -> Tensor:
-    how_BL = noise_BLN[..., HOW]
-    other_BL = special.words(noise_BLN[..., OTHER], vocabulary)
-    ids = torch.where(masked_BL & (how_BL >= masking.kept_share), special.mask, ids_BL)
-    replaced = (how_BL >= masking.kept_share) & (how_BL < masking.kept_share + masking.random_share)
-    return torch.where(masked_BL & replaced, other_BL, ids)
 
 
 def _rank(noise_BL: Tensor, among_BL: Tensor) -> Tensor:
