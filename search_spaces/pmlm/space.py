@@ -188,9 +188,8 @@ class PMLM(SearchSpace):
             values["longest_span"] = 6
             objective = {"ar": "par", "ae_ar": "ae_par"}.get(str(objective), objective)
         words = self.options.context - 2
-        count = lambda rate: Masking(rate).budget(words)  # noqa: E731
-        masked = count(chosen.masking_rate)
-        rate = roundest(chosen.masking_rate, count, masked / words, 1 / words)
+        masked = Masking(chosen.masking_rate).budget(words)
+        rate = roundest(chosen.masking_rate, lambda rate: Masking(rate).budget(words), masked / words, 1 / words)
         values["masking_rate"] = min(max(rate, FEWEST), MOST)
         return {**values, "objective": objective}
 
