@@ -23,7 +23,7 @@ from naslab.search_spaces.common.training import adamw, train_in_rungs
 from naslab.search_spaces.common.training.choice import Wanted
 from naslab.search_spaces.common.training.tuning import TuningOptions
 from naslab.search_spaces.data.placing import sent
-from naslab.search_spaces.data.text import Batch, SentenceOptions, TaggedOptions, Words, WordsBy, segmenter
+from naslab.search_spaces.data.text import IGNORED, Batch, SentenceOptions, TaggedOptions, Words, WordsBy, segmenter
 from naslab.search_spaces.seeds import seed_everything
 from naslab.search_spaces.task import Control, Rung, Split
 from naslab.search_spaces.whole_word.batches import Windows
@@ -139,6 +139,11 @@ class MaskedPretraining(StepTask):
             )
         plan = Plan("word", by, 1, Budget(HELD_OUT_RATE), Fates(1.0, 0.0))
         masked = self.windows.masked(ids, several, plan, torch.Generator().manual_seed(0))
+        if (masked.labels_BL == IGNORED).all():
+            raise InputError(
+                f"space.options.length: {HELD_OUT_RATE:.0%} of {self.windows.length} tokens are less than any word of "
+                f"several in the {split} part; use longer windows"
+            )
         return masked, unit_index(several)
 
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:

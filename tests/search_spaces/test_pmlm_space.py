@@ -104,6 +104,8 @@ def test_a_special_token_may_be_the_last_of_all():
         ({"relative_distance": 8}, "space.relative_distance: 8"),
         ({"special": {"pad": 0, "cls": 1, "sep": 2, "mask": 2, "unk": 4}}, "space.special"),
         ({"special": {"mask": 90}}, "space.special"),
+        ({"special": {"pad": True}}, "space.special"),
+        ({"special": {"bos": 1}}, "space.special"),
         ({"text_model": "/no/such/folder"}, "space.text_model: cannot load"),
         ({"text_model": "/no/such/folder", "width": 16}, "width"),
         ({"context": 4}, "context"),

@@ -212,6 +212,19 @@ def test_bad_input_is_one_line(options, words):
     assert "\n" not in str(error.value)
 
 
+def test_a_part_without_words_is_refused(tmp_path):
+    """A held-out part of characters that no token is for: there is nothing to score on."""
+    words = "\n".join(f"the quick brown fox {i} jumps over lazy dogs" for i in range(400))
+    (tmp_path / "text.txt").write_text(words + "\n" + "\u200b" * 9000, encoding="utf-8")
+    with pytest.raises(InputError, match=r"task\.data: the (validation|test) part of corpus files has no words"):
+        make(data={"corpus": "files", "files": (str(tmp_path / "text.txt"),)})
+
+
+def test_a_vocabulary_that_the_text_does_not_fill_is_told():
+    with pytest.warns(UserWarning, match=r"space\.vocabulary: 9000, but the text gives \d+ tokens"):
+        make({"vocabulary": 9000})
+
+
 def test_pairs_of_sentences_are_refused(tmp_path):
     table = tmp_path / "pairs.csv"
     table.write_text("text,text_b,label\n" + "".join(f"a{i},b,{i % 2}\n" for i in range(40)), encoding="utf-8")

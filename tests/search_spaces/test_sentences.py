@@ -117,6 +117,7 @@ def test_repeats_in_parts_of_the_users_own_are_told(tmp_path):
     [
         ("text,label\na,x\nb,x\n", "1 classes; two or more are needed"),
         ("text,label\na,x\n ,y\n", "text 2 is empty"),
+        ("text,label\na,x\nb,y\n", "1 samples are too few for three parts"),
         ("text,kind\na,x\n", "no column 'label'"),
     ],
 )

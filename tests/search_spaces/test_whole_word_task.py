@@ -1,6 +1,7 @@
 """Training and scores of whole-word masking on little text, its models from and to transformers' folders."""
 
 import itertools
+import json
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from naslab.errors import InputError
 from naslab.search_spaces import find_space, make_task, seed_everything
 from naslab.search_spaces.common.modules.masked_lm import export_masked_lm, load_masked_lm
 from naslab.search_spaces.common.objectives.masked_units import Masked
-from naslab.search_spaces.data.text import IGNORED
+from naslab.search_spaces.data.text import IGNORED, pretrained_tokenizer
 from naslab.search_spaces.whole_word.scoring import recovery
 
 SIZES = {"vocabulary": 400, "length": 24, "width": 16}
@@ -199,6 +200,29 @@ def test_what_does_not_fit_is_refused_before_any_work(make, files, sizes, option
     with pytest.raises(InputError, match=message) as caught:
         make(sizes, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_windows_too_short_for_a_word_of_several_tokens_are_refused(make):
+    with pytest.raises(InputError, match=r"space\.options\.length: 15% of 8 tokens are less than any word"):
+        make({"length": 8}, sentence_length=8)
+
+
+def test_a_bert_is_read_as_one_whatever_its_folder_is_called(task, make, tmp_path):
+    """The published chinese_roberta_wwm_ext: vocab.txt and a config.json that does not say its kind."""
+    folder_of(task, tmp_path / "chinese_roberta_wwm_ext")
+    path = tmp_path / "chinese_roberta_wwm_ext" / "config.json"
+    known = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("model_type", "architectures")}
+    path.write_text(json.dumps(known))
+    again = make({"pretrained": str(path.parent), "vocabulary": None, "width": None})
+    text = task.data.texts.train[0].text
+    assert list(again.data.tokenizer.codes([text])[0].ids) == list(task.data.tokenizer.codes([text])[0].ids)
+    trained(again)
+
+
+def test_special_tokens_that_a_text_spells_are_text(task, tmp_path):
+    folder_of(task, tmp_path)
+    ids = pretrained_tokenizer(str(tmp_path), 8).codes(["[MASK]语言[SEP]"])[0].ids
+    assert not {task.special.mask, task.special.sep} & set(ids)
 
 
 def test_chinese_that_nobody_marked_needs_a_segmenter_to_be_scored_by(make, tmp_path):

@@ -33,8 +33,10 @@ def without(chosen: Tensor, others: Tensor, samples: Sequence[Hashable], where: 
     """Those of the chosen indices whose sample does not stand among the others, too: what is scored is not learned.
 
     Raises:
-        InputError: none is left; `where` is the option that names the data.
+        InputError: none is left, or there was none; `where` is the option that names the data.
     """
+    if not len(chosen):
+        raise InputError(f"{where}: {len(samples)} samples are too few for three parts")
     there = {samples[i] for i in others.tolist()}
     kept = [i for i in chosen.tolist() if samples[i] not in there]
     if not kept:

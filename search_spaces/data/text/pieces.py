@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +36,7 @@ def load_pieces(
         tokenizer: by name or folder; None: one that is trained on the training part.
 
     Raises:
-        InputError: see `read_corpus`, `split`, `train_wordpiece` and `named_tokenizer`.
+        InputError: a part without words; see also `read_corpus`, `split`, `train_wordpiece` and `named_tokenizer`.
     """
     text = read_corpus(options)
     lines = [part.splitlines() for part in split(text, options)]
@@ -44,6 +45,15 @@ def load_pieces(
     else:
         chosen = named_tokenizer(tokenizer, vocabulary, special, length)
     train, validation, test = (_numbers(chosen, part) for part in lines)
+    for name, part in (("training", train), ("validation", validation), ("test", test)):
+        if not len(part):
+            raise InputError(f"task.data: the {name} part of corpus {options.corpus} has no words")
+    if len(chosen.vocabulary) < vocabulary and tokenizer is None:
+        warnings.warn(
+            f"space.vocabulary: {vocabulary}, but the text gives {len(chosen.vocabulary)} tokens; the others cost time "
+            "and are never right",
+            stacklevel=2,
+        )
     return PieceText(train, validation, test, chosen, options.corpus, hashlib.sha256(text.encode()).hexdigest())
 
 

@@ -7,29 +7,35 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from pydantic import Strict
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from naslab.errors import InputError
-from naslab.search_spaces.data.packages import cannot_load
+from naslab.search_spaces.data.packages import cannot_load, model_folder
 from naslab.search_spaces.data.text.words import Segmenter, word_numbers
 
 IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]")
 """A Chinese character: BERT makes each a token of its own, so none continues a word."""
 
 
+Number = Annotated[int, Strict()]
+"""Of a token; true is none, nor is 3.0 or "3"."""
+
+
 @dataclass(frozen=True)
 class SpecialIds:
     """Numbers of the special tokens in the vocabulary; the defaults are those of the tokenizer trained here."""
 
-    pad: int = 0
-    cls: int = 1
-    sep: int = 2
-    mask: int = 3
-    unk: int = 4
+    pad: Number = 0
+    cls: Number = 1
+    sep: Number = 2
+    mask: Number = 3
+    unk: Number = 4
 
     def fit(self, vocabulary: int) -> bool:
         """Whether they differ and leave words in a vocabulary of so many tokens."""
@@ -190,10 +196,8 @@ def pretrained_tokenizer(name: str, length: int, where: str = "task.tokenizer") 
     Raises:
         InputError: there is none, or it lacks a special token that masked words need.
     """
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(name)
+        tokenizer = _named(model_folder(name))
     except (OSError, ValueError) as error:
         raise cannot_load(where, name, error) from None
     numbers = {key: getattr(tokenizer, f"{key}_token_id") for key in asdict(SpecialIds())}
@@ -204,8 +208,23 @@ def pretrained_tokenizer(name: str, length: int, where: str = "task.tokenizer") 
         raise InputError(f"{where}: the tokenizer of {name} does not say where its tokens stand in the text")
 
     def codes(texts: Sequence[str]) -> list[Code]:
-        found = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        how = {"add_special_tokens": False, "split_special_tokens": True}  # a text that spells [MASK] is text
+        found = tokenizer(list(texts), return_offsets_mapping=True, verbose=False, **how)
         pairs = enumerate(zip(found["input_ids"], found["offset_mapping"], strict=True))
         return [Code(ids, spans, found.word_ids(i)) for i, (ids, spans) in pairs]
 
     return TextTokenizer(codes, SpecialIds(**numbers), length, tokenizer.get_vocab())
+
+
+def _named(name: str) -> Any:
+    """What the folder says it is; BERT's where it does not say, as the published Chinese models with `roberta` in their
+    names, which transformers takes for RoBERTa's.
+    """
+    from transformers import AutoTokenizer, BertTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError):
+        if not (Path(name) / "vocab.txt").is_file():
+            raise
+        return BertTokenizer.from_pretrained(name)
