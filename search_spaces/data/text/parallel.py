@@ -16,7 +16,7 @@ from torch import Tensor
 from naslab.errors import InputError
 from naslab.search_spaces.data.read import read_lines, read_table
 from naslab.search_spaces.data.text.corpus import docstrings
-from naslab.search_spaces.data.text.parts import held_out_parts, set_apart, warn_of_repeats, without
+from naslab.search_spaces.data.text.parts import held_out_parts, set_apart, warn_of_repeats
 from naslab.search_spaces.data.text.sentences import movie_reviews
 from naslab.search_spaces.options import Options, UserPath
 from naslab.search_spaces.parameters import When
@@ -90,14 +90,12 @@ def load_parallel(options: ParallelOptions) -> ParallelText:
     test, validation = found.get("test"), found.get("validation")
     if test is None:
         rest, held_out = set_apart(torch.zeros(len(whole), dtype=torch.long), None)
-        whole, test = whole.take(without(rest, held_out, whole.keys, "task.data")), whole.take(held_out)
-    else:
-        warn_of_repeats(whole.keys, test.keys, f"{options.name}, test")
+        whole, test = whole.take(rest), whole.take(held_out)
     if validation is None:
         rest, held_out = held_out_parts(len(whole), options.seed)
-        whole, validation = whole.take(without(rest, held_out, whole.keys, "task.data")), whole.take(held_out)
-    else:
-        warn_of_repeats(whole.keys, validation.keys, f"{options.name}, validation")
+        whole, validation = whole.take(rest), whole.take(held_out)
+    for part, pairs in (("validation", validation), ("test", test)):
+        warn_of_repeats(whole.keys, pairs.keys, f"{options.name}, {part}")
     return ParallelText(whole, validation, test, options.name, digest)
 
 
