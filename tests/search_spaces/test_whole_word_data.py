@@ -1,5 +1,7 @@
 """Marked texts, and whose words are words: gold, jieba's, or the tokenizer's own."""
 
+import sys
+
 import pytest
 import torch
 
@@ -110,6 +112,13 @@ def test_jiebas_words_are_its_own_on_the_plain_text(tokenizer, by):
     assert row.words(by) is row.words(by)
     named = numbered(tokenizer, TEXTS, by, names=True)
     assert "江泽民" in spelled(tokenizer, TEXTS, named.numbers_T)
+
+
+def test_a_segmenter_that_is_not_installed_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jieba", None)
+    with pytest.raises(InputError, match="jieba is not installed; pip install jieba") as caught:
+        segmenter("jieba")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_text_whose_tokens_cross_its_words_has_tokens_as_words_and_is_counted(tokenizer):

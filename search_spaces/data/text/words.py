@@ -94,7 +94,7 @@ def _jieba(new_words: bool) -> Segmenter:
     try:
         import jieba  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
-        raise InputError("segmenter: jieba is not installed; pip install jieba, or use characters") from None
+        raise InputError("segmenter: jieba is not installed; pip install jieba, or use another segmenter") from None
     module: Any = jieba
     module.setLogLevel(60)
     return lambda text: [word for word in module.lcut(text, HMM=new_words) if word.strip()]
