@@ -15,7 +15,7 @@ from naslab.search_spaces.common.objectives.masked_units import (
     Fates,
     choose_units,
     mask_units,
-    rising,
+    run_index,
     unit_index,
     unit_lengths,
 )
@@ -305,7 +305,7 @@ def test_words_of_a_second_text_are_others_though_their_numbers_begin_anew():
     assert classes[1] == classes[2]
     assert classes[6] == classes[7]
     assert len({classes[1], classes[3], classes[5], classes[6]}) == 4
-    assert rising(torch.tensor([[0, 0, -1, 0, 5, 5, 3, -1, 3]])).tolist() == [[0, 0, -1, 1, 2, 2, 3, -1, 4]]
+    assert run_index(torch.tensor([[0, 0, -1, 0, 5, 5, 3, -1, 3]])).tolist() == [[0, 0, -1, 1, 2, 2, 3, -1, 4]]
 
 
 @pytest.mark.parametrize("longest", [3, 8, 9])

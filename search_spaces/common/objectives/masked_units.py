@@ -69,8 +69,20 @@ def mask_units(
         units_BL: number of each token's unit, rising along a text; -1 for what is never hidden.
         noise_4BL: uniform in [0, 1): order of the units, fates of units, fates of tokens, random tokens.
     """
+    return mask_indexed(ids_BL, unit_index(units_BL), noise_4BL, budget, fates, special, vocabulary)
+
+
+def mask_indexed(
+    ids_BL: Tensor,
+    index_BL: Tensor,
+    noise_4BL: Tensor,
+    budget: Budget,
+    fates: Fates,
+    special: SpecialIds,
+    vocabulary: int,
+) -> Masked:
+    """The same for units that are counted from 0 in each text, as by `unit_index` and `run_index`."""
     order_BL, of_units_BL, fate_BL, word_BL = noise_4BL
-    index_BL = unit_index(units_BL)
     hidden_BL = choose_units(index_BL, order_BL, budget.of_all(ids_BL.ne(special.pad).sum(1)))
     if fates.of == "unit":
         fate_BL = of_units_BL.gather(1, index_BL.clamp(min=0))
@@ -78,7 +90,7 @@ def mask_units(
     return Masked(ids, torch.where(hidden_BL, ids_BL, IGNORED))
 
 
-def rising(words_BL: Tensor) -> Tensor:
+def run_index(words_BL: Tensor) -> Tensor:
     """Runs of equal numbers counted from 0 in each text, (B, L); -1 stays, and ends a run.
 
     So word numbers that begin anew, as those of a second text behind the first, are other words.
