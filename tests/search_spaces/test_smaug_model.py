@@ -7,6 +7,7 @@ import torch
 from small_smaug import DENSE, SMALL, VARIANTS, space
 from torch.nn import functional as F
 
+from naslab.errors import InputError
 from naslab.kernels import token_mask, unmerge_tokens
 from naslab.kernels.patch_loss import targets
 from naslab.search_spaces import find_space, seed_everything
