@@ -11,6 +11,7 @@ import typer
 
 from naslab.errors import InputError, NaslabError
 from naslab.runs.commands import about, bench, compare, devices, profile, results, studies, study
+from naslab.runs.concealment import conceal_passwords
 from naslab.version import naslab_version
 
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -63,8 +64,10 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
 
     0 done; 2 the input is wrong; 3 a study finished with failures; 1 anything else; 130 interrupted.
     """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    conceal_passwords()
     try:
-        result = app(args=arguments, standalone_mode=False)
+        result = app(args=given, standalone_mode=False)
     except InputError as error:
         return _fail(str(error), 2)
     except NaslabError as error:
@@ -79,7 +82,7 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     if result == INTERRUPTED:  # typer turns Ctrl-C into this code, without a word
-        resumes = (sys.argv[1:] if arguments is None else list(arguments))[:1] == ["run"]
+        resumes = given[:1] == ["run"]
         return _fail("interrupted; the same command goes on from here" if resumes else "interrupted", INTERRUPTED)
     return result if isinstance(result, int) else 0
 

@@ -82,6 +82,7 @@ class Ledger:
             InputError: the storage cannot be used, or holds another study of that name.
         """
         study.check_arms()
+        study.check_packages()
         url = storage_url(storage)
         ledger = cls(connect(url, create=True), url, study)
         with storage_errors(url):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import shutil
@@ -16,6 +15,7 @@ import torch
 from naslab.efficiency.ceilings import load_ceilings
 from naslab.efficiency.device import device_name, host_memory_bytes
 from naslab.efficiency.gpus import GPUS, match_gpu, prices_path, read_prices
+from naslab.runs.extras import is_installed
 from naslab.search_spaces.data.files import EMBEDDED_FILE, FASHION_MNIST_ROOT, default_root
 from naslab.version import naslab_version
 
@@ -65,7 +65,7 @@ def doctor_document() -> dict[str, Any]:
         _package("pynvml", "clocks and power of NVIDIA GPUs"),
         _package("transformers", "hf: targets"),
         *_cluster(),
-        _any_of("loggers", ("tensorboard", "mlflow", "wandb")),
+        _any_of("loggers", ("tensorboard", "mlflow", "wandb", "trackio")),
         _cache(),
         _data(),
     )
@@ -87,8 +87,8 @@ def _compiler() -> Check:
 def _cluster() -> tuple[Check, ...]:
     """What studies on several machines use."""
     submit = shutil.which("sbatch")
-    slurm = _is_installed("submitit") and submit is not None
-    said = "submitit and sbatch" if slurm else "no sbatch" if _is_installed("submitit") else "submitit is not installed"
+    slurm = is_installed("submitit") and submit is not None
+    said = "submitit and sbatch" if slurm else "no sbatch" if is_installed("submitit") else "submitit is not installed"
     distributed = torch.distributed.is_available()
     backends = [
         name for name in ("gloo", "nccl", "mpi") if distributed and torch.distributed.is_backend_available(name)
@@ -102,16 +102,12 @@ def _cluster() -> tuple[Check, ...]:
 
 
 def _any_of(part: str, names: Sequence[str]) -> Check:
-    found = [name for name in names if _is_installed(name)]
+    found = [name for name in names if is_installed(name)]
     return Check(part, bool(found), ", ".join(found) or f"none of {', '.join(names)}")
 
 
-def _is_installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
-
-
 def _package(name: str, purpose: str) -> Check:
-    found = _is_installed(name)
+    found = is_installed(name)
     return Check(f"{name} ({purpose})", found, "installed" if found else "not installed")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 from sqlalchemy import Engine, event, inspect, make_url
@@ -10,6 +9,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from naslab.errors import InputError
+from naslab.runs.extras import is_installed
 from naslab.runs.patience import StorageAway
 from naslab.runs.storage_url import shown, without_secrets
 
@@ -33,7 +33,7 @@ def with_driver(url: str) -> str:
     scheme, _, rest = url.partition("://")
     if scheme not in ("postgresql", "postgres"):
         return url
-    installed = [name for name in ("psycopg", "psycopg2") if importlib.util.find_spec(name) is not None]
+    installed = [name for name in ("psycopg", "psycopg2") if is_installed(name)]
     return f"postgresql+{installed[0] if installed else 'psycopg2'}://{rest}"
 
 

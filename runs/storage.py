@@ -15,6 +15,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 
 from naslab.errors import InputError
+from naslab.runs.extras import missing
 from naslab.runs.server_storage import (
     check_server,
     server_arguments,
@@ -40,8 +41,10 @@ def connect(url: str, create: bool) -> BaseStorage:
         try:
             return _sqlite(url, create) if url.startswith(SQLITE) else _server(url, create)
         except ImportError as error:
-            missing = getattr(error.__cause__ or error.__context__ or error, "name", None) or "its driver"
-            raise InputError(f"{shown(url)}: the Python package {missing} reads such a storage; install it") from None
+            package = getattr(error.__cause__ or error.__context__ or error, "name", None) or "its driver"
+            if url.startswith("postgres"):
+                raise missing(shown(url), "postgresql", package) from None
+            raise InputError(f"{shown(url)}: the Python package {package} reads such a storage; install it") from None
         except sqlalchemy.exc.NoSuchModuleError as error:
             raise InputError(f"{shown(url)}: not a storage that can be opened: {_first_line(error, url)}") from None
         except (sqlalchemy.exc.ArgumentError, ValueError, TypeError):  # they quote what they cannot read

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
@@ -26,6 +27,15 @@ def shown(url: str) -> str:
     for pattern in (_PASSWORD, _NO_PORT):
         url = pattern.sub(r"\1:***" + "@" * (pattern is _PASSWORD), url)
     return _NAMED.sub(r"\1***", url)
+
+
+def starred(text: str) -> str:
+    """The same with a star for each byte of a password, so that it stays as long."""
+    for pattern in (_PASSWORD, _NO_PORT, _NAMED):
+        for match in reversed(list(pattern.finditer(text))):
+            begin, end = match.span(2)
+            text = text[:begin] + "*" * len(os.fsencode(match[2])) + text[end:]
+    return text
 
 
 def without_secrets(text: str, url: str) -> str:

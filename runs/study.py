@@ -21,6 +21,7 @@ from naslab.nas.sampling import check_sampler
 from naslab.nas.statistics import Critical, student
 from naslab.runs.constraints import Constraints
 from naslab.runs.executors.options import ExecutorChoice, Local, gpus_of
+from naslab.runs.extras import check_installed
 from naslab.runs.loggers.choice import LoggerChoice, named_loggers
 from naslab.runs.objective import Objective, Ranking
 from naslab.runs.shipped import find_study_file
@@ -217,6 +218,16 @@ class Study(Options):
                         f"arm {arm.name}: pruner {arm.pruner} knows the score alone, and would stop points of the "
                         "front; with objective pareto use pruner: none"
                     )
+
+    def check_packages(self) -> None:
+        """Refuse, before anything is written, an executor or a logger whose package is not installed.
+
+        Raises:
+            InputError: how it is installed.
+        """
+        check_installed(f"executor: {self.executor.kind}", self.executor.kind, *self.executor.packages)
+        for index, logger in enumerate(self.loggers):
+            check_installed(f"loggers.{index}", logger.kind, *logger.packages)
 
     def make_task(self, device: torch.device) -> Task:
         """The task on `device`.

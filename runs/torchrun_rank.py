@@ -26,7 +26,7 @@ from naslab.runs.study import parse_study
 from naslab.runs.torchrun import FAULT, Request
 from naslab.runs.worker import CHECKPOINT, _run_job
 from naslab.search_spaces import seed_everything
-from naslab.search_spaces.common.training.together import PeerLost, agree
+from naslab.search_spaces.common.training.together import PeerLost, agree, choose
 from naslab.whole_file import write_whole
 
 PATIENCE = timedelta(days=30)
@@ -49,6 +49,7 @@ def main() -> int:
     try:
         with current(device):
             dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
+            choose(request.slot.parallel)
             _count_all()
             _lead(request, device, threads) if number == 0 else _follow(request, device)
     except (PeerLost, WorkerDied):

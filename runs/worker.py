@@ -38,7 +38,7 @@ from naslab.runs.torchrun import TOGETHER, Request, run_together
 from naslab.runs.trial import Cause, Job, Outcome, Phase, RungRecord, summed
 from naslab.runs.verdict import asked_to_stop, await_verdict
 from naslab.search_spaces import GradientTask, RelaxableSpace, Rung, Split, Task, seed_everything
-from naslab.search_spaces.common.training.together import PeerLost, agree, world
+from naslab.search_spaces.common.training.together import PeerLost, agree, parallel, world
 from naslab.whole_file import write_whole
 
 WEIGHTS, CHECKPOINT, COST = "model.safetensors", "checkpoint", "cost.json"
@@ -166,7 +166,7 @@ class _Work:
         self.result["metric"] = task.metric
         self.result["made_with"] = made_with(task)
         if world() > 1:
-            self.result["processes"] = world()
+            self.result |= {"processes": world(), "parallel": parallel()}
         steps: Mapping[str, Callable[[Study, Task], None]] = {
             "control": self._control,
             "search": self._search,

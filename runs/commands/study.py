@@ -51,6 +51,7 @@ def run(
 
     study = load_study(path, set_)
     study.check_arms()
+    study.check_packages()
     if dry_run:
         _show_plan(study, storage, slots, as_json)
         return

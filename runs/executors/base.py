@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from naslab.errors import NaslabError
 
@@ -43,6 +43,7 @@ class Slot:
         threads: CPU threads for all its processes; None: as many as the worker finds that it may use.
         gpus: what its processes see of the machine's GPUs, in the words of CUDA_VISIBLE_DEVICES; None: what they find.
         processes: so many train a trial together.
+        parallel: how they hold its model.
     """
 
     device: str
@@ -50,6 +51,7 @@ class Slot:
     threads: int | None = None
     gpus: tuple[str, ...] | None = None
     processes: int = 1
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
 
 
 class Worker(Protocol):

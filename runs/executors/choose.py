@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from naslab.errors import InputError
 from naslab.runs.executors.base import Say, SlotExecutor
 from naslab.runs.executors.local import LocalExecutor
 from naslab.runs.executors.options import Local, Ray, Slurm, gpus_of
 from naslab.runs.executors.slots import local_slots
+from naslab.runs.extras import importing
 
 
 def make_executor(choice: Local | Ray | Slurm, slots: int, device: str, files: Path, say: Say) -> SlotExecutor:
@@ -26,17 +26,15 @@ def make_executor(choice: Local | Ray | Slurm, slots: int, device: str, files: P
     """
     match choice:
         case Local():
-            return LocalExecutor(local_slots(slots, device, choice.gpus, choice.processes))
+            return LocalExecutor(local_slots(slots, device, choice.gpus, choice.processes, choice.parallel))
         case Ray():
             # Read when Ray is imported: no statistics to its makers, and no line of warning.
             for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
                 os.environ.setdefault(name, "0")
-            try:
+            with importing("executor: ray", "ray"):
                 from naslab.runs.executors.ray_cluster import RayExecutor
-            except ImportError:
-                raise InputError("executor: Ray is not installed; pip install 'naslab[ray]'") from None
             return RayExecutor(choice, slots, gpus_of(choice, device), say)
         case Slurm():
-            from naslab.runs.executors.slurm import SlurmExecutor
-
+            with importing("executor: slurm", "slurm"):
+                from naslab.runs.executors.slurm import SlurmExecutor
             return SlurmExecutor(choice, slots, gpus_of(choice, device), files / "slurm", say)

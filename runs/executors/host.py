@@ -49,6 +49,10 @@ class Host:
         """See WorkerProcess.exchange."""
         return self._process.exchange(request)
 
+    def kill(self) -> None:
+        """See WorkerProcess.kill."""
+        self._process.kill()
+
     def renew(self) -> None:
         """Have a new process, if this one is of no more use."""
         with _without_main():

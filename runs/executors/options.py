@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -19,8 +19,14 @@ Gpus = Annotated[float, AfterValidator(_whole_or_part)]
 
 
 class _Executor(Options):
+    packages: ClassVar[tuple[str, ...]] = ()
+    """What its extra installs, which has its name."""
+
     processes: int = Field(1, ge=1)
     """So many train each trial together (torchrun, one machine), a GPU each where it trains on GPUs."""
+
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
+    """How several processes hold a model: each the whole of it, or a part (FSDP2), which takes less memory."""
 
     @model_validator(mode="after")
     def _a_gpu_a_process(self) -> Self:
@@ -41,6 +47,7 @@ class Local(_Executor):
 class Ray(_Executor):
     """Actors of a Ray cluster, each a warm worker."""
 
+    packages: ClassVar = ("ray",)
     kind: Literal["ray"]
     address: str | None = None
     """Of the cluster; by default what RAY_ADDRESS or this machine has, else a Ray of this machine's own."""
@@ -58,6 +65,7 @@ class Ray(_Executor):
 class Slurm(_Executor):
     """Jobs of a Slurm cluster, one a trial; those that begin together are one array."""
 
+    packages: ClassVar = ("submitit",)
     kind: Literal["slurm"]
     cluster: Literal["slurm", "local"] = "slurm"
     """`local` runs the jobs as processes of this machine, to try a study out."""

@@ -69,7 +69,7 @@ class WorkerProcess:
                 end_group(self._group)  # a child that is left would keep the pipe open
             answer = self._pipe.recv_bytes()
         except (EOFError, OSError):
-            self._useless = True
+            self.kill()  # a task that closed the pipe may run on; the exit code of one that has ended stays
             self._process.join()
             raise WorkerDied(f"the worker process ended with exit code {self._process.exitcode}") from None
         if answer.startswith(_USELESS):
@@ -137,6 +137,7 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 def _work(pipe: Connection) -> None:
     """Main of a worker: answer calls until the pipe closes. Ctrl-C, and a scheduler's warnings, are the driver's."""
     os.setsid()  # before anything is started: children belong to its group and to no terminal
+    os.register_at_fork(after_in_child=pipe.close)  # else one that leaves the group keeps it open when this is gone
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     while True:

@@ -44,7 +44,9 @@ class RayExecutor(SlotExecutor):
         if self._owns_connection:
             _connect(choice.address)
         threads = max(1, int(choice.cpus))
-        slot = Slot("cuda:0" if gpus else "cpu", gpus or 1.0, threads, processes=choice.processes)
+        slot = Slot(
+            "cuda:0" if gpus else "cpu", gpus or 1.0, threads, processes=choice.processes, parallel=choice.parallel
+        )
         options = {
             "num_cpus": choice.cpus,
             "num_gpus": gpus,

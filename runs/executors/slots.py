@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from itertools import takewhile
+from typing import Literal
 
 import torch
 
@@ -14,14 +15,20 @@ from naslab.runs.executors.base import Slot
 from naslab.runs.threads import threads_per_slot
 
 
-def local_slots(number: int, device: str = "auto", gpus: float | None = None, processes: int = 1) -> list[Slot]:
+def local_slots(
+    number: int,
+    device: str = "auto",
+    gpus: float | None = None,
+    processes: int = 1,
+    parallel: Literal["ddp", "fsdp2"] = "ddp",
+) -> list[Slot]:
     """So many slots of this machine.
 
     Args:
         device: auto, cpu, cuda, or one GPU by its number.
         gpus: of each slot, or the fraction of one; None: one for each process, and where there are more slots than
             GPUs, these are dealt out in turn.
-        processes: of each slot.
+        processes, parallel: of each slot.
 
     Raises:
         InputError: no such device, or fewer than asked for.
@@ -30,13 +37,14 @@ def local_slots(number: int, device: str = "auto", gpus: float | None = None, pr
     if kind.type == "cpu":
         if gpus is not None:
             raise InputError(f"executor.gpus: {gpus:g} a trial, and the study runs on the CPU (device: {device})")
-        return [Slot("cpu", threads=threads, processes=processes)] * number
+        return [Slot("cpu", threads=threads, processes=processes, parallel=parallel)] * number
     pool = visible_gpus()
     pool = pool if kind.index is None else (pool[kind.index],)
     dealt = _deal(number, pool, gpus if gpus is not None or processes == 1 else float(processes))
     holders = Counter(dealt)
     return [
-        Slot("cuda:0", len(seen) / holders[seen] if gpus is None else gpus, threads, seen, processes) for seen in dealt
+        Slot("cuda:0", len(seen) / holders[seen] if gpus is None else gpus, threads, seen, processes, parallel)
+        for seen in dealt
     ]
 
 

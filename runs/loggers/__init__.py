@@ -1,4 +1,4 @@
-"""Loggers: a study's trials in TensorBoard, MLflow or Weights & Biases, beside the ledger."""
+"""Loggers: a study's trials in TensorBoard, MLflow, Weights & Biases or trackio, beside the ledger."""
 
 from naslab.runs.loggers.choice import LoggerChoice, make_loggers, named_loggers
 from naslab.runs.loggers.relay import Loggers

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, field_serializer
 
-from naslab.errors import InputError
+from naslab.runs.extras import importing
 from naslab.runs.loggers.protocol import Logger
+from naslab.runs.storage_url import shown
 from naslab.search_spaces import Options
 
 
 class TensorBoard(Options):
     """Event files, one folder a trial."""
 
+    packages: ClassVar = ("tensorboard",)
     kind: Literal["tensorboard"]
     folder: str | None = None
     """Default: tensorboard/ in the study's folder."""
@@ -29,10 +31,16 @@ class TensorBoard(Options):
 class MLflow(Options):
     """One run a trial, in the experiment of the study's name."""
 
+    packages: ClassVar = ("mlflow",)
     kind: Literal["mlflow"]
     uri: str | None = None
     """Default: mlflow.db in the study's folder."""
     experiment: str | None = None
+
+    @field_serializer("uri")
+    def _shown(self, uri: str | None) -> str | None:
+        """What is recorded is read by all who read the study; only the driver writes there."""
+        return uri and shown(uri)
 
     def make(self, study: str, files: Path) -> Logger:
         """A logger of the study of this name."""
@@ -44,6 +52,7 @@ class MLflow(Options):
 class WandB(Options):
     """One run a trial; offline, so that `wandb sync` sends it when it suits."""
 
+    packages: ClassVar = ("wandb",)
     kind: Literal["wandb"]
     project: str | None = None
     mode: Literal["offline", "online"] = "offline"
@@ -55,7 +64,21 @@ class WandB(Options):
         return WandBLogger(self.project or study, files, self.mode)
 
 
-LoggerChoice: TypeAlias = Annotated[TensorBoard | MLflow | WandB, Field(discriminator="kind")]
+class Trackio(Options):
+    """One run a trial, where trackio keeps its projects (TRACKIO_DIR), so that `trackio show` finds them."""
+
+    packages: ClassVar = ("trackio",)
+    kind: Literal["trackio"]
+    project: str | None = None
+
+    def make(self, study: str, files: Path) -> Logger:
+        """A logger of the study of this name."""
+        from naslab.runs.loggers.trackio import TrackioLogger
+
+        return TrackioLogger(self.project or study, files)
+
+
+LoggerChoice: TypeAlias = Annotated[TensorBoard | MLflow | WandB | Trackio, Field(discriminator="kind")]
 
 
 def named_loggers(values: Any) -> Any:
@@ -71,11 +94,6 @@ def make_loggers(choices: tuple[LoggerChoice, ...], study: str, files: Path) -> 
     """
     made = {}
     for index, choice in enumerate(choices):
-        try:
+        with importing(f"loggers.{index}", choice.kind):
             made[f"{index}: {choice.kind}"] = choice.make(study, files)
-        except ImportError as error:
-            raise InputError(
-                f"loggers.{index}: the package {error.name or choice.kind} is not installed; "
-                f"pip install 'naslab[{choice.kind}]', or leave the logger out"
-            ) from None
     return made

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 from naslab.runs.faults import in_one_line
 from naslab.runs.loggers.protocol import Logger
+from naslab.runs.storage_url import shown
 from naslab.runs.trial import RungRecord, Trial
 
 CLOSING_SECONDS = 30.0
@@ -78,4 +79,4 @@ class _Relay:
             self._logger.close()
         except BaseException as problem:  # noqa: BLE001 - whatever a library does, it is not the study's trouble
             self._failed = True
-            self._say(f"logger {self._name} failed, the study goes on without it: {in_one_line(problem)}")
+            self._say(f"logger {self._name} failed, the study goes on without it: {shown(in_one_line(problem))}")

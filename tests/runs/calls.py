@@ -54,6 +54,23 @@ def die_with_children(path, slot):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def leave_the_pipe(path, slot):
+    """Close whatever is open, and go on."""
+    os.closerange(3, 1000)
+    time.sleep(1000)
+
+
+def fork_away(path, slot):
+    """Die, and leave a child that is in no group of the worker's."""
+    forked = os.fork()
+    if forked == 0:
+        os.setsid()
+        path.write_text(str(os.getpid()))
+        time.sleep(1000)
+    wait_until(path.exists)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def meet(mine, other, slot):
     """Come back when another call has come here, too."""
     mine.touch()
@@ -72,6 +89,10 @@ def alive(number):
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def parent_of(number):
+    return int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def nap(seconds, slot):

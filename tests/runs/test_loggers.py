@@ -139,6 +139,25 @@ def test_wandb(run):
     check(ledger, curve, parameters)
 
 
+def test_trackio(run, tmp_path, monkeypatch):
+    kept = pytest.importorskip("trackio.sqlite_storage", reason="naslab[trackio] is not installed")
+    for module in (kept, sys.modules["trackio.utils"]):
+        monkeypatch.setattr(module, "TRACKIO_DIR", tmp_path / "trackio")
+    ledger, said = run("trackio")
+    assert said == []
+    runs = kept.SQLiteStorage
+    assert sorted(runs.get_runs("toy")) == sorted(map(title, ledger.trials()))
+
+    def curve(trial):
+        return {row["step"]: row["score"] for row in runs.get_logs("toy", title(trial)) if "score" in row}
+
+    check(ledger, curve, lambda trial: runs.get_run_config("toy", title(trial)))
+    complete = next(t for t in ledger.trials() if t.job.role == "reference")
+    (last,) = [row for row in runs.get_logs("toy", title(complete)) if "state" in row]
+    assert last["state"] == "complete"
+    assert last["final/score"] == pytest.approx(complete.scores["score"], rel=1e-6)
+
+
 class Broken:
     """Fails, or hangs, when it is told one kind of thing."""
 
@@ -158,7 +177,7 @@ def leave():
 
 
 def fail():
-    raise RuntimeError("no route\nto host")
+    raise RuntimeError("no route\nto postgresql://me:hunter2@host/runs")
 
 
 @pytest.mark.parametrize("how", [fail, leave])
@@ -170,6 +189,7 @@ def test_a_logger_that_fails_is_one_line_and_the_study_goes_on(run, monkeypatch,
     (line,) = said
     assert line.startswith("logger 0: tensorboard failed, the study goes on without it: ")
     assert "\n" not in line
+    assert "hunter2" not in line
 
 
 def test_a_logger_that_hangs_does_not_hold_the_study_up(run, monkeypatch):
@@ -208,6 +228,12 @@ def test_interrupted_trials_are_told_when_they_are_settled(run, monkeypatch):
     assert heard[("close",)] == 2
     for trial in ledger.trials():
         assert heard[("began", trial.number)] == heard[("ended", trial.number)] == 1
+
+
+def test_the_password_of_a_tracking_server_is_not_recorded():
+    made = study(loggers=[{"kind": "mlflow", "uri": "postgresql://me:hunter2@host/runs"}])
+    assert "hunter2" in made.loggers[0].uri
+    assert "hunter2" not in str(made.document())
 
 
 def test_loggers_have_no_effect_on_results_and_may_change(run):

@@ -1,6 +1,8 @@
 """A password of a database is in nothing that naslab prints, writes or stores, whatever it looks like."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -101,6 +103,18 @@ def test_a_password_may_stand_where_the_library_looks_for_it(locked, tmp_path, m
     (tmp_path / "pgpass").write_text(f"*:*:*:lab:{SECRET.replace(':', chr(92) + ':')}\n")
     (tmp_path / "pgpass").chmod(0o600)
     assert connect(bare, create=True).get_all_studies() is not None
+
+
+def test_a_command_line_does_not_go_on_telling_it():
+    """Not to `ps`, to Ray's table of jobs, or to a process that is started with `sys.argv`."""
+    script = (
+        "import sys; from pathlib import Path; from naslab.runs.concealment import conceal_passwords\n"
+        "conceal_passwords(); print(sys.argv); print(Path('/proc/self/cmdline').read_bytes())"
+    )
+    given = ["run", "é", f"--storage=postgresql://lab:{quote(SECRET, safe='')}@h/d?password=hunter2", "--slots", "2"]
+    done = subprocess.run([sys.executable, "-c", script, *given], capture_output=True, text=True, check=True)
+    check_clean(done.stdout)
+    assert all(word in done.stdout for word in ("postgresql://lab:**", "@h/d?password=*******", "--slots", "run"))
 
 
 def test_a_password_within_a_word_leaves_the_word_alone():

@@ -65,7 +65,7 @@ def saved(tmp_path):
     optimiser = torch.optim.Adam(model.parameters())
     model(torch.ones(1, 3)).sum().backward()
     optimiser.step()
-    save_training(tmp_path, 1, model, optimiser, {})
+    save_training(tmp_path, 1, model, optimiser.state_dict(), {})
     return tmp_path
 
 

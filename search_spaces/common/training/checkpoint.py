@@ -83,15 +83,16 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[st
 
 
 def save_training(
-    folder: Path, epoch: int, model: nn.Module, optimiser: torch.optim.Optimizer, step: Mapping[str, Any]
+    folder: Path, epoch: int, model: nn.Module, optimiser: Mapping[str, Any], step: Mapping[str, Any]
 ) -> None:
     """Save a training after `epoch` epochs, random generators included; see `save_checkpoint`.
 
     Args:
+        optimiser: its state.
         step: state of how its steps are taken.
     """
     rng = rng_state(_device_of(model))
-    state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "rng": rng, "step": step}
+    state = {"model": model.state_dict(), "optimiser": optimiser, "rng": rng, "step": step}
     save_checkpoint(folder, {"epoch": epoch, **state})
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from naslab.search_spaces.common.training.checkpoint import resume_training, save_training
 from naslab.search_spaces.common.training.choice import Training, Wanted, decide
 from naslab.search_spaces.common.training.policy import Batches, Loss, Policy
+from naslab.search_spaces.common.training.sharding import whole
 from naslab.search_spaces.common.training.step import Stepper, accumulate
 from naslab.search_spaces.common.training.together import check_divisible, mean_values, rank, world
 from naslab.search_spaces.seeds import derive_seed, seed_everything
@@ -75,8 +76,12 @@ def train_in_rungs(
             raise TrainingDiverged(f"the training loss is {means['loss']} in epoch {epoch + 1}")
         if (epoch + 1) % budget.rung_epochs and epoch + 1 < budget.epochs:
             continue
-        if checkpoint is not None and rank() == 0:
-            save_training(checkpoint, epoch + 1, model, optimiser, {**step.state(), "means": means})
+        if step.model is not model:
+            model.load_state_dict(whole(step.model.state_dict()))
+        if checkpoint is not None:
+            kept = whole(step.optimiser.state_dict())
+            if rank() == 0:
+                save_training(checkpoint, epoch + 1, model, kept, {**step.state(), "means": means})
         yield Rung(epoch + 1, means, step.policy.to_dict())
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from naslab.search_spaces.common.training.policy import Loss, Policy
-from naslab.search_spaces.common.training.together import LossModule, backward, held_back, own_part, replicated
+from naslab.search_spaces.common.training.together import LossModule, backward, held_back, joined, own_model, own_part
 
 
 def accumulate(totals: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
@@ -30,8 +30,9 @@ class Stepper:
         clip_norm: float | None = None,
     ) -> None:
         policy.place(model, optimiser)
-        self.model, self.optimiser, self.policy, self.clip_norm = model, optimiser, policy, clip_norm
-        self.loss = replicated(LossModule(model, policy.compiled(loss)))
+        self.model, self.optimiser = own_model(model, optimiser)
+        self.policy, self.clip_norm = policy, clip_norm
+        self.loss = joined(LossModule(self.model, policy.compiled(loss)), self.optimiser)
         self.device = next(model.parameters()).device
         self.scaler = policy.scaler(self.device)
 

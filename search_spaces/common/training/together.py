@@ -1,28 +1,35 @@
-"""Training by several processes: each has its part of every batch, and DDP gives all the mean of their gradients.
+"""Training by several processes: each has its part of every batch, and all get the mean of their gradients.
 
-A process that is alone, outside of a process group of `torch.distributed`, is the whole of it: nothing here changes
-anything then. Where the loss of a batch is the mean of its samples' losses, and no layer looks at the batch, the mean,
-weighted by the parts' sizes, is exactly the gradient of the whole batch.
+DDP gives each process the whole model, FSDP2 a part of it (sharding.py). A process that is alone, outside of a process
+group of `torch.distributed`, is the whole of it: nothing here changes anything then. Where the loss of a batch is the
+mean of its samples' losses, and no layer looks at the batch, the mean, weighted by the parts' sizes, is exactly the
+gradient of the whole batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from naslab.errors import InputError, NaslabError
+from naslab.search_spaces.common.training import sharding
 
+Parallel = Literal["ddp", "fsdp2"]
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_chosen: list[Parallel] = ["ddp"]
 
 
 class PeerLost(NaslabError):
@@ -37,6 +44,16 @@ def world() -> int:
 def rank() -> int:
     """The number of this one; 0 speaks and writes for all."""
     return dist.get_rank() if world() > 1 else 0
+
+
+def choose(parallel: Parallel) -> None:
+    """How this process, and all that train with it, hold a model."""
+    _chosen[:] = [parallel]
+
+
+def parallel() -> Parallel | None:
+    """How processes that train together hold a model; None where one trains alone."""
+    return _chosen[0] if world() > 1 else None
 
 
 def check_divisible(model: nn.Module) -> None:
@@ -95,7 +112,7 @@ def _told(function: Callable[P, T]) -> Callable[P, T]:
 
 
 class LossModule(nn.Module):
-    """A model's loss of a batch as a module, which is what DDP takes.
+    """A model's loss of a batch as a module, which is what DDP and FSDP2 take.
 
     Args:
         loss: of the model and a batch: a scalar, or named scalars of which `loss` is the one to descend.
@@ -114,24 +131,31 @@ class LossModule(nn.Module):
         return {name: value if name == "loss" else value.detach() for name, value in found.items()}
 
 
-def replicated(module: nn.Module) -> nn.Module:
-    """The module, whose gradients are after each backward pass the mean of those in all processes (DDP).
+def own_model(model: nn.Module, optimiser: Optimizer) -> tuple[nn.Module, Optimizer]:
+    """What is to be trained in the place of both: a copy where it is to be dealt out."""
+    return sharding.apart(model, optimiser) if parallel() == "fsdp2" else (model, optimiser)
+
+
+def joined(module: nn.Module, optimiser: Optimizer) -> nn.Module:
+    """The module of an `own_model`, whose gradients are after each backward pass the mean of those in all processes.
 
     Some losses leave parameters out in some steps, which DDP has to find. Buffers are each process's own, as layers
     that look at the batch are refused.
     """
-    return (
-        module
-        if world() == 1
-        else DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
-    )
+    if parallel() == "ddp":
+        return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+    if parallel() == "fsdp2":
+        sharding.shard(module, optimiser, world())
+    return module
 
 
-def held_back(module: nn.Module, until_last: bool) -> AbstractContextManager[None]:
-    """Of a replicated module: gradients are summed up here, and only those of a step's last part go to the others."""
-    if until_last or not isinstance(module, DistributedDataParallel):
-        return nullcontext()
-    return module.no_sync()
+@contextmanager
+def held_back(module: nn.Module, until_last: bool) -> Iterator[None]:
+    """Of a joined module: gradients are summed up here, and only those of a step's last part go to the others."""
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(until_last)
+    with module.no_sync() if isinstance(module, DistributedDataParallel) and not until_last else nullcontext():
+        yield
 
 
 @_told

@@ -1,0 +1,123 @@
+"""A job of Slurm as the driver sees it: whether it is over, what became of it, and how it is ended.
+
+Submitit's own `done` and `result` rest on its idea of what goes back into the queue; here nothing does (slurm.py), and
+they would wait for a pre-empted job for ever, and take a suspended one for ended.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import suppress
+
+import submitit
+from submitit.core.core import Job
+from submitit.core.utils import FailedJobError
+
+from naslab.runs.executors.slurm_job import Ended
+from naslab.runs.faults import in_one_line
+
+OUT_OF_TIME = ("TIMEOUT", "DEADLINE")
+OWN_END = ("COMPLETED", "FAILED", "OUT_OF_ME", "FINISHED")
+"""Of a job that ended by its own doing; `FINISHED` and `INTERRUPTED` are words of submitit's local cluster."""
+TAKEN = ("BOOT_FAIL", "CANCELLED", "NODE_FAIL", "PREEMPTED", "REVOKED", "INTERRUPTED")
+SILENCE_SECONDS = 60.0
+"""So long `sacct` may know nothing of a job before the queue itself is asked; some clusters keep no accounts."""
+FILE_SECONDS = 15.0
+"""So long the answer of a job that is over may take to come through a shared file system."""
+
+
+class WatchedJob:
+    """One submitted job."""
+
+    def __init__(self, job: Job[Ended]) -> None:
+        self._job = job
+        self._is_local = isinstance(job, submitit.LocalJob)
+        self._last_known = time.monotonic()
+
+    @property
+    def number(self) -> str:
+        """Slurm's name for it."""
+        return str(self._job.job_id)
+
+    def waits(self) -> bool:
+        """Whether it is in the queue."""
+        return self._job.state.startswith("PENDING")
+
+    def is_over(self) -> bool:
+        """Whether nothing more will come of it than there is."""
+        if self._is_local:
+            return self._job.done()
+        if self._has_answer() or self._job.state.startswith((*OUT_OF_TIME, *OWN_END, *TAKEN)):
+            return True
+        now = time.monotonic()
+        if self._job.state != "UNKNOWN":
+            self._last_known = now
+        elif now - self._last_known > SILENCE_SECONDS:
+            self._last_known = now
+            return _has_left_the_queue(self.number)
+        return False
+
+    def cancel(self) -> None:
+        """End it; again, if it has not ended, as the word may be lost."""
+        if self._is_local:
+            # Its controller passes SIGTERM on. SIGINT, which submitit sends, is ignored in the background of a shell.
+            with suppress(ProcessLookupError):
+                os.kill(int(self.number), signal.SIGTERM)
+            return
+        with suppress(OSError):
+            self._job.cancel(check=False)
+        self._job.get_info(mode="force")
+
+    def end(self, was_cancelled: bool) -> Ended:
+        """What became of it, when it is over."""
+        deadline = time.monotonic() + (0 if self._is_local or was_cancelled else FILE_SECONDS)
+        while not self._has_answer():
+            if time.monotonic() >= deadline:
+                return self._end_without_answer()
+            time.sleep(0.2)
+        try:
+            return self._job.result()
+        except FailedJobError as error:
+            return Ended("died", why=f"its Slurm job failed: {_last_line_of_trace(error)}")
+        except Exception as error:  # noqa: BLE001 - whatever unpickling a damaged file raises
+            return Ended("died", why=f"the answer of its Slurm job cannot be read: {in_one_line(error)}")
+
+    def forget(self) -> None:
+        """Remove its files."""
+        paths = self._job.paths
+        for path in (paths.submitted_pickle, paths.result_pickle, paths.stdout, paths.stderr):
+            path.unlink(missing_ok=True)
+
+    def _has_answer(self) -> bool:
+        path = self._job.paths.result_pickle
+        with suppress(OSError):  # makes a network file system look again
+            path.parent.chmod(path.parent.stat().st_mode)
+        return path.exists()
+
+    def _end_without_answer(self) -> Ended:
+        state = self._job.state
+        if state.startswith(OUT_OF_TIME):
+            return Ended("time")
+        if state.startswith("OUT_OF_ME"):
+            return Ended("died", why="its Slurm job ran out of memory (executor.memory_gb)")
+        if state.startswith(TAKEN):
+            return Ended("taken", why=f"its Slurm job ended as {state}")
+        last = "".join(f": {line}" for line in (self._job.stderr() or "").strip().splitlines()[-1:])
+        return Ended("died", why=f"its Slurm job ended as {state}, without an answer{last}")
+
+
+def _has_left_the_queue(number: str) -> bool:
+    with suppress(OSError):
+        asked = subprocess.run(["squeue", "-h", "-j", number, "-o", "%T"], capture_output=True, text=True, check=False)
+        return not asked.stdout.strip() if asked.returncode == 0 else "Invalid job id" in asked.stderr
+    return False
+
+
+def _last_line_of_trace(error: FailedJobError) -> str:
+    """Of submitit's message, which has the trace between two lines of hyphens."""
+    trace = str(error).split("-" * 22)[1:2]
+    lines = "".join(trace).strip().splitlines()
+    return lines[-1] if lines else in_one_line(error)

@@ -1,0 +1,181 @@
+"""Jobs of Slurm that end in ways that nobody answers for: each comes to an end here, with a line that says which."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from calls import alive, fork_away, hold_with_children, leave_the_pipe, parent_of, pid, wait_until
+from clusters import executor_of
+
+from naslab.errors import InputError
+from naslab.runs.executors import NodeLost, WorkerDied
+from naslab.runs.executors.choose import make_executor
+from naslab.runs.executors.options import Slurm
+
+LONG = 240
+
+
+@pytest.mark.parametrize("call", [leave_the_pipe, fork_away])
+def test_a_worker_that_nobody_can_hear_any_more_is_dead(call, tmp_path):
+    """It closed its end and works on; or it died, and a child that is in no group of its own keeps its end open."""
+    executor = executor_of("local", 1, tmp_path)
+    try:
+        with pytest.raises(WorkerDied):
+            executor.submit(call, tmp_path / "pid").result(LONG)
+        assert executor.submit(pid).result(LONG)
+    finally:
+        executor.shutdown(cancel_futures=True)
+        if call is fork_away:
+            os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+def test_a_job_is_ended_where_interruptions_are_ignored(tmp_path):
+    """As of what a shell starts in its background."""
+    script = textwrap.dedent(f"""
+        import signal
+        from pathlib import Path
+        from calls import hold_with_children, wait_until
+        from clusters import executor_of
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if __name__ == "__main__":
+            executor = executor_of("slurm", 1, Path({str(tmp_path)!r}))
+            place = Path({str(tmp_path / "pids")!r})
+            executor.submit(hold_with_children, place)
+            wait_until(place.exists)
+            executor.shutdown(cancel_futures=True)
+    """)
+    (tmp_path / "driver.py").write_text(script)
+    subprocess.run([sys.executable, str(tmp_path / "driver.py")], check=True, timeout=LONG)
+    wait_until(lambda: not any(alive(int(pid)) for pid in (tmp_path / "pids").read_text().split()))
+
+
+def test_signals_that_come_thick_and_fast_do_not_hold_a_job_up(tmp_path):
+    """A handler that waits for a lock, and is interrupted by another, waits for ever."""
+    executor = executor_of("slurm", 1, tmp_path)
+    place = tmp_path / "pids"
+    try:
+        call = executor.submit(hold_with_children, place)
+        wait_until(place.exists)
+        job = parent_of(int(place.read_text().split()[0]))
+        for _ in range(500):
+            os.kill(job, signal.SIGUSR1)
+            os.kill(job, signal.SIGUSR2)
+        assert not call.done(), "a warning ends nothing"
+        for _ in range(20):
+            with suppress(ProcessLookupError):
+                os.kill(job, signal.SIGTERM)
+        with pytest.raises(NodeLost, match="took its job"):
+            call.result(LONG)
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+SLURM = {
+    "sbatch": """
+        grep -q 'partition=nowhere' "$1" && {
+            echo 'sbatch: error: invalid partition specified: nowhere' >&2; exit 1; }
+        echo $$ > "$FAKE/job"; echo "Submitted batch job $$"
+    """,
+    "srun": "exit 1",
+    "scancel": 'echo CANCELLED > "$FAKE/state"',
+    "sacct": """
+        [ -e "$FAKE/no-accounts" ] && { echo 'sacct: error: accounting storage is disabled' >&2; exit 1; }
+        echo 'JobID|State|NodeList'; echo "$(cat "$FAKE/job")|$(cat "$FAKE/state")|n1"
+    """,
+    "squeue": '[ -e "$FAKE/left" ] || cat "$FAKE/state"',
+}
+"""Commands that say of the one job what a test has written down, in the words of Slurm's own."""
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """A stand-in for a cluster's commands, and a function that says the state of its only job."""
+    folder = tmp_path / "slurm-bin"
+    folder.mkdir()
+    for name, text in SLURM.items():
+        (folder / name).write_text("#!/bin/sh\n" + textwrap.dedent(text))
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE", str(folder))
+    monkeypatch.setattr("naslab.runs.executors.slurm_watch.FILE_SECONDS", 0.5)
+    monkeypatch.setattr("naslab.runs.executors.slurm_watch.SILENCE_SECONDS", 1.0)
+    say = lambda state: (folder / "state").write_text(state)  # noqa: E731
+    say("PENDING")
+    return say
+
+
+def submitted(tmp_path, said=print, **choice):
+    """An executor, and its call in the job."""
+    executor = make_executor(Slurm(kind="slurm", **choice), 1, "cpu", tmp_path, said)
+    return executor, executor.submit(pid)
+
+
+@pytest.mark.parametrize(
+    ("state", "kind", "word"),
+    [
+        ("PREEMPTED", NodeLost, "PREEMPTED"),  # not queued again: jobs have --no-requeue
+        ("NODE_FAIL", NodeLost, "NODE_FAIL"),
+        ("CANCELLED by 0", NodeLost, "CANCELLED"),
+        ("TIMEOUT", WorkerDied, "time limit"),
+        ("OUT_OF_MEMORY", WorkerDied, "out of memory"),
+        ("FAILED", WorkerDied, "without an answer"),
+        ("COMPLETED", WorkerDied, "without an answer"),
+    ],
+)
+def test_a_job_without_an_answer_is_told_by_its_state(slurm, tmp_path, state, kind, word):
+    slurm(state)
+    executor, call = submitted(tmp_path)
+    with pytest.raises(WorkerDied, match=word) as death:
+        call.result(LONG)
+    assert type(death.value) is kind
+    executor.shutdown()
+
+
+def test_a_suspended_job_is_not_over_and_a_cancelled_one_is(slurm, tmp_path):
+    slurm("SUSPENDED")
+    executor, call = submitted(tmp_path)
+    time.sleep(1)
+    assert not call.done()
+    executor.kill(call)
+    with pytest.raises(WorkerDied, match="cancelled"):
+        call.result(LONG)
+    executor.shutdown()
+
+
+def test_a_cluster_without_accounts_is_asked_for_its_queue(slurm, tmp_path):
+    folder = Path(os.environ["FAKE"])
+    (folder / "no-accounts").touch()
+    slurm("RUNNING")
+    executor, call = submitted(tmp_path)
+    time.sleep(2)
+    assert not call.done(), "it is still in the queue"
+    (folder / "left").touch()
+    with pytest.raises(WorkerDied, match="without an answer"):
+        call.result(LONG)
+    executor.shutdown()
+
+
+def test_what_slurm_refuses_is_one_line(slurm, tmp_path):
+    executor, call = submitted(tmp_path, partition="nowhere")
+    with pytest.raises(InputError, match=r"^executor: Slurm takes no job: .*invalid partition specified: nowhere"):
+        call.result(LONG)
+    executor.shutdown()
+
+
+def test_a_job_that_breaks_before_its_call_is_an_attempt(tmp_path, monkeypatch):
+    """Such as where the modules are not what they were; taken for a lost node it would be tried without end."""
+    executor = executor_of("slurm", 1, tmp_path)
+    executor._jobs._surroundings = None
+    try:
+        with pytest.raises(WorkerDied, match="AttributeError") as death:
+            executor.submit(pid).result(LONG)
+        assert type(death.value) is WorkerDied
+    finally:
+        executor.shutdown(cancel_futures=True)
