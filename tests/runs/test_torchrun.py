@@ -14,10 +14,10 @@ EXACT = 1e-9
 """Float64: sums of two halves round otherwise than one sum, by 1e-16 a step, over 9 steps of a contraction."""
 
 
-def run(folder, processes, budget=False, **task):
+def run(folder, processes, budget=False, parallel="ddp", **task):
     study = parse_study({**TOY, "arms": [], "space": {"name": "together_space:Space"}, "task": task}, "test")
     job = Job("reference/x/seed0", "reference", "reference", 0, study.search_space.reference)
-    slot = Slot("cpu", share=float(processes), threads=processes, processes=processes)
+    slot = Slot("cpu", share=float(processes), threads=processes, processes=processes, parallel=parallel)
     if budget:
         folder.mkdir(exist_ok=True)
         ask_to_stop(folder, "budget")
@@ -29,7 +29,8 @@ def outcome_of(*given, **task):
     return outcome, rungs
 
 
-def test_two_processes_train_as_one_and_go_on_from_each_others_checkpoints(tmp_path):
+def test_two_processes_train_as_one_and_one_goes_on_from_their_checkpoint(tmp_path):
+    """What one begins, two go on with: tests/search_spaces/test_together.py."""
     alone, rungs = outcome_of(tmp_path / "one", 1)
     together, their_rungs = outcome_of(tmp_path / "two", 2)
     assert (alone.state, together.state) == ("complete", "complete"), together.error
@@ -40,14 +41,12 @@ def test_two_processes_train_as_one_and_go_on_from_each_others_checkpoints(tmp_p
     assert together.device_share == 2, "both are charged"
     assert together.core_seconds["train"] > 0
     assert together.result["processes"] == 2
-    for first, then in ((2, 1), (1, 2)):
-        folder = tmp_path / f"{first}{then}"
-        cut, _ = outcome_of(folder, first, True)
-        assert (cut.state, cut.cause) == ("interrupted", "budget")
-        (folder / "stop").unlink()
-        resumed, later = outcome_of(folder, then)
-        assert [r.epoch for r in later] == [2, 3]
-        assert resumed.scores == pytest.approx(alone.scores, abs=EXACT)
+    cut, _ = outcome_of(tmp_path / "cut", 2, True, "fsdp2")
+    assert (cut.state, cut.cause, cut.result["parallel"]) == ("interrupted", "budget", "fsdp2")
+    (tmp_path / "cut/stop").unlink()
+    resumed, later = outcome_of(tmp_path / "cut", 1)
+    assert [r.epoch for r in later] == [2, 3]
+    assert resumed.scores == pytest.approx(alone.scores, abs=EXACT)
 
 
 @pytest.mark.parametrize("where", [0, 1])

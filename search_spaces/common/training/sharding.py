@@ -36,7 +36,7 @@ def shard(module: nn.Module, optimiser: torch.optim.Optimizer, processes: int) -
     mesh = init_device_mesh(before[0].device.type, (processes,))
     for part in (*repeated_blocks(module), module):
         fully_shard(part, mesh=mesh)
-    new = dict(zip(before, module.parameters(), strict=True))
+    new: dict[Any, Any] = dict(zip(before, module.parameters(), strict=True))
     for group in optimiser.param_groups:
         group["params"] = [new[parameter] for parameter in group["params"]]
     kept = {new[old]: {name: _like(value, new[old]) for name, value in s.items()} for old, s in optimiser.state.items()}
@@ -46,7 +46,8 @@ def shard(module: nn.Module, optimiser: torch.optim.Optimizer, processes: int) -
 
 def whole(state: T) -> T:
     """A state with nothing dealt out; all processes ask together."""
-    return tree_map(lambda value: value.full_tensor() if isinstance(value, DTensor) else value, state)
+    found: T = tree_map(lambda value: value.full_tensor() if isinstance(value, DTensor) else value, state)
+    return found
 
 
 def _like(value: Any, parameter: nn.Parameter) -> Any:
