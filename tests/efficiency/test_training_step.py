@@ -31,8 +31,9 @@ def test_parts_and_whole_are_timed_and_the_model_is_left_alone():
         model, torch.randn(32, 64, generator=torch.Generator().manual_seed(0)), max_seconds=0.2
     )
     assert all(len(part.samples_ms) >= 10 for part in (step.forward, step.backward, step.optimiser, step.step))
-    parts = step.forward.median + step.backward.median + step.optimiser.median
-    assert 0.3 * parts < step.step.median < 3 * parts
+    # The quickest samples: other work on the machine makes all others longer, some of the whole, some of the parts.
+    whole, *parts = (min(part.samples_ms) for part in (step.step, step.forward, step.backward, step.optimiser))
+    assert 0.3 * sum(parts) < whole < 3 * sum(parts)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
     assert torch.equal(torch.get_rng_state(), state)

