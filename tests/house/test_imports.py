@@ -60,6 +60,12 @@ def test_usage_is_answered_without_torch(arguments, tmp_path):
     assert not loaded_modules(code, tmp_path).intersection(HEAVY)
 
 
+def test_a_worker_starts_without_what_few_trials_need(tmp_path):
+    found = loaded_modules("import naslab.runs.worker; print(); print()", tmp_path)
+    assert "torch" in found
+    assert not found.intersection(("torch.distributed.fsdp", "torch.distributed.tensor", "pandas", "scipy.stats"))
+
+
 def test_folders_of_the_same_names_beside_a_script_do_no_harm(tmp_path):
     for name in FOLDERS:
         (tmp_path / name).mkdir()

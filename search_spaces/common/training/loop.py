@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from naslab.search_spaces.common.training.checkpoint import resume_training, save_training
 from naslab.search_spaces.common.training.choice import Training, Wanted, decide
 from naslab.search_spaces.common.training.policy import Batches, Loss, Policy
-from naslab.search_spaces.common.training.sharding import whole
 from naslab.search_spaces.common.training.step import Stepper, accumulate
-from naslab.search_spaces.common.training.together import check_divisible, mean_values, rank, world
+from naslab.search_spaces.common.training.together import check_divisible, gathered, mean_values, rank, world
 from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.task import Rung, TrainingDiverged
 
@@ -77,9 +76,9 @@ def train_in_rungs(
         if (epoch + 1) % budget.rung_epochs and epoch + 1 < budget.epochs:
             continue
         if step.model is not model:
-            model.load_state_dict(whole(step.model.state_dict()))
+            model.load_state_dict(gathered(step.model.state_dict()))
         if checkpoint is not None:
-            kept = whole(step.optimiser.state_dict())
+            kept = gathered(step.optimiser.state_dict())
             if rank() == 0:
                 save_training(checkpoint, epoch + 1, model, kept, {**step.state(), "means": means})
         yield Rung(epoch + 1, means, step.policy.to_dict())

@@ -11,19 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import wraps
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from naslab.errors import InputError, NaslabError
-from naslab.search_spaces.common.training import sharding
 
 Parallel = Literal["ddp", "fsdp2"]
 P = ParamSpec("P")
@@ -133,7 +131,7 @@ class LossModule(nn.Module):
 
 def own_model(model: nn.Module, optimiser: Optimizer) -> tuple[nn.Module, Optimizer]:
     """What is to be trained in the place of both: a copy where it is to be dealt out."""
-    return sharding.apart(model, optimiser) if parallel() == "fsdp2" else (model, optimiser)
+    return _sharding().apart(model, optimiser) if parallel() == "fsdp2" else (model, optimiser)
 
 
 def joined(module: nn.Module, optimiser: Optimizer) -> nn.Module:
@@ -145,17 +143,29 @@ def joined(module: nn.Module, optimiser: Optimizer) -> nn.Module:
     if parallel() == "ddp":
         return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
     if parallel() == "fsdp2":
-        sharding.shard(module, optimiser, world())
+        _sharding().shard(module, optimiser, world())
     return module
 
 
 @contextmanager
 def held_back(module: nn.Module, until_last: bool) -> Iterator[None]:
     """Of a joined module: gradients are summed up here, and only those of a step's last part go to the others."""
-    if isinstance(module, FSDPModule):
-        module.set_requires_gradient_sync(until_last)
+    if parallel() == "fsdp2":
+        cast(Any, module).set_requires_gradient_sync(until_last)
     with module.no_sync() if isinstance(module, DistributedDataParallel) and not until_last else nullcontext():
         yield
+
+
+def gathered(state: T) -> T:
+    """The state of an `own_model`, or of its optimiser, whole again; all processes ask together."""
+    return _sharding().whole(state) if parallel() == "fsdp2" else state
+
+
+def _sharding() -> Any:
+    """What FSDP2 needs, imported only where it is used: that takes as long as half of a worker's start."""
+    from naslab.search_spaces.common.training import sharding
+
+    return sharding
 
 
 @_told
