@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from naslab.search_spaces.common.objectives.masked_units import Masked, mask_units
+from naslab.search_spaces.common.objectives.masked_units import Masked, mask_units, unit_index
 from naslab.search_spaces.common.objectives.units import units_of
 from naslab.search_spaces.data.text import IGNORED, Batch, SpecialIds, window_starts
 from naslab.search_spaces.seeds import derive_seed
@@ -57,8 +57,8 @@ class Windows:
     def masked(self, ids_BL: Tensor, words_BL: Tensor, plan: Plan, generator: torch.Generator) -> Masked:
         """Texts with units of the plan hidden; the generator's numbers decide which, whatever the plan."""
         noise = torch.rand(NOISES, *ids_BL.shape, generator=generator)
-        units_BL = units_of(plan.unit, words_BL, noise[0], plan.longest)
-        return mask_units(ids_BL, units_BL, noise[1:], plan.budget, plan.fates, self.special, self.vocabulary)
+        index_BL = unit_index(units_of(plan.unit, words_BL, noise[0], plan.longest))
+        return mask_units(ids_BL, index_BL, noise[1:], plan.budget, plan.fates, self.special, self.vocabulary)
 
 
 def packed(masked: Masked, most: int) -> Batch:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from naslab.errors import InputError
 from naslab.search_spaces.common.objectives.fates import PUBLISHED, Fates
-from naslab.search_spaces.common.objectives.masked_units import Budget, mask_indexed, run_index
+from naslab.search_spaces.common.objectives.masked_units import Budget, mask_units, run_index
 from naslab.search_spaces.data.text import SpecialIds
 
 
@@ -67,7 +67,7 @@ class WholeWordCollator:
         ids_BL = _padded([text["input_ids"] for text in texts], length, self.special.pad, np.int64)
         index_BL = run_index(_padded([text["words"] for text in texts], length, -1, np.float64))
         noise_4BL = torch.rand(4, *ids_BL.shape, generator=self._generator)
-        masked = mask_indexed(ids_BL, index_BL, noise_4BL, self.budget, self.fates, self.special, self.vocabulary)
+        masked = mask_units(ids_BL, index_BL, noise_4BL, self.budget, self.fates, self.special, self.vocabulary)
         attended_BL = ids_BL.ne(self.special.pad).long()
         return {"input_ids": masked.ids_BL, "attention_mask": attended_BL, "labels": masked.labels_BL}
 

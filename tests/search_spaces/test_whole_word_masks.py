@@ -46,7 +46,7 @@ def test_masks_are_those_of_berts_own_generator(case):
     for position, (fate, word) in case["noise"].items():
         noise[2:, 0, int(position)] = torch.tensor([fate, word], dtype=torch.double)
     masked = mask_units(
-        ids, words, noise, Budget(case["rate"], case["most"]), Fates(), SPECIAL, PUBLISHED["vocabulary"]
+        ids, unit_index(words), noise, Budget(case["rate"], case["most"]), Fates(), SPECIAL, PUBLISHED["vocabulary"]
     )
     assert masked.ids_BL[0].tolist() == case["masked"]
     assert (masked.labels_BL[0] != IGNORED).nonzero().flatten().tolist() == case["positions"]
@@ -145,7 +145,7 @@ def test_fates_have_their_shares_and_whole_units_share_one(of):
     ids = torch.randint(5, 100, (200, 96), generator=torch.Generator().manual_seed(0))
     words = (torch.arange(96) // 3).expand(200, -1)
     noise = torch.rand(4, 200, 96, generator=torch.Generator().manual_seed(1))
-    masked = mask_units(ids, words, noise, Budget(0.5), Fates(0.7, 0.2, of), SPECIAL, 100)
+    masked = mask_units(ids, unit_index(words), noise, Budget(0.5), Fates(0.7, 0.2, of), SPECIAL, 100)
     hidden = masked.labels_BL != IGNORED
     assert hidden.sum(1).tolist() == [48] * 200
     masks, kept = (masked.ids_BL == SPECIAL.mask) & hidden, (masked.ids_BL == ids) & hidden
@@ -163,7 +163,7 @@ def test_packed_masks_unpack_to_the_same():
     rng = np.random.default_rng(5)
     words = torch.tensor([drawn_words(rng, 40) for _ in range(16)])
     ids = torch.randint(5, 90, words.shape)
-    masked = mask_units(ids, words, torch.rand(4, 16, 40), Budget(0.2), Fates(), SPECIAL, 90)
+    masked = mask_units(ids, unit_index(words), torch.rand(4, 16, 40), Budget(0.2), Fates(), SPECIAL, 90)
     batch = packed(masked, Budget(0.2).of(40))
     labels = torch.full_like(ids, IGNORED).scatter(1, batch["places_BM"], batch["labels_BM"])
     assert torch.equal(labels, masked.labels_BL)

@@ -55,7 +55,7 @@ class Masked(NamedTuple):
 
 def mask_units(
     ids_BL: Tensor,
-    units_BL: Tensor,
+    index_BL: Tensor,
     noise_4BL: Tensor,
     budget: Budget,
     fates: Fates,
@@ -66,22 +66,9 @@ def mask_units(
 
     Args:
         ids_BL: texts with special tokens and padding.
-        units_BL: number of each token's unit, rising along a text; -1 for what is never hidden.
+        index_BL: number of each token's unit, by `unit_index` or `run_index`; -1 for what is never hidden.
         noise_4BL: uniform in [0, 1): order of the units, fates of units, fates of tokens, random tokens.
     """
-    return mask_indexed(ids_BL, unit_index(units_BL), noise_4BL, budget, fates, special, vocabulary)
-
-
-def mask_indexed(
-    ids_BL: Tensor,
-    index_BL: Tensor,
-    noise_4BL: Tensor,
-    budget: Budget,
-    fates: Fates,
-    special: SpecialIds,
-    vocabulary: int,
-) -> Masked:
-    """The same for units that are counted from 0 in each text, as by `unit_index` and `run_index`."""
     order_BL, of_units_BL, fate_BL, word_BL = noise_4BL
     hidden_BL = choose_units(index_BL, order_BL, budget.of_all(ids_BL.ne(special.pad).sum(1)))
     if fates.of == "unit":
