@@ -15,26 +15,23 @@ study   studies/altup_width.yaml through `naslab run`: loss at equal steps and a
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from results_file import write_result
+from results_file import Part, measure_parts, read_result
 from study_result import run_study
 from torch import nn
 
 from naslab.efficiency import Comparison, compare_latency
-from naslab.efficiency.device import resolve_device
 from naslab.nas.statistics import difference_interval
 from naslab.runs.ledger import Ledger
 from naslab.runs.ranking import rank
 from naslab.runs.trial import Trial
 from naslab.search_spaces import Configuration, SearchSpace, find_space, seed_everything
 
-RESULT = Path(__file__).resolve().parent / "results" / "altup_effects.json"
 STUDY = "studies/altup_width.yaml"
 METRIC, SHOWN = "saved_bits_per_byte", "bits_per_byte"
 COUNTED = {"T5 S": "paper-small", "T5 B": "paper", "T5 L": "paper-large"}
@@ -231,7 +228,7 @@ def raw(trial: Trial) -> dict[str, Any]:
 
 def table() -> str:
     """The result file as Markdown tables; says "not measured" where there is none."""
-    document = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+    document = read_result("altup_effects", {})
     parts = [
         _counts_table(document.get("counts", [])),
         _steps_table(document.get("steps", [])),
@@ -287,25 +284,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("naslab-runs"))
     parser.add_argument("--slots", type=int, default=2)
-    parser.add_argument("--device", default="cpu", help="where the steps are timed")
-    parser.add_argument(
-        "--parts", nargs="+", default=["counts", "steps", "study"], choices=["counts", "steps", "study"]
-    )
-    parser.add_argument("--out", type=Path, default=RESULT)
-    arguments = parser.parse_args()
-    before = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
-    document = {
-        "schema": "naslab.altup_effects/1",
-        **{p: before[p] for p in ("counts", "steps", "study") if p in before},
+    parts: dict[str, Part] = {
+        "counts": lambda *_: [counts()],
+        "steps": lambda _, device: [step_costs(device)],
+        "study": lambda given, _: [summarise(run_study(STUDY, str(given.folder / "altup.db"), given.slots))],
     }
-    device = resolve_device(arguments.device)
-    if "counts" in arguments.parts:
-        document["counts"] = counts()
-    if "steps" in arguments.parts:
-        document["steps"] = step_costs(device)
-    if "study" in arguments.parts:
-        document["study"] = summarise(run_study(STUDY, str(arguments.folder / "altup.db"), arguments.slots))
-    write_result(arguments.out, document, str(device))
+    measure_parts("altup_effects", parts, parser)
 
 
 if __name__ == "__main__":

@@ -20,22 +20,19 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
-from results_file import read_result, write_result
+from results_file import Part, measure_parts, read_result
 from study_result import table_row
 
 from naslab.efficiency import compare_latency
-from naslab.efficiency.device import resolve_device
 from naslab.nas.statistics import mean_interval
 from naslab.search_spaces import SearchSpace, find_space, seed_everything
 from naslab.search_spaces.dysi.networks import step_flops
 from naslab.search_spaces.dysi.scoring import prefix_chrf
 from naslab.search_spaces.find import make_task
 
-RESULT = Path(__file__).resolve().parent / "results" / "dysi_effects.json"
 OPTIONS = {"vocabulary": 259, "source_tokens": 12, "target_tokens": 18}
 PREFIX, CORRUPTIONS = 4, (0.0, 0.25, 0.5)
 TASK = {
@@ -142,20 +139,13 @@ def _interval(numbers: list[float]) -> str:
 def main() -> None:
     """Measure the parts that are asked for and write the result file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--parts", nargs="+", default=["steps", "quality"], choices=["steps", "quality"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=700)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=RESULT)
-    arguments = parser.parse_args()
-    before = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
-    document = {"schema": "naslab.dysi_effects/1", **{p: before[p] for p in ("steps", "quality") if p in before}}
-    device = resolve_device(arguments.device)
-    if "steps" in arguments.parts:
-        document["steps"] = step_costs(device)
-    if "quality" in arguments.parts:
-        document["quality"] = quality(arguments.seeds, arguments.steps, device)
-    write_result(arguments.out, document, str(device))
+    parts: dict[str, Part] = {
+        "steps": lambda _, device: [step_costs(device)],
+        "quality": lambda given, device: [quality(given.seeds, given.steps, device)],
+    }
+    measure_parts("dysi_effects", parts, parser)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from results_file import RESULTS, read_result, write_result
+from study_result import table_row
 
 TABLE = Path(__file__).with_name("lmbff_templates.tsv")
 RESULT = RESULTS / "lmbff_replay.json"
@@ -215,8 +216,11 @@ def table() -> str:
     found = read_result("lmbff_replay")
     if found is None:
         return NOT_MEASURED
-    lines = ["| sampler, 25 evaluations | within one example of the best | mean regret |", "| --- | --- | --- |"]
-    lines += [f"| {name} | {row['hits']:.0%} | {row['regret']:.3f} |" for name, row in found["samplers"].items()]
+    head = ["sampler, 25 evaluations", "within one example of the best", "mean regret", "correlation with the scores"]
+    lines = [table_row(head), table_row(["---"] * len(head))]
+    for name, row in found["samplers"].items():
+        known = f"{found['known'][name]:.2f}" if name in found["known"] else ""
+        lines.append(table_row([name, f"{row['hits']:.0%}", f"{row['regret']:.3f}", known]))
     return "\n".join(lines)
 
 

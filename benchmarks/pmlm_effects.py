@@ -14,26 +14,22 @@ quality  held-out masked words, and sentences classified after fine-tuning: afte
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from statistics import mean
 from typing import Any, cast
 
 import torch
-from results_file import read_result, write_result
+from results_file import Part, measure_parts, read_result
 from study_result import interval_text, table_row
 
 from naslab.efficiency import compare_latency
-from naslab.efficiency.device import resolve_device
 from naslab.nas.statistics import mean_interval
 from naslab.search_spaces import find_space, make_task, seed_everything
 from naslab.search_spaces.pmlm.model import PseudoMaskedLM
 from naslab.search_spaces.pmlm.space import PMLM
 
-RESULT = Path(__file__).resolve().parent / "results" / "pmlm_effects.json"
 NOT_MEASURED = "PMLM: not measured."
 SIZES = {
     "tiny": ("tiny", {}, 8),
@@ -155,7 +151,7 @@ def _gains(found: Mapping[str, Any], score: str, than: str) -> list[float]:
 
 def table() -> str:
     """The result file as Markdown tables; says "not measured" where there is none."""
-    document = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+    document = read_result("pmlm_effects", {})
     parts = [_steps_table(document.get("steps", [])), _quality_table(document.get("quality") or {})]
     return "\n\n".join(filter(None, parts)) or NOT_MEASURED
 
@@ -202,20 +198,12 @@ def _quality_table(found: Mapping[str, Any]) -> str:
 def main() -> None:
     """Measure the parts that are asked for and write the result file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--parts", nargs="+", default=["steps", "quality"], choices=["steps", "quality"])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=RESULT)
-    arguments = parser.parse_args()
-    before = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
-    document = {"schema": "naslab.pmlm_effects/1", **{p: before[p] for p in ("steps", "quality") if p in before}}
-    device = resolve_device(arguments.device)
-    if "steps" in arguments.parts:
-        document["steps"] = step_costs(device)
-        write_result(arguments.out, document, str(device))
-    if "quality" in arguments.parts:
-        for found in quality(arguments.seeds, device):
-            write_result(arguments.out, {**document, "quality": found}, str(device))
+    parts: dict[str, Part] = {
+        "steps": lambda _, device: [step_costs(device)],
+        "quality": lambda given, device: quality(given.seeds, device),
+    }
+    measure_parts("pmlm_effects", parts, parser)
 
 
 if __name__ == "__main__":

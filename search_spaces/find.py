@@ -52,7 +52,7 @@ def find_space(
     try:
         validated = cls.Options.model_validate(applying, context=RECORDED if recorded else None)
     except ValidationError as error:
-        raise InputError(explain(error, "space")) from None
+        raise InputError(explain(error, "space.options")) from None
     space: SearchSpace = told(f"space {name}", lambda: cls(validated))
     if not recorded:
         told(f"space {name}", lambda: _check_space(space, name))

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from naslab.search_spaces.altup.coefficients import Kind
 from naslab.search_spaces.altup.hyper_connections import HyperConnections
@@ -24,7 +23,7 @@ from naslab.search_spaces.common.modules.gated_transformer import (
     linear,
     quieten,
 )
-from naslab.search_spaces.data.text import IGNORED
+from naslab.search_spaces.common.objectives.vocabulary_loss import vocabulary_loss
 
 Method: TypeAlias = Literal["dense", "altup", "recycled", "sequence", "sum", "hyper_connections", "dense_wide"]
 Form: TypeAlias = Literal["decoder", "encoder_decoder"]
@@ -187,7 +186,7 @@ class EncoderDecoder(nn.Module):
 
 def loss(model: LanguageModel | EncoderDecoder, logits_BLV: Tensor, targets_BL: Tensor) -> Tensor:
     """Mean cross-entropy; in training, with experts, plus their load-balancing loss times its weight."""
-    value = F.cross_entropy(logits_BLV.flatten(0, 1).float(), targets_BL.flatten(), ignore_index=IGNORED)
+    value = vocabulary_loss(logits_BLV, targets_BL, "mean")
     balance = take_balance(model)
     return value if balance is None else value + model.plan.balance_weight * balance
 

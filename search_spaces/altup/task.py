@@ -23,8 +23,9 @@ from naslab.search_spaces.common.scores import text_baselines
 from naslab.search_spaces.common.tasks import StepBudget, StepTask
 from naslab.search_spaces.common.training import adamw, train_in_rungs
 from naslab.search_spaces.common.training.choice import Wanted
-from naslab.search_spaces.data.placing import sent
+from naslab.search_spaces.data.placing import sent_batch
 from naslab.search_spaces.data.text import IGNORED, Batch, CausalBatches, TextOptions, load_text
+from naslab.search_spaces.data.text.places import data_of
 from naslab.search_spaces.task import Control, Rung, Split
 
 BETAS = (0.9, 0.95)
@@ -86,7 +87,8 @@ class LanguageModelling(StepTask):
         spans: SpanBatches | None = None
         if self.objective == "span_corruption":
             spans = SpanBatches(size, length, options.noise_density, options.mean_span, prefix=form == "decoder")
-        self.data = load_text(options.data, space.options.vocabulary, spans.shape.spans if spans else 0)
+        with data_of("task.data"):
+            self.data = load_text(options.data, space.options.vocabulary, spans.shape.spans if spans else 0)
         self.batching: CausalBatches | SpanBatches = spans or CausalBatches(size, length)
         self.token_bytes = self.data.token_bytes.to(device)
         self.batches_per_pass = self.batching.per_pass(self.data.train.tokens)
@@ -111,10 +113,9 @@ class LanguageModelling(StepTask):
 
     def _steps(self, model: nn.Module, optimiser: torch.optim.Optimizer, epoch: int, seed: int) -> Iterator[Batch]:
         for step in self.scheduled_steps(optimiser, epoch, self.options.warmup, FLOOR):
-            yield self._sent(self.batching.batch(self.data.train.tokens, seed, step, self.batches_per_pass))
-
-    def _sent(self, batch: Batch) -> dict[str, Tensor]:
-        return {name: sent(tensor, self.device) for name, tensor in batch.items()}
+            yield sent_batch(
+                self.batching.batch(self.data.train.tokens, seed, step, self.batches_per_pass), self.device
+            )
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
@@ -139,7 +140,7 @@ class LanguageModelling(StepTask):
 
     def _sums(self, model: LanguageModel | EncoderDecoder, batch: Batch) -> Tensor:
         """Nats, right predictions, targets, and bytes (causal) or hidden tokens (spans) of a batch."""
-        there = self._sent(batch)
+        there = sent_batch(batch, self.device)
         targets = there.pop("targets")
         logits_BLV = model.logits(**there).float()
         scored, of_targets = targets != IGNORED, self.token_bytes[targets.clamp(min=0)]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from naslab.search_spaces.common.scores.evaluation import Evaluation, Scoring
 from naslab.search_spaces.common.training.policy import PolicyOptions
-from naslab.search_spaces.common.training.schedule import set_learning_rate
+from naslab.search_spaces.common.training.schedule import Fall, set_learning_rate
 from naslab.search_spaces.data import Augmentation, DatasetOptions, check_fit, load_dataset
 from naslab.search_spaces.data.video import ClipOptions, load_clips
 from naslab.search_spaces.options import Options
@@ -66,12 +66,12 @@ class StepTask(EpochTask):
         return self.options.steps_per_epoch or self.batches_per_pass
 
     def scheduled_steps(
-        self, optimiser: torch.optim.Optimizer, epoch: int, warmup: float, floor: float = 0.0
+        self, optimiser: torch.optim.Optimizer, epoch: int, warmup: float, floor: float = 0.0, fall: Fall = "cosine"
     ) -> Iterator[int]:
         """The numbers of an epoch's steps in the whole training, each once the rates are set for it."""
         steps = self.steps_per_epoch
         for step in range(epoch * steps, (epoch + 1) * steps):
-            set_learning_rate(optimiser, step / (self.max_epochs * steps), warmup, floor)
+            set_learning_rate(optimiser, step / (self.max_epochs * steps), warmup, floor, fall)
             yield step
 
 

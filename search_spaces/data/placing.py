@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -21,3 +22,8 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def sent_batch(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """All tensors of a batch on `device`."""
+    return {name: sent(tensor, device) for name, tensor in batch.items()}

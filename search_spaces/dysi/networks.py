@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     GPT2Config,
@@ -18,8 +17,9 @@ from transformers import (
 
 from naslab.errors import InputError
 from naslab.search_spaces.common import costs
+from naslab.search_spaces.common.modules import language_models
+from naslab.search_spaces.common.modules.modes import evaluating
 from naslab.search_spaces.common.modules.pretrained import load_pretrained
-from naslab.search_spaces.data.packages import cannot_load
 from naslab.search_spaces.data.text import BEGIN, END, PAD
 from naslab.search_spaces.data.text.pair_tokenizers import Ids
 from naslab.search_spaces.dysi.model import Decoder, EncoderDecoder, Recipe, SequenceModel
@@ -91,10 +91,7 @@ def pretrained_config(options: DySIOptions) -> Any:
             begins or ends one.
     """
     assert options.pretrained is not None
-    try:
-        config: Any = AutoConfig.from_pretrained(options.pretrained)
-    except (OSError, ValueError) as error:
-        raise cannot_load(WHERE, options.pretrained, error) from None
+    config = language_models.pretrained_config(options.pretrained, WHERE)
     form = "encoder_decoder" if config.is_encoder_decoder else "decoder"
     if form != options.form:
         raise InputError(f"space.options.form: {options.pretrained!r}, a {config.model_type}, needs form = {form}")
@@ -131,7 +128,6 @@ def _check_positions(config: Any, options: DySIOptions) -> None:
         )
 
 
-@torch.no_grad()
 def check_writes(model: SequenceModel, options: DySIOptions) -> None:
     """Hold a pre-trained network, given padded pairs as training gives them, against its own logits for one pair.
 
@@ -145,22 +141,20 @@ def check_writes(model: SequenceModel, options: DySIOptions) -> None:
     bare = source[:, : -(-options.source_tokens // 2)]
     padding = source.new_full((1, options.source_tokens - bare.shape[1]), model.ids.pad)
     decodes = options.form == "decoder"
-    training = network.training
-    network.eval()
+    padded = torch.cat([padding, bare] if decodes else [bare, padding], 1)
     try:
-        for given, plain in ((source, source), (torch.cat([padding, bare] if decodes else [bare, padding], 1), bare)):
-            ours = model.write(model.read(given), tokens)
-            own = torch.cat([plain, tokens], 1) if decodes else plain
-            theirs = network(input_ids=own, **({} if decodes else {"decoder_input_ids": tokens})).logits
-            if (ours - theirs[:, -tokens.shape[1] :]).abs().max() > ALIKE * theirs.abs().max():
-                raise ValueError("given a mask and positions, it answers otherwise than alone")
+        with evaluating(network):
+            for given, plain in ((source, source), (padded, bare)):
+                ours = model.write(model.read(given), tokens)
+                own = torch.cat([plain, tokens], 1) if decodes else plain
+                theirs = network(input_ids=own, **({} if decodes else {"decoder_input_ids": tokens})).logits
+                if (ours - theirs[:, -tokens.shape[1] :]).abs().max() > ALIKE * theirs.abs().max():
+                    raise ValueError("given a mask and positions, it answers otherwise than alone")
     except Exception as error:  # noqa: BLE001 - whatever the network raises, it is not one for this space
         words = " ".join(str(error).split())[:120]
         raise InputError(
             f"{WHERE}: {options.pretrained!r}, a {network.config.model_type}, cannot be used: {words}"
         ) from None
-    finally:
-        network.train(training)
 
 
 def forward_flops(options: DySIOptions, batch_size: int) -> int | None:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from naslab.errors import InputError
 from naslab.search_spaces.data.text import IGNORED, Batch, Pairs
+from naslab.search_spaces.data.text.padded import padded
 from naslab.search_spaces.data.text.pair_tokenizers import Ids, PairTokenizer
 from naslab.search_spaces.dysi.model import MIXES
 from naslab.search_spaces.dysi.options import DySIOptions
@@ -38,12 +40,8 @@ class TokenPairs:
 
     def source_rows(self, rows: Sequence[int]) -> Tensor:
         """Sources (B, S), padded in front for a decoder, behind for an encoder."""
-        padded = torch.full((len(rows), self.options.source_tokens), self.ids.pad)
-        for at, row in enumerate(rows):
-            source = torch.tensor(self.sources[row])
-            where = slice(-len(source), None) if self.options.form == "decoder" else slice(len(source))
-            padded[at, where] = source
-        return padded
+        side: Literal["left", "right"] = "left" if self.options.form == "decoder" else "right"
+        return padded([self.sources[row] for row in rows], self.ids.pad, self.options.source_tokens, side)
 
     def batch(self, rows: Sequence[int], generator: torch.Generator, share: float = 0.0) -> Batch:
         """What SequenceModel.forward takes. The weights are such that the mean over rows is one over tokens.
@@ -53,9 +51,7 @@ class TokenPairs:
             share: see Recipe.share.
         """
         number, length = len(rows), self.options.target_tokens
-        targets = torch.full((number, length), IGNORED)
-        for at, row in enumerate(rows):
-            targets[at, : len(self.targets[row])] = torch.tensor(self.targets[row])
+        targets = padded([self.targets[row] for row in rows], IGNORED, length)
         counted = targets != IGNORED
         shifted = targets.roll(1, 1).masked_fill(~counted, self.ids.pad)
         shifted[:, 0] = self.ids.begin

@@ -17,9 +17,10 @@ from naslab.search_spaces.common.controls import trained, untrained
 from naslab.search_spaces.common.tasks import StepBudget, StepTask
 from naslab.search_spaces.common.training import adamw, train_in_rungs
 from naslab.search_spaces.common.training.choice import Wanted
-from naslab.search_spaces.data.placing import sent
+from naslab.search_spaces.data.placing import sent_batch
 from naslab.search_spaces.data.text import ParallelOptions, load_parallel
 from naslab.search_spaces.data.text.pair_tokenizers import BytePairs, NamedPairs, PairTokenizer
+from naslab.search_spaces.data.text.places import data_of
 from naslab.search_spaces.dysi.model import SequenceModel
 from naslab.search_spaces.dysi.networks import check_writes
 from naslab.search_spaces.dysi.pairs import TokenPairs, token_pairs
@@ -66,7 +67,8 @@ class Translation(StepTask):
     def __init__(self, space: DySI, options: TranslationOptions, device: torch.device) -> None:
         super().__init__(space, options, device)
         self.metric = options.metric
-        self.data = load_parallel(options.data)
+        with data_of("task.data"):
+            self.data = load_parallel(options.data)
         self.tokenizer = self._tokenizer()
         self.pairs: Mapping[str, TokenPairs] = {
             name: token_pairs(self.data.of(cast(Split, name)), self.tokenizer, space.options)
@@ -114,10 +116,7 @@ class Translation(StepTask):
             at = step % per_pass * size
             rows = torch.randperm(len(pairs), generator=order)[at : at + size].tolist()
             drawn = torch.Generator().manual_seed(derive_seed(seed, "replaced", step))
-            yield self._sent(pairs.batch(rows, drawn, recipe.share(step, whole)))
-
-    def _sent(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: sent(tensor, self.device) for name, tensor in batch.items()}
+            yield sent_batch(pairs.batch(rows, drawn, recipe.share(step, whole)), self.device)
 
     def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
         """`chrf` and `bleu` of what the model writes for each source, `nats` and `token_accuracy` with gold prefixes.
@@ -170,7 +169,7 @@ class Translation(StepTask):
         """Validation pairs, a quarter of their tokens to be replaced by schedules by step."""
         pairs = self.pairs["validation"]
         rows = [row % len(pairs) for row in range(batch_size)]
-        return self._sent(pairs.batch(rows, torch.Generator().manual_seed(0), 0.25))
+        return sent_batch(pairs.batch(rows, torch.Generator().manual_seed(0), 0.25), self.device)
 
 
 def _loss(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:

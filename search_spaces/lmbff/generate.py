@@ -11,19 +11,25 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM
 
 from naslab.errors import InputError
 from naslab.search_spaces.common.modules.pretrained import load_pretrained
-from naslab.search_spaces.data.packages import cannot_load, model_folder
+from naslab.search_spaces.data.text.hub_tokenizers import load_tokenizer
+from naslab.search_spaces.data.text.padded import padded
 from naslab.search_spaces.data.text.templates import Template, parse_template
-from naslab.search_spaces.lmbff.model import TEMPLATE_BYTES
 
 Example: TypeAlias = tuple[Sequence[str], str]
 """A sentence, or both of a pair, and the label word of its class."""
+Pooling: TypeAlias = Literal["logits", "log_probabilities"]
+"""The mean of raw logits over the examples, as the authors' code has it, or of log-probabilities, as the paper."""
+GAPS = tuple(f"<extra_id_{number}>" for number in range(3))
+"""T5's marks of the two gaps, and of what follows the last."""
+FORBIDDEN = ("▁", "....", "..........")
+"""A space alone, and rows of dots."""
 LONGEST = 256
 """Tokens that the T5 sees of an example."""
-WHERE = "space.infiller"
+WHERE = "space.options.infiller"
 STEPS = 18
 """Tokens of a template at most, those that mark its parts included."""
 
@@ -51,36 +57,20 @@ def infiller_tokenizer(name: str) -> Any:
     Raises:
         InputError: there is none, or it marks no gaps.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model_folder(name))
-    except (OSError, ValueError, ImportError) as error:
-        raise cannot_load(WHERE, name, error) from None
-    if any(tokenizer.convert_tokens_to_ids(gap) in (None, tokenizer.unk_token_id) for gap in gaps()):
+    tokenizer = load_tokenizer(name, WHERE)
+    if any(tokenizer.convert_tokens_to_ids(gap) in (None, tokenizer.unk_token_id) for gap in GAPS):
         raise InputError(f"{WHERE}: {name!r} has no <extra_id_0> to <extra_id_2>, which mark what it is to write")
     return tokenizer
 
 
-def gaps() -> tuple[str, ...]:
-    """T5's marks of the gaps, and of what follows the last."""
-    return tuple(f"<extra_id_{number}>" for number in range(3))
-
-
 def generate_templates(
-    model: Any,
-    tokenizer: Any,
-    examples: Sequence[Example],
-    number: int,
-    pooling: Literal["logits", "log_probabilities"] = "logits",
+    model: Any, tokenizer: Any, examples: Sequence[Example], number: int, pooling: Pooling = "logits"
 ) -> list[Template]:
     """At most `number` templates, the best first: half of each form, or all between the sentences of pairs.
 
     The beam is as wide as that. What does not parse, as without its mask, and what stands there already is left out.
-
-    Args:
-        pooling: the mean of raw logits, as the authors' code has it, or of log-probabilities, as the paper.
     """
-    pairs = len(examples[0][0]) == 2
-    forms: tuple[_Form, ...] = (BETWEEN,) if pairs else (AFTER, BEFORE)
+    forms = (BETWEEN,) if len(examples[0][0]) == 2 else (AFTER, BEFORE)
     found: dict[str, Template] = {}
     for form in forms:
         inputs = [form.ids(sentences, word, tokenizer) for sentences, word in examples]
@@ -99,16 +89,15 @@ class _Form(NamedTuple):
     keeps_end: bool
 
     def ids(self, sentences: Sequence[str], word: str, tokenizer: Any) -> list[int]:
-        first, second, _ = (tokenizer.convert_tokens_to_ids(gap) for gap in gaps())
+        first, second = (tokenizer.convert_tokens_to_ids(gap) for gap in GAPS[:2])
         before, after = (_encode(tokenizer, text(sentences)) for text in (self.before, self.after))
         ids = [*before, first, *_encode(tokenizer, f" {word}"), second, *after, tokenizer.eos_token_id]
         return ids[-LONGEST:] if self.keeps_end else ids[:LONGEST]
 
     def template(self, tokens: Sequence[int], tokenizer: Any) -> str:
         text = "".join(tokenizer.convert_ids_to_tokens(list(tokens)))
-        first, second, third = gaps()
         before, after = self.shown
-        for mark, meant in ((first, before), (second, "*mask*"), (third, after), (tokenizer.eos_token, after)):
+        for mark, meant in zip((*GAPS, tokenizer.eos_token), (before, "*mask*", after, after), strict=True):
             text = text.replace(mark, meant)
         return text.replace("▁", "_")
 
@@ -126,21 +115,12 @@ BETWEEN = _Form(
 
 @torch.no_grad()
 def decode(
-    model: Any,
-    tokenizer: Any,
-    inputs: Sequence[Sequence[int]],
-    beam: int,
-    pooling: Literal["logits", "log_probabilities"],
+    model: Any, tokenizer: Any, inputs: Sequence[Sequence[int]], beam: int, pooling: Pooling
 ) -> list[tuple[int, ...]]:
     """The token numbers of the best fillings, the best first; both gaps of one may not be filled at the end."""
-    ids = torch.zeros(len(inputs), max(map(len, inputs)), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, numbers in enumerate(inputs):
-        ids[row, : len(numbers)], mask[row, : len(numbers)] = torch.tensor(numbers), 1
-    ids, mask = ids.to(model.device), mask.to(model.device)
+    ids = padded(inputs, 0).to(model.device)
+    mask = padded([[1] * len(numbers) for numbers in inputs], 0).to(model.device)
     seen = model.get_encoder()(input_ids=ids, attention_mask=mask)
-    forbidden = {number for number, token in enumerate(_tokens(model, tokenizer)) if _is_forbidden(token)}
-    first = tokenizer.convert_tokens_to_ids(gaps()[0])
     pool = [Filling((), 0.0, 0)]
     for _ in range(STEPS):
         grown: list[Filling] = []
@@ -150,19 +130,18 @@ def decode(
                 continue
             prefix = ids.new_tensor([[model.config.decoder_start_token_id, *part.tokens]]).expand(len(inputs), -1)
             logits = model(encoder_outputs=seen, attention_mask=mask, decoder_input_ids=prefix).logits[:, -1]
-            grown += _grow(part, _pooled(logits, pooling), beam, first, tokenizer, forbidden)
+            grown += _grow(part, _pooled(logits, pooling), beam, tokenizer)
         if not grown:
             break
         pool = sorted(grown, key=lambda part: part.score, reverse=True)[:beam]
     return [part.tokens for part in pool]
 
 
-def _grow(
-    part: Filling, scores_V: Tensor, beam: int, first: int, tokenizer: Any, forbidden: set[int]
-) -> Iterator[Filling]:
+def _grow(part: Filling, scores_V: Tensor, beam: int, tokenizer: Any) -> Iterator[Filling]:
     """The next tokens that are likeliest; T5's marks are numbered downwards."""
     best = scores_V.sort(descending=True, stable=True)
-    stop = tokenizer.convert_tokens_to_ids(".")
+    first, stop, *others = tokenizer.convert_tokens_to_ids([GAPS[0], ".", *FORBIDDEN])
+    forbidden = {number for number in others if number != tokenizer.unk_token_id}
     for number, score in zip(best.indices[: beam + 3].tolist(), best.values.tolist(), strict=False):
         doubled = number == stop and part.tokens[-1:] == (stop,)
         if number not in forbidden and not doubled:
@@ -176,21 +155,12 @@ def _pooled(logits_NV: Tensor, pooling: str) -> Tensor:
     return logits_NV.float().log_softmax(-1).mean(0)
 
 
-def _tokens(model: Any, tokenizer: Any) -> list[str]:
-    return list(tokenizer.convert_ids_to_tokens(range(min(model.config.vocab_size, len(tokenizer)))))
-
-
-def _is_forbidden(token: str) -> bool:
-    """A space alone, and rows of dots."""
-    return token == "▁" or token in ("....", "..........")
-
-
 def _encode(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
 
 
 def _parsed(text: str) -> Template | None:
     try:
-        return parse_template(text, generated=True) if len(text.encode()) <= TEMPLATE_BYTES else None
+        return parse_template(text, generated=True)
     except InputError:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,36 +18,33 @@ from torch.nn import functional as F
 from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
 from naslab.search_spaces.common.controls import trained
-from naslab.search_spaces.common.modules.language_models import check_padding, usable_positions
-from naslab.search_spaces.common.scores.accuracy import accuracy, macro_f1
-from naslab.search_spaces.common.scores.probe import linear_probe_accuracy
-from naslab.search_spaces.common.scores.sentence_vectors import Embed, cosines, dense, embedder
-from naslab.search_spaces.common.tasks import EpochTask
+from naslab.search_spaces.common.modules.language_models import check_padding
+from naslab.search_spaces.common.scores.accuracy import accuracy, macro_f1, most_frequent
+from naslab.search_spaces.common.scores.sentence_vectors import Embed, cosines, embedder, probe_accuracy
+from naslab.search_spaces.common.tasks import StepBudget, StepTask
 from naslab.search_spaces.common.training import adamw, train_in_rungs
-from naslab.search_spaces.common.training.adaptation import AdaptationOptions, adapt, corpus_tokens
+from naslab.search_spaces.common.training.adaptation import Adaptation, AdaptationOptions
 from naslab.search_spaces.common.training.best import Best
 from naslab.search_spaces.common.training.choice import Wanted
-from naslab.search_spaces.common.training.policy import PolicyOptions
-from naslab.search_spaces.data.placing import sent
-from naslab.search_spaces.data.text import LabelledText, PoolOptions, Sentences, demonstrations, load_pool, read_corpus
+from naslab.search_spaces.data.placing import sent_batch
+from naslab.search_spaces.data.text import LabelledText, PoolOptions, Sentences, load_pool, shuffled_rows
+from naslab.search_spaces.data.text.places import data_of
 from naslab.search_spaces.data.text.prompt_tokens import PromptTokenizer, named_prompt_tokenizer, trained_tokenizer
-from naslab.search_spaces.data.text.templates import PLAIN, Template, parse_template
+from naslab.search_spaces.data.text.templates import PLAIN, Limits, Template, parse_template
 from naslab.search_spaces.lmbff import search
 from naslab.search_spaces.lmbff.chosen import SEARCHED, Chosen
 from naslab.search_spaces.lmbff.generate import infiller_tokenizer
-from naslab.search_spaces.lmbff.model import FewShotModel
-from naslab.search_spaces.lmbff.prompts import Batch, Lengths, Prompter
+from naslab.search_spaces.lmbff.model import FewShotModel, Kept
+from naslab.search_spaces.lmbff.prompts import Batch, Prompter
 from naslab.search_spaces.lmbff.space import LMBFF
-from naslab.search_spaces.options import Options
 from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.task import Control, Rung, Split
 
 PUBLISHED_SEEDS = (13, 21, 42, 87, 100)
 """Of the few-shot splits; a study's seeds decide its own, and before training a model stands for the first of these."""
-BATCH = 64
 
 
-class FewShotOptions(Options):
+class FewShotOptions(StepBudget):
     """Data, budget and recipe; the defaults are the authors'."""
 
     data: PoolOptions = PoolOptions()
@@ -56,8 +54,6 @@ class FewShotOptions(Options):
     epochs: int = Field(10, gt=0)
     steps_per_epoch: int = Field(100, gt=0)
     """Optimiser steps between two looks at the validation part."""
-    rung_epochs: int = Field(1, gt=0)
-    policy: PolicyOptions = PolicyOptions()
     batch_size: int = Field(8, ge=1, le=4096)
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float = Field(1.0, gt=0)
@@ -69,7 +65,7 @@ class FewShotOptions(Options):
     """What is alike, for the filter and the baseline: `words` (weighted counts), `minilm`, or a sentence encoder."""
 
 
-class FewShot(EpochTask):
+class FewShot(StepTask):
     """Tunes a language model on K examples of each class; `accuracy`, percent of the test part, ranks."""
 
     percentages = frozenset({"accuracy", "macro_f1"})
@@ -80,12 +76,16 @@ class FewShot(EpochTask):
 
     def __init__(self, space: LMBFF, options: FewShotOptions, device: torch.device) -> None:
         super().__init__(space, options, device)
-        self.pool = load_pool(options.data)
+        with data_of("task.data"):
+            self.pool = load_pool(options.data)
         self._check_fit()
         self.split(self.space.reference.into(Chosen).shots, PUBLISHED_SEEDS[0])
         self.tokenizer = self._tokenizer()
         self._check_texts()
-        self.manual = {"/".join(words): self._words(words) for words in space.options.label_words}
+        adaptation = options.adaptation
+        self.adaptation = adaptation and Adaptation(adaptation, self.tokenizer, space.config)
+        sets = space.options.label_words
+        self.manual = {"/".join(words): self.tokenizer.words(words, "space.options.label_words") for words in sets}
         self._embedding = trained("frozen_embedding", "logistic regression on frozen sentence vectors of K examples",
                                   self._reference_split, self._probe)  # fmt: skip
         self._adapted = lru_cache(maxsize=1)(self._start)
@@ -95,65 +95,38 @@ class FewShot(EpochTask):
         """What the options name is there, and whole, before any time is spent."""
         options = self.space.options
         if options.encoder is not None:
-            model = cast(FewShotModel, self.space.build(self.space.reference))
-            check_padding(model.language_model, options.length)
+            check_padding(self.space.build(self.space.reference).language_model, options.length)
         if options.infiller is not None:
             infiller_tokenizer(options.infiller)
         if self.options.embedder != "words":
             _ = self.embed
-        if self.options.adaptation is not None:
-            read_corpus(self.options.adaptation.text)
 
     def _check_fit(self) -> None:
         classes, pairs = self.pool.classes, bool(self.pool.pool.seconds)
         if self.space.classes != len(classes):
-            raise InputError(
-                f"space.label_words: {self.space.classes} words for {len(classes)} classes ({', '.join(classes)})"
-            )
+            known = f"{len(classes)} classes ({', '.join(classes)})"
+            raise InputError(f"space.options.label_words: {self.space.classes} words for {known}")
         for template in self.space.templates:
             if pairs != (template.sentences == 2):
                 wanted = (
                     "needs *sent_1*, for the data has pairs" if pairs else "has *sent_1*, but the data has no pairs"
                 )
-                raise InputError(f"space.templates: {template.source!r} {wanted}")
-        adaptation, most = self.options.adaptation, usable_positions(self.space.config)
-        if adaptation is not None and adaptation.length > most:
-            raise InputError(f"task.adaptation.length: {adaptation.length} tokens are more than the {most} positions")
+                raise InputError(f"space.options.templates: {template.source!r} {wanted}")
 
     def _check_texts(self) -> None:
         for name, part in (("to learn from", self.pool.pool), ("for the test", self.pool.test)):
             for texts in (part.texts, part.seconds):
-                self.tokenizer.read(texts)
-                for number, text in enumerate(texts, 1):
-                    if not self.tokenizer.encode(text):
-                        raise InputError(f"task.data: text {number} of those {name} has no words: {text!r}")
-        encode, special, limits = self.tokenizer.encode, self.tokenizer.special, self._lengths
+                self.tokenizer.read_worded(texts, f"task.data, {name}")
         for template in self.space.templates:
-            template.fill(encode, special, self.pool.pool.pair(0), length=limits.row, first=limits.first)
+            template.fill(self.tokenizer.encode, self.tokenizer.special, self.pool.pool.pair(0), self._limits)
 
     def _tokenizer(self) -> PromptTokenizer:
         options = self.space.options
         if options.encoder is not None:
-            config = self.space.config
-            pad = getattr(config, "pad_token_id", None)
-            return named_prompt_tokenizer(options.encoder, config.vocab_size, pad)
+            return named_prompt_tokenizer(options.encoder, self.space.config)
         words = [word for words in options.label_words for word in words]
         texts = [*self.pool.pool.joined, *(piece.text for t in self.space.templates for piece in t.pieces)]
         return trained_tokenizer(texts, options.vocabulary, words)
-
-    def _words(self, words: tuple[str, ...]) -> tuple[int, ...]:
-        try:
-            found = tuple(self.tokenizer.word(word) for word in words)
-        except InputError as error:
-            raise InputError(f"space.label_words: {error}") from None
-        if len(set(found)) < len(found):
-            raise InputError(f"space.label_words: {'/'.join(words)}: two are the same token")
-        return found
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps between two rungs."""
-        return self.options.steps_per_epoch
 
     @cached_property
     def embed(self) -> Embed:
@@ -196,81 +169,63 @@ class FewShot(EpochTask):
         """Adaptation and search, and what they found kept in the model."""
         self._adapt(model, seed)
         template, words = self._setting(model, model.chosen, self.split(model.chosen.shots, seed))
-        model.remember(seed, words, template)
+        model.kept = Kept(seed, words, template.source)
 
     def _adapt(self, model: FewShotModel, seed: int) -> None:
-        if (options := self.options.adaptation) is not None:
-            seed_everything(derive_seed(seed, "adaptation"))
-            adapt(model.language_model, self.tokenizer.special, self._corpus, options, seed)
-
-    @cached_property
-    def _corpus(self) -> Tensor:
-        assert self.options.adaptation is not None
-        return corpus_tokens(self.options.adaptation, self.tokenizer.encode_all)
+        if self.adaptation is not None:
+            self.adaptation(model.language_model, seed)
 
     def _setting(self, model: FewShotModel, chosen: Chosen, data: LabelledText) -> tuple[Template, tuple[int, ...]]:
         """Template and words: as training kept them, or as chosen, or searched with the model as it is."""
         if chosen.method == "head":
             return PLAIN[len(data.train.pair(0)) - 1], (0,) * self.space.classes
-        template = model.kept.template or self._template(chosen, data)
+        template = parse_template(model.kept.template or self._template(chosen, data), generated=True)
         if chosen.label_words != SEARCHED:
             return template, self.manual[chosen.label_words]
         if model.kept.words is not None:
             return template, model.kept.words
-        manual = self.manual["/".join(self.space.options.label_words[0])]
-        prompter = Prompter(data, self.tokenizer, self._lengths, chosen, template, manual)
-        found = search.words(self.space, model, prompter, manual, self.device)
+        prompter = self._prompter(data, chosen, template, next(iter(self.manual.values())))
+        found = search.words(self.space.options, model, prompter, self.device)
         return template, search.ranked(found, chosen.words_rank, "words_rank")
 
-    def _template(self, chosen: Chosen, data: LabelledText) -> Template:
+    def _template(self, chosen: Chosen, data: LabelledText) -> str:
         if chosen.template != SEARCHED:
-            return parse_template(chosen.template)
-        return search.ranked(search.templates(self.space, data, self.device), chosen.template_rank, "template_rank")
-
-    @property
-    def _lengths(self) -> Lengths:
-        options = self.space.options
-        return Lengths(options.length, options.query_tokens, options.demonstration_tokens)
+            return chosen.template
+        found = search.templates(self.space.options, data, self.device)
+        return search.ranked(found, chosen.template_rank, "template_rank").source
 
     def prompter(self, model: FewShotModel, chosen: Chosen | None = None) -> Prompter:
         """Rows for a model: of the split that it was trained on, or of the first published one."""
         chosen = chosen or model.chosen
         seed = PUBLISHED_SEEDS[0] if model.kept.split is None else model.kept.split
         data = self.split(chosen.shots, seed)
-        template, words = self._setting(model, chosen, data)
-        return Prompter(data, self.tokenizer, self._lengths, chosen, template, words)
+        return self._prompter(data, chosen, *self._setting(model, chosen, data))
+
+    def _prompter(self, data: LabelledText, chosen: Chosen, template: Template, words: tuple[int, ...]) -> Prompter:
+        return Prompter(data, self.tokenizer, self._limits, chosen, template, words, self._similarity)
+
+    @property
+    def _limits(self) -> Limits:
+        options = self.space.options
+        return Limits(options.length, options.query_tokens, options.demonstration_tokens)
+
+    def _similarity(self, part: Sentences, other: Sentences) -> NDArray[np.float64]:
+        return cosines(self.embed(part.joined), self.embed(other.joined))
 
     def _steps(
         self, model: nn.Module, optimiser: torch.optim.Optimizer, epoch: int, seed: int, tuned: FewShotModel,
         best: Best | None,
     ) -> Iterator[Batch]:  # fmt: skip
         """The batches of an epoch; after its last step the model is scored on the validation part."""
-        prompter, steps, size = self.prompter(tuned), self.steps_per_epoch, self.options.batch_size
-        labels = prompter.data.train.labels
-        candidates = self._candidates(prompter, prompter.data.train, training=True)
-        for step in range(epoch * steps, (epoch + 1) * steps):
-            for group in optimiser.param_groups:  # falls along a line, without warm-up
-                group["lr"] = group["base_lr"] * (1 - step / (self.options.epochs * steps))
-            chosen = _indices(len(labels), size, seed, step)
+        prompter = self.prompter(tuned)
+        train, allowed = prompter.data.train, prompter.allowed(prompter.data.train, training=True)
+        for step in self.scheduled_steps(optimiser, epoch, warmup=0.0, fall="line"):
+            chosen = shuffled_rows(len(train), self.options.batch_size, seed, step)
             rng = np.random.RandomState(derive_seed(seed, "demonstrations", step) % 2**32)
-            shown = [demonstrations.draw(candidates[i], labels.numpy(), rng) if candidates else [] for i in chosen]
-            rows = [prompter.row(prompter.data.train, i, of) for i, of in zip(chosen, shown, strict=True)]
-            yield self._sent({**prompter.batch(rows), "labels": labels[chosen]})
+            batch = prompter.batch(prompter.rows(train, chosen, allowed, rng))
+            yield sent_batch({**batch, "labels": train.labels[chosen]}, self.device)
         if best is not None and model is tuned:  # not a copy, whose steps are only timed
             best.see(tuned, self.evaluate(tuned, "validation", full=False)[self.metric])
-
-    def _candidates(self, prompter: Prompter, part: Sentences, training: bool) -> list[demonstrations.Indices]:
-        """Of each sentence the examples that may follow it; none where there are no demonstrations."""
-        kind = prompter.chosen.demonstrations
-        if kind == "none":
-            return []
-        similar = None
-        if kind == "similar":
-            similar = cosines(self.embed(part.joined), self.embed(prompter.data.train.joined))
-        return prompter.candidates(len(part), similar, training)
-
-    def _sent(self, batch: Batch) -> Batch:
-        return {name: sent(tensor, self.device) for name, tensor in batch.items()}
 
     def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
         """`accuracy` and `macro_f1` in percent, `loss` in nats, of logits averaged over sets of demonstrations."""
@@ -289,17 +244,13 @@ class FewShot(EpochTask):
     @torch.no_grad()
     def logits(self, model: FewShotModel, prompter: Prompter, part: Sentences) -> Tensor:
         """Logits (N, C) on the CPU, the mean over the sets of demonstrations."""
-        candidates = self._candidates(prompter, part, training=False)
-        sets = self.options.demonstration_sets if candidates else 1
+        allowed = prompter.allowed(part, training=False)
+        sets = 1 if prompter.chosen.demonstrations == "none" else self.options.demonstration_sets
         rng = np.random.RandomState((model.kept.split or 0) % 2**32)
-        drawn: Iterable[list[list[int]]] = [[[]] * len(part)]
-        if candidates:
-            drawn = demonstrations.draw_sets(candidates, prompter.data.train.labels.numpy(), sets, rng)
         found = torch.zeros(len(part), self.space.classes)
-        for shown in drawn:
-            rows = [prompter.row(part, index, of) for index, of in enumerate(shown)]
-            for numbers, batch in prompter.batches(rows, BATCH):
-                found[numbers] += model(**self._sent(batch)).float().cpu() / sets
+        for _ in range(sets):
+            rows = prompter.rows(part, range(len(part)), allowed, rng)
+            found += prompter.answers(rows, lambda batch: model(**sent_batch(batch, self.device))) / sets
         return found
 
     def controls(self) -> tuple[Control, ...]:
@@ -312,15 +263,15 @@ class FewShot(EpochTask):
         )
 
     def _majority(self, seed: int, split: Split) -> dict[str, float]:
-        part = self._reference_split(PUBLISHED_SEEDS[0]).of(split)
-        return {"accuracy": 100 * (part.labels == self.pool.pool.labels.mode().values).float().mean().item()}
+        labels = self._reference_split(PUBLISHED_SEEDS[0]).of(split).labels
+        return {"accuracy": 100 * most_frequent(self.pool.pool.labels, labels)}
 
     def _start(self, seed: int) -> FewShotModel:
         """The reference, adapted but not tuned."""
         seed_everything(seed)
-        model = cast(FewShotModel, self.space.build(self.space.reference).to(self.device))
+        model = self.space.build(self.space.reference).to(self.device)
         self._adapt(model, seed)
-        model.remember(seed)
+        model.kept = Kept(seed)
         return model.eval()
 
     def _untuned(self, kind: Literal["none", "random"], seed: int, split: Split) -> dict[str, float]:
@@ -331,13 +282,8 @@ class FewShot(EpochTask):
         return self.split(self.space.reference.into(Chosen).shots, seed)
 
     def _probe(self, data: LabelledText, split: Split) -> dict[str, float]:
-        train, part = self.embed(data.train.joined), self.embed(data.of(split).joined)
-        bank, queries = (torch.from_numpy(dense(vectors)) for vectors in (train, part))
-        used = bank.abs().sum(0) > 0
-        share = linear_probe_accuracy(
-            bank[:, used], data.train.labels, queries[:, used], data.of(split).labels, self.space.classes
-        )
-        return {"accuracy": 100 * share}
+        bank, scored = ((part.joined, part.labels) for part in (data.train, data.of(split)))
+        return {"accuracy": 100 * probe_accuracy(self.embed, bank, scored, self.space.classes)}
 
     @property
     def benchmark(self) -> Mapping[str, Any]:
@@ -348,24 +294,11 @@ class FewShot(EpochTask):
         """Prompts of validation sentences, padded to the full length, with the first template and words."""
         chosen = replace(self.space.reference.into(Chosen), demonstrations="none")
         data = self.split(chosen.shots, PUBLISHED_SEEDS[0])
-        words = self.manual["/".join(self.space.options.label_words[0])]
-        prompter = Prompter(data, self.tokenizer, self._lengths, chosen, self.space.templates[0], words)
+        prompter = self._prompter(data, chosen, self.space.templates[0], next(iter(self.manual.values())))
         rows = [prompter.row(data.validation, index % len(data.validation)) for index in range(batch_size)]
-        return self._sent(prompter.batch(rows, self.space.options.length))
+        return sent_batch(prompter.batch(rows, self.space.options.length), self.device)
 
 
 def _loss(model: nn.Module, batch: Batch) -> Tensor:
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     return F.cross_entropy(model(**inputs).float(), batch["labels"])
-
-
-def _indices(number: int, size: int, seed: int, step: int) -> list[int]:
-    """The examples of a step: pass after pass through all, each in a new order."""
-    found: list[int] = []
-    place = step * size
-    while len(found) < size:
-        generator = torch.Generator().manual_seed(derive_seed(seed, "order", place // number))
-        order = torch.randperm(number, generator=generator)
-        found += order[place % number :][: size - len(found)].tolist()
-        place = step * size + len(found)
-    return found

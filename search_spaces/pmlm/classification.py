@@ -11,9 +11,11 @@ from torch.nn import functional as F
 
 from naslab.efficiency.surroundings import seeded
 from naslab.errors import InputError
-from naslab.search_spaces.common.scores.accuracy import accuracy
+from naslab.search_spaces.common.modules.class_head import class_head
+from naslab.search_spaces.common.scores.accuracy import accuracy, most_frequent
 from naslab.search_spaces.common.training.tuning import TuningOptions, tune
 from naslab.search_spaces.data.text import SentenceOptions, TextTokenizer, load_sentences
+from naslab.search_spaces.data.text.places import data_of
 from naslab.search_spaces.pmlm.model import PseudoMaskedLM
 from naslab.search_spaces.seeds import derive_seed
 from naslab.search_spaces.splits import Splits
@@ -39,18 +41,12 @@ class Classifier(nn.Module):
     def __init__(self, model: PseudoMaskedLM, classes: int) -> None:
         super().__init__()
         self.model = copy.deepcopy(model)
-        config = model.lm.config
-        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.head = nn.Linear(config.hidden_size, classes)
-        for layer in (self.pooler, self.head):
-            nn.init.normal_(layer.weight, std=config.initializer_range)
-            nn.init.zeros_(layer.bias)
+        self.head = class_head(model.lm.config, classes, drop_states=False)
 
     def forward(self, ids_BL: Tensor) -> Tensor:
         """Logits."""
         states_BLD, _ = self.model.states(ids_BL)
-        logits: Tensor = self.head(self.dropout(self.pooler(states_BLD[:, 0]).tanh()))
+        logits: Tensor = self.head(states_BLD[:, 0])
         return logits
 
 
@@ -63,7 +59,8 @@ class Classification:
 
     def __init__(self, options: ClassificationOptions, tokenizer: TextTokenizer, device: torch.device) -> None:
         self.options, self.device = options, device
-        data = load_sentences(options.data)
+        with data_of("task.classification.data"):
+            data = load_sentences(options.data)
         if data.train.seconds:
             raise InputError("task.classification.data: pairs of sentences are not read here; use single sentences")
         rows = tokenizer.of_length(options.tokens)
@@ -85,6 +82,4 @@ class Classification:
 
     def baseline(self, split: Split) -> dict[str, float]:
         """The most frequent class."""
-        labels = self.labels.of(split)
-        frequent = self.labels.train.bincount().argmax()
-        return {self.metric: 100 * (labels == frequent).double().mean().item()}
+        return {self.metric: 100 * most_frequent(self.labels.train, self.labels.of(split))}

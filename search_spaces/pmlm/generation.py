@@ -20,6 +20,7 @@ from naslab.search_spaces.common.objectives.masked_blocks import Slots
 from naslab.search_spaces.common.scores.rouge import rouge_l
 from naslab.search_spaces.common.training.tuning import TuningOptions, tune
 from naslab.search_spaces.data.text import IGNORED, Pairs, ParallelOptions, SpecialIds, TextTokenizer, load_parallel
+from naslab.search_spaces.data.text.places import data_of
 from naslab.search_spaces.pmlm.model import PseudoMaskedLM
 from naslab.search_spaces.seeds import derive_seed
 from naslab.search_spaces.splits import Splits
@@ -67,7 +68,8 @@ class Generation:
     def __init__(self, options: GenerationOptions, tokenizer: TextTokenizer, device: torch.device) -> None:
         self.fates = fates_beside(options.random_share, options.kept_share, "task.generation")
         self.options, self.device, self.special = options, device, tokenizer.special
-        self.data = load_parallel(options.data)
+        with data_of("task.generation.data"):
+            self.data = load_parallel(options.data)
         self.sha256, self.tokenizer = self.data.sha256, tokenizer
         parts = (self.data.train, self.data.validation, self.data.test)
         self.pairs = Splits(*(self._encoded(part) for part in parts))

@@ -53,7 +53,7 @@ class PseudoMaskedLM(nn.Module):
             self.lm = fresh_masked_lm(plan.body, plan.special.pad, NAME)
             deviation = float(self.lm.config.initializer_range)
         else:
-            self.lm = load_masked_lm(plan.body, where="space.text_model")
+            self.lm = load_masked_lm(plan.body, where="space.options.text_model")
             self.lm.set_attn_implementation(NAME)
             deviation = 0.0  # keeps the pre-trained model what it is
         self.relative_bias: RelativeBias | None = None

@@ -17,7 +17,7 @@ from torch import nn
 from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
 from naslab.search_spaces.common.counts import roundest
-from naslab.search_spaces.common.modules.bert import pretrained_config
+from naslab.search_spaces.common.modules.bert import FEWEST_POSITIONS, pretrained_config
 from naslab.search_spaces.common.modules.masked_lm import BertSizes
 from naslab.search_spaces.common.modules.relative_bias import BiasSizes
 from naslab.search_spaces.common.objectives.fates import fates_beside
@@ -38,8 +38,6 @@ TENTHS = tuple(tenth / 10 for tenth in range(11))
 OWN_TEXT = When("text_model", (None,))
 FEWEST, MOST = 0.05, 0.5
 """Shares of masked tokens."""
-FEWEST_POSITIONS = 512
-"""What `bert_config` gives a fresh BERT at least."""
 PUBLISHED: Mapping[str, Value] = {
     "objective": "ae_par", "par_weight": 1.0, "masking_rate": 0.15, "span_share": 0.4, "longest_span": 6,
     "order": "random", "relative_bias": True,
@@ -102,22 +100,25 @@ class PMLM(SearchSpace):
         super().__init__(options)
         name = options.text_model
         self._pretrained = None if name is None else BertSizes.of(pretrained_config(name))
-        self.fates = fates_beside(options.random_share, options.kept_share, "space")
+        self.fates = fates_beside(options.random_share, options.kept_share, "space.options")
         if options.width % options.head_width:
-            raise InputError(f"space.width: {options.width} is not a multiple of head_width {options.head_width}")
+            raise InputError(
+                f"space.options.width: {options.width} is not a multiple of head_width {options.head_width}"
+            )
         if options.relative_distance <= options.relative_buckets // 4:
             raise InputError(
-                f"space.relative_distance: {options.relative_distance} must be more than a quarter of "
+                f"space.options.relative_distance: {options.relative_distance} must be more than a quarter of "
                 f"relative_buckets {options.relative_buckets}"
             )
         if not options.special.fit(self.vocabulary):
             raise InputError(
-                f"space.special: {asdict(options.special)} must differ and leave words in a vocabulary of "
+                f"space.options.special: {asdict(options.special)} must differ and leave words in a vocabulary of "
                 f"{self.vocabulary}"
             )
         if options.context > self.positions:
             raise InputError(
-                f"space.context: {options.context} tokens are more than the {self.positions} positions of {name}"
+                f"space.options.context: {options.context} tokens are more than the {self.positions} positions of "
+                f"{name}"
             )
 
     @property

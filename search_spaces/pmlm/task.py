@@ -24,6 +24,7 @@ from naslab.search_spaces.common.training.choice import Wanted
 from naslab.search_spaces.data.placing import sent
 from naslab.search_spaces.data.text import IGNORED, TextOptions
 from naslab.search_spaces.data.text.pieces import PieceBatches, load_pieces
+from naslab.search_spaces.data.text.places import data_of
 from naslab.search_spaces.parameters import When
 from naslab.search_spaces.pmlm.classification import Classification, ClassificationOptions
 from naslab.search_spaces.pmlm.generation import Generation, GenerationOptions
@@ -42,7 +43,7 @@ class PretrainingOptions(StepBudget):
 
     data: TextOptions = TextOptions()
     tokenizer: str | None = None
-    """By name or folder; None: that of `space.text_model`, or a WordPiece trained on the training part."""
+    """By name or folder; None: that of `space.options.text_model`, or a WordPiece trained on the training part."""
     batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
@@ -73,8 +74,9 @@ class PseudoMaskedPretraining(StepTask):
         sizes = space.options
         self.batching = PieceBatches(options.batch_size, sizes.context, sizes.special)
         tokenizer = options.tokenizer or sizes.text_model
-        self.data = load_pieces(options.data, space.vocabulary, sizes.special, sizes.context, tokenizer)
-        self.batches_per_pass = self.batching.per_pass(self.data.train)
+        with data_of("task.data"):
+            self.data = load_pieces(options.data, space.vocabulary, sizes.special, sizes.context, tokenizer)
+            self.batches_per_pass = self.batching.per_pass(self.data.train)
         if sizes.text_model is not None:  # what its checkpoint lacks is said before any time is spent
             space.build(space.reference)
         self.downstream = self._downstream()

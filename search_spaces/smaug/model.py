@@ -57,7 +57,7 @@ class VideoLanguageModel(nn.Module):
         self.encoder = FrameEncoder(sizes, design.frames, design.reduction(sizes.depth))
         pretrained = None
         if sizes.text_model is not None:
-            pretrained = load_masked_lm(sizes.text_model, where="space.text_model", head=design.models_words)
+            pretrained = load_masked_lm(sizes.text_model, where="space.options.text_model", head=design.models_words)
         self.text = DividedBert(bert, sizes.fusion_layers, width, design.models_words, pretrained)
         self.project_video, self.project_text = nn.Linear(width, joint), nn.Linear(text_width, joint)
         self.temperature = nn.Parameter(torch.tensor(TEMPERATURE))

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 from transformers import BertConfig
 
 from naslab.errors import InputError
-from naslab.search_spaces.common.modules.bert import bert_config, check_positions, pretrained_config
+from naslab.search_spaces.common.modules.bert import FEWEST_POSITIONS, bert_config, pretrained_config
+from naslab.search_spaces.common.modules.language_models import check_positions
 from naslab.search_spaces.data.text import SpecialIds
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import Unless, When
@@ -77,17 +78,17 @@ class SMAUGOptions(Options):
                 width=self.text_width or self.width,
                 layers=self.text_layers + self.fusion_layers,
                 heads=self.text_heads or self.heads,
-                tokens=self.text_tokens,
+                positions=max(FEWEST_POSITIONS, self.text_tokens),
                 pad=self.special.pad,
                 dropout=self.dropout,
             )
         config = pretrained_config(self.text_model)
-        check_positions(config, self.text_tokens, "space.text_tokens", self.text_model)
+        check_positions(config, self.text_tokens, "space.options.text_tokens", self.text_model)
         config.pad_token_id = self.special.pad
         if config.num_hidden_layers <= self.fusion_layers:
             raise InputError(
-                f"space.fusion_layers: {self.fusion_layers} leave no text layer of the {config.num_hidden_layers} of "
-                f"{self.text_model}"
+                f"space.options.fusion_layers: {self.fusion_layers} leave no text layer of the "
+                f"{config.num_hidden_layers} of {self.text_model}"
             )
         return config
 

@@ -22,7 +22,7 @@ from naslab.search_spaces.common.training.choice import Wanted
 from naslab.search_spaces.common.training.policy import PolicyOptions
 from naslab.search_spaces.common.training.together import check_alone
 from naslab.search_spaces.data import check_fit
-from naslab.search_spaces.data.placing import sent
+from naslab.search_spaces.data.placing import sent_batch
 from naslab.search_spaces.data.video import VideoTextOptions, load_video_text
 from naslab.search_spaces.data.video.tokenized import TokenizedClips, tokenized
 from naslab.search_spaces.options import Mechanical, Options
@@ -89,11 +89,13 @@ class VideoLanguage(EpochTask):
         check_fit(data, sizes.in_channels, sizes.image_size, options.batch_size)
         if data.train.frames < sizes.clip_frames:
             raise InputError(
-                f"space.clip_frames: {sizes.clip_frames} is more than the {data.train.frames} frames of a clip; lower "
-                "it or raise task.dataset.frames"
+                f"space.options.clip_frames: {sizes.clip_frames} is more than the {data.train.frames} frames of a "
+                "clip; lower it or raise task.dataset.frames"
             )
         if len(data.answers) > sizes.answers > 0:
-            raise InputError(f"space.answers: {sizes.answers} is less than the {len(data.answers)} answers of the data")
+            raise InputError(
+                f"space.options.answers: {sizes.answers} is less than the {len(data.answers)} answers of the data"
+            )
         if options.metric in ("qa_top1", "retrieval_qa") and not (data.answers and sizes.answers):
             raise InputError(f"task.metric: {options.metric} needs open-ended questions and space.options.answers")
         choices = any(q.options for q in data.validation.questions) and any(q.options for q in data.test.questions)
@@ -156,7 +158,7 @@ class VideoLanguage(EpochTask):
         }
         if questions and len(pairs.open.clips_Q):
             batch["question_ids"], batch["answers"] = pairs.question(clips, drawn[:, 1])
-        return {name: sent(tensor, self.device) for name, tensor in batch.items()}
+        return sent_batch(batch, self.device)
 
     def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
         """Retrieval and question answering with nothing masked and the sparsification on, in percent.

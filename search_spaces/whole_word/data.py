@@ -22,6 +22,7 @@ from naslab.search_spaces.data.text import (
     pretrained_tokenizer,
     train_wordpiece,
 )
+from naslab.search_spaces.data.text.places import data_of
 from naslab.search_spaces.splits import Splits
 
 RARE = 5
@@ -60,7 +61,10 @@ def load_data(
     Raises:
         InputError: what cannot be read, has no words, or does not fit the vocabulary.
     """
-    texts, labelled = load_tagged(corpus), load_sentences(sentences)
+    with data_of("task.corpus"):
+        texts = load_tagged(corpus)
+    with data_of("task.sentences"):
+        labelled = load_sentences(sentences)
     tokenizer = _tokenizer(texts, labelled, pretrained, vocabulary, length)
     rows = (TokenRow(part, tokenizer) for part in (texts.train, texts.validation, texts.test))
     tags = tuple(sorted({tag for text in texts.train for tag in text.tags}))

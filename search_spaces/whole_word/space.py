@@ -17,7 +17,8 @@ from torch import nn
 from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
 from naslab.search_spaces.common.counts import roundest
-from naslab.search_spaces.common.modules.bert import check_positions, pretrained_config
+from naslab.search_spaces.common.modules.bert import pretrained_config
+from naslab.search_spaces.common.modules.language_models import check_positions
 from naslab.search_spaces.common.modules.masked_lm import BertSizes, fresh_masked_lm, load_masked_lm
 from naslab.search_spaces.common.objectives.fates import FateOf, Fates
 from naslab.search_spaces.common.objectives.masked_units import Budget

@@ -17,12 +17,13 @@ from naslab.errors import InputError
 from naslab.search_spaces.common.controls import trained, untrained
 from naslab.search_spaces.common.objectives.fates import Fates
 from naslab.search_spaces.common.objectives.masked_units import Budget, Masked, unit_index, unit_lengths
+from naslab.search_spaces.common.scores.accuracy import most_frequent
 from naslab.search_spaces.common.scores.probe import linear_probe_accuracy
 from naslab.search_spaces.common.tasks import StepBudget, StepTask
 from naslab.search_spaces.common.training import adamw, train_in_rungs
 from naslab.search_spaces.common.training.choice import Wanted
 from naslab.search_spaces.common.training.tuning import TuningOptions
-from naslab.search_spaces.data.placing import sent
+from naslab.search_spaces.data.placing import sent_batch
 from naslab.search_spaces.data.text import IGNORED, Batch, SentenceOptions, TaggedOptions, Words, WordsBy, segmenter
 from naslab.search_spaces.seeds import seed_everything
 from naslab.search_spaces.task import Control, Rung, Split
@@ -190,7 +191,7 @@ class MaskedPretraining(StepTask):
         size, ids_T = self.options.batch_size, self.data.rows.train.ids_T
         for step in self.scheduled_steps(optimiser, epoch, self.options.warmup):
             batch = self.windows.drawn(ids_T, words_T, plan, size, seed, step, self.batches_per_pass)
-            yield {name: sent(tensor, self.device) for name, tensor in batch.items()}
+            yield sent_batch(batch, self.device)
 
     def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
         """Scores in percent.
@@ -251,8 +252,8 @@ class MaskedPretraining(StepTask):
         )
 
     def _most_frequent(self, seed: int, split: Split) -> dict[str, float]:
-        frequent = self.data.labelled.train.labels_N.bincount().argmax()
-        return {"linear_top1": 100 * float((self.data.labelled.of(split).labels_N == frequent).float().mean())}
+        labelled = self.data.labelled
+        return {"linear_top1": 100 * most_frequent(labelled.train.labels_N, labelled.of(split).labels_N)}
 
     def _bag(self, seed: int, split: Split) -> dict[str, float]:
         (bank, labels), (ids, truth) = self._shuffled(), self._labelled(split)

@@ -267,7 +267,7 @@ def test_every_proposal_builds():
         ({"width": 40}, {}, "width: 40 is not a multiple of head_width 16"),
         ({"head_width": 5, "width": 40}, {}, "head_width: 5 is odd"),
         ({"top_k": 4}, {"experts": 2}, "experts: 2 are fewer than the top_k 4"),
-        ({"vocabulary": 100}, {}, "space.vocabulary: input should be greater"),
+        ({"vocabulary": 100}, {}, "space.options.vocabulary: input should be greater"),
     ],
 )
 def test_bad_values_are_refused_in_one_line(options, values, message):

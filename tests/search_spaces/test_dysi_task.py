@@ -130,7 +130,7 @@ def test_a_network_from_a_folder_brings_its_tokenizer(form, tmp_path):
     space.build(space.reference).network.save_pretrained(name)
     options = {"form": form, "pretrained": str(name), "source_tokens": 8, "target_tokens": 10}
     again = find_space("dysi", None, options)
-    with pytest.raises(InputError, match=r"space.options.pretrained: .* has no tokenizer"):
+    with pytest.raises(InputError, match=r"space.options.pretrained: cannot load the tokenizer of"):
         make_task(again, {"data": table(tmp_path), "epochs": 1, "batch_size": 8}, CPU)
     PreTrainedTokenizerFast(tokenizer_object=task.tokenizer.codes, pad_token="<pad>").save_pretrained(name)
     theirs = make_task(again, {"data": table(tmp_path), "epochs": 1, "batch_size": 8, "prefix_tokens": 3}, CPU)

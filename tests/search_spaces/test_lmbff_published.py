@@ -11,14 +11,13 @@ import pytest
 import torch
 from lmbff_small import LABELS, SENTENCES, WORDS, bert_tokenizer, infiller, roberta_tokenizer
 
+from naslab.search_spaces.common.scores.label_words import likely_words, nearest_words, search_mappings
 from naslab.search_spaces.data.text import LabelledText, Sentences, few_shot
-from naslab.search_spaces.data.text.demonstrations import draw, draw_sets
 from naslab.search_spaces.data.text.prompt_tokens import PromptTokenizer
-from naslab.search_spaces.data.text.templates import parse_template
+from naslab.search_spaces.data.text.templates import Limits, parse_template
 from naslab.search_spaces.lmbff.chosen import Chosen
 from naslab.search_spaces.lmbff.generate import AFTER, BEFORE, BETWEEN, decode
-from naslab.search_spaces.lmbff.label_words import likely_words, nearest_words, search_mappings
-from naslab.search_spaces.lmbff.prompts import Lengths, Prompter
+from naslab.search_spaces.lmbff.prompts import Prompter
 
 PUBLISHED = json.loads(Path(__file__).with_name("lmbff_published.json").read_text())
 TABLE = Path(__file__).parents[2] / "benchmarks" / "lmbff_templates.tsv"
@@ -37,15 +36,17 @@ def test_the_splits_of_the_published_seeds(seed):
         assert len(ours) == len(theirs)
 
 
-def prompter(case):
+def prompter(case, similarity):
     seconds = SENTENCES[::-1] if case["pairs"] else []
     whole = Sentences(SENTENCES, seconds, torch.tensor(LABELS))
     parts = [whole.take(torch.arange(*ends)) for ends in ((0, HALF), (HALF, len(SENTENCES)))]
     tokenizer = PromptTokenizer(TOKENIZERS[case["tokenizer"]](), "given")
-    chosen = Chosen("prompt", HALF // 2, 1e-3, filter_rate=case["rate"] or 1.0)
+    kind = "similar" if case["rate"] else "random"
+    chosen = Chosen("prompt", HALF // 2, 1e-3, demonstrations=kind, filter_rate=case["rate"] or 1.0)
     data = LabelledText(*parts, parts[1], "given", ("0", "1"), "")
     words = tuple(tokenizer.word(word) for word in WORDS)
-    return Prompter(data, tokenizer, Lengths(128, 12, 5), chosen, parse_template(case["template"]), words)
+    template = parse_template(case["template"])
+    return Prompter(data, tokenizer, Limits(128, 12, 5), chosen, template, words, lambda *_: similarity)
 
 
 @pytest.mark.parametrize(
@@ -53,19 +54,13 @@ def prompter(case):
 )
 def test_prompts_with_demonstrations(case):
     """Token by token: which demonstrations, in which order, cut where, and where the mask is."""
-    made = prompter(case)
     vectors = np.random.RandomState(7).randn(len(SENTENCES), 12)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     training = case["mode"] == "train"
+    made = prompter(case, (unit[:HALF] if training else unit[HALF:]) @ unit[:HALF].T)
     part = made.data.train if training else made.data.validation
-    similarity = (unit[:HALF] if training else unit[HALF:]) @ unit[:HALF].T if case["rate"] else None
-    candidates = made.candidates(len(part), similarity, training)
-    rng, labels = np.random.RandomState(42), made.data.train.labels.numpy()
-    if training:
-        sets = [[draw(allowed, labels, rng) for allowed in candidates]]
-    else:
-        sets = list(draw_sets(candidates, labels, 2, rng))
-    rows = [made.row(part, i, shown) for of_set in sets for i, shown in enumerate(of_set)]
+    allowed, rng = made.allowed(part, training), np.random.RandomState(42)
+    rows = [row for _ in range(1 if training else 2) for row in made.rows(part, range(len(part)), allowed, rng)]
     assert [[row.mask, *row.ids] for row in rows] == case["rows"]
 
 
@@ -106,7 +101,7 @@ def test_all_published_templates():
     with TABLE.open(newline="") as file:
         for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
             made = parse_template(row["template"], generated=True).fill(
-                tokenizer.encode, tokenizer.special, SENTENCES[:2], length=200
+                tokenizer.encode, tokenizer.special, SENTENCES[:2], Limits(200)
             )
             number += 1
             if "_" not in row["template"].split("*"):

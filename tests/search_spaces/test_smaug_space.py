@@ -93,7 +93,7 @@ def test_a_ratio_that_leaves_no_patch_is_refused():
         ({"patch_size": 5}, "patch_size 5 does not divide image_size 16"),
         ({"heads": 5}, "heads 5 does not divide a width of 24"),
         ({"special": {"pad": 1}}, "special tokens .* must differ"),
-        ({"text_model": "bert"}, "space.vocabulary: applies only with text_model = None"),
+        ({"text_model": "bert"}, "space.options.vocabulary: applies only with text_model = None"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(options, message):
@@ -103,7 +103,7 @@ def test_bad_options_are_refused_in_one_line(options, message):
 
 
 def test_a_text_model_that_cannot_be_loaded_is_one_line():
-    with pytest.raises(InputError, match=r"space\.text_model: cannot load '/no/such/folder'") as caught:
+    with pytest.raises(InputError, match=r"space\.options\.text_model: cannot load '/no/such/folder'") as caught:
         find_space("smaug", "tiny", {"text_model": "/no/such/folder"})
     assert "\n" not in str(caught.value)
 

@@ -188,7 +188,7 @@ def test_a_failed_download_is_one_line(monkeypatch):
         ({"model": "resnet"}, "'resnet' is unknown; use own or timm:NAME"),
         ({"model": "timm:vit_nothing"}, "timm has no model 'vit_nothing'"),
         ({"model": "timm:resnet18"}, "'resnet18'"),
-        ({"model": "timm:vit_base_patch16_224", "width": 8}, "space.width: applies only with model = own"),
+        ({"model": "timm:vit_base_patch16_224", "width": 8}, "space.options.width: applies only with model = own"),
         ({"model": "timm:vit_base_patch16_siglip_224"}, "no ViT with a class token"),
         ({"model": "timm:deit_tiny_patch16_224", "image_size": 100}, "100 is not two or more patches of 16"),
         ({"model": "own", "width": 8}, "needs width, depth, heads and patch_size"),

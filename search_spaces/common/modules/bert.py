@@ -87,29 +87,36 @@ class DividedBert(nn.Module):
             self.words.load_state_dict(pretrained.cls.state_dict())
 
 
+FEWEST_POSITIONS = 512
+"""Of a fresh BERT, so that what is fine-tuned from it may read longer texts."""
+
+
 def bert_config(
-    *, vocabulary: int, width: int, layers: int, heads: int, tokens: int, pad: int, dropout: float
+    *, vocabulary: int, width: int, layers: int, heads: int, positions: int, pad: int, dropout: float, hidden: int = 0
 ) -> BertConfig:
-    """The configuration of a fresh BERT for texts of up to `tokens` tokens.
+    """The configuration of a fresh BERT for texts of up to `positions` tokens.
 
     Weights start with Xavier's deviation, 1/sqrt(width) (BERT has .02 at width 768): with less, what fusion layers see
     is lost beside the text for the first thousand steps.
+
+    Args:
+        hidden: width inside an MLP; 0: four times the width.
     """
     return BertConfig(
         vocab_size=vocabulary,
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        intermediate_size=4 * width,
+        intermediate_size=hidden or 4 * width,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
-        max_position_embeddings=max(512, tokens),
+        max_position_embeddings=positions,
         pad_token_id=pad,
         initializer_range=width**-0.5,
     )
 
 
-def pretrained_config(name: str, where: str = "space.text_model") -> BertConfig:
+def pretrained_config(name: str, where: str = "space.options.text_model") -> BertConfig:
     """The configuration of a pre-trained BERT, from the hub or a folder.
 
     Raises:
@@ -127,18 +134,6 @@ def pretrained_config(name: str, where: str = "space.text_model") -> BertConfig:
     if kind != "absolute":
         raise InputError(f"{where}: {name!r} has {kind} positions, which BERT in transformers no longer has")
     return config
-
-
-def check_positions(config: BertConfig, tokens: int, where: str, name: str) -> None:
-    """Refuse texts that are longer than a pre-trained BERT's positions; `where` is the option that gives the length.
-
-    Raises:
-        InputError: they are.
-    """
-    if tokens > config.max_position_embeddings:
-        raise InputError(
-            f"{where}: {tokens} tokens are more than the {config.max_position_embeddings} positions of {name}"
-        )
 
 
 def _initialise(module: nn.Module, deviation: float) -> None:

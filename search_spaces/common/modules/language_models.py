@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from naslab.errors import InputError
+from naslab.search_spaces.common.modules.modes import evaluating
 from naslab.search_spaces.common.modules.pretrained import read_pretrained
 from naslab.search_spaces.data.packages import cannot_load, model_folder
 
+ENCODER = "space.options.encoder"
+"""The option that names a model, unless another is said."""
 HEADS = {"bert": "cls", "roberta": "lm_head", "xlm-roberta": "lm_head", "camembert": "lm_head", "mpnet": "lm_head"}
 """The module from a state to the words; other models are asked for the words at every place."""
 ALIKE = 1e-3
@@ -56,8 +59,8 @@ def _inputs(config: Any, ids_BL: Tensor, segments_BL: Tensor) -> dict[str, Tenso
     return inputs
 
 
-def pretrained_config(name: str) -> Any:
-    """The configuration of a model on the hub or in a folder.
+def pretrained_config(name: str, where: str = ENCODER) -> Any:
+    """The configuration of a model on the hub or in a folder; `where` is the option that gives the name.
 
     Raises:
         InputError: there is none.
@@ -65,7 +68,7 @@ def pretrained_config(name: str) -> Any:
     try:
         return AutoConfig.from_pretrained(model_folder(name))
     except (OSError, ValueError) as error:
-        raise cannot_load("space.encoder", name, error) from None
+        raise cannot_load(where, name, error) from None
 
 
 def usable_positions(config: Any) -> int:
@@ -74,7 +77,20 @@ def usable_positions(config: Any) -> int:
     return int(getattr(config, "max_position_embeddings", 512)) - shift
 
 
-@torch.no_grad()
+def check_positions(config: Any, tokens: int, where: str, of: str = "") -> None:
+    """Refuse texts that are longer than a model's positions.
+
+    Args:
+        where: the option that gives the length.
+        of: the model's name, where the user gave one.
+
+    Raises:
+        InputError: they are.
+    """
+    if tokens > (most := usable_positions(config)):
+        raise InputError(f"{where}: {tokens} tokens are more than the {most} positions{of and f' of {of}'}")
+
+
 def check_padding(language_model: Any, length: int) -> None:
     """Hold a model's answer to a padded text against that to the text alone.
 
@@ -82,21 +98,18 @@ def check_padding(language_model: Any, length: int) -> None:
         InputError: it cannot be asked, or padding changes what it says.
     """
     config, generator = language_model.config, torch.Generator().manual_seed(0)
-    where = f"space.encoder: a {config.model_type}"
+    where = f"{ENCODER}: a {config.model_type}"
     if getattr(config, "pad_token_id", None) is None:
         raise InputError(f"{where}: its configuration names no padding token")
     ids = torch.randint(config.vocab_size, (1, length), generator=generator)
     ids[ids == config.pad_token_id] = (config.pad_token_id + 1) % config.vocab_size
     alone, at = ids[:, : length // 2], torch.tensor([1])
     padded = torch.cat([alone, torch.full_like(ids[:, length // 2 :], config.pad_token_id)], 1)
-    training = language_model.training
-    language_model.eval()
     try:
-        first, second = (words_at(language_model, text, torch.zeros_like(text), at) for text in (padded, alone))
+        with evaluating(language_model):
+            first, second = (words_at(language_model, text, torch.zeros_like(text), at) for text in (padded, alone))
     except Exception as error:  # noqa: BLE001 - whatever the model raises, it cannot be asked
         raise InputError(f"{where}: cannot be used: {' '.join(str(error).split())[:120]}") from None
-    finally:
-        language_model.train(training)
     if (first - second).abs().max() > ALIKE * second.abs().max():
         raise InputError(f"{where}: padding changes what it says; use a model with an attention mask")
 
@@ -111,13 +124,13 @@ def load_language_model(name: str, new_head: bool) -> Any:
         InputError: there is no such model, it is no masked LM, or its checkpoint lacks weights: with a random head
             prompts would silently be at chance.
     """
-    model, missing = read_pretrained(AutoModelForMaskedLM, name, "space.encoder")
+    model, missing = read_pretrained(AutoModelForMaskedLM, name, ENCODER)
     body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]
     if body:
-        raise InputError(f"space.encoder: the checkpoint of {name} lacks {len(body)} weights, such as {body[0]}")
+        raise InputError(f"{ENCODER}: the checkpoint of {name} lacks {len(body)} weights, such as {body[0]}")
     if missing and not new_head:
         raise InputError(
-            f"space.encoder: the checkpoint of {name} has no head for words ({missing[0]} and {len(missing) - 1} more "
+            f"{ENCODER}: the checkpoint of {name} has no head for words ({missing[0]} and {len(missing) - 1} more "
             "are missing); a random one would be at chance: set new_head = true and adapt it by task.adaptation"
         )
     return model

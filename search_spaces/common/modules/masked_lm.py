@@ -63,11 +63,11 @@ def fresh_masked_lm(sizes: BertSizes, pad: int = 0, attention: str = "sdpa") -> 
         width=sizes.width,
         layers=sizes.layers,
         heads=sizes.heads,
-        tokens=sizes.positions,
+        positions=sizes.positions,
         pad=pad,
         dropout=sizes.dropout,
+        hidden=sizes.hidden,
     )
-    config.intermediate_size, config.max_position_embeddings = sizes.hidden, sizes.positions
     return BertForMaskedLM._from_config(config, attn_implementation=attention)  # type: ignore[no-any-return]
 
 

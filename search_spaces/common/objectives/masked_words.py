@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from naslab.search_spaces.common.objectives.fates import PUBLISHED, corrupted
-from naslab.search_spaces.common.objectives.float32 import in_float32
+from naslab.search_spaces.common.objectives.vocabulary_loss import vocabulary_loss
 from naslab.search_spaces.data.text import IGNORED, SpecialIds
 
 
@@ -63,9 +62,6 @@ def hidden_words(words_B: Tensor, ratio: float) -> Tensor:
     return (ratio * words_B).round().clamp(min=1)
 
 
-@in_float32
 def labelled_loss(logits_BLV: Tensor, labels_BL: Tensor) -> Tensor:
     """Mean cross-entropy over what is labelled; 0 where nothing is."""
-    count = (labels_BL != IGNORED).sum().clamp(min=1)
-    summed = F.cross_entropy(logits_BLV.flatten(0, -2), labels_BL.flatten(), ignore_index=IGNORED, reduction="sum")
-    return summed / count
+    return vocabulary_loss(logits_BLV, labels_BL, "sum") / (labels_BL != IGNORED).sum().clamp(min=1)

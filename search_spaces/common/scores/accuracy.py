@@ -17,6 +17,11 @@ def accuracy(logits_NC: Tensor, labels_N: Tensor) -> float:
     return float(_points(logits_NC[known], labels_N[known]).sum()) / len(labels_N)
 
 
+def most_frequent(known_N: Tensor, labels_M: Tensor) -> float:
+    """Share of labels that are the most frequent of those known, the lowest of equals."""
+    return float((labels_M == known_N.mode().values).double().mean())
+
+
 def macro_f1(logits_NC: Tensor, labels_N: Tensor) -> float:
     """The mean over the classes that occur of each one's F1: harmonic mean of its precision and recall.
 

@@ -10,11 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from naslab.search_spaces.data.packages import cannot_load, model_folder
+from naslab.errors import InputError
+from naslab.search_spaces.common.modules.pretrained import read_pretrained
+from naslab.search_spaces.common.scores.probe import linear_probe_accuracy
+from naslab.search_spaces.data.text.hub_tokenizers import load_tokenizer
 
 Vectors: TypeAlias = Any
 """(N, F), dense or sparse."""
 Embed: TypeAlias = Callable[[Sequence[str]], Vectors]
+Labelled: TypeAlias = tuple[Sequence[str], torch.Tensor]
+"""Texts, and their classes (N,)."""
 Encode: TypeAlias = Callable[[str], Sequence[int]]
 BATCH = 64
 
@@ -50,15 +55,18 @@ def word_counts(encode: Encode, size: int, known: Sequence[str]) -> Embed:
 
 
 def sentence_states(name: str, device: torch.device) -> Embed:
-    """Mean of the last states over the tokens, as sentence-transformers pools them."""
-    from transformers import AutoModel, AutoTokenizer
+    """Mean of the last states over the tokens, as sentence-transformers pools them.
 
-    try:
-        folder = model_folder(name)
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        model: Any = AutoModel.from_pretrained(folder, dtype="float32").to(device).eval()
-    except (OSError, ValueError) as error:
-        raise cannot_load("task.embedder", name, error) from None
+    Raises:
+        InputError: there is no such encoder, or its checkpoint lacks weights.
+    """
+    from transformers import AutoModel
+
+    where = "task.embedder"
+    model, missing = read_pretrained(AutoModel, name, where)
+    if lacking := [key for key in missing if not key.startswith("pooler.")]:
+        raise InputError(f"{where}: the checkpoint of {name} lacks {len(lacking)} weights, such as {lacking[0]}")
+    model, tokenizer = model.to(device).eval(), load_tokenizer(name, where)
 
     @torch.no_grad()
     def embed(texts: Sequence[str]) -> Vectors:
@@ -79,6 +87,13 @@ def cosines(first: Vectors, second: Vectors) -> NDArray[np.float64]:
     """Of every vector of the first with every one of the second."""
     product = first @ second.T
     return dense(product)
+
+
+def probe_accuracy(embed: Embed, train: Labelled, scored: Labelled, classes: int) -> float:
+    """Share of texts that logistic regression on the vectors of others classifies right."""
+    bank, queries = (torch.from_numpy(dense(embed(texts))) for texts, _ in (train, scored))
+    used = bank.abs().sum(0) > 0
+    return linear_probe_accuracy(bank[:, used], train[1], queries[:, used], scored[1], classes)
 
 
 def dense(vectors: Vectors) -> NDArray[np.float64]:

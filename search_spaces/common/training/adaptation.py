@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,13 +12,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from naslab.errors import InputError
-from naslab.search_spaces.common.modules.language_models import words_head
+from naslab.search_spaces.common.modules.language_models import check_positions, words_head
 from naslab.search_spaces.common.objectives.masked_words import mask_words
+from naslab.search_spaces.common.objectives.vocabulary_loss import vocabulary_loss
 from naslab.search_spaces.common.training.optimisers import adamw
 from naslab.search_spaces.common.training.schedule import set_learning_rate
 from naslab.search_spaces.data.text import IGNORED, SpecialIds, TextOptions, read_corpus, window_starts
+from naslab.search_spaces.data.text.places import data_of
+from naslab.search_spaces.data.text.prompt_tokens import PromptTokenizer
 from naslab.search_spaces.options import Options
-from naslab.search_spaces.seeds import derive_seed
+from naslab.search_spaces.seeds import derive_seed, seed_everything
 
 WARMUP = 0.06
 
@@ -38,6 +42,30 @@ class AdaptationOptions(Options):
     def tokens(self) -> int:
         """Tokens that the model sees."""
         return self.steps * self.batch_size * self.length
+
+
+class Adaptation:
+    """A text to adapt the models of a study to, tokenized when the first asks for it.
+
+    Raises:
+        InputError: its windows are longer than the models' positions, or there is no such text.
+    """
+
+    def __init__(self, options: AdaptationOptions, tokenizer: PromptTokenizer, config: Any) -> None:
+        check_positions(config, options.length, "task.adaptation.length")
+        with data_of("task.adaptation.text"):
+            read_corpus(options.text)
+        self.options, self.tokenizer = options, tokenizer
+
+    @cached_property
+    def tokens_N(self) -> Tensor:
+        """See `corpus_tokens`."""
+        return corpus_tokens(self.options, self.tokenizer.encode_all)
+
+    def __call__(self, language_model: Any, seed: int) -> float:
+        """Adapt a model; see `adapt`. Global generators go on from the seed."""
+        seed_everything(derive_seed(seed, "adaptation"))
+        return adapt(language_model, self.tokenizer.special, self.tokens_N, self.options, seed)
 
 
 def corpus_tokens(options: AdaptationOptions, encode: Callable[[list[str]], list[list[int]]]) -> Tensor:
@@ -88,5 +116,5 @@ def masked_loss(language_model: Any, ids_BL: Tensor, labels_BL: Tensor) -> Tenso
     head = words_head(language_model)
     there = labels_BL != IGNORED
     if head is None:
-        return F.cross_entropy(language_model(ids_BL).logits[there], labels_BL[there])
-    return F.cross_entropy(head(language_model.base_model(ids_BL)[0][there]), labels_BL[there])
+        return vocabulary_loss(language_model(ids_BL).logits[there], labels_BL[there], "mean")
+    return vocabulary_loss(head(language_model.base_model(ids_BL)[0][there]), labels_BL[there], "mean")

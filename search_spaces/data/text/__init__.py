@@ -16,7 +16,14 @@ from naslab.search_spaces.data.text.sentences import (
 )
 from naslab.search_spaces.data.text.tagged import TaggedOptions, TaggedText, TaggedTexts, load_tagged
 from naslab.search_spaces.data.text.token_row import WORDS_BY, TokenRow, Words, WordsBy
-from naslab.search_spaces.data.text.windows import EVALUATION_BATCH, IGNORED, Batch, CausalBatches, window_starts
+from naslab.search_spaces.data.text.windows import (
+    EVALUATION_BATCH,
+    IGNORED,
+    Batch,
+    CausalBatches,
+    shuffled_rows,
+    window_starts,
+)
 from naslab.search_spaces.data.text.wordpiece import (
     SpecialIds,
     TextTokenizer,
@@ -71,6 +78,7 @@ __all__ = [
     "pretrained_tokenizer",
     "read_corpus",
     "segmenter",
+    "shuffled_rows",
     "train_byte_pairs",
     "train_wordpiece",
     "window_starts",

@@ -6,7 +6,6 @@ with the filter only the nearest of each class by cosine of sentence embeddings 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -51,11 +50,3 @@ def draw(allowed: Indices, labels_N: Indices, rng: np.random.RandomState) -> lis
     for index in order.tolist():
         first.setdefault(int(labels_N[index]), index)
     return [first[label] for label in sorted(first)]
-
-
-def draw_sets(
-    allowed: Sequence[Indices], labels_N: Indices, sets: int, rng: np.random.RandomState
-) -> Iterator[list[list[int]]]:
-    """For each of `sets` passes over all queries, the demonstrations of each query."""
-    for _ in range(sets):
-        yield [draw(of_query, labels_N, rng) for of_query in allowed]

@@ -53,7 +53,8 @@ def load_text(options: TextOptions, vocabulary: int, sentinels: int = 0) -> Text
     special = FIRST_SENTINEL + sentinels
     if vocabulary < special + BYTES:
         raise InputError(
-            f"vocabulary: {vocabulary} is too small; {BYTES} bytes and {special} special tokens need {BYTES + special}"
+            f"space.options.vocabulary: {vocabulary} is too small; {BYTES} bytes and {special} special tokens need "
+            f"{BYTES + special}"
         )
     text = read_corpus(options)
     parts = split(text, options)

@@ -8,10 +8,8 @@ from typing import Any, Protocol
 
 from naslab.errors import InputError
 from naslab.search_spaces.data.text.byte_pairs import BEGIN, END, PAD, train_byte_pairs
+from naslab.search_spaces.data.text.hub_tokenizers import load_tokenizer
 from naslab.search_spaces.data.text.parallel import Pairs
-
-PROBE = "a the 1 2 的"
-"""Some of it every tokenizer knows."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +57,8 @@ class NamedPairs:
     """
 
     def __init__(self, name: str, ids: Ids, vocabulary: int) -> None:
-        from transformers import AutoTokenizer
-
         self.ids = ids
-        try:
-            self.codes: Any = AutoTokenizer.from_pretrained(name)
-        except Exception as error:  # noqa: BLE001 - whatever its files lack, it is no tokenizer
-            words = " ".join(str(error).split())[:200]
-            raise InputError(f"space.options.pretrained: {name!r} has no tokenizer: {words}") from None
-        # Without files of one, transformers makes an empty tokenizer, to which every word is unknown.
-        known: Any = self.codes.decode(
-            self.codes(PROBE, add_special_tokens=False)["input_ids"], skip_special_tokens=True
-        )
-        if not known.strip():
-            raise InputError(f"space.options.pretrained: {name!r} has no tokenizer: it knows no word of {PROBE!r}")
+        self.codes: Any = load_tokenizer(name, "space.options.pretrained")
         if len(self.codes) > vocabulary:
             raise InputError(
                 f"space.options.pretrained: the tokenizer of {name!r} has {len(self.codes)} tokens, its network "

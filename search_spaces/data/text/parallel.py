@@ -85,7 +85,7 @@ def load_parallel(options: ParallelOptions) -> ParallelText:
             found = _own(options.root)
     whole = found["train"].take(torch.arange(len(found["train"]))[: options.pairs])
     if len(whole) < 3:
-        raise InputError(f"task.data: {options.name} has {len(whole)} training pairs; three or more are needed")
+        raise InputError(f"data: {options.name} has {len(whole)} training pairs; three or more are needed")
     digest = _digest({**found, "train": whole})
     test, validation = found.get("test"), found.get("validation")
     if test is None:
@@ -123,7 +123,7 @@ def _without_vowels() -> Pairs:
 
 def _own(root: Path | None) -> dict[str, Pairs]:
     if root is None:
-        raise InputError("task.data.root: missing; files needs a table, or the folder of its files")
+        raise InputError("data.root: missing; files needs a table, or the folder of its files")
     if not root.is_dir():
         rows = read_table(root, ("source", "target"), "\t" if root.suffix == ".tsv" else ",")
         return {"train": _whole(Pairs([row["source"] for row in rows], [row["target"] for row in rows]), root)}

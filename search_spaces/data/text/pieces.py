@@ -47,11 +47,11 @@ def load_pieces(
     train, validation, test = (_numbers(chosen, part) for part in lines)
     for name, part in (("training", train), ("validation", validation), ("test", test)):
         if not len(part):
-            raise InputError(f"task.data: the {name} part of corpus {options.corpus} has no words")
+            raise InputError(f"data: the {name} part of corpus {options.corpus} has no words")
     if len(chosen.vocabulary) < vocabulary and tokenizer is None:
         warnings.warn(
-            f"space.vocabulary: {vocabulary}, but the text gives {len(chosen.vocabulary)} tokens; the others cost time "
-            "and are never right",
+            f"space.options.vocabulary: {vocabulary}, but the text gives {len(chosen.vocabulary)} tokens; the "
+            "others cost time and are never right",
             stacklevel=2,
         )
     return PieceText(train, validation, test, chosen, options.corpus, hashlib.sha256(text.encode()).hexdigest())
@@ -79,7 +79,7 @@ class PieceBatches:
         least = self.batch_size * self.words
         if len(tokens_N) < least:
             raise InputError(
-                f"task.data: the training part has {len(tokens_N)} tokens; a batch of {self.batch_size} windows needs "
+                f"data: the training part has {len(tokens_N)} tokens; a batch of {self.batch_size} windows needs "
                 f"{least}"
             )
         return len(tokens_N) // least

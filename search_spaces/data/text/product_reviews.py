@@ -24,18 +24,18 @@ def product_reviews(root: Path | None) -> list[dict[str, str]]:
         InputError: the path is missing, or holds no such sentences.
     """
     if root is None:
-        raise InputError(f"task.data.root: missing; product_reviews needs {WANTED}")
+        raise InputError(f"data.root: missing; product_reviews needs {WANTED}")
     rows: dict[str, str] = {}
     for number, line in enumerate(_ratings(root).splitlines(), 1):
         cells = line.split("\t", 2)
         try:
             rating, text = float(cells[1]), cells[2].strip()
         except (IndexError, ValueError):
-            raise InputError(f"task.data.root: {root}: line {number} of {FILE} is no rating and a text") from None
+            raise InputError(f"data.root: {root}: line {number} of {FILE} is no rating and a text") from None
         if rating and text:
             rows.setdefault(text, "positive" if rating > 0 else "negative")
     if not rows:
-        raise InputError(f"task.data.root: {root}: {FILE} holds no rated sentence")
+        raise InputError(f"data.root: {root}: {FILE} holds no rated sentence")
     return [{"text": text, "label": label} for text, label in rows.items()]
 
 
@@ -44,9 +44,9 @@ def _ratings(root: Path) -> str:
     try:
         data = _in_folder(root) if root.is_dir() else root.read_bytes() if root.suffix == ".txt" else _in_archive(root)
     except (OSError, tarfile.TarError, EOFError) as error:
-        raise InputError(f"task.data.root: {root}: cannot be read ({error}); it should be {WANTED}") from None
+        raise InputError(f"data.root: {root}: cannot be read ({error}); it should be {WANTED}") from None
     if data is None:
-        raise InputError(f"task.data.root: {root}: holds no {FILE}; it should be {WANTED}")
+        raise InputError(f"data.root: {root}: holds no {FILE}; it should be {WANTED}")
     return data.decode("utf-8", errors="replace")
 
 

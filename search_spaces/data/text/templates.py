@@ -49,6 +49,15 @@ class Prompt(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Limits:
+    """The most tokens of a prompt, of the query's first sentence, and of every other sentence; None: as many."""
+
+    row: int
+    first: int | None = None
+    others: int | None = None
+
+
+@dataclass(frozen=True)
 class Template:
     """A parsed template. `source` is its text."""
 
@@ -65,33 +74,26 @@ class Template:
         encode: Encode,
         special: SpecialIds,
         query: Sequence[str],
+        limits: Limits,
         demonstrations: Sequence[tuple[Sequence[str], int]] = (),
-        *,
-        length: int,
-        first: int | None = None,
-        others: int | None = None,
     ) -> Prompt:
         """The prompt of a query, followed by the same template once for each demonstration, its word for the mask.
 
         Args:
             encode: a text to token numbers, without special ones, whose numbers are `special`.
+            limits: where all are more tokens than a row, the longest sentences lose their ends, the template nothing.
             demonstrations: sentences, and the number of the word that stands for their class.
-            length: at most so many tokens in all; the longest sentences lose their ends, the template loses nothing.
-            first, others: at most so many tokens of the query's first sentence, and of every other one.
 
         Raises:
-            InputError: the template alone is longer than `length`.
+            InputError: the template alone is longer than a row.
         """
         parts = list(self._parts(encode, special, query, None))
         for sentences, word in demonstrations:
             parts += self._parts(encode, special, sentences, word)
-        limits = [first, *[others] * len(parts)]
-        number = 0
-        for part in parts:
-            if part.cut:
-                part.ids = part.ids[: limits[number]]
-                number += 1
-        self._shorten([part for part in parts if part.cut], length - sum(len(p.ids) for p in parts if not p.cut))
+        texts = [part for part in parts if part.cut]
+        for number, part in enumerate(texts):
+            part.ids = part.ids[: limits.others if number else limits.first]
+        self._shorten(texts, limits.row - sum(len(part.ids) for part in parts if not part.cut))
         return _joined(parts)
 
     def _parts(
@@ -118,7 +120,7 @@ class Template:
             most -= 1
         if room < 0 or (most == 0 and any(part.ids for part in sentences)):
             raise InputError(
-                f"space.length: too short for template {self.source!r}: without its sentences it leaves "
+                f"space.options.length: too short for template {self.source!r}: without its sentences it leaves "
                 f"{room} tokens for {len(sentences)}"
             )
         for part in sentences:

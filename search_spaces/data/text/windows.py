@@ -31,6 +31,17 @@ def window_starts(tokens: int, span: int, batch_size: int, seed: int, step: int,
     return order[at : at + batch_size] * span + offset
 
 
+def shuffled_rows(rows: int, batch_size: int, seed: int, step: int) -> list[int]:
+    """The numbers of the rows of a step: pass after pass through all, each in a new order."""
+    begin, end = step * batch_size, (step + 1) * batch_size
+    orders = []
+    for number in range(begin // rows, -(-end // rows)):
+        generator = torch.Generator().manual_seed(derive_seed(seed, "order", number))
+        orders.append(torch.randperm(rows, generator=generator))
+    whole: list[int] = torch.cat(orders).tolist()
+    return whole[begin % rows :][:batch_size]
+
+
 class CausalBatches:
     """Windows of L tokens, each the next one's target."""
 

@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -16,7 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from naslab.errors import InputError
-from naslab.search_spaces.data.packages import cannot_load, model_folder
+from naslab.search_spaces.data.text.hub_tokenizers import load_tokenizer
 from naslab.search_spaces.data.text.words import Segmenter, word_numbers
 
 IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]")
@@ -139,7 +138,7 @@ def train_wordpiece(
     named = {special.pad: "[PAD]", special.cls: "[CLS]", special.sep: "[SEP]", special.mask: "[MASK]"}
     named[special.unk] = "[UNK]"
     if sorted(named) != list(range(5)):
-        raise InputError("space.special: a tokenizer trained on the data numbers its special tokens 0 to 4")
+        raise InputError("space.options.special: a tokenizer trained on the data numbers its special tokens 0 to 4")
     learner = _pipeline(models.WordPiece(unk_token="[UNK]"))
     # The trainer numbers continuations (##a) as a hash map gives them, other each time, unless it knows them before.
     counted = Counter("".join(learner.normalizer.normalize_str(text) for text in words))
@@ -153,7 +152,7 @@ def train_wordpiece(
     learned = learner.get_vocab()
     if len(learned) + room > vocabulary:
         raise InputError(
-            f"space.vocabulary: {vocabulary} is too small for text of {len(letters)} letters; use "
+            f"space.options.vocabulary: {vocabulary} is too small for text of {len(letters)} letters; use "
             f"{len(learned) + room} or more"
         )
     tokenizer = _pipeline(models.WordPiece(learned, unk_token="[UNK]"))
@@ -196,10 +195,7 @@ def pretrained_tokenizer(name: str, length: int, where: str = "task.tokenizer") 
     Raises:
         InputError: there is none, or it lacks a special token that masked words need.
     """
-    try:
-        tokenizer = _named(model_folder(name))
-    except (OSError, ValueError) as error:
-        raise cannot_load(where, name, error) from None
+    tokenizer = load_tokenizer(name, where)
     numbers = {key: getattr(tokenizer, f"{key}_token_id") for key in asdict(SpecialIds())}
     for key, number in numbers.items():
         if number is None:
@@ -214,17 +210,3 @@ def pretrained_tokenizer(name: str, length: int, where: str = "task.tokenizer") 
         return [Code(ids, spans, found.word_ids(i)) for i, (ids, spans) in pairs]
 
     return TextTokenizer(codes, SpecialIds(**numbers), length, tokenizer.get_vocab())
-
-
-def _named(name: str) -> Any:
-    """What the folder says it is; BERT's where it does not say, as the published Chinese models with `roberta` in their
-    names, which transformers takes for RoBERTa's.
-    """
-    from transformers import AutoTokenizer, BertTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError):
-        if not (Path(name) / "vocab.txt").is_file():
-            raise
-        return BertTokenizer.from_pretrained(name)

@@ -1,0 +1,49 @@
+"""Tokenizers of transformers, from the hub or a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from naslab.errors import InputError
+from naslab.search_spaces.data.packages import model_folder
+
+PROBE = "a the A 1 2 的"
+"""Some of it every tokenizer knows."""
+
+
+def load_tokenizer(name: str, where: str) -> Any:
+    """The tokenizer of a model on the hub, in a folder, or of MINILM.
+
+    Args:
+        where: the option that gives the name.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        tokenizer = _named(model_folder(name))
+        known = tokenizer.decode(tokenizer(PROBE, add_special_tokens=False)["input_ids"], skip_special_tokens=True)
+    except InputError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever its files lack, it is no tokenizer
+        words = " ".join(str(error).split())[:200]
+        raise InputError(f"{where}: cannot load the tokenizer of {name!r}: {words}") from None
+    # Without files of one, transformers makes an empty tokenizer, to which every word is unknown.
+    if not known.strip():
+        raise InputError(f"{where}: cannot load the tokenizer of {name!r}: it knows no word of {PROBE!r}")
+    return tokenizer
+
+
+def _named(name: str) -> Any:
+    """What the folder says it is; BERT's where it does not say, as the published Chinese models with `roberta` in their
+    names, which transformers takes for RoBERTa's.
+    """
+    from transformers import AutoTokenizer, BertTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError):
+        if not (Path(name) / "vocab.txt").is_file():
+            raise
+        return BertTokenizer.from_pretrained(name)
