@@ -21,6 +21,7 @@ import study_result
 import training_tables
 import verdicts
 import video_difficulty
+import vocabulary_loss
 import whole_word_collator
 from results_file import read_result
 
@@ -296,6 +297,7 @@ PAGES = (
     (DOCS / "effects.md", "mae-video", partial(study_result.table, "mae_video", ("linear_top1",))),
     (DOCS / "nasiam.md", "results", tables),
     (DOCS / "kernels.md", "kernels", kernels),
+    (DOCS / "kernels.md", "vocabulary-loss", vocabulary_loss.table),
     (DOCS / "efficiency.md", "step-times", step_times),
     (DOCS / "efficiency.md", "published-runs", published_runs),
     (DOCS / "devices.md", "calibration", calibration),

@@ -83,7 +83,7 @@ class FewShot(StepTask):
         self.tokenizer = self._tokenizer()
         self._check_texts()
         adaptation = options.adaptation
-        self.adaptation = adaptation and Adaptation(adaptation, self.tokenizer, space.config)
+        self.adaptation = None if adaptation is None else Adaptation(adaptation, self.tokenizer, space.config)
         sets = space.options.label_words
         self.manual = {"/".join(words): self.tokenizer.words(words, "space.options.label_words") for words in sets}
         self._embedding = trained("frozen_embedding", "logistic regression on frozen sentence vectors of K examples",

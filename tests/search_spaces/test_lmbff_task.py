@@ -5,11 +5,15 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from lmbff_small import built, infiller, made, saved, write_rows
 
 from naslab.errors import InputError
 from naslab.search_spaces import find_space, seed_everything
 from naslab.search_spaces.common.scores.label_words import search_mappings
+from naslab.search_spaces.common.training import adaptation
+from naslab.search_spaces.lmbff import search
+from naslab.search_spaces.lmbff import task as tuning
 from naslab.search_spaces.lmbff.generate import generate_templates
 
 
@@ -76,6 +80,44 @@ def test_adaptation_learns_and_is_named(rows, tmp_path):
     untouched = built(space)
     frozen = dict(untouched.named_parameters())
     assert all((frozen[name] != p).any() for name, p in model.named_parameters() if "embeddings.word" in name)
+
+
+class Killed(BaseException):
+    """As a signal: nothing catches it."""
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "calls"),
+    [(adaptation, "masked_loss", 2), (search, "search_mappings", 0), (tuning, "_loss", 0), (tuning, "_loss", 3)],
+    ids=["adaptation", "search", "first epoch", "second epoch"],
+)
+def test_a_training_killed_at_any_stage_ends_as_one_that_ran_through(module, name, calls, rows, tmp_path, monkeypatch):
+    text = {"corpus": "files", "files": [str(rows)]}
+    learned = {"text": text, "steps": 4, "batch_size": 4, "length": 16}
+    space, task = made(rows, {"searched_words": 3, "likely_words": 8}, adaptation=learned)
+    chosen = space.configuration({**space.published["prompt"], "label_words": "searched", "words_rank": 1})
+
+    def run(folder):
+        seed_everything(0)
+        model = space.build(chosen)
+        list(task.train(model, 13, folder))
+        return model.state_dict()
+
+    unbroken, original = run(tmp_path / "unbroken"), getattr(module, name)
+    left = iter(range(calls))
+
+    def dies(*given):
+        if next(left, None) is None:
+            raise Killed
+        return original(*given)
+
+    with monkeypatch.context() as killing:
+        killing.setattr(module, name, dies)
+        with pytest.raises(Killed):
+            run(tmp_path / "killed")
+    torch.rand(3)  # a new process's generator stands elsewhere
+    again = run(tmp_path / "killed")
+    assert all(torch.equal(again[key], value) for key, value in unbroken.items())
 
 
 @pytest.mark.parametrize(

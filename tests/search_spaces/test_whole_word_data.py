@@ -60,7 +60,7 @@ def test_marked_lines_become_texts_with_words_and_tags(tmp_path):
         (["a b", "a b", "c"], {}, "2 distinct texts are too few for three parts"),
         (["a", "b", "c"], {"validation": 0.5, "test": 0.5}, "leave nothing to train on"),
         ([""], {}, "texts.txt: empty"),
-        (["a"], {"files": ()}, "task.corpus.files: missing"),
+        (["a"], {"files": ()}, "data.files: missing"),
         (["a"], {"files": ("/nowhere.txt",)}, "/nowhere.txt: no such file"),
     ],
 )

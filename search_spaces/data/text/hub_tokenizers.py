@@ -8,7 +8,7 @@ from typing import Any
 from naslab.errors import InputError
 from naslab.search_spaces.data.packages import model_folder
 
-PROBE = "a the A 1 2 的"
+PROBE = ["a", "the", "A", "1", "2", "的"]
 """Some of it every tokenizer knows."""
 
 
@@ -23,15 +23,16 @@ def load_tokenizer(name: str, where: str) -> Any:
     """
     try:
         tokenizer = _named(model_folder(name))
-        known = tokenizer.decode(tokenizer(PROBE, add_special_tokens=False)["input_ids"], skip_special_tokens=True)
+        rows = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+        known = any(text.strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True))
     except InputError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever its files lack, it is no tokenizer
         words = " ".join(str(error).split())[:200]
         raise InputError(f"{where}: cannot load the tokenizer of {name!r}: {words}") from None
     # Without files of one, transformers makes an empty tokenizer, to which every word is unknown.
-    if not known.strip():
-        raise InputError(f"{where}: cannot load the tokenizer of {name!r}: it knows no word of {PROBE!r}")
+    if not known:
+        raise InputError(f"{where}: cannot load the tokenizer of {name!r}: it knows none of {' '.join(PROBE)}")
     return tokenizer
 
 
