@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch.nn import functional as F
 
 from naslab.search_spaces.common.objectives.float32 import in_float32
@@ -22,8 +23,12 @@ def has_liger() -> bool:
 
 
 def suits_liger(logits: Tensor, read_again: bool) -> bool:
-    """On a GPU, outside of torch.compile, which fuses the plain form, and where nothing else reads the logits."""
-    return logits.is_cuda and not read_again and has_liger() and not torch.compiler.is_compiling()
+    """On a GPU, outside of torch.compile, which fuses the plain form, and where nothing else reads the logits.
+
+    Its kernel is no operation of torch, so tensors without numbers, such as those of a forecast, cannot go through it.
+    """
+    there = logits.is_cuda and not isinstance(logits, FakeTensor)
+    return there and not read_again and has_liger() and not torch.compiler.is_compiling()
 
 
 @in_float32
