@@ -10,9 +10,8 @@ import multiprocessing
 import os
 import pickle
 import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -22,8 +21,11 @@ from naslab.runs.executors.guard import Guard, end_group
 
 _DONE, _RAISED, _USELESS = b"+", b"-", b"!"
 """How an answer begins; after the last the process is of no more use."""
-_starting = threading.Lock()
-"""A process inherits the environment, which is one for all threads."""
+_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
+"""One process imports PyTorch, once, and does nothing else: workers are copies of it, there in milliseconds. As Python
+3.14 does by default; what macOS links in does not survive a copy."""
+IMPORTED = ("naslab.runs.worker", "torch._dynamo")
+"""Before the copies are made; every optimiser imports the second, which takes as long as the rest of PyTorch."""
 
 
 class WorkerProcess:
@@ -39,11 +41,11 @@ class WorkerProcess:
         self._start()
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(_METHOD)
+        context.set_forkserver_preload(list(IMPORTED))
         self._pipe, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs,))
-        with _starting, _environment(self._environment):
-            process.start()
+        process = context.Process(target=_work, args=(theirs, {**os.environ, **self._environment}))
+        process.start()
         assert process.pid is not None
         self._process, self._group = process, process.pid  # only now: another thread may kill what stands here
         self._useless, self._buried = False, False
@@ -120,22 +122,10 @@ def unpack(answer: bytes) -> Any:
     raise value
 
 
-@contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _work(pipe: Connection) -> None:
+def _work(pipe: Connection, environment: Mapping[str, str]) -> None:
     """Main of a worker: answer calls until the pipe closes. Ctrl-C, and a scheduler's warnings, are the driver's."""
+    os.environ.clear()  # that of whoever was there when the first worker was started
+    os.environ.update(environment)
     os.setsid()  # before anything is started: children belong to its group and to no terminal
     os.register_at_fork(after_in_child=pipe.close)  # else one that leaves the group keeps it open when this is gone
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):

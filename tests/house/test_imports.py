@@ -60,10 +60,25 @@ def test_usage_is_answered_without_torch(arguments, tmp_path):
     assert not loaded_modules(code, tmp_path).intersection(HEAVY)
 
 
-def test_a_worker_starts_without_what_few_trials_need(tmp_path):
+def test_the_code_of_a_worker_imports_nothing_that_few_trials_need(tmp_path):
     found = loaded_modules("import naslab.runs.worker; print(); print()", tmp_path)
     assert "torch" in found
     assert not found.intersection(("torch.distributed.fsdp", "torch.distributed.tensor", "pandas", "scipy.stats"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are copies on Linux alone")
+def test_what_workers_are_copies_of_has_one_thread_and_has_touched_no_device(tmp_path):
+    code = (
+        "import os, torch\n"
+        "def touched(*_): raise AssertionError('a CUDA call before the copy, after which the copy has no device')\n"
+        "for name in ('_cuda_getDeviceCount', '_cuda_init', '_cuda_setDevice'):\n"
+        "    setattr(torch._C, name, touched)\n"
+        "from naslab.runs.executors.process import IMPORTED\n"
+        "for name in IMPORTED: __import__(name)\n"
+        "assert len(os.listdir('/proc/self/task')) == 1\n"
+    )
+    done = run_python("-c", code, cwd=tmp_path, OMP_NUM_THREADS="1")  # OpenBLAS has more, and makes them anew
+    assert done.returncode == 0, done.stderr
 
 
 def test_folders_of_the_same_names_beside_a_script_do_no_harm(tmp_path):

@@ -1,6 +1,5 @@
 """Executors of every kind on this machine, for tests; a Ray cluster of two nodes has room for what a test leaves."""
 
-import atexit
 from functools import cache
 
 from naslab.runs.executors.choose import make_executor
@@ -9,13 +8,22 @@ from naslab.runs.executors.options import Local, Ray, Slurm
 
 @cache
 def ray_cluster():
-    """Started once for all tests of this process."""
+    """Started once for the tests of a file; see `stop_ray`."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.add_node(num_cpus=1)
-    atexit.register(cluster.shutdown)
     return cluster
+
+
+def stop_ray():
+    """End the cluster, if one was started: it takes an eighth of a core from all tests that come after."""
+    if ray_cluster.cache_info().currsize:
+        import ray
+
+        ray.shutdown()
+        ray_cluster().shutdown()
+        ray_cluster.cache_clear()
 
 
 CHOICES = {

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 import yaml
+from clusters import stop_ray
 from inline import TOY, InlineExecutor
 from postgresql import Server, Unavailable
 
@@ -65,6 +66,13 @@ def toy_file(tmp_path, monkeypatch):
         return path
 
     return write
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_cluster_is_left():
+    """A Ray cluster ends with the file that asked for it."""
+    yield
+    stop_ray()
 
 
 @pytest.fixture(scope="session")
