@@ -12,8 +12,10 @@ import pickle
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from multiprocessing.process import BaseProcess
+from typing import Any, cast
 
 from naslab.errors import NaslabError
 from naslab.runs.executors.base import WorkerDied
@@ -21,7 +23,9 @@ from naslab.runs.executors.guard import Guard, end_group
 
 _DONE, _RAISED, _USELESS = b"+", b"-", b"!"
 """How an answer begins; after the last the process is of no more use."""
-_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
+_CONTEXT = (
+    multiprocessing.get_context("forkserver") if sys.platform == "linux" else multiprocessing.get_context("spawn")
+)
 """One process imports PyTorch, once, and does nothing else: workers are copies of it, there in milliseconds. As Python
 3.14 does by default; what macOS links in does not survive a copy."""
 IMPORTED = ("naslab.runs.worker", "torch._dynamo")
@@ -41,16 +45,14 @@ class WorkerProcess:
         self._start()
 
     def _start(self) -> None:
-        context = multiprocessing.get_context(_METHOD)
-        context.set_forkserver_preload(list(IMPORTED))
-        self._pipe, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, {**os.environ, **self._environment}))
+        _CONTEXT.set_forkserver_preload(list(IMPORTED))
+        self._pipe, theirs = _CONTEXT.Pipe()
+        process = _CONTEXT.Process(target=_work, args=(theirs, {**os.environ, **self._environment}))
         process.start()
         assert process.pid is not None
         self._process, self._group = process, process.pid  # only now: another thread may kill what stands here
         self._useless, self._buried = False, False
-        # The process itself, as its sentinel is a pipe that forked children keep open when it is gone.
-        self._end = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else process.sentinel
+        self._end = _end_of(process)
         self._guard.watch(self._group)
         theirs.close()
 
@@ -107,6 +109,14 @@ class WorkerProcess:
         self._pipe.close()
         if self._end != self._process.sentinel:
             os.close(self._end)
+
+
+def _end_of(process: BaseProcess) -> int:
+    """What is ready to be read once it has ended. Its sentinel is a pipe that forked children keep open after that."""
+    if hasattr(os, "pidfd_open"):
+        with suppress(ProcessLookupError):  # killed while it started
+            return os.pidfd_open(cast(int, process.pid))
+    return process.sentinel
 
 
 def pack(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
