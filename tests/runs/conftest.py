@@ -4,12 +4,14 @@ import signal
 import sqlite3
 import sys
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 import sqlalchemy
 import yaml
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from clusters import stop_ray
 from inline import TOY, InlineExecutor
 from postgresql import Server, Unavailable
@@ -34,6 +36,18 @@ def wait_for_no_disk(connection, _record):
     if isinstance(connection, sqlite3.Connection):
         with suppress(sqlite3.Error):  # no database, or locked: whoever uses it is to find out
             connection.execute("PRAGMA synchronous = OFF")
+
+
+@cache
+def revisions(folder):
+    """Whenever a storage is opened, Optuna executes its dozen revisions again to find the last."""
+    config = Config()
+    config.set_main_option("script_location", folder)
+    return read_revisions(config)
+
+
+read_revisions = ScriptDirectory.from_config
+ScriptDirectory.from_config = staticmethod(lambda config: revisions(config.get_main_option("script_location")))
 
 
 @pytest.fixture(autouse=True)
