@@ -15,7 +15,7 @@ from typing import Any
 from naslab.errors import InputError
 from naslab.runs.events import Follower
 from naslab.runs.executors import NodeLost, SlotExecutor, WorkerDied
-from naslab.runs.executors.choose import make_executor
+from naslab.runs.executors.choose import Workers, make_executor
 from naslab.runs.facts import Facts, find_facts, record_facts
 from naslab.runs.interrupts import HeldBack, termination_interrupts
 from naslab.runs.judge import Judge, Judgement, judged_arm
@@ -59,11 +59,16 @@ def run_study(ledger: Ledger, slots: int, progress: Progress, retry_failed: bool
     if type(slots) is not int or slots < 1:
         raise InputError(f"slots: {slots!r}: how many trials run at once, an integer from 1")
     ledger.patience = Patience(reconnect_seconds(), progress.say)
+    study = ledger.study
+    workers = Workers(lambda: make_executor(study.executor, slots, study.device, ledger.files, progress.say))
     with _disk_errors(ledger.files), termination_interrupts():
-        facts = find_facts(ledger, slots, progress.say)
-        made = make_loggers(ledger.study.loggers, ledger.study.name, ledger.files)
-        with closing(Loggers(made, progress.say)) as loggers, ledger.hold(slots) as lease:
-            return _Driver(ledger, lease, facts, slots, progress, retry_failed, loggers).run()
+        try:
+            facts = find_facts(ledger, slots, workers, progress.say)
+            made = make_loggers(study.loggers, study.name, ledger.files)
+            with closing(Loggers(made, progress.say)) as loggers, ledger.hold(slots) as lease:
+                return _Driver(ledger, lease, facts, slots, workers, progress, retry_failed, loggers).run()
+        finally:
+            workers.shutdown(cancel=True)
 
 
 class _Running:
@@ -89,12 +94,13 @@ class _Driver:
         lease: Lease,
         facts: Facts,
         slots: int,
+        workers: Workers,
         progress: Progress,
         retry_failed: bool,
         loggers: Loggers,
     ) -> None:
         self.ledger, self.lease, self.facts, self.slots, self.progress = ledger, lease, facts, slots, progress
-        self.study, self.files, self.loggers = ledger.study, ledger.files, loggers
+        self.study, self.files, self.workers, self.loggers = ledger.study, ledger.files, workers, loggers
         self.document = self.study.document()
         self.running: dict[Future[Any], _Running] = {}
         self.done: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
@@ -119,17 +125,17 @@ class _Driver:
         self._look_for_equals()
         with HeldBack() as interruptions:
             self.ledger.patience.check = interruptions.check
-            executor = make_executor(self.study.executor, self.slots, self.study.device, self.files, self.progress.say)
             try:
+                executor = self.workers.executor()
                 with self.progress.watching(self.study, self.facts.controls, self.facts.metric, self.slots):
                     self._loop(executor, interruptions)
             except BaseException:
-                executor.shutdown(cancel_futures=True)
+                self.workers.shutdown(cancel=True)
                 self.ledger.patience.end()
                 with suppress(StorageAway):  # the next driver settles it from the trials' own trails
                     self._leave()
                 raise
-            executor.shutdown()
+            self.workers.shutdown(cancel=False)
             interruptions.check()
         return self._all_trials()
 

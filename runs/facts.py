@@ -10,7 +10,7 @@ import torch
 
 from naslab.efficiency.device import device_name, resolve_device, resolve_kind
 from naslab.runs.executors.base import Say, Slot
-from naslab.runs.executors.choose import make_executor
+from naslab.runs.executors.choose import Workers
 from naslab.runs.executors.options import Local
 from naslab.runs.ledger import Ledger
 from naslab.runs.made_with import code_of, made_with
@@ -49,7 +49,7 @@ class Facts:
         return cls(**{**values, "controls": tuple(ControlFacts(**control) for control in values["controls"])})
 
 
-def find_facts(ledger: Ledger, slots: int, say: Say) -> Facts:
+def find_facts(ledger: Ledger, slots: int, workers: Workers, say: Say) -> Facts:
     """Those of the ledger's study: this machine's where it has the workers; else as recorded, or as a worker says.
 
     Raises:
@@ -63,13 +63,7 @@ def find_facts(ledger: Ledger, slots: int, say: Say) -> Facts:
     if recorded is not None and recorded["made_for"] == _made_for(study):
         return Facts.read(recorded["facts"])
     say("asking a worker for the facts of the task")
-    executor = make_executor(study.executor, 1, study.device, ledger.files, say)
-    try:
-        found: Facts = executor.submit(describe, study.document()).result()
-    except BaseException:
-        executor.shutdown(cancel_futures=True)
-        raise
-    executor.shutdown()
+    found: Facts = workers.executor().submit(describe, study.document()).result()
     return found
 
 

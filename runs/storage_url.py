@@ -13,13 +13,19 @@ _PASSWORD = re.compile(r"(?s)(?<=://)([^:/@]*):(.*)@")
 """As SQLAlchemy reads a URL: everything between the first colon and an @, whatever stands in it."""
 _NO_PORT = re.compile(r"(?<=://)([^:/@]*):(?!\d*(?:[/?#]|$))([^@/?#]*)(?=[/?#]|$)")
 """A password whose host was forgotten stands where a port would."""
-_NAMED = re.compile(r"(?i)([?&][^=&]*(?:pass|pwd|secret|token|key|auth|cred|options)[^=&]*=)([^&#\s]*)")
+_SECRET = "pass|pwd|secret|token|key|auth|cred"
+_NAMED = re.compile(rf"(?i)([?&][^=&]*(?:{_SECRET}|options)[^=&]*=)([^&#\s]*)")
 
 
 def storage_url(text: str | None) -> str:
     """A URL as it is; anything else is the path of an SQLite file."""
     text = text or DEFAULT_STORAGE
     return text if "://" in text else f"{SQLITE}{text}"
+
+
+def is_secret(name: str) -> bool:
+    """Whether what is called so is likely to be one: a variable such as WANDB_API_KEY."""
+    return re.search(_SECRET, name, re.IGNORECASE) is not None
 
 
 def shown(url: str) -> str:

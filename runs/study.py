@@ -10,7 +10,15 @@ from typing import Annotated, Any, Literal
 
 import torch
 import yaml
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from naslab.efficiency.targets import target_name
 from naslab.errors import InputError
@@ -22,9 +30,10 @@ from naslab.nas.statistics import Critical, student
 from naslab.runs.constraints import Constraints
 from naslab.runs.executors.options import ExecutorChoice, Local, gpus_of
 from naslab.runs.extras import check_installed
-from naslab.runs.loggers.choice import LoggerChoice, named_loggers
+from naslab.runs.loggers.choice import LoggerChoice, named_loggers, no_logger_twice
 from naslab.runs.objective import Objective, Ranking
 from naslab.runs.shipped import find_study_file
+from naslab.runs.storage_url import shown
 from naslab.runs.yaml_text import read_yaml
 from naslab.search_spaces import Configuration, Options, SearchSpace, Task, explain, find_space, make_task
 from naslab.search_spaces.options import RECORDED
@@ -94,7 +103,7 @@ class Study(Options):
     """Where trials run."""
     limits: Limits = Limits()
     """When a trial, or the study, is to be stopped."""
-    loggers: Annotated[tuple[LoggerChoice, ...], BeforeValidator(named_loggers)] = ()
+    loggers: Annotated[tuple[LoggerChoice, ...], BeforeValidator(named_loggers), AfterValidator(no_logger_twice)] = ()
     """Where trials are shown beside the ledger, such as `[tensorboard]`."""
     predict_for: tuple[str, ...] = ()
     """Devices of the table (`naslab devices`), or "cpu" for this machine's processor, for which hours are predicted,
@@ -315,12 +324,13 @@ def parse_study(document: dict[str, Any], where: str, recorded: bool = False) ->
 
 def _override(document: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
+    override = shown(override)
     if not equals or not path:
         raise InputError(f"--set {override}: write it as a.b=value")
     try:
         value = read_yaml(text)
     except yaml.YAMLError:
-        raise InputError(f"--set {override}: {text!r} is not a YAML value") from None
+        raise InputError(f"--set {override}: {shown(text)!r} is not a YAML value") from None
     *parents, last = path.split(".")
     node: Any = document
     for part in parents:

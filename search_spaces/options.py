@@ -150,6 +150,8 @@ def _problem(first: Mapping[str, Any]) -> str:
         case "literal_error":
             known = re.findall(r"'([^']*)'", context["expected"])
             text = f"must be {context['expected']} ({near(first['input'], known)})"
+        case "union_tag_not_found":
+            text = f"needs {context['discriminator']}"
         case "union_tag_invalid":
             known = re.findall(r"'([^']*)'", context["expected_tags"])
             return f"{context['discriminator']} is {context['tag']!r}; {near(context['tag'], known)}"

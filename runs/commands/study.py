@@ -68,7 +68,9 @@ def run(
         _print_status(document)
         err.print(f"next: {_again('rank', study.name, storage)}", highlight=False, markup=False, soft_wrap=True)
     if document["failures"]:
-        again = _again("run", str(study_file), storage, *(f"--set={one}" for one in set_ or ()), "--retry-failed")
+        again = _again(
+            "run", str(study_file), storage, *(f"--set={shown(one)}" for one in set_ or ()), "--retry-failed"
+        )
         line = f"trials that were given up: {len(document['failures'])}; `{again}` tries them again"
         err.print(line, highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(3)

@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -66,7 +67,7 @@ class Worker(Protocol):
         """End what it runs, from another thread; `call` then raises WorkerDied."""
 
     def renew(self) -> None:
-        """Start again, if it is dead."""
+        """Start again, if it is dead; where that fails, the next call says so."""
 
     def close(self) -> None:
         """End for good."""
@@ -140,7 +141,8 @@ class SlotExecutor(Executor):
             with self._lock:
                 del self._present[number]
             if not self._closing.is_set():
-                worker.renew()
+                with suppress(Exception):  # a slot that ended here would leave the driver waiting
+                    worker.renew()
             if error is None:
                 future.set_result(answer)
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from naslab.runs.executors.base import Say, SlotExecutor
@@ -10,6 +11,30 @@ from naslab.runs.executors.local import LocalExecutor
 from naslab.runs.executors.options import Local, Ray, Slurm, gpus_of
 from naslab.runs.executors.slots import local_slots
 from naslab.runs.extras import importing
+
+
+class Workers:
+    """A study's executor, made when it is first needed, and shut down once."""
+
+    def __init__(self, make: Callable[[], SlotExecutor]) -> None:
+        self._make = make
+        self._executor: SlotExecutor | None = None
+
+    def executor(self) -> SlotExecutor:
+        """It, its workers starting.
+
+        Raises:
+            InputError: as `make_executor`.
+        """
+        if self._executor is None:
+            self._executor = self._make()
+        return self._executor
+
+    def shutdown(self, cancel: bool) -> None:
+        """End it: at once with `cancel`, else after its present calls."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(cancel_futures=cancel)
 
 
 def make_executor(choice: Local | Ray | Slurm, slots: int, device: str, files: Path, say: Say) -> SlotExecutor:

@@ -8,9 +8,20 @@ import types
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from naslab.runs.executors.base import Slot
 from naslab.runs.executors.guard import Guard
 from naslab.runs.executors.process import WorkerProcess
+
+if TYPE_CHECKING:
+    from naslab.runs.executors.options import Ray, Slurm
+
+
+def cluster_slot(choice: Ray | Slurm, gpus: float) -> Slot:
+    """What a cluster gives each trial; its processes see the GPUs that are theirs alone."""
+    threads = max(1, int(choice.cpus))
+    return Slot("cuda:0" if gpus else "cpu", gpus or 1.0, threads, None, choice.processes, choice.parallel)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from naslab.runs.executors.base import Slot, SlotExecutor
@@ -38,8 +37,7 @@ class _LocalWorker:
         self._process.kill()
 
     def renew(self) -> None:
-        with suppress(OSError):  # killed while it started: the next call finds it so
-            self._process.renew()
+        self._process.renew()
 
     def close(self) -> None:
         self._process.close()

@@ -7,7 +7,9 @@ ends is the driver's to record and to charge, and what was interrupted goes on f
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,11 +17,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray._private import services
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from naslab.errors import InputError
+from naslab.runs.concealment import conceal_passwords
 from naslab.runs.executors.base import NodeLost, Say, Slot, SlotExecutor, WorkerDied
-from naslab.runs.executors.host import Host, Surroundings
+from naslab.runs.executors.host import Host, Surroundings, cluster_slot
 from naslab.runs.executors.process import pack, unpack
 from naslab.runs.faults import in_one_line
 
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
 
 ROOM_SECONDS = 10.0
 """After so long without room in the cluster the user is told."""
+ANSWER_SECONDS = 10.0
+"""So long a cluster may take to answer at its address."""
 LOSS_SECONDS = 15.0
 """So long it may take until the cluster knows that a node is gone whose actor died."""
 
@@ -43,11 +49,8 @@ class RayExecutor(SlotExecutor):
         self._owns_connection = not ray.is_initialized()
         if self._owns_connection:
             _connect(choice.address)
-        threads = max(1, int(choice.cpus))
-        slot = Slot(
-            "cuda:0" if gpus else "cpu", gpus or 1.0, threads, processes=choice.processes, parallel=choice.parallel
-        )
-        options = {
+        slot = cluster_slot(choice, gpus)
+        options: dict[str, Any] = {
             "num_cpus": choice.cpus,
             "num_gpus": gpus,
             "resources": choice.resources,
@@ -55,7 +58,10 @@ class RayExecutor(SlotExecutor):
             "max_restarts": 0,
             "max_task_retries": 0,
         }
-        actor = ray.remote(_Host).options(**options)
+        try:
+            actor = ray.remote(_Host).options(**options)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise InputError(f"executor: Ray has no such actor: {in_one_line(error)}") from None
         surroundings = Surroundings.here(choice.environment)
         needs = ", ".join([f"{choice.cpus:g} CPU", *([f"{gpus:g} GPU"] if gpus else []), *choice.resources])
         super().__init__([_RayWorker(slot, lambda: actor.remote(surroundings), needs, say) for _ in range(slots)])
@@ -84,6 +90,8 @@ class _RayWorker:
 
     def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
+            if self._lost:
+                self.renew()
             self._await_room()
             answer = ray.get(self._actor.call.remote(pack(fn, args, kwargs)))
         except RayTaskError as error:  # raised by the host
@@ -134,11 +142,36 @@ def _is_gone(node: str) -> bool:
 
 
 def _connect(address: str | None) -> None:
+    conceal_passwords()  # Ray keeps the driver's command line, of a script of the user's, too
     try:
         with _signals_kept():
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise InputError(f"executor.address: no Ray cluster at {address or 'this machine'}: {error}") from None
+            ray.init(_answering(address), log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError) as error:
+        where, hint = address or "this machine", ""
+        if isinstance(error, PermissionError):  # another user of this machine was the first to start a Ray
+            hint = "; RAY_TMPDIR names a folder of your own"
+        raise InputError(f"executor.address: no Ray cluster at {where}: {in_one_line(error)}{hint}") from None
+
+
+def _answering(address: str | None) -> str | None:
+    """The address, if somebody listens there: Ray would knock for minutes, and say so in pages.
+
+    Raises:
+        OSError: nobody listens.
+        ValueError: no address.
+    """
+    named = address or os.environ.get("RAY_ADDRESS") or None
+    place = services.canonicalize_bootstrap_address(named and named.removeprefix("ray://"))  # type: ignore[arg-type]
+    if place is None:  # no cluster is known here: Ray starts one
+        return address
+    host, _, port = place.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+    except OSError:
+        if named is None:  # the last one of this machine has gone without a word
+            return "local"
+        raise
+    return address
 
 
 @contextmanager

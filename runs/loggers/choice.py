@@ -82,8 +82,17 @@ LoggerChoice: TypeAlias = Annotated[TensorBoard | MLflow | WandB | Trackio, Fiel
 
 
 def named_loggers(values: Any) -> Any:
-    """`[tensorboard]` as `[{kind: tensorboard}]`."""
-    return [{"kind": one} if isinstance(one, str) else one for one in values] if isinstance(values, list) else values
+    """`tensorboard`, or `[tensorboard]`, as `[{kind: tensorboard}]`."""
+    several = [values] if isinstance(values, str) else values
+    return [{"kind": one} if isinstance(one, str) else one for one in several] if isinstance(several, list) else values
+
+
+def no_logger_twice(choices: tuple[LoggerChoice, ...]) -> tuple[LoggerChoice, ...]:
+    """Two would write into one place."""
+    for index, choice in enumerate(choices):
+        if choice in choices[:index]:
+            raise ValueError(f"{choice.kind} stands twice, for the same place; one is enough")
+    return choices
 
 
 def make_loggers(choices: tuple[LoggerChoice, ...], study: str, files: Path) -> dict[str, Logger]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from naslab.runs.loggers.protocol import parameters, results, title
+from naslab.runs.loggers.protocol import OpenRuns, parameters, reported, results, title
 from naslab.runs.trial import RungRecord, State, Trial
 
 STATUS: dict[State, str] = {
@@ -28,43 +28,40 @@ class MLflowLogger:
         self._mlflow, self._uri, self._name = mlflow, uri, experiment
         self._client: Any = None
         self._experiment = ""
-        self._runs: dict[int, str] = {}
+        self._runs = OpenRuns[str](self._found_or_created)
 
     def began(self, trial: Trial) -> None:
         """Open the trial's run."""
-        self._run(trial)
+        self._runs.of(trial)
 
     def rung(self, trial: Trial, rung: RungRecord) -> None:
         """Write its scores at its epoch."""
-        self._write(trial, {**rung.scores, "device_seconds": rung.device_seconds}, rung.epoch)
+        self._write(self._runs.of(trial), reported(rung), rung.epoch)
 
     def ended(self, trial: Trial) -> None:
         """Write its state and final scores."""
-        run = self._run(trial)
-        self._write(trial, results(trial), trial.last_epoch)
+        run = self._runs.take(trial)
+        self._write(run, results(trial), trial.last_epoch)
         self._client.set_tag(run, "naslab.state", trial.state)
         self._client.set_terminated(run, STATUS[trial.state])
-        del self._runs[trial.number]
 
     def close(self) -> None:
         """Nothing is open."""
 
-    def _write(self, trial: Trial, values: dict[str, float], step: int) -> None:
-        run, now = self._run(trial), int(time.time() * 1000)
+    def _write(self, run: str, values: dict[str, float], step: int) -> None:
+        now = int(time.time() * 1000)
         self._client.log_batch(
             run, [self._mlflow.entities.Metric(name, value, now, step) for name, value in values.items()]
         )
 
-    def _run(self, trial: Trial) -> str:
+    def _found_or_created(self, trial: Trial) -> str:
         if self._client is None:  # only now: it may wait for a server
             self._client = self._mlflow.tracking.MlflowClient(self._uri)
             found = self._client.get_experiment_by_name(self._name)
             self._experiment = found.experiment_id if found else self._client.create_experiment(self._name)
-        if trial.number not in self._runs:
-            wanted = f"tags.`{NUMBER}` = '{trial.number}'"
-            known = self._client.search_runs([self._experiment], wanted, max_results=1)
-            self._runs[trial.number] = known[0].info.run_id if known else self._create(trial)
-        return self._runs[trial.number]
+        wanted = f"tags.`{NUMBER}` = '{trial.number}'"
+        known = self._client.search_runs([self._experiment], wanted, max_results=1)
+        return str(known[0].info.run_id) if known else self._create(trial)
 
     def _create(self, trial: Trial) -> str:
         of = self._mlflow.entities

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
 
 from naslab.runs.trial import RungRecord, Trial
+
+Run = TypeVar("Run")
 
 
 class Logger(Protocol):
@@ -23,6 +26,34 @@ class Logger(Protocol):
         """Nothing more will be told."""
 
 
+class OpenRuns(Generic[Run]):
+    """What a logger's library calls a run, one for each trial that has not ended.
+
+    Args:
+        make: opens a trial's run, when it is first asked for: an earlier driver may have begun the trial.
+    """
+
+    def __init__(self, make: Callable[[Trial], Run]) -> None:
+        self._make = make
+        self._open: dict[int, Run] = {}
+
+    def of(self, trial: Trial) -> Run:
+        """The trial's run."""
+        if trial.number not in self._open:
+            self._open[trial.number] = self._make(trial)
+        return self._open[trial.number]
+
+    def take(self, trial: Trial) -> Run:
+        """The same for the last time: whoever takes it closes it."""
+        run = self.of(trial)
+        del self._open[trial.number]
+        return run
+
+    def rest(self) -> list[Run]:
+        """Those of trials whose end was not told."""
+        return list(self._open.values())
+
+
 def parameters(trial: Trial) -> dict[str, bool | int | float | str]:
     """What tells a trial from others, in plain values; the layers of a chain in one word each."""
     job = trial.job
@@ -30,6 +61,11 @@ def parameters(trial: Trial) -> dict[str, bool | int | float | str]:
     for name, value in (job.configuration.as_dict() if job.configuration is not None else {}).items():
         facts[name] = " ".join(map(str, value)) if isinstance(value, list | tuple) else value
     return {name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in facts.items()}
+
+
+def reported(rung: RungRecord) -> dict[str, float]:
+    """Scores of a rung, and the device seconds until then."""
+    return {**rung.scores, "device_seconds": rung.device_seconds}
 
 
 def results(trial: Trial) -> dict[str, float]:

@@ -6,7 +6,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from naslab.runs.loggers.protocol import parameters, results, title
+from naslab.runs.loggers.protocol import OpenRuns, parameters, reported, results, title
 from naslab.runs.trial import RungRecord, Trial
 
 
@@ -22,37 +22,34 @@ class TrackioLogger:
         # Its runs print a line each, and it has no switch for that.
         trackio.run.print = lambda *words, **how: None
         self._make, self._project, self._folder = trackio.run.Run, project, folder.absolute()
-        self._runs: dict[int, Any] = {}
+        self._runs = OpenRuns[Any](self._open)
 
     def began(self, trial: Trial) -> None:
         """Open the trial's run."""
-        self._run(trial)
+        self._runs.of(trial)
 
     def rung(self, trial: Trial, rung: RungRecord) -> None:
         """Write its scores at its epoch."""
-        self._run(trial).log({**rung.scores, "device_seconds": rung.device_seconds}, step=rung.epoch)
+        self._runs.of(trial).log(reported(rung), step=rung.epoch)
 
     def ended(self, trial: Trial) -> None:
         """Write its state and final scores, and close its run."""
-        run = self._run(trial)
+        run = self._runs.take(trial)
         run.log({**results(trial), "state": trial.state}, step=trial.last_epoch)
         run.finish()
-        del self._runs[trial.number]
 
     def close(self) -> None:
         """Close what is open."""
-        for run in self._runs.values():
+        for run in self._runs.rest():
             run.finish()
 
-    def _run(self, trial: Trial) -> Any:
-        if trial.number not in self._runs:
-            name = title(trial)
-            self._runs[trial.number] = self._make(
-                url=None,
-                project=self._project,
-                client=None,
-                name=name,
-                run_id=uuid.uuid5(uuid.NAMESPACE_URL, f"{self._folder}/{name}").hex,
-                config=parameters(trial),
-            )
-        return self._runs[trial.number]
+    def _open(self, trial: Trial) -> Any:
+        name = title(trial)
+        return self._make(
+            url=None,
+            project=self._project,
+            client=None,
+            name=name,
+            run_id=uuid.uuid5(uuid.NAMESPACE_URL, f"{self._folder}/{name}").hex,
+            config=parameters(trial),
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from naslab.runs.loggers.protocol import parameters, results, title
+from naslab.runs.loggers.protocol import OpenRuns, parameters, reported, results, title
 from naslab.runs.trial import RungRecord, Trial
 
 
@@ -16,38 +16,35 @@ class WandBLogger:
         import wandb
 
         self._wandb, self._project, self._folder, self._mode = wandb, project, folder, mode
-        self._runs: dict[int, Any] = {}
+        self._runs = OpenRuns[Any](self._open)
 
     def began(self, trial: Trial) -> None:
         """Open the trial's run."""
-        self._run(trial)
+        self._runs.of(trial)
 
     def rung(self, trial: Trial, rung: RungRecord) -> None:
         """Write its scores at its epoch."""
-        self._run(trial).log({**rung.scores, "device_seconds": rung.device_seconds}, step=rung.epoch)
+        self._runs.of(trial).log(reported(rung), step=rung.epoch)
 
     def ended(self, trial: Trial) -> None:
         """Write its state and final scores, and close its run."""
-        run = self._run(trial)
+        run = self._runs.take(trial)
         run.summary.update({**results(trial), "state": trial.state})
         run.finish(exit_code=int(trial.state not in ("complete", "pruned")))
-        del self._runs[trial.number]
 
     def close(self) -> None:
         """Close what is open."""
-        for run in self._runs.values():
+        for run in self._runs.rest():
             run.finish(exit_code=1)
 
-    def _run(self, trial: Trial) -> Any:
-        if trial.number not in self._runs:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._runs[trial.number] = self._wandb.init(
-                project=self._project,
-                name=title(trial),
-                config=parameters(trial),
-                dir=self._folder,
-                mode=self._mode,
-                reinit="create_new",
-                settings=self._wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True),
-            )
-        return self._runs[trial.number]
+    def _open(self, trial: Trial) -> Any:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._wandb.init(
+            project=self._project,
+            name=title(trial),
+            config=parameters(trial),
+            dir=self._folder,
+            mode=self._mode,
+            reinit="create_new",
+            settings=self._wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True),
+        )

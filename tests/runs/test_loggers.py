@@ -248,7 +248,8 @@ def test_loggers_have_no_effect_on_results_and_may_change(run):
     [
         (["tensorbord"], "tensorboard"),
         ([{"kind": "mlflow", "url": "x"}], "uri"),
-        ("tensorboard", "list"),
+        ({"tensorboard": {}}, "list"),
+        (["tensorboard", "tensorboard"], "twice"),
         ([3], "loggers.0"),
     ],
 )

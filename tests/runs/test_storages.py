@@ -1,5 +1,6 @@
 """What holds of every storage, seen on an SQLite file and on a PostgreSQL server alike."""
 
+import gc
 import json
 import threading
 from collections import Counter
@@ -186,6 +187,35 @@ def test_reading_makes_nothing(storage):
         Ledger.open(storage, "toy")
     with pytest.raises(InputError, match=r"no such storage|holds no studies"):
         Ledger.open(storage, "toy")
+
+
+FEW = 5
+"""The driver's own, its heart's, and what Optuna keeps for its threads."""
+
+
+@pytest.mark.postgresql
+def test_a_driver_has_few_connections_and_leaves_none(database, server, monkeypatch, capsys):
+    """As do commands that only read: a server has a hundred for all."""
+    name, finish, seen = database.partition("/test")[2].partition("?")[0], Ledger.finish, []
+    counted = f"select count(*) from pg_stat_activity where datname = 'test{name}' and pid <> pg_backend_pid()"
+    admin = sqlalchemy.create_engine(with_driver(server.url("postgres")), poolclass=sqlalchemy.NullPool)
+
+    def connections():
+        with admin.connect() as connection:
+            return connection.scalar(sqlalchemy.text(counted))
+
+    def finish_and_count(self, *told):
+        seen.append(connections())
+        return finish(self, *told)
+
+    monkeypatch.setattr(Ledger, "finish", finish_and_count)
+    run(database)
+    for _ in range(3):
+        assert run_command_line(["status", "toy", "--storage", database, "--json"]) == 0
+    assert len(seen) > FEW
+    assert 0 < max(seen) <= FEW
+    gc.collect()
+    assert connections() == 0
 
 
 @pytest.mark.postgresql
