@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ class Chaos:
 
     def _processes(self, victim: str) -> list[int]:
         assert self.driver is not None
-        return [self.driver.pid] if victim == "driver" else _workers(self.driver.pid)
+        return [self.driver.pid] if victim == "driver" else workers_of([self.driver.pid])
 
     def _strike_process(self, victim: str, pids: Sequence[int]) -> str | None:
         """The signal that one of the processes got."""
@@ -197,9 +197,11 @@ def _witnessed(path: Path) -> float:
     return lines[-1] - lines[0] if lines else 0.0
 
 
-def _workers(driver: int) -> list[int]:
-    """Its worker processes; the guard and multiprocessing's own helper are not struck."""
-    return [pid for pid, parent, command in processes() if parent == driver and b"spawn_main" in command]
+def workers_of(holders: Collection[int]) -> list[int]:
+    """Worker processes that these have started. They are copies of a process that is not struck, nor is the guard."""
+    known = list(processes())
+    copied = {pid for pid, parent, command in known if parent in holders and b"forkserver" in command}
+    return [pid for pid, parent, _ in known if parent in copied]
 
 
 def processes() -> Iterator[tuple[int, int, bytes]]:

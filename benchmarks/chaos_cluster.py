@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from chaos import Chaos, processes, strike_and_write
+from chaos import Chaos, processes, strike_and_write, workers_of
 from ray.cluster_utils import Cluster
 
 TESTS = Path(__file__).resolve().parents[1] / "tests" / "runs"
@@ -59,12 +59,7 @@ class ClusterChaos(Chaos):
     def _processes(self, victim: str) -> list[int]:
         if victim == "driver":
             return super()._processes(victim)
-        known = {pid: command for pid, _, command in processes()}
-        return [
-            pid
-            for pid, parent, command in processes()
-            if b"spawn_main" in command and known.get(parent, b"").startswith(b"ray::")
-        ]
+        return workers_of([pid for pid, _, command in processes() if command.startswith(b"ray::")])
 
     def close(self) -> None:
         """End the cluster."""
