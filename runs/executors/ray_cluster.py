@@ -13,14 +13,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray._private import services
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from naslab.errors import InputError
+from naslab.errors import InputError, NaslabError
 from naslab.runs.concealment import conceal_passwords
 from naslab.runs.executors.base import NodeLost, Say, Slot, SlotExecutor, WorkerDied
 from naslab.runs.executors.host import Host, Surroundings, cluster_slot
@@ -34,6 +34,10 @@ ROOM_SECONDS = 10.0
 """After so long without room in the cluster the user is told."""
 ANSWER_SECONDS = 10.0
 """So long a cluster may take to answer at its address."""
+PROBE_SECONDS = 5.0
+"""How often the head is looked for, while a trial runs."""
+LOST_SECONDS = 40.0
+"""Without a head for so long a cluster is gone: some come back, and after 60 Ray ends this process in its own way."""
 LOSS_SECONDS = 15.0
 """So long it may take until the cluster knows that a node is gone whose actor died."""
 
@@ -49,6 +53,7 @@ class RayExecutor(SlotExecutor):
         self._owns_connection = not ray.is_initialized()
         if self._owns_connection:
             _connect(choice.address)
+        self._head = _Head(ray.get_runtime_context().gcs_address)
         slot = cluster_slot(choice, gpus)
         options: dict[str, Any] = {
             "num_cpus": choice.cpus,
@@ -64,13 +69,43 @@ class RayExecutor(SlotExecutor):
             raise InputError(f"executor: Ray has no such actor: {in_one_line(error)}") from None
         surroundings = Surroundings.here(choice.environment)
         needs = ", ".join([f"{choice.cpus:g} CPU", *([f"{gpus:g} GPU"] if gpus else []), *choice.resources])
-        super().__init__([_RayWorker(slot, lambda: actor.remote(surroundings), needs, say) for _ in range(slots)])
+        make = lambda: actor.remote(surroundings)  # noqa: E731
+        super().__init__([_RayWorker(slot, make, self._head, needs, say) for _ in range(slots)])
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """See SlotExecutor.shutdown; leaves the cluster, if this executor has joined it."""
         super().shutdown(wait, cancel_futures=cancel_futures)
-        if wait and self._owns_connection:
+        if wait and self._owns_connection and not self._head.is_lost:
             ray.shutdown()
+
+
+class ClusterLost(NaslabError):
+    """There is no cluster any more: its head has gone."""
+
+
+class _Head:
+    """The head of the cluster: where it has gone, whatever is asked of Ray waits until Ray ends this process."""
+
+    def __init__(self, address: str) -> None:
+        self.is_lost = False
+        self._address, self._lock = address, threading.Lock()
+        self._seen = self._asked = time.monotonic()
+
+    def check(self) -> None:
+        """Look for it, if that was some time ago.
+
+        Raises:
+            ClusterLost: it was not there for long.
+        """
+        with self._lock:
+            if not self.is_lost and time.monotonic() - self._asked > PROBE_SECONDS:
+                with suppress(OSError):
+                    _knock(self._address)
+                    self._seen = time.monotonic()
+                self._asked = time.monotonic()
+                self.is_lost = self._asked - self._seen > LOST_SECONDS
+        if self.is_lost:
+            raise ClusterLost(f"the Ray cluster at {self._address} is gone; the same command goes on in another")
 
 
 class _Host(Host):
@@ -80,9 +115,9 @@ class _Host(Host):
 
 
 class _RayWorker:
-    def __init__(self, slot: Slot, make: Callable[[], Any], needs: str, say: Say) -> None:
+    def __init__(self, slot: Slot, make: Callable[[], Any], head: _Head, needs: str, say: Say) -> None:
         self.slot = slot
-        self._make, self._needs, self._say = make, needs, say
+        self._make, self._head, self._needs, self._say = make, head, needs, say
         self._start()
 
     def _start(self) -> None:
@@ -93,7 +128,7 @@ class _RayWorker:
             if self._lost:
                 self.renew()
             self._await_room()
-            answer = ray.get(self._actor.call.remote(pack(fn, args, kwargs)))
+            answer = self._await(self._actor.call.remote(pack(fn, args, kwargs)))
         except RayTaskError as error:  # raised by the host
             raise error.cause from None
         except RayError as error:
@@ -103,17 +138,23 @@ class _RayWorker:
 
     def kill(self) -> None:
         self._killed = True
-        ray.kill(self._actor)
+        self.close()
 
     def renew(self) -> None:
         if self._lost or self._killed:
-            ray.kill(self._actor)
+            self.close()
             self._start()
         else:
             self._actor.renew.remote()
 
     def close(self) -> None:
-        ray.kill(self._actor)
+        if not self._head.is_lost:  # else the actor has ended with its cluster, or soon will
+            ray.kill(self._actor)
+
+    def _await(self, asked: Any) -> Any:
+        while not ray.wait([asked], timeout=PROBE_SECONDS)[0]:
+            self._head.check()
+        return ray.get(asked)
 
     def _await_room(self) -> None:
         if self._node:
@@ -121,7 +162,7 @@ class _RayWorker:
         found = self._actor.node.remote()
         if not ray.wait([found], timeout=ROOM_SECONDS)[0]:
             self._say(f"waiting for room in the Ray cluster: {self._needs} a trial (`ray status` says what it has)")
-        self._node = ray.get(found)
+        self._node = self._await(found)
 
     def _death(self, error: RayError) -> WorkerDied:
         if self._killed:
@@ -164,14 +205,19 @@ def _answering(address: str | None) -> str | None:
     place = services.canonicalize_bootstrap_address(named and named.removeprefix("ray://"))  # type: ignore[arg-type]
     if place is None:  # no cluster is known here: Ray starts one
         return address
-    host, _, port = place.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+        _knock(place)
     except OSError:
         if named is None:  # the last one of this machine has gone without a word
             return "local"
         raise
     return address
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
 
 
 @contextmanager

@@ -6,7 +6,10 @@ import pytest
 
 ray = pytest.importorskip("ray", reason="naslab[ray] is not installed")
 
-from naslab.errors import InputError  # noqa: E402
+from calls import hold_with_children, wait_until  # noqa: E402
+from clusters import executor_of  # noqa: E402
+
+from naslab.errors import InputError, NaslabError  # noqa: E402
 from naslab.runs.executors import ray_cluster  # noqa: E402
 from naslab.runs.executors.choose import make_executor  # noqa: E402
 from naslab.runs.executors.options import Ray  # noqa: E402
@@ -60,6 +63,22 @@ def nobody():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     return f"127.0.0.1:{port}"
+
+
+def test_a_call_ends_where_the_head_of_the_cluster_has_gone(nobody, tmp_path, monkeypatch):
+    """In a line, before Ray ends the whole process; and nothing is asked of Ray any more, which would wait for ever."""
+    for name, seconds in (("PROBE_SECONDS", 0.1), ("LOST_SECONDS", 0.5)):
+        monkeypatch.setattr(ray_cluster, name, seconds)
+    executor = executor_of("ray", 1, tmp_path)
+    call = executor.submit(hold_with_children, tmp_path / "pids")
+    wait_until((tmp_path / "pids").exists)
+    assert not call.done(), "its head is there"
+    executor._head._address = nobody
+    with pytest.raises(ray_cluster.ClusterLost, match="is gone; the same command goes on"):
+        call.result(240)
+    executor.shutdown(cancel_futures=True)
+    ray.shutdown()
+    assert isinstance(ray_cluster.ClusterLost(), NaslabError)
 
 
 @pytest.mark.parametrize("address", ["{}", "ray://{}", "no.such.host.invalid:6379", "nonsense", " ", "127.0.0.1:99999"])
