@@ -95,12 +95,6 @@ def alive(number):
         return False
 
 
-def starter_of(worker):
-    """The process that has started a worker: its parent's parent where it is a copy of a process made for that."""
-    parent = parent_of(worker)
-    return parent_of(parent) if b"forkserver" in Path(f"/proc/{parent}/cmdline").read_bytes() else parent
-
-
 def parent_of(number):
     return int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
 
