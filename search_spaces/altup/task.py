@@ -45,8 +45,8 @@ class LanguageModellingOptions(StepBudget):
     objective: Objective | None = None
     """None: causal for a decoder, span corruption for an encoder with a decoder."""
     batch_size: int = Field(16, ge=1)
-    learning_rate: float = Field(3e-3, gt=0)
-    weight_decay: float = Field(0.1, ge=0)
+    learning_rate: float = Field(3e-3, gt=0, le=10)
+    weight_decay: float = Field(0.1, ge=0, le=100)
     """Of matrices; not of norms, embeddings and coefficients."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of all steps in which the learning rate rises, before it falls along a cosine to a tenth."""

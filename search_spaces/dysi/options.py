@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from naslab.search_spaces.data.text import BYTES, FIRST_SENTINEL
 from naslab.search_spaces.options import Options
@@ -36,5 +37,7 @@ class DySIOptions(Options):
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
         if self.width % self.heads:
-            raise ValueError(f"heads {self.heads} does not divide a width of {self.width}")
+            raise PydanticCustomError(
+                "value_error", "", {"option": "width", "error": f"{self.width} is not a multiple of heads {self.heads}"}
+            )
         return self

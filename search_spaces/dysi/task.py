@@ -39,8 +39,8 @@ class TranslationOptions(StepBudget):
 
     data: ParallelOptions = ParallelOptions(name="vowels")
     batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
+    learning_rate: float = Field(2e-3, gt=0, le=10)
+    weight_decay: float = Field(0.01, ge=0, le=100)
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises, before it falls along a cosine."""
     clip_norm: float = Field(1.0, gt=0)
@@ -67,6 +67,11 @@ class Translation(StepTask):
     def __init__(self, space: DySI, options: TranslationOptions, device: torch.device) -> None:
         super().__init__(space, options, device)
         self.metric = options.metric
+        if options.prefix_tokens >= space.options.target_tokens:
+            raise InputError(
+                f"task.prefix_tokens: {options.prefix_tokens} is not less than space.options.target_tokens, "
+                f"{space.options.target_tokens}; no target goes on behind such a prefix"
+            )
         with data_of("task.data"):
             self.data = load_parallel(options.data)
         self.tokenizer = self._tokenizer()

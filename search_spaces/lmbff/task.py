@@ -55,7 +55,7 @@ class FewShotOptions(StepBudget):
     steps_per_epoch: int = Field(100, gt=0)
     """Optimiser steps between two looks at the validation part."""
     batch_size: int = Field(8, ge=1, le=4096)
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, le=100)
     clip_norm: float = Field(1.0, gt=0)
     keep_best: bool = True
     """End with the weights of the best validation accuracy, the first of equals."""
@@ -79,7 +79,7 @@ class FewShot(StepTask):
         with data_of("task.data"):
             self.pool = load_pool(options.data)
         self._check_fit()
-        self.split(self.space.reference.into(Chosen).shots, PUBLISHED_SEEDS[0])
+        self.pool.few_shot(space.options.shots, PUBLISHED_SEEDS[0], "space.options.shots")
         self.tokenizer = self._tokenizer()
         self._check_texts()
         adaptation = options.adaptation

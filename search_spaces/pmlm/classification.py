@@ -31,7 +31,7 @@ class ClassificationOptions(TuningOptions):
     seed: int = Field(0, ge=0)
     """Decides the new weights, the order of the sentences, and dropout."""
     data: SentenceOptions = SentenceOptions()
-    tokens: int = Field(64, ge=4)
+    tokens: int = Field(64, ge=4, le=2**14)
     """Length of a sentence, [CLS] and [SEP] included; longer ones are cut."""
 
 

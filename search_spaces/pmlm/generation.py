@@ -38,8 +38,8 @@ class GenerationOptions(TuningOptions):
     seed: int = Field(0, ge=0)
     """Decides the order of the pairs, noise, and dropout."""
     data: ParallelOptions = ParallelOptions()
-    source_tokens: int = Field(96, ge=4)
-    target_tokens: int = Field(24, ge=2)
+    source_tokens: int = Field(96, ge=4, le=2**14)
+    target_tokens: int = Field(24, ge=2, le=2**14)
     """Lengths with special tokens; longer texts are cut."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     random_share: float = Field(0.1, ge=0, le=1)

@@ -50,15 +50,15 @@ class PMLMOptions(Options):
 
     text_model: str | None = None
     """A pre-trained BERT by name or folder, head for masked words included, which brings the sizes."""
-    vocabulary: Annotated[int, OWN_TEXT] = Field(4096, ge=64)
-    context: int = Field(128, ge=8)
+    vocabulary: Annotated[int, OWN_TEXT] = Field(4096, ge=64, le=2**20)
+    context: int = Field(128, ge=8, le=2**14)
     """Tokens of a training text, [CLS] and [SEP] among them."""
-    layers: Annotated[int, OWN_TEXT] = Field(4, ge=1)
-    width: Annotated[int, OWN_TEXT] = Field(128, ge=2)
-    head_width: Annotated[int, OWN_TEXT] = Field(32, ge=1)
+    layers: Annotated[int, OWN_TEXT] = Field(4, ge=1, le=1000)
+    width: Annotated[int, OWN_TEXT] = Field(128, ge=2, le=2**14)
+    head_width: Annotated[int, OWN_TEXT] = Field(32, ge=1, le=2**14)
     dropout: Annotated[float, OWN_TEXT] = Field(0.0, ge=0, lt=1)
-    relative_buckets: int = Field(32, ge=4)
-    relative_distance: int = Field(128, ge=2)
+    relative_buckets: int = Field(32, ge=4, le=2**14)
+    relative_distance: int = Field(128, ge=2, le=2**20)
     """Beyond it all positions are alike."""
     budget: Literal["exact", "at_least"] = "exact"
     """Whether the last block is cut to the masking rate, or goes beyond it as published."""

@@ -45,8 +45,8 @@ class PretrainingOptions(StepBudget):
     tokenizer: str | None = None
     """By name or folder; None: that of `space.options.text_model`, or a WordPiece trained on the training part."""
     batch_size: int = Field(16, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
+    learning_rate: float = Field(1e-3, gt=0, le=10)
+    weight_decay: float = Field(0.01, ge=0, le=100)
     warmup: float = Field(0.05, ge=0, lt=1)
     """Share of all steps in which the learning rate rises, before it falls along a cosine; published 4.8 %."""
     rung_windows: int = Field(256, gt=0)

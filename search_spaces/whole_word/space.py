@@ -39,15 +39,15 @@ LONGEST = 4
 class WholeWordOptions(Options):
     """What a study fixes."""
 
-    vocabulary: Annotated[int, FRESH] = Field(6000, ge=16)
+    vocabulary: Annotated[int, FRESH] = Field(6000, ge=16, le=2**20)
     """Tokens at most, of a tokenizer trained on the task's text."""
-    length: int = Field(64, ge=8)
+    length: int = Field(64, ge=8, le=2**14)
     """Tokens of a training window, special ones included, and positions of a fresh model."""
-    layers: int | None = Field(None, ge=1)
+    layers: int | None = Field(None, ge=1, le=1000)
     """Of the reference; up to twice as many may vary, or as many as a pre-trained model has. None: 2, or all of
     those."""
-    width: Annotated[int, FRESH] = Field(128, ge=2)
-    heads: Annotated[int, FRESH] = Field(2, ge=1)
+    width: Annotated[int, FRESH] = Field(128, ge=2, le=2**14)
+    heads: Annotated[int, FRESH] = Field(2, ge=1, le=2**14)
     dropout: Annotated[float, FRESH] = Field(0.0, ge=0, lt=1)
     pretrained: str | None = None
     """A BERT with its head for masked words, from the hub or a folder; its training goes on with its own tokenizer."""
@@ -94,7 +94,7 @@ class WholeWord(SearchSpace):
         super().__init__(options)
         if options.masked + options.randomised > 1:
             raise InputError(
-                f"space.options: masked {options.masked} and randomised {options.randomised} are more than all"
+                f"space.options.masked: {options.masked} and randomised {options.randomised} are more than all"
             )
         if len(set(options.segmenters)) < len(options.segmenters):
             raise InputError(f"space.options.segmenters: {', '.join(options.segmenters)} has one twice")

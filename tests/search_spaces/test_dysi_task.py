@@ -207,6 +207,7 @@ def test_sacrebleu_is_asked_for_in_one_line(monkeypatch, tmp_path):
     [
         ({"batch_size": 41}, "task.batch_size: 41 is more than the 33 training pairs"),
         ({"corruption": 0.0}, "task.corruption"),
+        ({"prefix_tokens": 10**9}, "task.prefix_tokens: 1000000000 is not less than space.options.target_tokens"),
         ({"metric": "rouge"}, "task.metric"),
         ({"beams": 9_999_999}, "task.beams: input should be less than or equal to 100"),
         ({"data": {"name": "files", "root": "/nowhere.tsv"}}, "nowhere.tsv"),

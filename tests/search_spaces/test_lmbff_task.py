@@ -9,7 +9,7 @@ import torch
 from lmbff_small import built, infiller, made, saved, write_rows
 
 from naslab.errors import InputError
-from naslab.search_spaces import find_space, seed_everything
+from naslab.search_spaces import TrainingDiverged, find_space, seed_everything
 from naslab.search_spaces.common.scores.label_words import search_mappings
 from naslab.search_spaces.common.training import adaptation
 from naslab.search_spaces.lmbff import search
@@ -41,6 +41,17 @@ def test_the_split_of_a_model_is_its_seeds_and_the_best_of_its_rungs_is_kept(row
     assert model.kept.split == 21
     assert task.evaluate(model, "validation")["accuracy"] == max(scores) == scores[-1]
     assert task.prompter(model).data.train.texts == task.split(16, 21).train.texts
+
+
+def test_an_adaptation_that_diverges_says_so(rows):
+    text = {"corpus": "files", "files": [str(rows)]}
+    learned = {"text": text, "steps": 6, "batch_size": 4, "length": 16, "learning_rate": 10}
+    space, task = made(rows, adaptation=learned)
+    model = built(space)
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.nan)
+    with pytest.raises(TrainingDiverged, match=r"lower task\.adaptation\.learning_rate"):
+        next(task.train(model, 13))
 
 
 @pytest.mark.parametrize("method", ["prompt", "head"])

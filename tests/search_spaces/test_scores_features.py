@@ -250,3 +250,11 @@ def test_a_probe_on_a_single_row_is_of_its_class():
         linear_probe_accuracy(torch.randn(1, 4), torch.zeros(1).long(), torch.randn(3, 4), torch.zeros(3).long(), 2)
         == 1
     )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_probe_says_that_a_model_went_astray(value):
+    x, y = torch.randn(20, 3), torch.arange(20) % 2
+    x[3, 1], x[4, 1] = value, -value
+    with pytest.raises(TrainingDiverged, match="not finite"):
+        linear_probe_accuracy(x, y, x, y, 2)

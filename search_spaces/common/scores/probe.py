@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from naslab.search_spaces.common.scores.accuracy import accuracy
+from naslab.search_spaces.task import TrainingDiverged
 
 PROBE_L2 = 1e-3
 """Weight of the probe's squared norm; on standardised features it only keeps separable data finite."""
@@ -23,6 +24,9 @@ def linear_probe_accuracy(
 
     Features are standardised by the bank's statistics; L-BFGS from zero on the whole bank, so deterministic. A small
     bank is fitted on the host, wherever its features were made.
+
+    Raises:
+        TrainingDiverged: a feature is not finite, or so large that standardising it overflows.
     """
     if bank_x.numel() * num_classes <= ON_HOST:
         bank_x, bank_y, x, y = (tensor.cpu() for tensor in (bank_x, bank_y, x, y))
@@ -30,6 +34,8 @@ def linear_probe_accuracy(
     train, classes = bank_x[labelled].float(), bank_y[labelled]
     mean, std = train.mean(0), _deviation(train)
     train, queries = (train - mean) / std, (x.float() - mean) / std
+    if not bool(train.isfinite().all() & queries.isfinite().all()):
+        raise TrainingDiverged("the features that the model gives are not finite, or too large to tell apart")
     weight, bias = fit_probe(train, classes, num_classes, iterations)
     return accuracy(queries @ weight + bias, y)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -22,6 +23,7 @@ from naslab.search_spaces.data.text.places import data_of
 from naslab.search_spaces.data.text.prompt_tokens import PromptTokenizer
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.seeds import derive_seed, seed_everything
+from naslab.search_spaces.task import TrainingDiverged
 
 WARMUP = 0.06
 
@@ -32,8 +34,8 @@ class AdaptationOptions(Options):
     text: TextOptions = TextOptions(corpus="imdb")
     steps: int = Field(gt=0)
     batch_size: int = Field(32, ge=1)
-    length: int = Field(64, ge=4)
-    learning_rate: float = Field(1e-3, gt=0)
+    length: int = Field(64, ge=4, le=2**14)
+    learning_rate: float = Field(1e-3, gt=0, le=10)
     """Rises over a sixteenth of the steps and falls to 0 along a cosine."""
     masked: float = Field(0.15, gt=0, lt=1)
     """Share of the words that are hidden."""
@@ -85,7 +87,11 @@ def corpus_tokens(options: AdaptationOptions, encode: Callable[[list[str]], list
 
 
 def adapt(language_model: Any, special: SpecialIds, tokens_N: Tensor, options: AdaptationOptions, seed: int) -> float:
-    """Train a masked language model in place, on its device; mean loss over the last tenth of the steps, in nats."""
+    """Train a masked language model in place, on its device; mean loss over the last tenth of the steps, in nats.
+
+    Raises:
+        TrainingDiverged: that is not finite.
+    """
     device = next(language_model.parameters()).device
     optimiser = adamw(language_model.named_parameters(), options.learning_rate, 0.01, (0.9, 0.98))
     span = options.length - 2
@@ -108,7 +114,9 @@ def adapt(language_model: Any, special: SpecialIds, tokens_N: Tensor, options: A
         optimiser.step()
         if step >= late:
             losses.append(loss.detach())
-    return float(torch.stack(losses).mean())
+    if not math.isfinite(loss := float(torch.stack(losses).mean())):
+        raise TrainingDiverged(f"the loss of the adaptation is {loss}; lower task.adaptation.learning_rate")
+    return loss
 
 
 def masked_loss(language_model: Any, ids_BL: Tensor, labels_BL: Tensor) -> Tensor:

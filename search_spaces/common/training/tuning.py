@@ -23,8 +23,8 @@ class TuningOptions(Options):
 
     epochs: int = Field(3, ge=1)
     batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(5e-4, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
+    learning_rate: float = Field(5e-4, gt=0, le=10)
+    weight_decay: float = Field(0.01, ge=0, le=100)
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises, before it falls along a cosine."""
 
