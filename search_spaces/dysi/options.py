@@ -38,6 +38,8 @@ class DySIOptions(Options):
     def _heads_fit(self) -> Self:
         if self.width % self.heads:
             raise PydanticCustomError(
-                "value_error", "", {"option": "width", "error": f"{self.width} is not a multiple of heads {self.heads}"}
+                "value_error",
+                "{error}",
+                {"option": "width", "error": f"{self.width} is not a multiple of heads {self.heads}"},
             )
         return self

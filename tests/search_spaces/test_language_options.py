@@ -46,7 +46,7 @@ def said(model, name, value):
     return explain(caught.value, "here")
 
 
-@pytest.mark.parametrize(("model", "name"), every_field())
+@pytest.mark.parametrize(("model", "name"), [*every_field()])
 def test_nonsense_is_refused_in_one_line_with_its_place(model, name):
     for value in NONSENSE:
         line = said(model, name, value)

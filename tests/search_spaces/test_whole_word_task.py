@@ -187,7 +187,7 @@ def test_a_checkpoint_without_its_head_is_refused(task, tmp_path):
         ({}, {"sentence_length": 25}, "task.sentence_length: 25 is more than the 24 positions"),
         ({"segmenters": ["gold"]}, {"marked": "nothing"}, "nobody marked the words of files"),
         ({}, {"batch_size": 5000}, "a batch of 5000 windows of 24 needs 115000"),
-        ({"masked": 0.9, "randomised": 0.2}, {}, "masked 0.9 and randomised 0.2 are more than all"),
+        ({"masked": 0.9, "randomised": 0.2}, {}, "space.options.masked: 0.9 and randomised 0.2 are more than all"),
         ({"width": 15}, {}, "width: 15 cannot be divided among heads = 2"),
         ({"vocabulary": 20}, {}, "vocabulary: 20 is too small"),
         ({"segmenters": ["gold", "gold"]}, {}, "has one twice"),
