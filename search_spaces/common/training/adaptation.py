@@ -114,9 +114,10 @@ def adapt(language_model: Any, special: SpecialIds, tokens_N: Tensor, options: A
         optimiser.step()
         if step >= late:
             losses.append(loss.detach())
-    if not math.isfinite(loss := float(torch.stack(losses).mean())):
-        raise TrainingDiverged(f"the loss of the adaptation is {loss}; lower task.adaptation.learning_rate")
-    return loss
+    mean = float(torch.stack(losses).mean())
+    if not math.isfinite(mean):
+        raise TrainingDiverged(f"the loss of the adaptation is {mean}; lower task.adaptation.learning_rate")
+    return mean
 
 
 def masked_loss(language_model: Any, ids_BL: Tensor, labels_BL: Tensor) -> Tensor:
