@@ -11,6 +11,7 @@ import os
 import pickle
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
@@ -48,7 +49,7 @@ class WorkerProcess:
         _CONTEXT.set_forkserver_preload(list(IMPORTED))
         self._pipe, theirs = _CONTEXT.Pipe()
         process = _CONTEXT.Process(target=_work, args=(theirs, {**os.environ, **self._environment}))
-        process.start()
+        _start(process)
         assert process.pid is not None
         self._process, self._group = process, process.pid  # only now: another thread may kill what stands here
         self._useless, self._buried = False, False
@@ -109,6 +110,18 @@ class WorkerProcess:
         self._pipe.close()
         if self._end != self._process.sentinel:
             os.close(self._end)
+
+
+def _start(process: BaseProcess) -> None:
+    """Start it. What it is to be a copy of may end meanwhile, by a signal to all of a group, and is then made anew."""
+    for pause in (0.05, 0.5):
+        try:
+            process.start()
+        except (EOFError, ConnectionError):
+            time.sleep(pause)  # until the system has buried it
+        else:
+            return
+    process.start()
 
 
 def _end_of(process: BaseProcess) -> int:

@@ -95,6 +95,11 @@ def alive(number):
         return False
 
 
+def job_of(worker):
+    """The process of a job that holds a worker: the parent of that which its workers are copies of."""
+    return parent_of(parent_of(worker))
+
+
 def parent_of(number):
     return int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
 

@@ -8,7 +8,7 @@ from collections import Counter
 import optuna
 import pytest
 import torch
-from calls import hold_with_children, parent_of, wait_until
+from calls import hold_with_children, job_of, wait_until
 from clusters import CHOICES, executor_of, ray_cluster
 from rich.console import Console
 
@@ -181,7 +181,7 @@ def test_what_ends_a_job_of_slurm_is_told_apart(tmp_path):
             call = executor.submit(hold_with_children, place)
             wait_until(place.exists)
             worker = int(place.read_text().split()[0])
-            os.kill(parent_of(worker), signal.SIGTERM)
+            os.kill(job_of(worker), signal.SIGTERM)
             with pytest.raises(WorkerDied, match=word) as ended:
                 call.result(120)
             assert type(ended.value) is kind

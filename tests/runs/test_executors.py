@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from calls import (
@@ -16,6 +18,7 @@ from calls import (
     load,
     meet,
     nap,
+    parent_of,
     pid,
     wait_until,
 )
@@ -23,6 +26,7 @@ from clusters import CHOICES, executor_of
 
 from naslab.runs.executors import WorkerDied
 from naslab.runs.executors.guard import Guard
+from naslab.runs.executors.process import WorkerProcess, pack, unpack
 
 KINDS = list(CHOICES)
 LONG = 240
@@ -122,3 +126,24 @@ def test_a_guard_that_was_killed_has_a_successor_that_knows_its_groups():
     guard.forget(0)  # a group that ended
     guard.close()
     assert sleeper.wait(60) == -signal.SIGKILL
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are copies on Linux alone")
+def test_what_workers_are_copies_of_may_end_while_one_is_started():
+    """A signal to all processes of a group, or of a job, ends it too."""
+    guard = Guard()
+    first = WorkerProcess(guard)
+    source = parent_of(first.pid)
+    os.kill(source, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(WorkerProcess, guard)
+        time.sleep(0.2)  # it waits by now; if not, it finds the source gone, which is as good
+        os.kill(source, signal.SIGKILL)
+        workers = [first, second.result(LONG)]
+    try:
+        for worker in workers:
+            assert unpack(worker.exchange(pack(os.getpid, (), {}))) == worker.pid
+    finally:
+        for worker in workers:
+            worker.close()
+        guard.close()

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from calls import alive, fork_away, hold_with_children, leave_the_pipe, parent_of, pid, wait_until
+from calls import alive, fork_away, hold_with_children, job_of, leave_the_pipe, pid, wait_until
 from clusters import executor_of
 
 from naslab.errors import InputError
@@ -63,7 +63,7 @@ def test_signals_that_come_thick_and_fast_do_not_hold_a_job_up(tmp_path):
     try:
         call = executor.submit(hold_with_children, place)
         wait_until(place.exists)
-        job = parent_of(int(place.read_text().split()[0]))
+        job = job_of(int(place.read_text().split()[0]))
         for _ in range(500):
             os.kill(job, signal.SIGUSR1)
             os.kill(job, signal.SIGUSR2)
