@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from clusters import CHOICES
 
 from naslab.errors import InputError
 from naslab.runs.events import Follower
@@ -69,11 +70,15 @@ def waits_at_the_gate():
     return any(follower.read() and follower.seconds() for follower in followers)
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130)])
-def test_a_driver_that_is_killed_or_interrupted_goes_on(toy_file, tmp_path, sent, code):
+@pytest.mark.parametrize(
+    ("sent", "code", "kind"),
+    [(signal.SIGKILL, -9, "local"), (signal.SIGTERM, 130, "local"), (signal.SIGKILL, -9, "ray")],
+)
+def test_a_driver_that_is_killed_or_interrupted_goes_on(toy_file, tmp_path, sent, code, kind):
     """What was interrupted is no attempt: one is all that a job has here."""
     gate, slots = tmp_path / "gate", "2" if sent == signal.SIGKILL else "1"
-    path = toy_file(**gated(gate), limits={"attempts": 1})
+    choice = CHOICES[kind]().model_dump(mode="json", exclude_defaults=True) | {"kind": kind}
+    path = toy_file(**gated(gate), limits={"attempts": 1}, executor=choice)
     driver = start(path, "--slots", slots)
     wait_for(lambda: number_of("complete") >= 1 and waits_at_the_gate(), driver)
     driver.send_signal(sent)
