@@ -65,7 +65,7 @@ class Classification:
             raise InputError("task.classification.data: pairs of sentences are not read here; use single sentences")
         rows = tokenizer.of_length(options.tokens)
         parts = (data.train, data.validation, data.test)
-        self.ids = Splits(*(rows(part.texts).to(device) for part in parts))
+        self.ids = Splits(*(rows.worded(part.texts, "task.classification.data").to(device) for part in parts))
         self.labels = Splits(*(part.labels.to(device) for part in parts))
         self.classes, self.sha256 = data.classes, data.sha256
 

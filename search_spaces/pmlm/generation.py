@@ -113,8 +113,9 @@ class Generation:
         return found
 
     def _encoded(self, part: Pairs) -> Encoded:
-        sources = self.tokenizer.of_length(self.options.source_tokens)(part.sources)
-        targets = self.tokenizer.of_length(self.options.target_tokens + 1)(part.targets)[:, 1:]
+        where, options = "task.generation.data", self.options
+        sources = self.tokenizer.of_length(options.source_tokens).worded(part.sources, where)
+        targets = self.tokenizer.of_length(options.target_tokens + 1).worded(part.targets, where)[:, 1:]
         return Encoded(sources.to(self.device), targets.to(self.device))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,7 +68,7 @@ def load_data(
     rows = (TokenRow(part, tokenizer) for part in (texts.train, texts.validation, texts.test))
     tags = tuple(sorted({tag for text in texts.train for tag in text.tags}))
     parts = (labelled.train, labelled.validation, labelled.test)
-    tokens = (Labelled(_worded(tokenizer, part.texts), part.labels) for part in parts)
+    tokens = (Labelled(tokenizer.worded(part.texts, "task.sentences"), part.labels) for part in parts)
     return WholeWordData(texts, Splits(*rows), labelled, Splits(*tokens), tags, tokenizer)
 
 
@@ -86,14 +85,6 @@ def _tokenizer(
             f"{vocabulary}"
         )
     return found
-
-
-def _worded(tokenizer: TextTokenizer, texts: Sequence[str]) -> Tensor:
-    ids = tokenizer(texts)
-    empty = (ids.ne(tokenizer.special.pad).sum(1) < 3).nonzero().flatten().tolist()
-    if empty:
-        raise InputError(f"task.sentences: text {texts[empty[0]][:20]!r} has no words; remove it")
-    return ids
 
 
 def words_of_several_tokens(words_NL: Tensor, index_NL: Tensor, lengths_NU: Tensor) -> Tensor:

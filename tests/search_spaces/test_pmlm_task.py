@@ -220,6 +220,15 @@ def test_a_part_without_words_is_refused(tmp_path):
         make(data={"corpus": "files", "files": (str(tmp_path / "text.txt"),)})
 
 
+@pytest.mark.parametrize("downstream", ["classification", "generation"])
+def test_a_text_without_words_is_refused_by_its_option(downstream, tmp_path):
+    table = tmp_path / "rows.csv"
+    head, last = ("text,label", "\u200b,0") if downstream == "classification" else ("source,target", "a,\u200b")
+    table.write_text("\n".join([head, *(f"a{i},{i % 2}" for i in range(40)), last]), encoding="utf-8")
+    with pytest.raises(InputError, match=rf"task\.{downstream}\.data: text .* has no words; remove it"):
+        make(downstream=downstream, **{downstream: {"data": {"name": "files", "root": str(table)}}})
+
+
 def test_a_vocabulary_that_the_text_does_not_fill_is_told():
     with pytest.warns(UserWarning, match=r"space\.options\.vocabulary: 9000, but the text gives \d+ tokens"):
         make({"vocabulary": 9000})

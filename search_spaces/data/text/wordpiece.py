@@ -89,6 +89,18 @@ class TextTokenizer:
             [code.ids for code in self.codes(texts)], self.special.cls, self.special.sep, self.special.pad
         )
 
+    def worded(self, texts: Sequence[str], where: str) -> Tensor:
+        """The same, of texts that each have a word.
+
+        Raises:
+            InputError: one has none; `where` is the option that gives them.
+        """
+        rows = self(texts)
+        empty = (rows.ne(self.special.pad).sum(1) < 3).nonzero().flatten().tolist()
+        if empty:
+            raise InputError(f"{where}: text {texts[empty[0]][:20]!r} has no words; remove it")
+        return rows
+
     def of_length(self, length: int) -> TextTokenizer:
         """The same for rows of another length."""
         other = copy.copy(self)
