@@ -29,6 +29,8 @@ _CONTEXT = (
 )
 """One process imports PyTorch, once, and does nothing else: workers are copies of it, there in milliseconds. As Python
 3.14 does by default; what macOS links in does not survive a copy."""
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+"""What a scheduler sends to all processes of a job some time before it ends them."""
 IMPORTED = ("naslab.runs.worker", "torch._dynamo")
 """Before the copies are made; every optimiser imports the second, which takes as long as the rest of PyTorch."""
 
@@ -49,7 +51,11 @@ class WorkerProcess:
         _CONTEXT.set_forkserver_preload(list(IMPORTED))
         self._pipe, theirs = _CONTEXT.Pipe()
         process = _CONTEXT.Process(target=_work, args=(theirs, {**os.environ, **self._environment}))
-        _start(process)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS)  # what is copied would end at the first of them
+        try:
+            _start(process)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         assert process.pid is not None
         self._process, self._group = process, process.pid  # only now: another thread may kill what stands here
         self._useless, self._buried = False, False
@@ -151,8 +157,9 @@ def _work(pipe: Connection, environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
     os.setsid()  # before anything is started: children belong to its group and to no terminal
     os.register_at_fork(after_in_child=pipe.close)  # else one that leaves the group keeps it open when this is gone
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGINT, *WARNINGS):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, WARNINGS)
     while True:
         try:
             request = pipe.recv_bytes()

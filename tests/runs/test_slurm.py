@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from calls import alive, fork_away, hold_with_children, job_of, leave_the_pipe, pid, wait_until
+from calls import alive, fork_away, hold_with_children, job_of, leave_the_pipe, parent_of, pid, wait_until
 from clusters import executor_of
 
 from naslab.errors import InputError
@@ -64,10 +64,14 @@ def test_signals_that_come_thick_and_fast_do_not_hold_a_job_up(tmp_path):
         call = executor.submit(hold_with_children, place)
         wait_until(place.exists)
         job = job_of(int(place.read_text().split()[0]))
+        worker = int(place.read_text().split()[0])
+        told = job, parent_of(worker), worker  # Slurm tells all processes of a job
         for _ in range(500):
-            os.kill(job, signal.SIGUSR1)
-            os.kill(job, signal.SIGUSR2)
+            for process in told:
+                os.kill(process, signal.SIGUSR1)
+                os.kill(process, signal.SIGUSR2)
         assert not call.done(), "a warning ends nothing"
+        assert all(map(alive, told))
         for _ in range(20):
             with suppress(ProcessLookupError):
                 os.kill(job, signal.SIGTERM)
