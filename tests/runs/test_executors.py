@@ -26,7 +26,7 @@ from clusters import CHOICES, executor_of
 
 from naslab.runs.executors import WorkerDied
 from naslab.runs.executors.guard import Guard
-from naslab.runs.executors.process import WorkerProcess, pack, unpack
+from naslab.runs.executors.process import WARNINGS, WorkerProcess, pack, unpack
 
 KINDS = list(CHOICES)
 LONG = 240
@@ -147,3 +147,21 @@ def test_what_workers_are_copies_of_may_end_while_one_is_started():
         for worker in workers:
             worker.close()
         guard.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are copies on Linux alone")
+def test_a_warning_to_all_processes_of_a_job_ends_none_of_them():
+    """Neither the worker nor what workers are copies of: the next is a copy of the same."""
+    guard = Guard()
+    worker = WorkerProcess(guard)
+    source = parent_of(worker.pid)
+    assert unpack(worker.exchange(pack(os.getpid, (), {}))) == worker.pid
+    for process in (source, worker.pid):
+        for number in WARNINGS:
+            os.kill(process, number)
+    assert unpack(worker.exchange(pack(os.getpid, (), {}))) == worker.pid
+    after = WorkerProcess(guard)
+    assert parent_of(after.pid) == source
+    for one in (worker, after):
+        one.close()
+    guard.close()
