@@ -57,5 +57,4 @@ def test_every_shipped_study_is_driven_without_its_data_and_without_a_gpu(name, 
     monkeypatch.setattr("naslab.runs.driver.make_executor", Elsewhere)
     there = ["--set", "device=cuda", "--set", "executor.kind=ray", "--slots", "4"]
     assert run_command_line(["run", name, *there]) == 0, capsys.readouterr().err
-    assert run_command_line(["rank", name, "--json"]) == 0
     assert Path("naslab-runs/naslab.db").exists()
