@@ -100,7 +100,7 @@ def no_defaults(lr, width):
     ("function", "space", "options", "message"),
     [
         (score, {"lr": 0.1}, {}, "lr: 0.1 is no range"),
-        (score, {}, {}, "space.parameters"),
+        (score, {}, {}, "space.options.parameters"),
         (no_defaults, SPACE, {}, "reference: lr, width: no value to beat"),
         (score, SPACE, {"reference": {"lr": 5.0, "width": 8}}, "lr: 5.0 is not allowed"),
         (score, SPACE, {"trials": None}, "needs a budget"),

@@ -124,7 +124,7 @@ def test_the_published_heads_written_as_cells_are_the_reference():
     ],
 )  # fmt: skip
 def test_an_option_of_another_framework_is_refused(framework, option):
-    with pytest.raises(InputError, match=rf"^space\.{option}: applies only with framework = "):
+    with pytest.raises(InputError, match=rf"^space\.options\.{option}: applies only with framework = "):
         tiny(framework, **{option: 2 if option == "hidden_width" else 1})
 
 
