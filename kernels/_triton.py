@@ -7,9 +7,12 @@ that a machine without it can import every operation.
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import json
 import os
+import shutil
+import tempfile
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -36,6 +39,19 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+@cache
+def give_triton_a_folder() -> None:
+    """Triton keeps what it compiles in `~/.triton`. Where no folder can be made there, this process has its own."""
+    if {"TRITON_CACHE_DIR", "TRITON_HOME"}.intersection(os.environ):
+        return
+    try:
+        (Path.home() / ".triton").mkdir(exist_ok=True)
+    except (OSError, RuntimeError):
+        folder = tempfile.mkdtemp(prefix="naslab-triton-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ["TRITON_CACHE_DIR"] = folder
+
+
 class Kernel:
     """A Triton kernel that is compiled when it is first launched; `kernel[grid](arguments)` launches."""
 
@@ -46,6 +62,7 @@ class Kernel:
     @cached_property
     def jitted(self) -> Any:
         """What `triton.jit` makes of the function, with `tl` and the kernels that it calls in its globals."""
+        give_triton_a_folder()
         import triton
         import triton.language
 

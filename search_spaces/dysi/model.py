@@ -160,7 +160,7 @@ class EncoderDecoder(SequenceModel):
 
     def read(self, source_BS: Tensor) -> tuple[Tensor, Tensor]:
         """The encoder's states (B, S, D), and what hides padding (B, 1, 1, S)."""
-        mask = hiding(source_BS.ne(self.ids.pad)[:, None, None])
+        mask = hiding(source_BS.ne(self.ids.pad)[:, None, None], self.network.dtype)
         return self.network.get_encoder()(input_ids=source_BS, attention_mask=mask)[0], mask
 
     def write(self, sources: tuple[Tensor, Tensor], tokens_BL: Tensor) -> Tensor:
@@ -200,7 +200,7 @@ class Decoder(SequenceModel):
         causal = torch.ones(number, number, dtype=torch.bool, device=seen_BN.device).tril()
         outputs = self.network(
             input_ids=torch.cat([sources, tokens_BL], 1),
-            attention_mask=hiding(causal & seen_BN[:, None, None]),
+            attention_mask=hiding(causal & seen_BN[:, None, None], self.network.dtype),
             position_ids=(seen_BN.cumsum(1) - 1).clamp(min=0),
             use_cache=False,
             logits_to_keep=tokens_BL.shape[1],
@@ -221,13 +221,14 @@ class Decoder(SequenceModel):
         return torch.cat([source_BS.ne(self.ids.pad), torch.ones_like(tokens_BL, dtype=torch.bool)], 1)
 
 
-def hiding(seen: Tensor) -> Tensor:
+def hiding(seen: Tensor, dtype: torch.dtype) -> Tensor:
     """What is added to the logits of attention. transformers takes a mask of four dimensions as it is.
 
     Of one of two dimensions it asks on the host whether all is seen, which waits for a GPU. The number is finite in
-    float16 too, so that padding which sees nothing gives no NaN.
+    float16 too, so that padding which sees nothing gives no NaN. It has the dtype of the queries: of float64 queries
+    PyTorch's attention reads a float32 mask wrongly on a processor without AVX-512.
     """
-    return torch.where(seen, 0.0, HIDDEN)
+    return torch.where(seen, 0.0, HIDDEN).to(dtype)
 
 
 def _generated(network: Any, ids: Ids, most: int, beams: int, **given: Tensor) -> Tensor:

@@ -1,6 +1,10 @@
 """How a kernel is launched, on GPUs that are not there."""
 
+import os
+import subprocess
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -74,3 +78,19 @@ def test_similarities_run_on_a_gpu_in_half_precision_and_narrow_rows():
     assert _similarity_tiles.on_gpu(torch.empty(4, 128, dtype=torch.bfloat16)) == "always"
     assert _similarity_tiles.on_gpu(torch.empty(4, 128)) == "never"
     assert _similarity_tiles.on_gpu(torch.empty(4, 256, dtype=torch.float16)) == "never"
+
+
+@pytest.mark.parametrize("home", ["/dev/null", ""])
+def test_triton_has_a_folder_where_there_is_no_home(home, tmp_path):
+    code = (
+        "import os\n"
+        "from naslab.kernels._triton import give_triton_a_folder\n"
+        "give_triton_a_folder()\n"
+        "print(os.environ.get('TRITON_CACHE_DIR', ''))"
+    )
+    known = {name: value for name, value in os.environ.items() if not name.startswith("TRITON")}
+    place = {"HOME": home or str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=known | place, capture_output=True, text=True)
+    folder = done.stdout.strip()
+    assert bool(folder) == (home == "/dev/null"), done.stderr
+    assert not folder or not Path(folder).exists(), "it goes with its process"

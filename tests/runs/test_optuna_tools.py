@@ -171,12 +171,13 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless
 
 
 @pytest.fixture(scope="module")
-def show(server):
+def show(server, tmp_path_factory):
     """What a browser makes of a page of the dashboard, its scripts run; no answer on the way is an error."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip(f"no browser is installed: one of {', '.join(BROWSERS)}")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]
+    own = f"--user-data-dir={tmp_path_factory.mktemp('browser')}"  # there may be no home
+    options = ["--headless", "--no-sandbox", "--disable-gpu", own, "--virtual-time-budget=20000", "--dump-dom"]
     url, answers = server
 
     def shown(page):
