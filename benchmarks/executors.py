@@ -6,8 +6,9 @@ Usage: python benchmarks/executors.py [--kinds local ray slurm] [--workers 1 2 4
 Start-up is from making an executor to the first answer of a call that imports what a trial needs. The cost of a call is
 the median over calls that do nothing, one after the other. Then studies of chaos_space.py, whose training is sleeping,
 up to the end of their last proposal: trials that take nothing and trials of one second, and which share of workers
-times elapsed time, the workers' start included, the trials' own seconds are. Each worker has at least a trial. What
-does not fit into each executor's part of the minutes is left out, and null in the result.
+times elapsed time, the workers' start included, the trials' own seconds are. The process that local workers are copies
+of is there by then, from the measured start-up. Each worker has at least a trial. What does not fit into each
+executor's part of the minutes is left out, and null in the result.
 
 Slurm is submitit's local executor: the queue of a real cluster comes on top.
 """
