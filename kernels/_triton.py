@@ -7,11 +7,9 @@ that a machine without it can import every operation.
 
 from __future__ import annotations
 
-import atexit
 import importlib.util
 import json
 import os
-import shutil
 import tempfile
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -40,16 +38,17 @@ def has_triton() -> bool:
 
 
 @cache
-def give_triton_a_folder() -> None:
-    """Triton keeps what it compiles in `~/.triton`. Where no folder can be made there, this process has its own."""
+def give_triton_a_folder() -> tempfile.TemporaryDirectory[str] | None:
+    """Triton keeps what it compiles in `~/.triton`. Where no folder can be made there, it has one until this ends."""
     if {"TRITON_CACHE_DIR", "TRITON_HOME"}.intersection(os.environ):
-        return
+        return None
     try:
         (Path.home() / ".triton").mkdir(exist_ok=True)
     except (OSError, RuntimeError):
-        folder = tempfile.mkdtemp(prefix="naslab-triton-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        os.environ["TRITON_CACHE_DIR"] = folder
+        folder = tempfile.TemporaryDirectory(prefix="naslab-triton-")
+        os.environ["TRITON_CACHE_DIR"] = folder.name
+        return folder
+    return None
 
 
 class Kernel:

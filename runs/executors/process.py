@@ -53,7 +53,7 @@ class WorkerProcess:
         process = _CONTEXT.Process(target=_work, args=(theirs, {**os.environ, **self._environment}))
         before = signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS)  # what is copied would end at the first of them
         try:
-            _start(process)
+            _start_copy(process)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         assert process.pid is not None
@@ -118,7 +118,7 @@ class WorkerProcess:
             os.close(self._end)
 
 
-def _start(process: BaseProcess) -> None:
+def _start_copy(process: BaseProcess) -> None:
     """Start it. What it is to be a copy of may end meanwhile, by a signal to all of a group, and is then made anew."""
     for pause in (0.05, 0.5):
         try:

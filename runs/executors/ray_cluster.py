@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -69,7 +70,7 @@ class RayExecutor(SlotExecutor):
             raise InputError(f"executor: Ray has no such actor: {in_one_line(error)}") from None
         surroundings = Surroundings.here(choice.environment)
         needs = ", ".join([f"{choice.cpus:g} CPU", *([f"{gpus:g} GPU"] if gpus else []), *choice.resources])
-        make = lambda: actor.remote(surroundings)  # noqa: E731
+        make = partial(actor.remote, surroundings)
         super().__init__([_RayWorker(slot, make, self._head, needs, say) for _ in range(slots)])
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

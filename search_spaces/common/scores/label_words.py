@@ -1,4 +1,4 @@
-"""Automatic search of label words for a fixed template (section 4.1 of the paper).
+"""Automatic search of label words for a fixed template (LM-BFF, Gao et al. 2021, section 4.1).
 
 Of each class the words that the masked LM finds most likely at the mask, over that class's training examples; then all
 combinations, ranked by the accuracy on the training examples without any training. Names: N examples, V words, C
