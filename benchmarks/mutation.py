@@ -3,7 +3,9 @@
 python benchmarks/mutation.py --name ranking --modules runs/ranking.py runs/rows.py --tests tests/runs/test_ranking.py
 Third-party packages are imported once; each fork imports naslab anew with one module changed, and ends at the first
 failing test. A fault that hangs counts as noticed. Faults: a comparison, an operator, a condition, a number or a truth
-value is another one. --sample 100 takes so many at random; --again tries what survived once more, by other tests.
+value is another one. `strict=` and `frozen=` are left alone: they only guard against mistakes in code to come.
+The faults stand in one random order: --sample 60 takes the first 60, --skip 60 leaves out those that tests were written
+against, and --again tries what survived once more, by other tests. mutation_equal.json names what changes no behaviour.
 """
 
 from __future__ import annotations
@@ -16,8 +18,11 @@ import importlib
 import json
 import os
 import random
+import re
 import sys
 import time
+from collections.abc import Sequence
+from functools import cache
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
@@ -25,6 +30,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+EQUAL = ROOT / "benchmarks" / "mutation_equal.json"
+GUARDS = ("strict", "frozen")
 PRELOADED = ("torch", "torchvision", "timm", "transformers", "optuna", "pandas", "plotly.graph_objects", "scipy.stats")
 SWAPS: dict[type[Any], type[Any]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -41,14 +48,16 @@ Work = tuple[str, Path, ast.Module, int]
 class Fault(ast.NodeTransformer):
     """Changes the `wanted`-th place where a fault is possible; afterwards `seen` is the number of such places."""
 
-    def __init__(self, wanted: int) -> None:
-        self.wanted, self.seen, self.said = wanted, 0, ""
+    def __init__(self, wanted: int, source: Sequence[str]) -> None:
+        self.wanted, self.source, self.seen, self.said = wanted, source, 0, ""
 
     def _here(self, node: Any, what: str) -> bool:
         self.seen += 1
         if self.seen - 1 != self.wanted:
             return False
-        self.said = f"line {node.lineno}: {what} in {ast.unparse(node)[:90]}"
+        text = self.source[node.lineno - 1]
+        column = len(text[: node.col_offset].lstrip())
+        self.said = f"line {node.lineno}: {what} in {ast.unparse(node)[:90]} (column {column} of: {text.strip()})"
         return True
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
@@ -105,10 +114,13 @@ class Fault(ast.NodeTransformer):
     def visit_arg(self, node: ast.arg) -> ast.AST:
         return node
 
+    def visit_keyword(self, node: ast.keyword) -> ast.AST:
+        return node if node.arg in GUARDS else self.generic_visit(node)
+
 
 def run_fault(module: Path, tree: ast.Module, index: int, tests: list[str], limit: float) -> tuple[str, str]:
     """("killed", "survived" or "hung", and what was changed)."""
-    fault = Fault(index)
+    fault = Fault(index, lines_of(module))
     changed = ast.fix_missing_locations(fault.visit(copy.deepcopy(tree)))
     child = os.fork()
     if child == 0:
@@ -137,23 +149,35 @@ def _run_tests(module: Path | None, changed: ast.Module | None, tests: list[str]
         return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
 
 
-def faults_in(names: list[str], sample: int | None) -> list[Work]:
-    """Every place in the modules where a fault is possible, or `sample` of them by a fixed seed."""
+def faults_in(names: list[str], skip: int, sample: int | None) -> list[Work]:
+    """`sample` of the places where a fault is possible, after the first `skip` of one random order."""
     work: list[Work] = []
     for name in names:
         module = (ROOT / name).resolve()
-        tree = ast.parse(module.read_text(encoding="utf-8"))
-        counted = Fault(-1)
+        tree = ast.parse("\n".join(lines_of(module)))
+        counted = Fault(-1, lines_of(module))
         counted.visit(copy.deepcopy(tree))
         work += [(name, module, tree, index) for index in range(counted.seen)]
-    return random.Random(0).sample(work, sample) if sample is not None and sample < len(work) else work
+    random.Random(0).shuffle(work)
+    return work[skip:][:sample]
+
+
+@cache
+def lines_of(module: Path) -> list[str]:
+    """The source of a module."""
+    return module.read_text(encoding="utf-8").splitlines()
 
 
 def describe(name: str, tree: ast.Module, index: int) -> str:
     """Module, line and what is changed there."""
-    fault = Fault(index)
+    fault = Fault(index, lines_of(ROOT / name))
     fault.visit(copy.deepcopy(tree))
     return f"{name} {fault.said}"
+
+
+def without_line(described: str) -> str:
+    """The description of a fault without its line, which every edit above it moves."""
+    return re.sub(r" line \d+:", ":", described)
 
 
 def main() -> None:
@@ -163,6 +187,7 @@ def main() -> None:
     parser.add_argument("--modules", nargs="+", required=True)
     parser.add_argument("--tests", nargs="+", required=True)
     parser.add_argument("--sample", type=int, default=None)
+    parser.add_argument("--skip", type=int, default=0)
     parser.add_argument("--again", action="store_true", help="only what survived in the result file, by these tests")
     chosen = parser.parse_args()
     results = ROOT / "benchmarks" / "results" / f"mutation_{chosen.name}.json"
@@ -174,26 +199,29 @@ def main() -> None:
         os._exit(_run_tests(None, None, chosen.tests))
     assert os.waitpid(child, 0)[1] == 0, "the tests fail without any fault"
     limit = 10 + 5 * (time.monotonic() - began)
-    work = faults_in(chosen.modules, chosen.sample)
+    work = faults_in(chosen.modules, chosen.skip, chosen.sample)
     counts, survivors, tests, total = {"killed": 0, "survived": 0, "hung": 0}, [], chosen.tests, len(work)
     if chosen.again:
         before = json.loads(results.read_text(encoding="utf-8"))
         work = [one for one in work if describe(one[0], one[2], one[3]) in before["survivors"]]
         counts = {**{key: before[key] for key in counts}, "survived": 0}
         tests = list(dict.fromkeys([*before["tests"], *tests]))
-    for number, (_, module, tree, index) in enumerate(work, 1):
+    for number, (name, module, tree, index) in enumerate(work, 1):
         came, _ = run_fault(module, tree, index, chosen.tests, limit)
         counts[came] += 1
         if came == "survived":
-            survivors.append(describe(work[number - 1][0], tree, index))
+            survivors.append(describe(name, tree, index))
             print(f"{number}/{len(work)} survived: {survivors[-1]}", flush=True)
-    noticed = (counts["killed"] + counts["hung"]) / total
-    print(f"{chosen.name}: {noticed:.1%} of {total} faults noticed")
-    document = {"modules": chosen.modules, "tests": tests, "faults": total, "sampled": chosen.sample, "seed": 0}
+    reasons = json.loads(EQUAL.read_text(encoding="utf-8"))
+    equal = {one: reasons[without_line(one)] for one in survivors if without_line(one) in reasons}
+    noticed = (counts["killed"] + counts["hung"]) / (total - len(equal))
+    print(f"{chosen.name}: {noticed:.1%} of {total} faults noticed, {len(equal)} that are equal left aside")
+    document = {"modules": chosen.modules, "tests": tests, "faults": total, "sampled": chosen.sample}
     # Only now: it imports parts of naslab, which each fork must import for itself.
     from results_file import write_result
 
-    write_result(results, {**document, **counts, "share_noticed": noticed, "survivors": survivors})
+    found = {"skipped": chosen.skip, **counts, "share_noticed": noticed, "equal": equal, "survivors": survivors}
+    write_result(results, {**document, **found})
 
 
 if __name__ == "__main__":

@@ -270,13 +270,14 @@ def _ratio(cell: dict[str, Any]) -> str:
 
 def mutation() -> str:
     """How many small faults the tests notice, by part of the code that decides."""
-    lines = ["| part | modules | faults tried | noticed | share |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| part | modules | faults tried | noticed | equal | share |", "| --- | --- | --- | --- | --- | --- |"]
     for path in sorted(RESULTS.glob("mutation_*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         modules = ", ".join(f"`{module}`" for module in found["modules"])
         noticed = found["killed"] + found["hung"]
-        name = path.stem.removeprefix("mutation_")
-        lines.append(f"| {name} | {modules} | {found['faults']} | {noticed} | {found['share_noticed']:.0%} |")
+        name, equal = path.stem.removeprefix("mutation_"), len(found.get("equal", {}))
+        tried = f"{found['faults']}{', unseen' if found.get('skipped') else ''}"
+        lines.append(f"| {name} | {modules} | {tried} | {noticed} | {equal} | {found['share_noticed']:.0%} |")
     return "\n".join(lines)
 
 

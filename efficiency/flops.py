@@ -152,7 +152,7 @@ _CONVOLUTIONS = tuple(f"conv{kind}{dimensions}d" for kind in ("", "_transpose") 
 
 
 def _complex_convolution(*args: Any) -> str | None:
-    return COMPLEX_CONVOLUTION if args and isinstance(args[0], Tensor) and args[0].is_complex() else None
+    return COMPLEX_CONVOLUTION if any(isinstance(one, Tensor) and one.is_complex() for one in args) else None
 
 
 @contextmanager
@@ -161,7 +161,7 @@ def _entry(place: Any, name: str, region_of: Callable[..., str | None], counter:
     original, earlier = getattr(place, name), vars(place).get(name)
 
     def marked(*args: Any, **kwargs: Any) -> Any:
-        region = region_of(*args)
+        region = region_of(*args, *kwargs.values())
         with nullcontext() if region is None else counter.region(region):
             return original(*args, **kwargs)
 

@@ -69,8 +69,8 @@ def _grid_sample(backward: bool = False) -> Formula:
 
 
 def _batch_norm(call: Call) -> Work:
-    training = call.arguments.get("training", call.arguments.get("train", "legit" in call.arguments))
-    return Work(pointwise=call.elements * (NORMALISATION if training else 4))
+    trains = call.arguments.get("training", True)  # `_batch_norm_with_update` is not asked
+    return Work(pointwise=call.elements * (NORMALISATION if trains else 4))
 
 
 def _foreach(cost: int) -> Formula:
@@ -78,23 +78,20 @@ def _foreach(cost: int) -> Formula:
     return lambda call: Work(pointwise=cost * sum(t.numel() for t in call.arguments["self"]))
 
 
-def _fused_optimiser(cost: int) -> Formula:
-    return lambda call: Work(pointwise=cost * sum(t.numel() for t in call.arguments["self"]))
-
-
 FORMULAS: dict[str, Formula] = {
     **PRODUCTS,
     **ATTENTION,
     **table(free, "quantize_per_tensor quantize_per_tensor_dynamic dequantize q_scale q_zero_point int_repr"),
-    **table(_fused_optimiser(12), "_fused_adam _fused_adamw"),
-    **table(_fused_optimiser(4), "_fused_sgd _fused_adagrad"),
+    **table(_foreach(12), "_fused_adam _fused_adamw"),
+    **table(_foreach(4), "_fused_sgd _fused_adagrad"),
     **table(
         _foreach(1),
         "_foreach_add _foreach_sub _foreach_mul _foreach_div _foreach_neg _foreach_sqrt _foreach_rsqrt _foreach_pow "
         "_foreach_reciprocal _foreach_maximum _foreach_minimum _foreach_clamp_min _foreach_clamp_max _foreach_abs "
         "_foreach_sign _foreach_exp _foreach_log _foreach_max",
     ),
-    **table(_foreach(2), "_foreach_addcmul _foreach_addcdiv _foreach_lerp _foreach_norm"),
+    **table(_foreach(2), "_foreach_addcmul _foreach_addcdiv _foreach_norm"),
+    **table(_foreach(3), "_foreach_lerp"),
     **table(free, "_foreach_copy _foreach_zero"),
     **table(
         per_output(1),
@@ -103,27 +100,26 @@ FORMULAS: dict[str, Formula] = {
         "bitwise_and bitwise_or bitwise_not bitwise_xor isnan isinf isfinite where threshold exp exp2 expm1 log "
         "log2 log10 log1p sqrt rsqrt reciprocal pow square sin cos tan tanh atan atan2 asin acos sinh cosh erf "
         "erfc erfinv cumsum cumprod native_dropout _fused_dropout threshold_backward relu6 hardtanh "
-        "mse_loss hypot sgn heaviside nan_to_num copysign nextafter xlogy special_xlog1py lgamma digamma polygamma i0 "
+        "hypot sgn heaviside nan_to_num copysign nextafter xlogy special_xlog1py lgamma digamma polygamma i0 "
         "special_i0e special_i1 special_i1e special_erfcx special_ndtri special_log_ndtr sinc hardshrink softshrink "
         "hardshrink_backward softshrink_backward rrelu_with_noise rrelu_with_noise_backward logit polar "
-        "soft_margin_loss prims::add",
+        "prims::add",
     ),
     **table(
         per_output(2),
-        "addcmul addcdiv lerp leaky_relu prelu _prelu_kernel _prelu_kernel_backward hardtanh_backward tanh_backward "
-        "smooth_l1_loss glu",
+        "addcmul addcdiv leaky_relu prelu _prelu_kernel _prelu_kernel_backward hardtanh_backward tanh_backward",
     ),
     **table(
         per_output(3),
         "elu celu selu softplus sigmoid_backward leaky_relu_backward log_sigmoid_forward linalg_cross logaddexp "
-        "logit_backward",
+        "logit_backward lerp",
     ),
     **table(
         per_output(4), "sigmoid hardsigmoid elu_backward softplus_backward hardsigmoid_backward native_dropout_backward"
     ),
     **table(
         per_output(5),
-        "silu hardswish _softmax _log_softmax _safe_softmax binary_cross_entropy_with_logits glu_backward",
+        "silu hardswish _softmax _log_softmax _safe_softmax glu glu_backward",
     ),
     **table(per_output(6), "silu_backward hardswish_backward mish log_sigmoid_backward"),
     "gelu": per_output(GELU),
@@ -157,16 +153,23 @@ FORMULAS: dict[str, Formula] = {
         per_element("grad_output"),
         "max_pool2d_with_indices_backward max_pool3d_with_indices_backward _adaptive_avg_pool2d_backward "
         "_adaptive_avg_pool3d_backward adaptive_max_pool2d_backward adaptive_max_pool3d_backward "
-        "fractional_max_pool2d_backward fractional_max_pool3d_backward embedding_dense_backward mse_loss_backward "
-        "nll_loss_backward nll_loss2d_backward",
+        "fractional_max_pool2d_backward fractional_max_pool3d_backward embedding_dense_backward nll_loss_backward "
+        "nll_loss2d_backward upsample_nearest1d_backward upsample_nearest2d_backward upsample_nearest3d_backward",
     ),
     **table(_grid_sample(), "grid_sampler_2d grid_sampler_3d cudnn_grid_sampler"),
     **table(_grid_sample(backward=True), "grid_sampler_2d_backward grid_sampler_3d_backward"),
-    **table(per_output(2), "upsample_linear1d"),
+    **table(per_output(4), "upsample_linear1d"),
     **table(per_element("grad_output", 4), "upsample_linear1d_backward"),
     **table(per_element("grad_output", 16), "upsample_trilinear3d_backward"),
-    **table(per_element("self", 3), "renorm huber_loss smooth_l1_loss_backward soft_margin_loss_backward"),
-    **table(per_element("self", 5), "binary_cross_entropy binary_cross_entropy_backward multi_margin_loss"),
+    **table(
+        per_element("self", 3),
+        "renorm mse_loss mse_loss_backward huber_loss smooth_l1_loss smooth_l1_loss_backward soft_margin_loss_backward",
+    ),
+    **table(
+        per_element("self", 5),
+        "soft_margin_loss binary_cross_entropy binary_cross_entropy_backward binary_cross_entropy_with_logits "
+        "multi_margin_loss",
+    ),
     **table(
         per_element("self", 5),
         "multilabel_margin_loss_forward multilabel_margin_loss_backward huber_loss_backward multi_margin_loss_backward",
@@ -200,7 +203,6 @@ FORMULAS: dict[str, Formula] = {
     **table(per_element("values"), "index_put _index_put_impl _unsafe_index_put"),
     **table(per_element("src"), "scatter_add"),
     **table(per_element("source"), "index_add"),
-    **table(per_output(1), "upsample_nearest1d_backward upsample_nearest2d_backward upsample_nearest3d_backward"),
     **ALGEBRA,
     **DETECTION,
     **KERNELS,

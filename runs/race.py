@@ -50,13 +50,12 @@ def _breaks(group: Sequence[Trial]) -> bool:
 
 
 def _fits(study: Study, trials: Sequence[Trial], group: Sequence[Trial]) -> bool:
-    """Whether the rest of the study's budget has room for another run of the row, beside those that run."""
+    """Whether the rest of the budget has room for one more run of a row that has some, beside those that run."""
     if study.limits.gpu_hours is None:
         return True
-    ended = [t.full_seconds for t in group if t.state == "complete"]
+    one = fmean(t.full_seconds for t in group if t.state == "complete")
     runs = 1 + sum(t.state == "running" for t in trials)
-    rest = study.limits.gpu_hours * SECONDS_PER_HOUR - sum(t.device_seconds for t in trials)
-    return runs * fmean(ended) <= rest if ended else rest > 0
+    return runs * one <= study.limits.gpu_hours * SECONDS_PER_HOUR - sum(t.device_seconds for t in trials)
 
 
 def is_race_job(study: Study, job: Job) -> bool:

@@ -295,7 +295,8 @@ def _scores(
         if not base:
             return {}
         mean, sign = fmean(base.values()), frame.objective.sign
-        return {seed: sign * (value - base.get(seed, mean)) / total_hours for seed, value in metrics.items()}
+        hours_paid = max(total_hours, NO_TIME)
+        return {seed: sign * (value - base.get(seed, mean)) / hours_paid for seed, value in metrics.items()}
     if frame.objective.sign < 0 or any(value <= 0 for value in metrics.values()):
         return {}
     return {seed: value / max(hours[seed], NO_TIME) for seed, value in metrics.items()}

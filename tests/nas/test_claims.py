@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from naslab.nas.claims import Claim, holm, judge, seeds_wanted
+from naslab.nas.claims import MOST_SEEDS, Claim, holm, judge, seeds_wanted
 
 
 def test_holm_is_the_papers_procedure():
@@ -60,3 +60,48 @@ def test_the_seeds_wanted_settle_it():
 def test_what_cannot_be_judged_is_refused(effects, published):
     with pytest.raises(ValueError):
         Claim(effects, published)
+
+
+@pytest.mark.parametrize("published", [2.0, None])
+def test_both_questions_are_one_sided_t_tests(published):
+    effects = (0.4, -0.3, 0.9, 0.2)
+    above, below = Claim(effects, published).p_values
+    assert above == pytest.approx(stats.ttest_1samp(effects, 0, alternative="greater").pvalue)
+    half = 0.0 if published is None else 1.0
+    assert below == pytest.approx(stats.ttest_1samp(effects, half, alternative="less").pvalue)
+
+
+def test_effects_that_do_not_vary_are_certain_except_at_the_bound():
+    assert Claim((0.5, 0.5), 1.0).p_values == (0.0, 1.0)
+    assert Claim((0.4, 0.4), 1.0).p_values == (0.0, 0.0)
+    assert Claim((0.0, 0.0), 1.0).p_values == (1.0, 0.0)
+    (found,) = judge([Claim((0.5, 0.5), 1.0)])
+    assert (found.verdict, found.seeds_wanted) == ("reproduced", None)
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "reproduced"), (-1, "not reproduced at this size")])
+def test_where_no_figure_was_published_the_direction_alone_is_asked(sign, verdict):
+    (found,) = judge([Claim(tuple(sign * effect for effect in (1.0, 1.1, 0.9, 1.05)))])
+    assert found.verdict == verdict
+
+
+def test_a_verdict_is_given_at_the_level_itself():
+    """Of two questions Holm doubles the smaller p."""
+    claim = Claim((0.4, 0.3, 0.9, 0.2), 20.0)
+    exactly = 2 * min(claim.p_values)
+    assert judge([claim], exactly)[0].verdict != "undecided"
+    assert judge([claim], exactly * (1 - 1e-9))[0].verdict == "undecided"
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 40, MOST_SEEDS])
+def test_the_seeds_wanted_are_the_fewest_up_to_a_thousand(seeds):
+    """Two effects half a mean apart, scaled so that exactly so many seeds would settle them."""
+    spread = np.sqrt(2.0)  # of -1 and 1 around the mean
+    mean = stats.t.ppf(0.99, seeds - 1) * spread / np.sqrt(seeds)
+    assert seeds_wanted(Claim((mean - 1, mean + 1)), 0.01 * (1 + 1e-9)) == seeds
+    wanted = seeds_wanted(Claim((mean - 1, mean + 1)), 0.01 * (1 - 1e-6))
+    assert wanted == (seeds + 1 if seeds < 1000 else None)
+
+
+def test_two_seeds_are_enough_to_be_judged_and_small_effects_may_be_published():
+    assert Claim((0.1, 0.2), 0.5).half == 0.25

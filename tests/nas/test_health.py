@@ -1,3 +1,7 @@
+import copy
+
+import pytest
+
 from naslab.nas.health import assess
 
 SEARCH = {
@@ -40,3 +44,51 @@ def test_collapses_are_flagged():
     assert any("collapsed (std 0.05" in warning for warning in report.warnings)
     healthy = assess("darts", [80.0], [79.0], genotype_skips=0.2, embedding={"feature_std": 0.97, "effective_rank": 40})
     assert not healthy.warnings
+
+
+@pytest.mark.parametrize(
+    ("finalist", "sign", "words"),
+    [((2.0, 2.0), 1, "better than"), ((1.0, 1.0), 1, "no better than"), ((0.5, 0.5), 1, "worse than"),
+     ((2.0, 2.0), -1, "worse than"), ((0.0, 0.0), -1, "better than")],
+)  # fmt: skip
+def test_the_verdict_is_the_sign_of_the_whole_interval(finalist, sign, words):
+    report = assess("darts", finalist, (1.0, 1.0), sign=sign)
+    assert report.verdict.startswith(f"darts: {words} random architectures")
+    expected = sign * (finalist[0] - 1.0)
+    assert (report.difference.low, report.difference.mean, report.difference.high) == (expected,) * 3
+
+
+@pytest.mark.parametrize(
+    ("share", "entropy", "std", "warnings"),
+    [(0.49, 0.9, 0.2, []), (0.5, 0.9, 0.2, ["parameter-free"]), (0.49, 0.901, 0.2, ["undecided"]),
+     (0.49, 0.9, 0.199, ["collapsed (std"]), (None, 0.1, None, [])],
+)  # fmt: skip
+def test_limits_are_those_that_the_page_names(share, entropy, std, warnings):
+    search = copy.deepcopy(SEARCH)
+    search["trajectory"][-1]["entropy"] = {"projector": [entropy]}
+    found = assess(
+        "darts", [80.0], [79.0], search=search, genotype_skips=share,
+        embedding=None if std is None else {"feature_std": std},
+    ).warnings  # fmt: skip
+    assert len(found) == len(warnings)
+    assert all(word in one for word, one in zip(warnings, found, strict=True))
+    assert not any("0.901" in one for one in found) or "(entropy 0.901 of 1)" in found[0]
+
+
+def test_layers_without_parameters_are_a_collapse_of_a_search_by_gradient_alone():
+    def said(search):
+        return assess("arm", [80.0], [79.0], search=search, genotype_skips=0.75).warnings[0]
+
+    assert "the known failure of DARTS" in said(SEARCH)
+    assert "hardly transforms its input" in said(None)
+
+
+def test_what_is_not_known_is_none():
+    report = assess("darts", [80.0, 81.0], [79.0], search=SEARCH, metric="knn_top1")
+    assert (report.discretisation_gap, report.feature_std) == (None, None)
+    other = assess("darts", [80.0, 81.0], [79.0], search=SEARCH, metric="another", retrained=78.0)
+    assert other.discretisation_gap is None
+    assert (report.finalist.mean, report.random.mean) == (80.5, 79.0)
+    assert "cannot tell: 2 seeds against 1 random architectures" in report.verdict
+    nothing = assess("darts", [], [])
+    assert (nothing.finalist, nothing.random, nothing.difference, nothing.loss_gap) == (None,) * 4

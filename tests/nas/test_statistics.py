@@ -2,6 +2,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from naslab.nas.statistics import (
@@ -104,3 +106,60 @@ def test_the_critical_value_is_students_unless_another_is_given():
     assert student(4, level=0.8) == pytest.approx(stats.t.ppf(0.9, 3))
     found = mean_interval([1.0, 3.0, 8.0], lambda seeds: float(seeds))
     assert found.high - found.mean == found.mean - found.low == pytest.approx(3 * math.sqrt(13 / 3))
+
+
+# Of a fixed grid, so that no sum of squares is lost to rounding.
+observations = st.lists(st.integers(-1000, 1000).map(lambda n: n / 8), min_size=1, max_size=6)
+
+
+def bounds(interval):
+    return interval.mean, interval.low, interval.high
+
+
+@given(observations, observations)
+def test_a_difference_turned_round_is_its_negative(a, b):
+    there, back = difference_interval(a, b), difference_interval(b, a).scaled(-1.0)
+    if there.low is None:
+        assert bounds(back) == (pytest.approx(there.mean), None, None)
+    else:
+        assert bounds(back) == pytest.approx(bounds(there), abs=1e-9)
+    by_seed = dict(enumerate(a)), {100 + i: value for i, value in enumerate(b)}
+    assert spread_of_difference(*by_seed) == pytest.approx(spread_of_difference(*reversed(by_seed)), abs=1e-9)
+
+
+@given(observations, st.sampled_from([0.25, 4.0]), st.integers(-64, 64))
+def test_a_mean_moves_and_scales_with_its_observations(values, factor, shift):
+    before, after = mean_interval(values), mean_interval([factor * value + shift for value in values])
+    if len(values) == 1:
+        assert bounds(after) == (factor * values[0] + shift, None, None)
+    else:
+        assert bounds(after) == pytest.approx([factor * bound + shift for bound in bounds(before)], abs=1e-8)
+
+
+def test_two_observations_are_enough_on_either_side():
+    a, b = [1.0, 3.0], [10.0, 11.0, 15.0]
+    welch = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    found = difference_interval(a, b)
+    assert (found.low, found.high) == pytest.approx((welch.low, welch.high))
+    assert spread_of_difference(dict(enumerate(a)), {7: 10.0, 8: 11.0, 9: 15.0}) == pytest.approx(math.sqrt(2 + 7))
+    assert spread_of_difference({0: 1.0, 1: 3.0}, {7: 10.0, 8: 12.0}) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("a", "b"), [([], [1.0]), ([1.0], []), ([], [])])
+def test_a_difference_of_nothing_is_refused_by_name(a, b):
+    with pytest.raises(ValueError, match="at least one value on each side"):
+        difference_interval(a, b)
+
+
+@pytest.mark.parametrize(("low", "high"), [(None, 3.0), (1.0, None)])
+def test_an_interval_with_one_bound_has_none(low, high):
+    half = Interval(2.0, low, high)
+    assert str(half) == "2.00"
+    assert not half.excludes_zero
+    assert half.scaled(3.0) == Interval(6.0, None, None)
+
+
+def test_the_level_of_a_difference_is_the_share_that_it_covers():
+    a, b = [80.1, 81.3, 79.7, 80.0], [78.0, 80.5, 79.1]
+    welch = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.8)
+    assert difference_interval(a, b, level=0.8).low == pytest.approx(welch.low)

@@ -52,3 +52,15 @@ def test_with_many_seeds_a_difference_is_told_at_the_normal_quantiles():
 def test_the_alphas_are_trained_as_in_darts():
     alphas = AlphaOptimiser()
     assert (alphas.learning_rate, alphas.betas, alphas.weight_decay) == (3e-4, (0.5, 0.999), 1e-3)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 50, 999, 1000])
+def test_a_difference_that_so_many_seeds_just_tell_takes_that_many(seeds):
+    just = tellable(2.0, seeds)
+    assert seeds_to_tell(2.0, just) == seeds
+    assert seeds_to_tell(2.0, just * (1 - 1e-9)) == (seeds + 1 if seeds < 1000 else None), "at most 1000 are advised"
+
+
+@given(st.integers(2, 1000), st.floats(1e-3, 1e3))
+def test_what_can_be_told_grows_with_the_noise(seeds, deviation):
+    assert tellable(deviation, seeds) == pytest.approx(deviation * tellable(1.0, seeds))

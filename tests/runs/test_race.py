@@ -165,3 +165,73 @@ def test_the_forecast_counts_the_seeds_that_may_still_be_asked_for():
     assert forecast_hours(study, settled) == 0
     fresh = done[:1]
     assert forecast_hours(study, fresh) == pytest.approx((2 + 2 + 1) * 360 / 3600), "seeds 1 and 2, 3 and 4, a profile"
+
+
+def runs_of(configuration, scores, seconds, first=0, role="final", **more):
+    arm = {} if role == "reference" else {"arm": "tpe"}
+    return [
+        trial(first + s, role, v, configuration=configuration, seed=s, seconds=t, **arm, **more)
+        for s, (v, t) in enumerate(zip(scores, seconds, strict=True))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "scale", "more", "still"),
+    [
+        ({}, 1.0, {}, True),  # as good as the reference's per hour, give or take a sixth
+        ({}, 0.01, {}, True),  # a share is a ratio, too
+        ({"ranking": {"by": "gain"}}, 1.0, {}, False),  # 5 points better, whatever the hours
+        ({"objective": {"kind": "pareto", "against": "hours"}}, 1.0, {}, False),
+        ({}, 1.0, {"core_seconds": {"train": 360.0}}, False),  # by the CPU's clock all took the same
+        ({}, 1.0, {"core_seconds": {"train": 360.0}, "device": "cuda NVIDIA H100"}, True),
+    ],
+)
+def test_the_race_is_for_what_the_order_is_decided_on(changes, scale, more, still):
+    study = make_study(seeds={"from": 3, "to": 6}, **changes)
+    trials = runs_of(PUBLISHED, (80 * scale, 80.01 * scale, 80.02 * scale), (360.0,) * 3, 0, "reference", **more)
+    trials += runs_of(BY_TPE, (85 * scale, 85.01 * scale, 85.02 * scale), (300.0, 360.0, 420.0), 10, **more)
+    jobs = {(job.role, job.seed) for job in race_jobs(study, "knn_top1", trials)}
+    assert jobs == ({("reference", 3), ("final", 3)} if still else set())
+
+
+@pytest.mark.parametrize(("hours", "running", "jobs"), [(0.5, 0, 2), (0.4999, 0, 0), (0.5, 1, 0), (0.55, 1, 2)])
+def test_a_run_that_fits_just_is_begun_beside_those_that_run(hours, running, jobs):
+    """1620 s are spent; half an hour leaves 180, which a run of the row takes; its failure took less."""
+    trials = rows((75.0, 80.0, 85.0))
+    trials += [trial(30, "control", 0.0, label="slow", state="running", seconds=0.0)] * running
+    trials += [trial(31, "final", 0.0, configuration=BY_TPE, seed=2, state="failed", seconds=0.0)]
+    study = make_study(seeds={"from": 3, "to": 5}, limits={"gpu_hours": hours})
+    assert len(list(race_jobs(study, "knn_top1", trials))) == jobs
+
+
+@pytest.mark.parametrize("floor", ["none", "reference", 60.0, 80.0, 99.0])
+def test_a_row_from_75_to_85_is_open_unless_the_floor_is_far_above(floor):
+    study = make_study(seeds={"from": 3, "to": 5}, ranking={"floor": floor, "by": "gain"})
+    trials = rows((75.0, 80.0, 85.0))
+    asked = [job.seed for job in race_jobs(study, "knn_top1", trials) if job.configuration == BY_TPE]
+    assert asked == ([] if floor == 99.0 else [3])
+    better = runs_of(BY_DARTS, (98.5, 98.6, 98.7), (360.0,) * 3, 50)
+    asked = [job.seed for job in race_jobs(study, "knn_top1", [*trials, *better]) if job.configuration == BY_TPE]
+    assert asked == [], "it cannot win against what is shown to be better"
+
+
+def test_of_a_loss_the_lowest_baseline_is_the_floor():
+    objective = {"kind": "pareto", "against": "hours", "direction": "minimize"}
+    study = make_study(seeds={"from": 3, "to": 5}, objective=objective, ranking={"margin": 0.5})
+    baselines = [
+        trial(0, "control", 4.0, label="pixels"),
+        trial(1, "control", 3.0, label="untrained"),
+        trial(2, "control", 3.2, label="untrained", seed=1),
+        trial(3, "random", 5.0, label="random 0", configuration=BY_DARTS),
+        trial(4, "random", 0.5, label="random 1", configuration=BY_TPE),
+        trial(5, "control", 0.1, label="failed", state="failed"),
+        trial(6, "proposal", 0.1, arm="tpe", configuration=BY_TPE),
+    ]
+    assert _floor(study, "knn_top1", None, baselines) == ((-5.0, -0.5), 0.5), "random architectures: 2.75 in the mean"
+    assert _floor(study, "knn_top1", None, baselines[:4]) == ((-3.0, -3.2), 0.5)
+    assert _floor(study, "knn_top1", None, []) == (None, 0.0)
+    own = Contender("reference", {0: -2.0, 1: -3.0}, {})
+    assert _floor(study, "knn_top1", own, baselines) == ({0: -2.0, 1: -3.0}, 0.5)
+    assert _floor(study, "knn_top1", Contender("reference", {}, {}), baselines[:1]) == ((-4.0,), 0.5)
+    number = make_study(objective=objective, ranking={"floor": 2.5})
+    assert _floor(number, "knn_top1", own, baselines) == ((-2.5,), 1.0)
