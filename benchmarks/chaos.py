@@ -1,6 +1,6 @@
 """Studies under random kill -9, SIGTERM and SIGSTOP of their drivers and workers, with 1 to 4 slots.
 
-Usage: python benchmarks/chaos.py [--strikes 200] [--seed 0] [--out benchmarks/results/chaos.json]
+Usage: python benchmarks/chaos.py [--strikes 200] [--minutes 60] [--seed 0] [--out benchmarks/results/chaos.json]
 
 Each strike picks a signal and a victim. A driver that ends is started again with another number of slots; a study that
 is done makes room for the next. What must hold is checked after each strike and at the end: no finished trial is lost
@@ -58,10 +58,11 @@ class Chaos:
         self.witness = folder / "witness"
         self.witness.mkdir()
 
-    def run(self, strikes: int) -> None:
-        """Strike so often, then let the last study end in peace."""
+    def run(self, strikes: int, seconds: float) -> None:
+        """Strike so often, or as often as that time allows; then let the last study end in peace."""
         self._next_study()
-        while sum(self.strikes.values()) < strikes:
+        deadline = time.monotonic() + seconds
+        while sum(self.strikes.values()) < strikes and time.monotonic() < deadline:
             self._start_if_needed()
             time.sleep(self.random.uniform(0.2, 3.0))
             if self._drives() and self._trials(self.names[-1], "running") and self._strike():
@@ -214,27 +215,32 @@ def processes() -> Iterator[tuple[int, int, bytes]]:
             continue
 
 
-def strike_and_write(chaos: Chaos, strikes: int, out: Path, **facts: Any) -> None:
+def strike_and_write(chaos: Chaos, given: argparse.Namespace) -> None:
     """Strike, check, and write the result file."""
-    chaos.run(strikes)
+    chaos.run(given.strikes, 60 * given.minutes)
     found = chaos.result()
     print(json.dumps(found, indent=2))
     assert found["finished_lost"] == found["finished_repeated"] == found["given_up"] == 0
     assert abs(found["difference_share"]) <= 0.01
     assert found["least_unaccounted_seconds"] >= 0
-    write_result(out, {"schema": "naslab.chaos/1", **facts, **found})
+    write_result(given.out, {"schema": "naslab.chaos/1", "seed": given.seed, **found})
+
+
+def options(about: str, strikes: int, out: str) -> argparse.Namespace:
+    """Those of the command line."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--strikes", type=int, default=strikes)
+    parser.add_argument("--minutes", type=float, default=60.0, help="as many strikes as fit, then")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path(out))
+    return parser.parse_args()
 
 
 def main() -> None:
-    """Read the options."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--strikes", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/chaos.json"))
-    arguments = parser.parse_args()
+    """Strike."""
+    given = options(__doc__, 200, "benchmarks/results/chaos.json")
     with tempfile.TemporaryDirectory() as folder:
-        chaos = Chaos(Path(folder), arguments.seed)
-        strike_and_write(chaos, arguments.strikes, arguments.out, seed=arguments.seed)
+        strike_and_write(Chaos(Path(folder), given.seed), given)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The studies of chaos.py on a Ray cluster and a PostgreSQL server of this machine, whose nodes and server die, too.
 
-Usage: python benchmarks/chaos_cluster.py [--strikes 100] [--seed 0] [--out benchmarks/results/chaos_cluster.json]
+Usage: python benchmarks/chaos_cluster.py [--strikes 100] [--minutes 60] [--seed 0]
+    [--out benchmarks/results/chaos_cluster.json]
 
 Victims are the driver, the workers, the nodes of the cluster (one goes, another comes) and the server, which is killed
 and started again after up to two seconds. What must hold is what chaos.py checks.
@@ -8,14 +9,14 @@ and started again after up to two seconds. What must hold is what chaos.py check
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from chaos import Chaos, processes, strike_and_write, workers_of
+from chaos import Chaos, options, processes, strike_and_write, workers_of
 from ray.cluster_utils import Cluster
 
 TESTS = Path(__file__).resolve().parents[1] / "tests" / "runs"
@@ -59,7 +60,9 @@ class ClusterChaos(Chaos):
     def _processes(self, victim: str) -> list[int]:
         if victim == "driver":
             return super()._processes(victim)
-        return workers_of([pid for pid, _, command in processes() if command.startswith(b"ray::")])
+        known = list(processes())
+        raylets = {pid for pid, parent, _ in known if parent == os.getpid()}  # another cluster is not for us to strike
+        return workers_of([pid for pid, parent, command in known if parent in raylets and command.startswith(b"ray::")])
 
     def close(self) -> None:
         """End the cluster."""
@@ -67,17 +70,13 @@ class ClusterChaos(Chaos):
 
 
 def main() -> None:
-    """Read the options."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--strikes", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/chaos_cluster.json"))
-    arguments = parser.parse_args()
+    """Strike."""
+    given = options(__doc__, 100, "benchmarks/results/chaos_cluster.json")
     server = Server().start()
     with tempfile.TemporaryDirectory() as folder:
-        chaos = ClusterChaos(Path(folder), arguments.seed, server)
+        chaos = ClusterChaos(Path(folder), given.seed, server)
         try:
-            strike_and_write(chaos, arguments.strikes, arguments.out, seed=arguments.seed)
+            strike_and_write(chaos, given)
         finally:
             chaos.close()
             server.stop()

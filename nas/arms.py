@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from optuna.samplers import BaseSampler
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field
 
 from naslab.errors import InputError
+from naslab.nas.names import Name, Names
 from naslab.search_spaces import Options, Unless, When
 from naslab.search_spaces.user_modules import import_from
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
-Names = Annotated[tuple[Name, ...], AfterValidator(lambda names: tuple(dict.fromkeys(names)))]
 Pruner = Literal["none", "median", "percentile", "asha", "hyperband"]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]

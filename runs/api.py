@@ -19,7 +19,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
 from rich.console import Console
 
 from naslab.efficiency import compare_latency
@@ -28,9 +27,9 @@ from naslab.errors import InputError
 from naslab.runs import ranking as rankings
 from naslab.runs.beside import load_beside
 from naslab.runs.driver import run_study
-from naslab.runs.executors.options import Local
 from naslab.runs.export import Exported
 from naslab.runs.export import export as export_best
+from naslab.runs.facts import check_here
 from naslab.runs.ledger import Ledger
 from naslab.runs.locate import open_study
 from naslab.runs.progress import Progress
@@ -94,8 +93,7 @@ def run(study: StudyLike, *, workers: int = 1, storage: str | None = None, quiet
     """
     _check_guarded()
     wanted = _study(study)
-    if isinstance(wanted.executor, Local):  # elsewhere the data may be where the workers are
-        wanted.make_task(torch.device("cpu"))
+    check_here(wanted)
     ledger = Ledger.start(storage, wanted)
     run_study(ledger, workers, Progress(Console(stderr=True), quiet=quiet))
     return Results(ledger)

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from naslab.efficiency.device import device_name, resolve_device, resolve_kind
-from naslab.runs.executors.base import Say, Slot
+from naslab.runs.executors.base import Say, Slot, SlotExecutor, WorkerDied
 from naslab.runs.executors.choose import Workers
 from naslab.runs.executors.options import Local
+from naslab.runs.executors.process import prepare_copies
 from naslab.runs.ledger import Ledger
 from naslab.runs.made_with import code_of, made_with
 from naslab.runs.study import Study, parse_study
@@ -49,6 +50,17 @@ class Facts:
         return cls(**{**values, "controls": tuple(ControlFacts(**control) for control in values["controls"])})
 
 
+def check_here(study: Study) -> None:
+    """Where its trials run on this machine: see that the data is there, while workers begin to import.
+
+    Raises:
+        InputError: data that is missing or does not fit.
+    """
+    if isinstance(study.executor, Local):  # elsewhere it may be where the workers are
+        prepare_copies()
+        study.make_task(torch.device("cpu"))
+
+
 def find_facts(ledger: Ledger, slots: int, workers: Workers, say: Say) -> Facts:
     """Those of the ledger's study: this machine's where it has the workers; else as recorded, or as a worker says.
 
@@ -63,8 +75,21 @@ def find_facts(ledger: Ledger, slots: int, workers: Workers, say: Say) -> Facts:
     if recorded is not None and recorded["made_for"] == _made_for(study):
         return Facts.read(recorded["facts"])
     say("asking a worker for the facts of the task")
-    found: Facts = workers.executor().submit(describe, study.document()).result()
-    return found
+    return _asked(study, workers.executor(), say)
+
+
+def _asked(study: Study, executor: SlotExecutor, say: Say) -> Facts:
+    """What a worker says; where it dies, on a node that is lost perhaps, the next is asked, as often as for a trial."""
+    deaths = 0
+    while True:
+        try:
+            found: Facts = executor.submit(describe, study.document()).result()
+            return found
+        except WorkerDied as death:
+            deaths += 1
+            if deaths >= study.limits.attempts:
+                raise
+            say(f"{death}; asking again")
 
 
 def record_facts(ledger: Ledger, facts: Facts) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from naslab.errors import InputError
+from naslab.nas.names import check_name
 from naslab.runs.notebook import module_text, source_of
 from naslab.runs.place import runs_folder
 from naslab.runs.storage_url import storage_url
@@ -66,6 +67,7 @@ def search(
     """
     _check_function(function)
     _check_keywords(function, space)
+    check_name(name or function.__name__)
     place, source = _reference(function, name or function.__name__)
     arm = {"name": sampler.rpartition(":")[2], "engine": "optuna", "sampler": sampler, "pruner": pruner}
     budget = {"trials": trials, "device_hours": hours}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from naslab.runs.ledger import Ledger
@@ -14,6 +15,6 @@ def open_study(text: str, storage: str | None = None) -> Ledger:
     Raises:
         InputError: no such file, study or storage.
     """
-    is_file = text.endswith((".yaml", ".yml")) or Path(text).is_file()
+    is_file = text.endswith((".yaml", ".yml")) or os.path.isfile(text)
     name = load_study(Path(text)).name if is_file else text
     return Ledger.open(storage, name)

@@ -15,10 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from pydantic import TypeAdapter, ValidationError
-
 from naslab.errors import InputError
-from naslab.nas.arms import Name
+from naslab.nas.names import check_name
 from naslab.runs.erasure import erase_studies, rename_studies
 from naslab.runs.lease import Lease, Session, last_sessions
 from naslab.runs.optuna_record import ASIDE
@@ -79,7 +77,7 @@ def rename_study(storage: str | None, old: str, new: str) -> list[str]:
         InputError: no study `old`, a driver works on it, or `new` is taken or no name.
     """
     shelf = _Shelf(storage)
-    _check_name(new)
+    check_name(new)
     with storage_errors(shelf.url):
         if old not in shelf.names() and shelf.attribute(new).get(MOVED_FROM) == old:
             finish_move(shelf.backend, shelf.url, new)
@@ -202,13 +200,6 @@ def _renamed(attribute: dict[str, Any], files: Path, new: str) -> dict[str, Any]
     if "files" in attribute:
         made["files"] = str(Path(attribute["files"]).with_name(new))
     return made
-
-
-def _check_name(name: str) -> None:
-    try:
-        TypeAdapter(Name).validate_python(name)
-    except ValidationError:
-        raise InputError(f"{name!r} is no name of a study; letters, digits, '-', '_' and '.' are allowed") from None
 
 
 def _remove(files: Path) -> None:

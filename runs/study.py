@@ -22,8 +22,9 @@ from pydantic import (
 
 from naslab.efficiency.targets import target_name
 from naslab.errors import InputError
-from naslab.nas.arms import Arm, Grid, Name, Names, Sampled
+from naslab.nas.arms import Arm, Grid, Sampled
 from naslab.nas.grid import grid_points
+from naslab.nas.names import Name, Names
 from naslab.nas.racing import Looks
 from naslab.nas.sampling import check_sampler
 from naslab.nas.statistics import Critical, student

@@ -79,7 +79,7 @@ def delete(
     if not yes:
         found = next((one for one in list_studies(storage) if one.name == name), None)
         what = "" if found is None else f": {sum(found.trials.values())} trials and {found.files} would be gone"
-        raise InputError(f"studies delete {name}{what}; --yes deletes it for good")
+        raise InputError(f"studies delete {name!r}{what}; --yes deletes it for good")
     mentions = delete_study(storage, name)
     if as_json:
         print_json({"schema": "naslab.delete/1", "study": name, "named_by": mentions})

@@ -39,10 +39,8 @@ def run(
     Exit code 3: it finished, but trials were given up; --retry-failed tries them again.
     """
     path = find_study_file(study_file)
-    import torch
-
     from naslab.runs.driver import run_study
-    from naslab.runs.executors.options import Local
+    from naslab.runs.facts import check_here
     from naslab.runs.ledger import Ledger
     from naslab.runs.progress import Progress
     from naslab.runs.status import status as study_status
@@ -56,8 +54,7 @@ def run(
         _show_plan(study, storage, slots, as_json)
         return
     with redirect_stdout(sys.stderr):  # standard output is for the answer, whatever a task prints
-        if isinstance(study.executor, Local):  # elsewhere the data may be where the workers are
-            study.make_task(torch.device("cpu"))
+        check_here(study)
         ledger = Ledger.start(storage, study)
         run_study(ledger, slots, Progress(err), retry_failed)
         document = study_status(ledger)

@@ -12,8 +12,9 @@ import pickle
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, cast
@@ -31,8 +32,28 @@ _CONTEXT = (
 3.14 does by default; what macOS links in does not survive a copy."""
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 """What a scheduler sends to all processes of a job some time before it ends them."""
+OF_THE_DRIVER = (signal.SIGINT, *WARNINGS)
+"""What goes to all processes of a group or a job, and is for the driver alone to answer."""
 IMPORTED = ("naslab.runs.worker", "torch._dynamo")
 """Before the copies are made; every optimiser imports the second, which takes as long as the rest of PyTorch."""
+
+
+def prepare_copies() -> None:
+    """Let what workers are copies of begin its imports, unless it is there: they take seconds, and others go on."""
+    if sys.platform == "linux":
+        _CONTEXT.set_forkserver_preload(list(IMPORTED))
+        with _held_back():
+            forkserver.ensure_running()
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """What is started inside does not hear, before it ignores it, what it would end at, with a page of errors."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, OF_THE_DRIVER)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class WorkerProcess:
@@ -48,14 +69,11 @@ class WorkerProcess:
         self._start()
 
     def _start(self) -> None:
-        _CONTEXT.set_forkserver_preload(list(IMPORTED))
+        prepare_copies()
         self._pipe, theirs = _CONTEXT.Pipe()
         process = _CONTEXT.Process(target=_work, args=(theirs, {**os.environ, **self._environment}))
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS)  # what is copied would end at the first of them
-        try:
+        with _held_back():
             _start_copy(process)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         assert process.pid is not None
         self._process, self._group = process, process.pid  # only now: another thread may kill what stands here
         self._useless, self._buried = False, False
@@ -157,9 +175,9 @@ def _work(pipe: Connection, environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
     os.setsid()  # before anything is started: children belong to its group and to no terminal
     os.register_at_fork(after_in_child=pipe.close)  # else one that leaves the group keeps it open when this is gone
-    for number in (signal.SIGINT, *WARNINGS):
+    for number in OF_THE_DRIVER:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, WARNINGS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_THE_DRIVER)
     while True:
         try:
             request = pipe.recv_bytes()

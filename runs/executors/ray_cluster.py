@@ -189,10 +189,17 @@ def _connect(address: str | None) -> None:
         with _signals_kept():
             ray.init(_answering(address), log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
-        where, hint = address or "this machine", ""
-        if isinstance(error, PermissionError):  # another user of this machine was the first to start a Ray
-            hint = "; RAY_TMPDIR names a folder of your own"
-        raise InputError(f"executor.address: no Ray cluster at {where}: {in_one_line(error)}{hint}") from None
+        where, said = address or "this machine", in_one_line(error)
+        raise InputError(f"executor.address: no Ray cluster at {where}: {said}{_hint(error)}") from None
+
+
+def _hint(error: Exception) -> str:
+    """What helps where Ray's folder is not its to use."""
+    if isinstance(error, PermissionError):  # another user of this machine was the first to start a Ray
+        return "; RAY_TMPDIR names a folder of your own"
+    if "AF_UNIX" in str(error):  # its sockets lie some 60 letters deeper
+        return "; RAY_TMPDIR names a folder with a shorter path"
+    return ""
 
 
 def _answering(address: str | None) -> str | None:

@@ -6,9 +6,11 @@ they would wait for a pre-empted job for ever, and take a suspended one for ende
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
+import threading
 import time
 from contextlib import suppress
 
@@ -27,6 +29,30 @@ SILENCE_SECONDS = 60.0
 """So long `sacct` may know nothing of a job before the queue itself is asked; some clusters keep no accounts."""
 FILE_SECONDS = 15.0
 """So long the answer of a job that is over may take to come through a shared file system."""
+REFRESH_SECONDS = 1.0
+"""So often, at most, `sacct` is asked before it is due, as jobs were cancelled."""
+
+
+class _Accounts:
+    """What `sacct` says, which is asked once for all jobs; submitit's threads would all ask while the first waits."""
+
+    def __init__(self) -> None:
+        self._lock, self._refreshed = threading.Lock(), -math.inf
+
+    def state(self, job: Job[Ended]) -> str:
+        """Of a job, as it was said last."""
+        with self._lock:
+            return job.state
+
+    def refresh(self, job: Job[Ended]) -> None:
+        """Ask before it is due."""
+        with self._lock:
+            if time.monotonic() - self._refreshed >= REFRESH_SECONDS:
+                job.get_info(mode="force")
+                self._refreshed = time.monotonic()
+
+
+_ACCOUNTS = _Accounts()
 
 
 class WatchedJob:
@@ -44,16 +70,16 @@ class WatchedJob:
 
     def waits(self) -> bool:
         """Whether it is in the queue."""
-        return self._job.state.startswith("PENDING")
+        return self._state().startswith("PENDING")
 
     def is_over(self) -> bool:
         """Whether nothing more will come of it than there is."""
         if self._is_local:
             return self._job.done()
-        if self._has_answer() or self._job.state.startswith((*OUT_OF_TIME, *OWN_END, *TAKEN)):
+        if self._has_answer() or (state := self._state()).startswith((*OUT_OF_TIME, *OWN_END, *TAKEN)):
             return True
         now = time.monotonic()
-        if self._job.state != "UNKNOWN":
+        if state != "UNKNOWN":
             self._last_known = now
         elif now - self._last_known > SILENCE_SECONDS:
             self._last_known = now
@@ -69,7 +95,7 @@ class WatchedJob:
             return
         with suppress(OSError):
             self._job.cancel(check=False)
-        self._job.get_info(mode="force")
+        _ACCOUNTS.refresh(self._job)
 
     def end(self, was_cancelled: bool) -> Ended:
         """What became of it, when it is over."""
@@ -91,6 +117,9 @@ class WatchedJob:
         for path in (paths.submitted_pickle, paths.result_pickle, paths.stdout, paths.stderr):
             path.unlink(missing_ok=True)
 
+    def _state(self) -> str:
+        return _ACCOUNTS.state(self._job)
+
     def _has_answer(self) -> bool:
         path = self._job.paths.result_pickle
         with suppress(OSError):  # makes a network file system look again
@@ -98,7 +127,7 @@ class WatchedJob:
         return path.exists()
 
     def _end_without_answer(self) -> Ended:
-        state = self._job.state
+        state = self._state()
         if state.startswith(OUT_OF_TIME):
             return Ended("time")
         if state.startswith("OUT_OF_ME"):

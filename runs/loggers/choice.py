@@ -25,7 +25,7 @@ class TensorBoard(Options):
         """A logger of the study of this name."""
         from naslab.runs.loggers.tensorboard import TensorBoardLogger
 
-        return TensorBoardLogger(Path(self.folder or files / "tensorboard"))
+        return TensorBoardLogger(Path(self.folder or files / "tensorboard").expanduser())
 
 
 class MLflow(Options):

@@ -52,22 +52,25 @@ def test_the_pool_is_what_the_environment_says(named, pool, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("slots", "gpus", "processes", "seen", "share"),
+    ("slots", "gpus", "processes", "seen", "share", "room"),
     [
-        (2, 2, 1, [("0", "1"), ("2", "3")], 2),
-        (2, None, 2, [("0", "1"), ("2", "3")], 2),
-        (6, 0.5, 1, [("0",), ("1",), ("2",), ("3",), ("0",), ("1",)], 0.5),
+        (2, 2, 1, [("0", "1"), ("2", "3")], 2, 2),
+        (2, None, 2, [("0", "1"), ("2", "3")], 2, 2),
+        (6, 0.5, 1, [("0",), ("1",), ("2",), ("3",), ("0",), ("1",)], 0.5, 8),
+        (1, 0.3, 1, [("0",)], 0.3, 12),
     ],
 )
-def test_several_gpus_or_a_fraction_of_one_a_trial(slots, gpus, processes, seen, share, monkeypatch):
+def test_several_gpus_or_a_fraction_of_one_a_trial(slots, gpus, processes, seen, share, room, monkeypatch):
+    """A trial's fraction is of one GPU: four have room for 12 times 0.3, not for 13."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     dealt = local_slots(slots, "cuda", gpus, processes)
     assert [slot.gpus for slot in dealt] == seen
     assert {slot.share for slot in dealt} == {share}
     assert {slot.processes for slot in dealt} == {processes}
-    with pytest.raises(InputError, match=r"executor\.gpus: .* room for"):
-        local_slots(9, "cuda", gpus, processes)
+    assert len(local_slots(room, "cuda", gpus, processes)) == room
+    with pytest.raises(InputError, match=rf"executor\.gpus: .* room for {room} at once"):
+        local_slots(room + 1, "cuda", gpus, processes)
 
 
 def test_slots_of_a_cpu_share_nothing():

@@ -53,6 +53,14 @@ def check(ledger, curve, parameters):
         assert parameters(trial)["role"] == trial.job.role
 
 
+def test_a_folder_in_the_users_home_is_there(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("naslab.runs.loggers.tensorboard.TensorBoardLogger", made.append)
+    TensorBoard(kind="tensorboard", folder="~/boards").make("mine", tmp_path / "mine")
+    assert made == [tmp_path / "boards"]
+
+
 def test_tensorboard(run):
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="naslab[tensorboard] is not installed"

@@ -1,6 +1,7 @@
 """The complaints of docs/other-tuners.md: each names the test that holds its answer; the rest is here."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,26 @@ def test_a_grid_is_tried_once_whatever_was_enqueued(inline):
         run_study(Ledger.start("runs.db", asked), 1, Killed(4))
     found = proposed(run_here(Ledger.start("runs.db", asked)))
     assert sorted((one["width"], one["kind"]) for one in found) == [(w, k) for w in (1, 2, 3) for k in "ab"]
+
+
+def test_all_slots_share_the_trials_of_a_study_and_repeat_none(inline):
+    """Eight are proposed before the first has ended; of the nine configurations that there are none comes twice."""
+    asked = study({"width": naslab.Integer(1, 9)}, trials=9, sampler="random", finalists=1)
+    ledger = Ledger.start("runs.db", asked)
+    run_study(ledger, 8, Progress(err, quiet=True))
+    assert sorted(one["width"] for one in proposed(ledger)) == list(range(1, 10))
+
+
+def test_a_study_goes_on_where_its_folder_was_moved(inline):
+    whole = proposed(run_here(Ledger.start("whole/runs.db", study())))
+    with pytest.raises(KeyboardInterrupt):
+        run_study(Ledger.start("before/runs.db", study()), 1, Killed(4))
+    Path("before").rename("after")
+    ledger = run_here(Ledger.start("after/runs.db", study()))
+    assert proposed(ledger) == whole
+    assert set(Counter(t.job.key for t in ledger.trials() if t.state == "complete").values()) == {1}
+    assert ledger.files == Path("after/mine")
+    assert not Path("before").exists()
 
 
 def test_a_storage_that_is_busy_is_waited_for():

@@ -47,6 +47,7 @@ def refused(tmp_path, address):
     ("raised", "word"),
     [
         (PermissionError(13, "Permission denied", "/tmp/ray/session_x"), "RAY_TMPDIR"),
+        (OSError("AF_UNIX path length cannot exceed 107 bytes: '/scratch/x'"), "RAY_TMPDIR names a folder with a sh"),
         (ConnectionError("Failed to connect to Ray cluster at h:1."), "Failed to connect"),
         (RuntimeError("Version mismatch:\nThe cluster was started with:\n  Ray: 1"), "Version mismatch"),
         (ValueError("'h' is not a valid address"), "not a valid address"),

@@ -115,6 +115,21 @@ def test_a_server_that_is_killed_again_and_again(database, server):
     check_whole(database)
 
 
+def test_connections_that_were_cut_while_nobody_used_them_are_made_anew(database, server, monkeypatch):
+    """As by a firewall after an hour of a long trial."""
+    finish, name = Ledger.finish, sqlalchemy.make_url(database).database
+    cut = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+
+    def cut_and_finish(self, *told):
+        server.execute(cut)
+        return finish(self, *told)
+
+    monkeypatch.setattr(Ledger, "finish", cut_and_finish)
+    listener = Listener()
+    run_study(ledger_of(database), 1, listener)
+    assert {t.state for t in check_whole(database)} <= {"complete", "pruned"}
+
+
 def test_a_driver_that_gives_up_loses_nothing_and_the_same_call_goes_on(database, server, monkeypatch):
     monkeypatch.setenv(patience.RECONNECT_VARIABLE, "0.5")
     finish, calls = Ledger.finish, []

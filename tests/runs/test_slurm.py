@@ -1,6 +1,7 @@
 """Jobs of Slurm that end in ways that nobody answers for: each comes to an end here, with a line that says which."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from naslab.errors import InputError
 from naslab.runs.executors import NodeLost, WorkerDied
 from naslab.runs.executors.choose import make_executor
 from naslab.runs.executors.options import Slurm
+from naslab.runs.executors.process import _answer, pack
+from naslab.runs.executors.slurm_job import Ended
 
 LONG = 240
 
@@ -90,6 +93,7 @@ SLURM = {
     "srun": "exit 1",
     "scancel": 'echo CANCELLED > "$FAKE/state"',
     "sacct": """
+        echo >> "$FAKE/asked"; sleep "$(cat "$FAKE/slowness" 2> /dev/null || echo 0)"
         [ -e "$FAKE/no-accounts" ] && { echo 'sacct: error: accounting storage is disabled' >&2; exit 1; }
         echo 'JobID|State|NodeList'; echo "$(cat "$FAKE/job")|$(cat "$FAKE/state")|n1"
     """,
@@ -164,6 +168,37 @@ def test_a_cluster_without_accounts_is_asked_for_its_queue(slurm, tmp_path):
     with pytest.raises(WorkerDied, match="without an answer"):
         call.result(LONG)
     executor.shutdown()
+
+
+def test_an_answer_that_a_network_file_system_brings_late_is_waited_for(slurm, tmp_path, monkeypatch):
+    monkeypatch.setattr("naslab.runs.executors.slurm_watch.FILE_SECONDS", LONG)
+    folder = Path(os.environ["FAKE"])
+    slurm("COMPLETED")
+    executor, call = submitted(tmp_path)
+    wait_until((folder / "asked").exists)
+    time.sleep(0.5)
+    assert not call.done(), "its end is known, and its answer is not here yet"
+    number = (folder / "job").read_text().strip()
+    (folder / "answer").write_bytes(pickle.dumps(("success", Ended("answer", _answer(pack(len, ("four",), {}))))))
+    os.replace(folder / "answer", tmp_path / "slurm" / f"{number}_0_result.pkl")
+    assert call.result(LONG) == 4
+    executor.shutdown()
+
+
+def test_accounts_are_asked_once_for_all_jobs(slurm, tmp_path):
+    """However many wait, and however long the answer takes: a controller that is busy would be made busier."""
+    folder, jobs = Path(os.environ["FAKE"]), 8
+    (folder / "slowness").write_text("0.5")
+    slurm("RUNNING")
+    executor = make_executor(Slurm(kind="slurm"), jobs, "cpu", tmp_path, print)
+    began, calls = time.monotonic(), [executor.submit(pid) for _ in range(jobs)]
+    wait_until((folder / "asked").exists)
+    time.sleep(3)
+    asked = (folder / "asked").read_text().count("\n")
+    assert asked <= 2 + (time.monotonic() - began) / 2 < jobs, "submitit asks at most every two seconds"
+    (folder / "left").touch()
+    executor.shutdown(cancel_futures=True)
+    assert all(isinstance(call.exception(LONG), WorkerDied) for call in calls)
 
 
 def test_what_slurm_refuses_is_one_line(slurm, tmp_path):

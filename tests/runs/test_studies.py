@@ -9,6 +9,7 @@ import pytest
 from inline import TOY
 from jsonschema import Draft202012Validator
 
+import naslab
 from naslab.errors import InputError
 from naslab.runs import studies
 from naslab.runs.cli import run_command_line
@@ -141,10 +142,8 @@ def test_a_study_that_runs_is_left_alone(storage, capsys):
     [
         ("other", "taken"),
         ("toy", "taken"),
-        ("a/b", "no name"),
         ("a: b", "no name"),
         ("folder", "taken"),
-        ("", "no name"),
     ],
 )
 def test_a_name_that_cannot_be_is_refused(storage, capsys, new, words):
@@ -154,6 +153,58 @@ def test_a_name_that_cannot_be_is_refused(storage, capsys, new, words):
     assert words in refused(capsys, "rename", "toy", new, "--storage", storage)
     assert "no study named 'nobody'" in refused(capsys, "rename", "nobody", "new", "--storage", storage)
     assert overviews(storage).keys() == {"other", "toy"}
+
+
+ALLOWED = "is no name; letters from A to Z, digits, '-', '_' and '.' are allowed, and a letter or a digit comes first"
+NO_NAMES = {
+    **dict.fromkeys(["", "étude", "研究", "исследование", "\N{TEST TUBE}", "e\u0301", "a b", "a\nb", "a\n"], ALLOWED),
+    **dict.fromkeys(["it's", 'a"b', "a/b", "a\\b", "..", ".a", "-a", "_a", "~", "a\0b", "a\udce9"], ALLOWED),
+    **{letter * 300: "has 300 letters; a name has 64 at most" for letter in ("a", "é", "研")},
+    "a" * 65: "has 65 letters; a name has 64 at most",
+}
+
+
+@pytest.mark.parametrize("name", NO_NAMES, ids=ascii)
+def test_whatever_takes_a_name_says_what_a_name_is(tmp_path, capsys, name):
+    takers = [lambda: parse_study({**TOY, "name": name}, "file")]
+    if name:  # else it is the function's own
+        takers.append(
+            lambda: naslab.search(scored, {"x": [1, 2]}, metric="score", trials=1, reference={"x": 1}, name=name)
+        )
+    said = [refused(capsys, "rename", "--storage", record(str(tmp_path / "lab.db")).url, "toy", "--", name)]
+    for take in takers:
+        with pytest.raises(InputError) as caught:
+            take()
+        said.append(str(caught.value))
+    for line in said:
+        assert line.strip().endswith(NO_NAMES[name])
+        assert len(line.strip().splitlines()) == 1
+    assert not Path("naslab-runs").exists(), "nothing is written under such a name"
+
+
+def scored(x):
+    return float(x)
+
+
+@pytest.mark.parametrize("name", ["a", "A-1_b.c", "3", "a..b", "a" * 64])
+def test_what_is_a_name_is_taken(tmp_path, name):
+    assert parse_study({**TOY, "name": name}, "file").name == name
+    record(str(tmp_path / "lab.db"))
+    studies.rename_study(str(tmp_path / "lab.db"), "toy", name)
+    assert overviews(str(tmp_path / "lab.db")).keys() == {name}
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\nb", "研究", "a\0b"])
+def test_a_name_that_no_study_has_is_one_line(tmp_path, capsys, name):
+    storage = record(str(tmp_path / "lab.db")).url
+    for command in (
+        ["status", name],
+        ["rank", name],
+        ["studies", "delete", name],
+        ["studies", "delete", name, "--yes"],
+    ):
+        assert run_command_line([*command, "--storage", storage]) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
 def read(storage, name):
