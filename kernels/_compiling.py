@@ -1,7 +1,7 @@
 """Who waits for a compiler is told: a study charges compilation apart from the training that it interrupts.
 
-C++ loops and Triton kernels are told of where they are made; torch.compile announces itself. Seconds are told when they
-are over, so that a compiler that raises leaves nothing open.
+C++ loops and Triton kernels are told of where they are made; torch.compile announces itself; so does whoever measures
+what to compile. Seconds are told when they are over, so that a compiler that raises leaves nothing open.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-Told = Callable[[float], None]
-"""Takes the seconds of a compilation that has just ended."""
+Told = Callable[[float, int], None]
+"""Takes the seconds of a compilation that has just ended, and how many threads it had."""
 
 _told: list[Told] = []
-_began: list[float] = []
-"""When each compilation began that is not over yet: one may be inside another, and the outermost counts."""
+_began: list[tuple[float, int]] = []
+"""When each compilation began that is not over yet, and its threads; of one inside another the outer one counts."""
 
 
 @contextmanager
@@ -32,9 +32,9 @@ def telling(told: Told) -> Iterator[None]:
 
 
 @contextmanager
-def compiling() -> Iterator[None]:
-    """What happens inside is compilation."""
-    _begin()
+def compiling(threads: int = 1) -> Iterator[None]:
+    """What happens inside is compilation, or a measurement of what to compile."""
+    _began.append((time.perf_counter(), threads))
     try:
         yield
     finally:
@@ -52,7 +52,7 @@ def hear_triton() -> None:
         if other is not None:
             other(**facts)
         if not _began:
-            _tell(facts["times"].total / 1e6)
+            _tell(facts["times"].total / 1e6, 1)
 
     knobs.compilation.listener = listen
 
@@ -67,15 +67,15 @@ def hear_torch_compile() -> None:
 
 
 def _begin(*_: object) -> None:
-    _began.append(time.perf_counter())
+    _began.append((time.perf_counter(), 1))
 
 
 def _end(*_: object) -> None:
-    began = _began.pop()
+    began, threads = _began.pop()
     if not _began:
-        _tell(time.perf_counter() - began)
+        _tell(time.perf_counter() - began, threads)
 
 
-def _tell(seconds: float) -> None:
+def _tell(seconds: float, threads: int) -> None:
     for told in _told:
-        told(seconds)
+        told(seconds, threads)

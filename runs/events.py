@@ -68,11 +68,11 @@ class Trail:
         finally:
             self._switch(before)
 
-    def compiled(self, seconds: float) -> None:
-        """Charge to `compile` so many of the last seconds of the present phase: a compiler had them."""
+    def compiled(self, seconds: float, threads: int = 1) -> None:
+        """Charge to `compile` so many of the last seconds of the present phase: a compiler of some threads had them."""
         phase, now, cpu = self._phase, time.perf_counter(), cpu_seconds()
         wall = min(seconds, now - self._since)
-        cores = min(seconds, cpu - self._cpu_since)  # of one thread
+        cores = min(threads * seconds, cpu - self._cpu_since)
         self._switch_at("compile", now - wall, cpu - cores)
         self._switch_at(phase, now, cpu)
 

@@ -20,7 +20,7 @@ from naslab.runs.past import Past, configuration_of, last_score, tell
 from naslab.runs.race import is_race_job, race_jobs
 from naslab.runs.spend import SECONDS_PER_HOUR
 from naslab.runs.study import Study
-from naslab.runs.trial import Job, Trial
+from naslab.runs.trial import TRAININGS, Job, Trial
 from naslab.search_spaces import Configuration, derive_seed
 
 REDRAWS = 20
@@ -103,6 +103,12 @@ def expected_jobs(study: Study, controls: Sequence[NamedControl]) -> Counter[str
     if study.search_space.builds_models:
         count["profile"] = 1 + ranked
     return count
+
+
+def expected_trainings(study: Study) -> int:
+    """How many trainings, searches by gradient among them, a study is expected to have; 1 where nothing is known."""
+    count = expected_jobs(study, ())
+    return max(1, sum(count[role] for role in TRAININGS))
 
 
 def known_jobs(study: Study, controls: Sequence[NamedControl]) -> list[Job]:

@@ -16,11 +16,8 @@ from naslab.efficiency.memory_forecast import memory_needs
 from naslab.efficiency.targets import HERE
 from naslab.runs.output import significant_digits
 from naslab.runs.study import Study
-from naslab.runs.trial import Trial
+from naslab.runs.trial import TRAININGS, Trial
 from naslab.search_spaces import Configuration, Task
-
-TRAININGS = ("reference", "random", "search", "proposal", "final")
-"""Roles of jobs that train a model."""
 
 
 def configuration_hours(study: Study, task: Task, configuration: Configuration) -> dict[str, Hours]:

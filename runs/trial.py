@@ -37,6 +37,9 @@ ENDED: frozenset[State] = frozenset({"complete", "pruned", "failed", "timed_out"
 GIVEN_UP: frozenset[State] = frozenset({"failed", "timed_out"})
 """Ends after which a job is not tried again unless it is asked for (`naslab run --retry-failed`)."""
 
+TRAININGS = ("reference", "random", "search", "proposal", "final")
+"""Roles of jobs that train a model."""
+
 Cause = Literal["driver", "worker", "node", "budget", "memory"]
 """What interrupted a trial: the end of its driver, the death of its worker, the loss of what that ran on (no attempt of
 the trial's own), the study's budget, or a device whose memory was full: it is tried once more, alone."""

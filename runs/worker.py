@@ -29,6 +29,7 @@ from naslab.runs.faults import cannot_write, disk_is_full, in_one_line, place_of
 from naslab.runs.judge import judged_arm
 from naslab.runs.log import captured
 from naslab.runs.made_with import made_with
+from naslab.runs.plan import expected_trainings
 from naslab.runs.predicted_hours import configuration_hours
 from naslab.runs.process_state import put_back
 from naslab.runs.scores import read_rung, read_scores
@@ -131,7 +132,9 @@ def _study_and_task(document: dict[str, Any], device: torch.device) -> tuple[Stu
     if not _warm or _warm[0][:2] != (document, device):
         _warm.clear()
         study = parse_study(document, "the study", recorded=True)  # the driver has accepted it
-        _warm.append((document, device, study, study.make_task(device)))
+        task = study.make_task(device)
+        task.trainings = expected_trainings(study)
+        _warm.append((document, device, study, task))
     return _warm[0][2:]
 
 

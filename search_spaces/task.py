@@ -72,6 +72,8 @@ class Task(ABC):
     metric: str
     percentages: ClassVar[frozenset[str]] = frozenset()
     """Which scores are percentages, where a margin of 1 means a point."""
+    trainings: int = 1
+    """How many trainings of this length the study is expected to have: what is measured once serves them all."""
 
     def __init__(self, space: SearchSpace, options: Any, device: torch.device) -> None:
         self.space = space

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from naslab.errors import InputError
+from naslab.kernels._compiling import telling
 from naslab.search_spaces import find_space, seed_everything
 from naslab.search_spaces.common.training import choice, train_in_rungs
 from naslab.search_spaces.common.training.choice import Sampled, Training, Wanted, best, decide
@@ -251,6 +252,31 @@ def test_auto_is_plain_where_nothing_can_be_kept_or_the_training_is_short(measur
     monkeypatch.undo()
     monkeypatch.setattr(choice, "measure", None)
     assert decide(Wanted(asked, choice.LEAST_STEPS - 1, {}), training) == Policy()
+
+
+def test_what_is_measured_once_is_weighed_against_all_trainings_and_charged_apart(measured, monkeypatch):
+    """One short training pays for no measurement, a hundred of the same do; compilation is paid by each."""
+    training, told = Training(*made(), batches, loss), []
+    monkeypatch.setattr(choice, "LEAST_SECONDS", 1000.0)
+    monkeypatch.setattr(choice, "SHARE", 0.0)
+    once = choice.measure(PolicyOptions(), training.copied(), 1)
+    assert [sample.policy for sample in once] == [Policy()]
+    many = choice.measure(PolicyOptions(), training.copied(), 1, round(1e4 / min(once[0].seconds)))
+    assert len(many) == 4
+    assert not any(sample.policy.compile for sample in many), "no single training is long enough"
+    wanted = Wanted(PolicyOptions(), 1, {}, trainings=2).of(3, compile="off")
+    assert (wanted.steps, wanted.trainings) == (3, 2)
+    monkeypatch.setattr(choice, "LEAST_STEPS", 6)
+    with telling(lambda seconds, threads: told.append((seconds, threads))):
+        decide(wanted, training)
+    ((seconds, threads),) = told
+    (file,) = measured.iterdir()
+    samples = json.loads(file.read_text())["samples"]
+    assert seconds >= sum(sum(sample["seconds"]) for sample in samples)
+    assert threads == torch.get_num_threads()
+    monkeypatch.setattr(choice, "LEAST_STEPS", 7)
+    monkeypatch.setattr(choice, "measure", None)  # would raise
+    assert decide(wanted.of(3, compile="off", another="subject"), training) == Policy()
 
 
 def test_another_policy_must_surely_be_faster_and_pay_for_its_compilation():

@@ -1,8 +1,8 @@
 """What `auto` means: a policy chosen by a short measurement of real steps, once for a study's space on a device.
 
 The choice is kept in the user's cache with its samples and provenance, and every later training of the same subject
-takes it from there, so that the rows of a study are trained alike. Where it cannot be kept, or where the training is
-too short to pay for a measurement, `auto` is plain PyTorch.
+takes it from there, so that the rows of a study are trained alike. Where it cannot be kept, or where the trainings of a
+study are too short, all together, to pay for a measurement, `auto` is plain PyTorch.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from naslab.efficiency import collect_provenance
 from naslab.efficiency.device import device_name, synchronise
 from naslab.efficiency.latency import ratio_interval
 from naslab.kernels._cache import cache_folder, replace_file
+from naslab.kernels._compiling import compiling
 from naslab.search_spaces.common.training.checkpoint import restore_rng, rng_state
 from naslab.search_spaces.common.training.policy import Batches, Loss, Policy, PolicyOptions
 from naslab.search_spaces.common.training.step import Stepper
@@ -34,16 +35,16 @@ from naslab.version import naslab_version
 
 SCHEMA = "naslab.policy/1"
 LEAST_STEPS = 200
-"""A training of fewer steps is not measured at all: what it does depends on no clock."""
+"""A study whose trainings have fewer steps in all is not measured: what it does depends on no clock."""
 LEAST_SECONDS = 120.0
-"""Nor is one that is expected to take less than this in plain PyTorch."""
+"""Nor is one whose trainings are expected to take less than this in all, in plain PyTorch."""
 SHARE = 0.02
-"""Of the expected training, for the measurement."""
+"""Of all the expected training, for the measurement."""
 MOST_SECONDS = 20.0
 LEAST_ROUNDS = 5
 WARM_UP_STEPS = 2
 SECONDS_TO_COMPILE = 1800.0
-"""From an expected training of so long on, compiling is tried: it takes a minute or more by itself."""
+"""From one expected training of so long on, compiling is tried: each takes a minute or more for it."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class Wanted:
     asked: PolicyOptions
     steps: int
     subject: Mapping[str, Any]
+    trainings: int = 1
+    """How many of so many steps will be run: a measurement is weighed against all of them."""
 
     @classmethod
     def by(cls, task: Task) -> Wanted:
@@ -103,18 +106,21 @@ class Wanted:
             "task": type(task).__qualname__,
             "task_options": options.model_dump(mode="json"),
         }
-        return cls(options.policy, plan.steps if plan else 0, subject)
+        return cls(options.policy, plan.steps if plan else 0, subject, task.trainings)
 
     def of(self, steps: int, compile: Literal["auto", "off", "on"], **more: Any) -> Wanted:
         """The same for another number of steps, compilation decided, and with more to say of the subject."""
-        return Wanted(self.asked.model_copy(update={"compile": compile}), steps, {**self.subject, **more})
+        asked = self.asked.model_copy(update={"compile": compile})
+        return replace(self, asked=asked, steps=steps, subject={**self.subject, **more})
 
 
 def decide(wanted: Wanted, training: Training) -> Policy:
     """The policy of a training that begins; nothing that it will do is changed by the measurement."""
     asked, steps, subject = wanted.asked, wanted.steps, wanted.subject
     plain = asked.plain
-    if steps < LEAST_STEPS or (len(candidates(asked, training.model)) == 1 and asked.compile != "auto"):
+    if wanted.trainings * steps < LEAST_STEPS or (
+        len(candidates(asked, training.model)) == 1 and asked.compile != "auto"
+    ):
         return plain
     path = _path(wanted, training.device)
     known = _recorded(path)
@@ -122,13 +128,15 @@ def decide(wanted: Wanted, training: Training) -> Policy:
         return known or plain
     kept = rng_state(training.device)
     try:
-        samples = measure(asked, training.copied(), steps)
+        with compiling(torch.get_num_threads()):
+            samples = measure(asked, training.copied(), steps, wanted.trainings)
     finally:
         restore_rng(kept, training.device)
     document = {
         "schema": SCHEMA,
         "subject": dict(subject),
         "steps": steps,
+        "trainings": wanted.trainings,
         "policy": best(samples, steps).to_dict(),
         "samples": [{**vars(s), "policy": s.policy.to_dict()} for s in samples],
         "provenance": collect_provenance(training.device, samples="samples of this document").to_dict(),
@@ -147,18 +155,19 @@ def candidates(asked: PolicyOptions, model: nn.Module) -> list[Policy]:
     return [replace(plain, precision=p, memory_format=f) for p, f in product(precisions, formats)]  # type: ignore[arg-type]
 
 
-def measure(asked: PolicyOptions, training: Training, steps: int) -> list[Sampled]:
-    """Samples of the plain policy and, where the training is long enough, of the others, all in turn.
+def measure(asked: PolicyOptions, training: Training, steps: int, trainings: int = 1) -> list[Sampled]:
+    """Samples of the plain policy and, where so many trainings are long enough, of the others, all in turn.
 
     Args:
         training: trained by this; a copy.
     """
     (plain,) = _sampled(training, [asked.plain], 0.0)
     expected = plain.expected(steps)
-    if expected < LEAST_SECONDS:
+    if trainings * expected < LEAST_SECONDS:
         return [plain]
     try:
-        eager = _sampled(training, candidates(asked, training.model), min(SHARE * expected, MOST_SECONDS))
+        seconds = min(SHARE * trainings * expected, MOST_SECONDS)
+        eager = _sampled(training, candidates(asked, training.model), seconds)
     except Exception:  # noqa: BLE001 - what cannot run, such as an operation without bfloat16, is no choice
         return [plain]
     if asked.compile != "auto" or expected < SECONDS_TO_COMPILE:
