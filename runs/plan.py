@@ -106,9 +106,9 @@ def expected_jobs(study: Study, controls: Sequence[NamedControl]) -> Counter[str
 
 
 def expected_trainings(study: Study) -> int:
-    """How many trainings, searches by gradient among them, a study is expected to have; 1 where nothing is known."""
+    """How many trainings, other than searches by gradient, a study is expected to have; 1 where nothing is known."""
     count = expected_jobs(study, ())
-    return max(1, sum(count[role] for role in TRAININGS))
+    return max(1, sum(count[role] for role in TRAININGS if role != "search"))
 
 
 def known_jobs(study: Study, controls: Sequence[NamedControl]) -> list[Job]:

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -122,7 +122,8 @@ def search_policy(
         raise InputError("task.policy.precision: a search by gradient has no float16; use bfloat16 or float32")
     if asked.accumulation > 1:
         raise InputError("task.policy.accumulation: a search by gradient takes whole batches; use 1")
-    wanted = Wanted.by(task).of(epochs * task.num_batches(WEIGHT_SHARE), supernet=True, compile="off")
+    alone = replace(Wanted.by(task), trainings=1)  # a study has many trainings, but few searches
+    wanted = alone.of(epochs * task.num_batches(WEIGHT_SHARE), supernet=True, compile="off")
     batches = lambda model, optimiser, epoch: task.batches(seed, epoch, WEIGHT_SHARE)  # noqa: E731
     loss = lambda model, batch: cast(Supernet, model).loss(batch)  # noqa: E731
     policy = decide(wanted, Training(supernet, optimiser, batches, loss))

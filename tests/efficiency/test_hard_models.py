@@ -241,6 +241,10 @@ def test_eight_bit_floats_are_counted():
         a, b = x.to(torch.float8_e4m3fn), linear.weight.to(torch.float8_e4m3fn).t()
         return torch._scaled_mm(a, b, scale_a=torch.ones(()), scale_b=torch.ones(()), out_dtype=torch.bfloat16)
 
+    try:
+        scaled(layer(), torch.randn(16, 16))
+    except RuntimeError as refusal:
+        pytest.skip(f"needs a processor on which PyTorch multiplies 8-bit floats: {refusal}")
     assert count_forward(Fn(scaled, layer()), torch.randn(16, 16)).total == 2 * 16**3
 
 

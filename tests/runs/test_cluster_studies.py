@@ -142,10 +142,10 @@ def test_a_driver_needs_neither_the_data_nor_the_device(toy_file, tmp_path, monk
     run_study(ledger, 1, watching)
     assert {t.state for t in ledger.trials()} == {"complete"}
     assert {t.device for t in ledger.trials()} == {device_name(torch.device("cpu"))}
-    assert watching.said == ["asking a worker for the facts of the task"]
+    assert watching.said[0] == "asking a worker for the facts of the task"  # what follows is how busy the cluster is
     again = Watching()
     run_study(Ledger.start("runs.db", study), 1, again)
-    assert again.said == [], "what a worker said once is on record"
+    assert "asking a worker for the facts of the task" not in again.said, "what a worker said once is on record"
 
 
 @pytest.mark.parametrize("kind", ["ray", "slurm"])

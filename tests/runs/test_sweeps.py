@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from naslab.errors import InputError
 from naslab.runs.cli import run_command_line
 from naslab.runs.ledger import Ledger
-from naslab.runs.plan import expected_jobs, next_job
+from naslab.runs.plan import expected_jobs, expected_trainings, next_job
 from naslab.runs.ranking import rank
 from naslab.runs.report import build_report
 from naslab.runs.study import load_study
@@ -32,6 +32,7 @@ def test_every_point_is_trained_with_every_seed_and_ranked(toy_file):
     assert roles == {"control": 3, "reference": 2, "final": 4, "profile": 3}
     controls = ledger.study.make_task(__import__("torch").device("cpu")).controls()
     assert expected_jobs(ledger.study, controls) == roles
+    assert expected_trainings(ledger.study) == 6
     ranking = rank(ledger.study, trials)
     rows = {tuple(row.configuration.chain("cell")): row for row in ranking.rows if not row.reference}
     assert rows.keys() == {tuple(GOOD), tuple(POOR)}
