@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.study._multi_objective import _fast_non_domination_rank
 
@@ -10,6 +10,7 @@ points = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, m
 
 
 @given(points)
+@settings(deadline=None)
 def test_fronts_are_those_of_repeated_removal(given_points):
     numbers = fronts(given_points)
     for point, number in zip(given_points, numbers, strict=True):
@@ -18,6 +19,7 @@ def test_fronts_are_those_of_repeated_removal(given_points):
 
 
 @given(points)
+@settings(deadline=None)
 def test_the_first_front_agrees_with_optuna(given_points):
     losses = np.array([[-score, cost] for score, cost in given_points], dtype=float)
     assert [n - 1 for n in fronts(given_points)] == _fast_non_domination_rank(losses).tolist()

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from naslab.nas.arms import Sampled
@@ -20,6 +20,7 @@ LADDER = [{1: float(score), 2: float(score), 3: float(score)} for score in range
 
 
 @given(st.lists(SCORES, max_size=30), SCORES, st.integers(2, 4))
+@settings(deadline=None)
 def test_halving_goes_on_within_the_best_share_of_all_that_came_this_far(peers, own, reduction):
     number = len(peers) + 1
     goes_on = number < reduction or sum(score > own for score in peers) < number // reduction
@@ -27,6 +28,7 @@ def test_halving_goes_on_within_the_best_share_of_all_that_came_this_far(peers, 
 
 
 @given(st.lists(SCORES, min_size=3, max_size=30), SCORES, st.floats(1, 99).map(lambda p: round(p, 1)))
+@settings(deadline=None)
 def test_the_percentile_is_that_of_the_peers_at_the_same_epoch(peers, own, keep):
     expected = own < np.percentile(peers, 100 - keep)
     curves = [{1: 0.0, 2: score} for score in peers]

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -117,6 +117,7 @@ def bounds(interval):
 
 
 @given(observations, observations)
+@settings(deadline=None)
 def test_a_difference_turned_round_is_its_negative(a, b):
     there, back = difference_interval(a, b), difference_interval(b, a).scaled(-1.0)
     if there.low is None:
@@ -128,6 +129,7 @@ def test_a_difference_turned_round_is_its_negative(a, b):
 
 
 @given(observations, st.sampled_from([0.25, 4.0]), st.integers(-64, 64))
+@settings(deadline=None)
 def test_a_mean_moves_and_scales_with_its_observations(values, factor, shift):
     before, after = mean_interval(values), mean_interval([factor * value + shift for value in values])
     if len(values) == 1:

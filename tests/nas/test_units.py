@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -48,6 +48,7 @@ def test_a_range_is_divided_evenly_on_its_scale():
 
 
 @given(st.floats(1e-3, 1e3), st.floats(1.0, 1e4), st.floats(0, 1), st.booleans())
+@settings(deadline=None)
 def test_no_value_is_outside_its_range(low, factor, u, log):
     distribution = FloatDistribution(low, low * factor, log=log)
     value = from_unit(distribution, u)

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from naslab.nas.arms import AlphaOptimiser
@@ -28,6 +28,7 @@ def test_a_verdict_is_what_the_whole_interval_shows(low, high, verdict):
 
 
 @given(st.floats(1e-3, 10), st.floats(1e-2, 10))
+@settings(deadline=None)
 def test_the_seeds_that_tell_a_difference_are_the_fewest(deviation, difference):
     seeds = seeds_to_tell(deviation, difference)
     if seeds is None:
@@ -62,5 +63,6 @@ def test_a_difference_that_so_many_seeds_just_tell_takes_that_many(seeds):
 
 
 @given(st.integers(2, 1000), st.floats(1e-3, 1e3))
+@settings(deadline=None)
 def test_what_can_be_told_grows_with_the_noise(seeds, deviation):
     assert tellable(deviation, seeds) == pytest.approx(deviation * tellable(1.0, seeds))

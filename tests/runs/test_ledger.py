@@ -124,6 +124,25 @@ def test_records_of_earlier_versions_are_read(study):
     assert (trial.state, trial.job.pending, trial.job.key) == ("interrupted", (), "proposal/tpe/0")
 
 
+def test_options_without_effect_that_an_earlier_version_kept_are_read(study):
+    ledger = Ledger.start("runs.db", study)
+    with ledger.hold(1):
+        recorded = ledger.attribute("naslab")
+        recorded["study"]["arms"][0]["reduction"] = 4  # of a pruner that the arm does not have: refused in a file
+        ledger.set_attribute("naslab", recorded)
+    assert Ledger.open("runs.db", "toy").study.arms[0].name == "tpe"
+
+
+def test_a_database_file_does_not_say_where_its_folder_lies_so_that_both_may_be_moved(study):
+    ledger = Ledger.start("runs.db", study)
+    with ledger.hold(1):
+        pass
+    assert "files" not in ledger.attribute("naslab")
+    Path("elsewhere").mkdir()
+    Path("runs.db").rename("elsewhere/runs.db")
+    assert Ledger.open("elsewhere/runs.db", "toy").files.resolve() == Path("elsewhere/toy").resolve()
+
+
 def test_only_who_holds_a_study_writes_to_it(study):
     ledger = Ledger.start("runs.db", study)
     for write in (lambda: ledger.begin(CONTROL), lambda: ledger.set_attribute("a", 1)):

@@ -258,6 +258,17 @@ def test_a_front_has_what_is_complete_and_has_both_figures_and_breaks_nothing():
     assert finalists(Past(study, "score", trials), arm) == [cell(study, *FAIR), cell(study, *POOR)]
 
 
+@pytest.mark.parametrize(("by", "best"), [("score", FAIR), ("score_per_hour", GOOD)])
+def test_the_best_are_those_by_score_or_by_score_an_hour(by, best):
+    study = make(arms=[{**TPE, "finalists_by": by}])
+    trials = proposals(
+        study, (GOOD, "complete", 3.0, {"seconds": 10.0}), (FAIR, "complete", 9.0, {"seconds": 100.0}),
+        (POOR, "complete", 1.0, {"seconds": 5.0}),
+    )  # fmt: skip
+    (arm,) = study.arms
+    assert finalists(Past(study, "score", trials), arm) == [cell(study, *best)]
+
+
 def test_two_arms_that_found_the_same_are_both_named():
     study = make(arms=[TPE, GRID])
     trials = proposals(study, (GOOD, "complete", 1.0, {}))
