@@ -42,14 +42,13 @@ def register_formula(operation: str, formula: Formula, traffic: Callable[[Call],
         TRAFFIC[operation] = traffic
 
 
-def _window(argument: str | None = None) -> Formula:
+def _window(dimensions: int, argument: str | None = None) -> Formula:
     """Pooling with a window: one FLOP for each element of each window."""
 
     def formula(call: Call) -> Work:
         windows = call.arguments[argument].numel() if argument else call.elements
-        sizes = call.arguments["kernel_size"]
-        spatial = call.outputs[0].ndim - (2 if call.outputs[0].ndim > 2 else 1)
-        return Work(pointwise=windows * (prod(sizes) if len(sizes) > 1 else sizes[0] ** spatial))
+        sizes = list(call.arguments["kernel_size"])  # one stands for all
+        return Work(pointwise=windows * prod(sizes * (dimensions // len(sizes))))
 
     return formula
 
@@ -119,9 +118,9 @@ FORMULAS: dict[str, Formula] = {
     ),
     **table(
         per_output(5),
-        "silu hardswish _softmax _log_softmax _safe_softmax glu glu_backward",
+        "silu hardswish mish _softmax _log_softmax _safe_softmax glu glu_backward",
     ),
-    **table(per_output(6), "silu_backward hardswish_backward mish log_sigmoid_backward"),
+    **table(per_output(6), "silu_backward hardswish_backward log_sigmoid_backward"),
     "gelu": per_output(GELU),
     "gelu_backward": per_output(2 * GELU),
     "mish_backward": per_output(12),
@@ -143,8 +142,11 @@ FORMULAS: dict[str, Formula] = {
         "native_batch_norm cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit _batch_norm_with_update",
     ),
     **table(per_output(4), "_native_batch_norm_legit_no_training _batch_norm_no_update"),
-    **table(_window(), "max_pool2d_with_indices max_pool3d_with_indices avg_pool2d avg_pool3d avg_pool1d"),
-    **table(_window("grad_output"), "avg_pool2d_backward avg_pool3d_backward"),
+    **table(_window(1), "avg_pool1d"),
+    **table(_window(2), "max_pool2d_with_indices avg_pool2d"),
+    **table(_window(3), "max_pool3d_with_indices avg_pool3d"),
+    **table(_window(2, "grad_output"), "avg_pool2d_backward"),
+    **table(_window(3, "grad_output"), "avg_pool3d_backward"),
     **table(
         per_element("self"),
         "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d adaptive_avg_pool1d",
@@ -168,11 +170,8 @@ FORMULAS: dict[str, Formula] = {
     **table(
         per_element("self", 5),
         "soft_margin_loss binary_cross_entropy binary_cross_entropy_backward binary_cross_entropy_with_logits "
-        "multi_margin_loss",
-    ),
-    **table(
-        per_element("self", 5),
-        "multilabel_margin_loss_forward multilabel_margin_loss_backward huber_loss_backward multi_margin_loss_backward",
+        "multi_margin_loss multi_margin_loss_backward multilabel_margin_loss_forward multilabel_margin_loss_backward "
+        "huber_loss_backward",
     ),
     "multinomial": per_element("self", 2),
     "fractional_max_pool2d": per_element("self"),

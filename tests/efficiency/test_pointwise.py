@@ -29,6 +29,7 @@ EACH = {
     "sigmoid: negate, exp, plus, divide": (lambda: torch.sigmoid(X), 4),
     "hardsigmoid: plus, two bounds, divide": (lambda: F.hardsigmoid(X), 4),
     "SiLU: sigmoid, times": (lambda: F.silu(X), 5),
+    "mish: softplus, tanh, times": (lambda: F.mish(X), 5),
     "hardswish: hardsigmoid, times": (lambda: F.hardswish(X), 5),
     "GELU": (lambda: F.gelu(X), 5),
     "backward of GELU: twice": (lambda: aten.gelu_backward(X, Y), 10),
@@ -50,6 +51,15 @@ EACH = {
     "layer norm": (lambda: F.layer_norm(X, (5,)), 8),
     "batch norm that trains": (lambda: F.batch_norm(X, torch.zeros(5), torch.ones(5), training=True), 8),
     "batch norm with given statistics": (lambda: F.batch_norm(X, torch.zeros(5), torch.ones(5)), 4),
+    "batch norm that is not asked": (
+        lambda: aten._batch_norm_with_update(X, None, None, torch.zeros(5), torch.ones(5), 0.1, 1e-5),
+        8,
+    ),
+    "batch norm that is not asked either": (
+        lambda: aten._native_batch_norm_legit_no_training(X, None, None, torch.zeros(5), torch.ones(5), 0.1, 1e-5),
+        4,
+    ),
+    "draws: sum, divide": (lambda: aten.multinomial(X, 2), 2),
     "copy": (lambda: X.clone(), 0),
     "a list of tensors": (lambda: torch._foreach_mul([X[:1], X[1:]], 2.0), 1),
     "addcmul of a list": (lambda: torch._foreach_addcmul([X], [X], [Y]), 2),
@@ -81,6 +91,8 @@ def test_the_backward_of_a_normalisation_is_twice_its_forward():
     [
         (lambda x: F.max_pool2d(x, 2), (2, 3, 8, 8), 2 * 3 * 16 * 4),
         (lambda x: F.max_pool2d(x, 2), (3, 8, 8), 3 * 16 * 4),
+        (lambda x: aten.avg_pool2d(x, [2]), (3, 8, 8), 3 * 16 * 4),
+        (lambda x: aten.max_pool3d_with_indices(x, [2])[0], (3, 4, 4, 4), 3 * 8 * 8),
         (lambda x: F.max_pool2d(x, (2, 4)), (2, 3, 8, 8), 2 * 3 * 8 * 8),
         (lambda x: F.max_pool3d(x, 2), (2, 3, 4, 4, 4), 2 * 3 * 8 * 8),
         (lambda x: F.avg_pool1d(x, 4), (2, 3, 8), 2 * 3 * 2 * 4),
@@ -106,6 +118,7 @@ def backward_of(function, x):
 
 def test_the_backward_of_average_pooling_goes_over_the_same_windows():
     assert backward_of(lambda x: F.avg_pool2d(x, 3, stride=1), torch.ones(2, 3, 5, 5)) == 2 * 3 * 9 * 9
+    assert backward_of(lambda x: F.avg_pool3d(x, 2), torch.ones(2, 3, 4, 4, 4)) == 2 * 3 * 8 * 8
 
 
 @pytest.mark.parametrize(
