@@ -104,6 +104,10 @@ def parent_of(number):
     return int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def children_of(number):
+    return [int(child) for child in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
+
+
 def nap(seconds, slot):
     time.sleep(seconds)
     return time.time()

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
+from calls import children_of
 from clusters import CHOICES
 
 from naslab.errors import InputError
@@ -29,12 +31,19 @@ def gated(gate):
     return {**BARE, "task": {"epochs": 3, "trouble": "gate", "marker": str(gate)}}
 
 
-def start(path, *more, folder=None):
+def start(path, *more, folder=None, terminal=False):
+    """A driver; `terminal`: which leads a group of processes, as in a shell."""
     command = [sys.executable, "-m", "naslab", "run", str(path), "--storage", str(Path("runs.db").resolve()), *more]
     # A shell that runs the tests in the background has SIGINT ignored, and children inherit that.
     listening = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     return subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, preexec_fn=listening, text=True, cwd=folder
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=listening,
+        text=True,
+        cwd=folder,
+        start_new_session=terminal,
     )
 
 
@@ -184,6 +193,25 @@ def test_ctrl_c_before_anything_runs_is_one_line(toy_file):
     code, said = end(driver)
     assert code == 130
     assert said.splitlines() == ["naslab: interrupted; the same command goes on from here"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are copies on Linux alone")
+def test_ctrl_c_in_a_terminal_while_workers_begin_to_import_is_one_line(toy_file):
+    """It goes to all processes there, and what workers are copies of does not answer it, too."""
+    driver = start(toy_file(), terminal=True)
+    wait_for(lambda: b"multiprocessing.forkserver" in commands_of_children(driver.pid), driver)
+    os.killpg(driver.pid, signal.SIGINT)
+    code, said = end(driver)
+    assert code == 130
+    assert said.splitlines() == ["naslab: interrupted; the same command goes on from here"]
+
+
+def commands_of_children(number):
+    found = b""
+    for child in children_of(number):
+        with suppress(OSError):  # it has ended meanwhile
+            found += Path(f"/proc/{child}/cmdline").read_bytes()
+    return found
 
 
 CTRL_C_IN_A_STRING = """
