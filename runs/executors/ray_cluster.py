@@ -205,6 +205,8 @@ def _hint(error: Exception) -> str:
 def _answering(address: str | None) -> str | None:
     """The address, if somebody listens there: Ray would knock for minutes, and say so in pages.
 
+    Where the last cluster of this machine was, nothing public of Ray says before it is joined.
+
     Raises:
         OSError: nobody listens.
         ValueError: no address.
