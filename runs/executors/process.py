@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, cast
@@ -42,6 +42,7 @@ def prepare_copies() -> None:
     """Let what workers are copies of begin its imports, unless it is there: they take seconds, and others go on."""
     if sys.platform == "linux":
         _CONTEXT.set_forkserver_preload(list(IMPORTED))
+        resource_tracker.ensure_running()  # beforehand, as it would let Ctrl-C in again
         with _held_back():
             forkserver.ensure_running()
 
