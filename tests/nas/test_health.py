@@ -83,6 +83,13 @@ def test_layers_without_parameters_are_a_collapse_of_a_search_by_gradient_alone(
     assert "hardly transforms its input" in said(None)
 
 
+def test_facts_are_those_of_the_last_epoch():
+    search = copy.deepcopy(SEARCH)
+    search["trajectory"].append({"entropy": {"projector": [0.1, 0.3]}, "skip_share": 0.25})
+    report = assess("darts", [80.0], [79.0], search=search)
+    assert (report.skip_share, report.entropy[-1], report.warnings) == (0.25, 0.2, ())
+
+
 def test_what_is_not_known_is_none():
     report = assess("darts", [80.0, 81.0], [79.0], search=SEARCH, metric="knn_top1")
     assert (report.discretisation_gap, report.feature_std) == (None, None)

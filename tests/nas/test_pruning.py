@@ -68,6 +68,9 @@ def test_patience_spares_what_still_improves():
     assert not behind("asha", rising, LADDER, patience=1)
     assert behind("asha", stale, LADDER, patience=1)
     assert not behind("asha", stale, LADDER, patience=2)
+    peaked = {1: 1.0, 2: 3.0, 3: 0.0}
+    assert behind("asha", peaked, LADDER, reduction=3)
+    assert not behind("asha", peaked, LADDER, reduction=3, patience=2), "the best is among the last two"
 
 
 def test_hyperband_takes_its_brackets_in_turn_and_each_halves_later():
