@@ -174,9 +174,9 @@ def dear(configuration):
 
 
 def front_area(sampler, seed):
-    """Area that the front of 24 told proposals dominates above score 0 and below cost 7."""
+    """Area that the front of 48 told proposals dominates above score 0 and below cost 7."""
     space, history = Cells(Options()), []
-    for i in range(24):
+    for i in range(48):
         proposal = propose(arm(sampler), space, history, [], derive_seed(seed, i))
         score, cost = dear(proposal)
         history.append(Observation(proposal, score, cost=cost))
@@ -185,7 +185,9 @@ def front_area(sampler, seed):
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "evolution"])
 def test_with_a_cost_learning_samplers_find_a_better_front_than_random(sampler):
-    assert np.mean([front_area(sampler, s) for s in range(3)]) > np.mean([front_area("random", s) for s in range(3)])
+    """Over 24 seeds the gain is 4 to 6 of its standard errors; three seeds were the luck of one version's numbers."""
+    gains = [front_area(sampler, seed) - front_area("random", seed) for seed in range(24)]
+    assert np.mean(gains) > 0
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "evolution"])

@@ -11,7 +11,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+import transformers
 from fake_cuda import CUDA, fake_cuda
+from packaging.version import Version
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -98,6 +100,8 @@ def placed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_step_stays_on_the_device(name, placed, monkeypatch):
+    if name == "dysi" and Version(transformers.__version__) < Version("5.16"):
+        pytest.skip(f"needs transformers 5.16: the T5 of {transformers.__version__} asks the host at each step")
     make, move = placed
     task, taken = make(name), []
 
