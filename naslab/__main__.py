@@ -5,24 +5,24 @@ from __future__ import annotations
 import signal
 import sys
 
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C. Python ends a process by the signal itself once a plain KeyboardInterrupt has left code in a string,
-    such as that of a dataclass, even where it was caught; not so with a class of its own."""
+from naslab.runs.interrupts import Interrupted, interrupt
 
 
 def main() -> None:
     """Entry point of the `naslab` command."""
     interrupted = False
 
-    def interrupt(*_: object) -> None:
+    def ctrl_c(*_: object) -> None:
         nonlocal interrupted
         interrupted = True
-        raise Interrupted
+        interrupt()
 
     # A shell starts what runs in its background with Ctrl-C ignored; that stays.
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGINT, ctrl_c)
+    show = sys.unraisablehook
+    # Python drops it there, and says so in many lines; it is heard later.
+    sys.unraisablehook = lambda fact: None if issubclass(fact.exc_type, Interrupted) else show(fact)
     try:
         from naslab.runs.cli import run_command_line
         from naslab.runs.output import end_of_output

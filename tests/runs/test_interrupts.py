@@ -35,6 +35,16 @@ def test_an_interruption_in_a_finaliser_is_not_lost(number):
             held.check()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interruption_that_was_dropped_before_anything_could_wait_for_it_is_heard_once():
+    with termination_interrupts():
+        Dies(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt), HeldBack():
+            pass
+    with termination_interrupts(), HeldBack() as held:
+        held.check()
+
+
 def test_of_many_interruptions_only_a_late_one_comes_out_of_nowhere(monkeypatch):
     with HeldBack() as held:
         for _ in range(5):

@@ -202,7 +202,7 @@ def test_ctrl_c_in_a_terminal_while_workers_begin_to_import_is_one_line(toy_file
     wait_for(lambda: b"multiprocessing.forkserver" in commands_of_children(driver.pid), driver)
     os.killpg(driver.pid, signal.SIGINT)
     code, said = end(driver)
-    assert code == 130
+    assert code == 130, said
     assert said.splitlines() == ["naslab: interrupted; the same command goes on from here"]
 
 
@@ -214,23 +214,39 @@ def commands_of_children(number):
     return found
 
 
-CTRL_C_IN_A_STRING = """
+COMMAND = """
 import signal, sys, types
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from naslab.__main__ import main
+from naslab.runs.interrupts import HeldBack
 cli = sys.modules["naslab.runs.cli"] = types.ModuleType("cli")
+class Dropped:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
 def run_command_line():
+    {}
+cli.run_command_line = run_command_line
+main()
+"""
+IN_A_STRING = """
     try:
         exec("import signal; signal.raise_signal(signal.SIGINT)")  # as a dataclass that is being made
     except KeyboardInterrupt:
         return 130
-cli.run_command_line = run_command_line
-main()
+"""
+IN_A_FINALISER = """
+    Dropped()
+    with HeldBack():
+        return 0
 """
 
 
-def test_ctrl_c_while_python_runs_code_in_a_string_is_still_130(tmp_path):
-    (tmp_path / "ctrl_c.py").write_text(CTRL_C_IN_A_STRING)
+@pytest.mark.parametrize("moment", [IN_A_STRING, IN_A_FINALISER], ids=["string", "finaliser"])
+def test_ctrl_c_where_python_would_forget_it_is_still_130(tmp_path, moment):
+    (tmp_path / "ctrl_c.py").write_text(COMMAND.format(moment))
     path = os.pathsep.join([str(tmp_path), *sys.path])
-    ended = subprocess.run([sys.executable, "-m", "ctrl_c"], env={**os.environ, "PYTHONPATH": path})
+    environment = {**os.environ, "PYTHONPATH": path}
+    ended = subprocess.run([sys.executable, "-m", "ctrl_c"], env=environment, stderr=subprocess.PIPE, text=True)
     assert ended.returncode == 130
+    assert "Traceback" not in ended.stderr
+    assert "Exception ignored" not in ended.stderr
