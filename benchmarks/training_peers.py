@@ -2,19 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import timm
 import torch
 import transformers
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 from training_cases import Case
 
 from naslab.search_spaces import find_space
 
 Make = Callable[[], Callable[[], None]]
+
+
+def lightly_simclr(case: Case, preset: str) -> Mapping[str, Make]:
+    """lightly's loss and transforms of images in PyTorch's loader, around the same network; none without lightly.
+
+    All in one process, as the cores are what is compared; its blur is left out, as ours has none on small images.
+    """
+    if find_spec("lightly") is None:
+        return {}
+
+    def make() -> Callable[[], None]:
+        from lightly.loss import NTXentLoss
+        from lightly.transforms import SimCLRTransform
+
+        model, _ = case.make()
+        options = find_space("nasiam", preset, {"framework": "simclr"}).options
+        views = SimCLRTransform(input_size=options.image_size, gaussian_blur=0.0, normalize=None)
+        pixels = torch.randint(256, (case.batch_size, options.image_size, options.image_size), dtype=torch.uint8)
+        images = [Image.fromarray(image) for image in pixels.numpy()]
+        loader = DataLoader(_Viewed(images, views), case.batch_size, shuffle=True)
+        batches, criterion = _endless(loader), NTXentLoss(temperature=model.temperature)
+
+        def loss(_: Any) -> torch.Tensor:
+            first, second = next(batches)
+            return criterion(model.project(first.to(case.device)), model.project(second.to(case.device)))
+
+        return _loop(model, case, loss, draws=False)
+
+    return {"lightly SimCLR": make}
+
+
+class _Viewed(Dataset):
+    """Views of images, made when they are asked for."""
+
+    def __init__(self, images: list[Image.Image], views: Callable[[Image.Image], list[torch.Tensor]]) -> None:
+        self.images, self.views = images, views
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, number: int) -> list[torch.Tensor]:
+        return self.views(self.images[number])
+
+
+def _endless(loader: DataLoader) -> Iterator[list[torch.Tensor]]:
+    while True:
+        yield from loader
 
 
 def vit_mae(case: Case, preset: str) -> Mapping[str, Make]:
@@ -95,19 +145,21 @@ class GPT(nn.Module):
         return F.cross_entropy(self.output(x).flatten(0, 1), targets.flatten())
 
 
-def _loop(model: nn.Module, case: Case, loss: Callable[[Any], torch.Tensor]) -> Callable[[], None]:
+def _loop(model: nn.Module, case: Case, loss: Callable[[Any], torch.Tensor], draws: bool = True) -> Callable[[], None]:
+    """Steps of a plain loop; without `draws` the loss makes its own batch."""
     model.to(case.device).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
     def step() -> None:
         optimiser.zero_grad()
-        loss(case.batch()).backward()
+        loss(case.batch() if draws else None).backward()
         optimiser.step()
 
     return step
 
 
 PEERS: Mapping[str, Callable[[Case, str], Mapping[str, Make]]] = {
+    "simclr": lightly_simclr,
     "mae": vit_mae,
     "token_reduction": plain_vit,
     "altup": plain_gpt,

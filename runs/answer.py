@@ -265,26 +265,39 @@ def _open(standing: Standing) -> Iterator[Finding]:
     yield Finding(
         "open",
         f"Open: {_names(undecided)} {verb} neither shown to be as good as the floor within {margin:.3g}, nor to be "
-        f"worse.{resolution(standing)}",
+        f"worse.{resolution(standing, undecided)}",
     )
 
 
-def resolution(standing: Standing) -> str:
-    """What difference to the reference the study can tell, and how many more seeds would tell the margin."""
+def resolution(standing: Standing, rows: Sequence[Row]) -> str:
+    """What difference to the reference these rows can tell, and how many more seeds would tell the margin.
+
+    In a race of seeds they have more than others: the row with the fewest pairs of seeds speaks for all.
+    """
     reference = standing.reference
     if reference is None:
         return ""
-    spreads = [spread for row in _rivals(standing) if (spread := spread_of_difference(row.metrics, reference.metrics))]
-    if not spreads:
+    known = [
+        (spread, _seeds_beside(row, reference))
+        for row in rows
+        if (spread := spread_of_difference(row.metrics, reference.metrics))
+    ]
+    if not known:
         return ""
-    typical = math.sqrt(fmean(spread**2 for spread in spreads))
-    seeds = min(len(row.seeds) for row in standing.rows if len(row.seeds) > 1)
+    typical, seeds = math.sqrt(fmean(spread**2 for spread, _ in known)), min(number for _, number in known)
     told = tellable(typical, seeds, standing.critical)
     text = f" With {seeds} seeds the study tells differences of about {told:.2g}"
     wanted = seeds_to_tell(typical, standing.margin) if standing.margin else None
     if wanted is not None and wanted > seeds:
-        return f"{text}; {wanted - seeds} more seeds each would tell {standing.margin:.3g}."
+        more = "1 more seed" if wanted - seeds == 1 else f"{wanted - seeds} more seeds"
+        return f"{text}; {more} each would tell {standing.margin:.3g}."
     return f"{text}."
+
+
+def _seeds_beside(row: Row, reference: Row) -> int:
+    """Pairs of seeds of both; where they share none, of the one that has fewer."""
+    shared = len(row.metrics.keys() & reference.metrics.keys())
+    return shared if shared > 1 else min(len(row.metrics), len(reference.metrics))
 
 
 def _undecided(standing: Standing) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -64,22 +65,31 @@ class WholeWordCollator:
                 )
         length = max(len(text["input_ids"]) for text in texts)
         length += -length % self.multiple_of
-        ids_BL = _padded([text["input_ids"] for text in texts], length, self.special.pad, np.int64)
-        index_BL = run_index(_padded([text["words"] for text in texts], length, -1, np.float64))
+        ids_BL = _padded([text["input_ids"] for text in texts], length, self.special.pad)
+        index_BL = run_index(_padded([text["words"] for text in texts], length, -1))
         noise_4BL = torch.rand(4, *ids_BL.shape, generator=self._generator)
         masked = mask_units(ids_BL, index_BL, noise_4BL, self.budget, self.fates, self.special, self.vocabulary)
         attended_BL = ids_BL.ne(self.special.pad).long()
         return {"input_ids": masked.ids_BL, "attention_mask": attended_BL, "labels": masked.labels_BL}
 
 
-def _padded(
-    rows: Sequence[Sequence[int | None]], length: int, filling: int, read_as: type[np.int64 | np.float64]
-) -> Tensor:
-    """Rows of one length, int64. Read as floats, None becomes what fills up; integers are read faster."""
-    if all(len(row) == length for row in rows):
-        found = np.array(rows, read_as)
-    else:
-        found = np.full((len(rows), length), filling, read_as)
-        for padded, numbers in zip(found, rows, strict=True):
-            padded[: len(numbers)] = numbers
-    return torch.from_numpy(np.nan_to_num(found, copy=False, nan=filling).astype(np.int64, copy=False))
+def _padded(rows: Sequence[Sequence[int | None]], length: int, filling: int) -> Tensor:
+    """Rows of one length, int64; None becomes what fills up."""
+    padded = np.full((len(rows), length), filling, np.int64)
+    for place, numbers in zip(padded, rows, strict=True):
+        place[: len(numbers)] = _numbers(numbers, filling)
+    return torch.from_numpy(padded)
+
+
+def _numbers(row: Sequence[int | None], filling: int) -> np.ndarray:
+    """A row as int64. NumPy reads a list at half the speed of `struct`, which takes no None."""
+    if isinstance(row, np.ndarray | Tensor):
+        return np.asarray(row, np.int64)
+    row = list(row)
+    for end in (0, -1) if row else ():  # where None stands most often, as special tokens do
+        row[end] = filling if row[end] is None else row[end]
+    try:
+        packed = struct.pack(f"{len(row)}q", *row)
+    except struct.error:
+        packed = struct.pack(f"{len(row)}q", *(filling if number is None else number for number in row))
+    return np.frombuffer(packed, np.int64)

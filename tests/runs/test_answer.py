@@ -77,6 +77,16 @@ def test_what_stays_open_says_what_would_settle_it():
     assert "With one seed nothing can be told apart" in alone.answer.of("open")[0].text
 
 
+def test_what_stays_open_is_told_by_its_own_seeds_not_by_those_of_what_is_settled():
+    """As after a race, which gives further seeds to the open rows alone."""
+    reference = finals("reference", PUBLISHED, (80.0, 80.2, 80.4, 80.1, 80.3), 0)
+    settled = finals("tpe", BY_TPE, (70.0, 70.2), 10)
+    (still,) = ranked(reference, settled, finals("darts", BY_DARTS, (80.0, 82.0, 79.0, 81.0, 78.5), 20)).answer.of(
+        "open"
+    )
+    assert "With 5 seeds the study tells" in still.text
+
+
 def test_a_search_is_held_against_random_architectures_and_its_own_cost():
     search = [trial(50, "proposal", 70.0, arm="tpe", seconds=3600.0, configuration=head("elu"), rungs=(70.0,))]
     (gained,) = ranked(REFERENCE, CHEAPER, RANDOM, search).answer.of("search")

@@ -259,9 +259,10 @@ def test_what_is_measured_once_is_weighed_against_all_trainings_and_charged_apar
     training, told = Training(*made(), batches, loss), []
     monkeypatch.setattr(choice, "LEAST_SECONDS", 1000.0)
     monkeypatch.setattr(choice, "SHARE", 0.0)
-    once = choice.measure(PolicyOptions(), training.copied(), 1)
+    once = choice.measure(Wanted(PolicyOptions(), 1, {}), training.copied())
     assert [sample.policy for sample in once] == [Policy()]
-    many = choice.measure(PolicyOptions(), training.copied(), 1, round(1e4 / min(once[0].seconds)))
+    trainings = round(1e4 / min(once[0].seconds))
+    many = choice.measure(Wanted(PolicyOptions(), 1, {}, trainings), training.copied())
     assert len(many) == 4
     assert not any(sample.policy.compile for sample in many), "no single training is long enough"
     wanted = Wanted(PolicyOptions(), 1, {}, trainings=2).of(3, compile="off")

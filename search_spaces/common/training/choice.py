@@ -116,7 +116,7 @@ class Wanted:
 
 def decide(wanted: Wanted, training: Training) -> Policy:
     """The policy of a training that begins; nothing that it will do is changed by the measurement."""
-    asked, steps, subject = wanted.asked, wanted.steps, wanted.subject
+    asked, steps = wanted.asked, wanted.steps
     plain = asked.plain
     if wanted.trainings * steps < LEAST_STEPS or (
         len(candidates(asked, training.model)) == 1 and asked.compile != "auto"
@@ -129,12 +129,12 @@ def decide(wanted: Wanted, training: Training) -> Policy:
     kept = rng_state(training.device)
     try:
         with compiling(torch.get_num_threads()):
-            samples = measure(asked, training.copied(), steps, wanted.trainings)
+            samples = measure(wanted, training.copied())
     finally:
         restore_rng(kept, training.device)
     document = {
         "schema": SCHEMA,
-        "subject": dict(subject),
+        "subject": dict(wanted.subject),
         "steps": steps,
         "trainings": wanted.trainings,
         "policy": best(samples, steps).to_dict(),
@@ -155,24 +155,25 @@ def candidates(asked: PolicyOptions, model: nn.Module) -> list[Policy]:
     return [replace(plain, precision=p, memory_format=f) for p, f in product(precisions, formats)]  # type: ignore[arg-type]
 
 
-def measure(asked: PolicyOptions, training: Training, steps: int, trainings: int = 1) -> list[Sampled]:
-    """Samples of the plain policy and, where so many trainings are long enough, of the others, all in turn.
+def measure(wanted: Wanted, training: Training) -> list[Sampled]:
+    """Samples of the plain policy and, where the trainings are long enough for it, of the others, all in turn.
 
     Args:
         training: trained by this; a copy.
     """
+    asked = wanted.asked
     (plain,) = _sampled(training, [asked.plain], 0.0)
-    expected = plain.expected(steps)
-    if trainings * expected < LEAST_SECONDS:
+    one = plain.expected(wanted.steps)
+    total = wanted.trainings * one
+    if total < LEAST_SECONDS:
         return [plain]
     try:
-        seconds = min(SHARE * trainings * expected, MOST_SECONDS)
-        eager = _sampled(training, candidates(asked, training.model), seconds)
+        eager = _sampled(training, candidates(asked, training.model), min(SHARE * total, MOST_SECONDS))
     except Exception:  # noqa: BLE001 - what cannot run, such as an operation without bfloat16, is no choice
         return [plain]
-    if asked.compile != "auto" or expected < SECONDS_TO_COMPILE:
+    if asked.compile != "auto" or one < SECONDS_TO_COMPILE:
         return eager
-    compiled = replace(best(eager, steps), compile=True)
+    compiled = replace(best(eager, wanted.steps), compile=True)
     try:
         return [*eager, *_sampled(training, [compiled], 0.0)]
     except Exception:  # noqa: BLE001 - whatever a compiler raises, the training goes without it
