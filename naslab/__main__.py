@@ -33,7 +33,7 @@ def main() -> None:
         # An import in native code may turn Ctrl-C into an error of its own.
         if not interrupted:
             raise
-        print("naslab: interrupted; the same command goes on from here", file=sys.stderr)
+        print("naslab: interrupted; run the same command again to resume", file=sys.stderr)
         code = 130
     sys.exit(code)
 

@@ -19,7 +19,7 @@ UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="naslab",
-    help="Search architectures and training recipes, and learn which is worth its GPU hours.",
+    help="Search architectures and training recipes, and find out which are worth their GPU hours.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -28,7 +28,7 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def _options(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and stop.")] = False,
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         print(naslab_version())
@@ -83,7 +83,7 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
         return 1
     if result == INTERRUPTED:  # typer turns Ctrl-C into this code, without a word
         resumes = given[:1] == ["run"]
-        return _fail("interrupted; the same command goes on from here" if resumes else "interrupted", INTERRUPTED)
+        return _fail("interrupted; run the same command again to resume" if resumes else "interrupted", INTERRUPTED)
     return result if isinstance(result, int) else 0
 
 

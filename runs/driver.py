@@ -388,4 +388,4 @@ def _disk_errors(files: Path) -> Iterator[None]:
         yield
     except OSError as error:
         what = error.strerror or " ".join(str(error).split())
-        raise InputError(f"{error.filename or files}: cannot be used: {what}; the same command goes on") from None
+        raise InputError(f"{error.filename or files}: cannot be used: {what}; the same command resumes") from None

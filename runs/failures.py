@@ -20,7 +20,7 @@ def failures_of(study: Study, trials: Sequence[Trial]) -> tuple[str, ...]:
     if not any(t.job.role == "reference" and t.state == "complete" for t in trials) and _has_failed(trials):
         lines.append("The reference has no finished run, so there is no floor.")
     lines += _proposals(trials)
-    retry = [f"`naslab run STUDY.yaml --retry-failed` tries again what failed in {study.name}."] if lines else []
+    retry = [f"`naslab run STUDY.yaml --retry-failed` retries what failed in {study.name}."] if lines else []
     return (*lines, *retry)
 
 

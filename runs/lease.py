@@ -191,7 +191,7 @@ class Lease:
 
     def _taken_over(self) -> LeaseLost:
         return LeaseLost(
-            f"{self._study}: another driver took this study over after this one had shown no sign of life; it goes on "
+            f"{self._study}: another driver took this study over after this one showed no sign of life; it continues "
             "there, and this one stops"
         )
 

@@ -68,7 +68,7 @@ class Patience:
         self._seconds = 0.0
 
     def _over(self, away: StorageAway) -> StorageAway:
-        waited = f", for {self._seconds:g} s; nothing is lost, the same command goes on" if self._seconds else ""
+        waited = f", for {self._seconds:g} s; nothing is lost, the same command resumes" if self._seconds else ""
         return StorageAway(f"{away}{waited}")
 
 

@@ -65,7 +65,9 @@ def finish_move(storage: BaseStorage, url: str, name: str) -> None:
         with suppress(FileNotFoundError):  # moved before, or never made
             os.rename(before, files)
     except OSError as error:
-        raise InputError(f"{before}: cannot be moved to {files}: {error.strerror}; the same command goes on") from None
+        raise InputError(
+            f"{before}: cannot be moved to {files}: {error.strerror}; run the same command again"
+        ) from None
     storage.set_study_user_attr(found._study_id, "naslab", {k: v for k, v in record.items() if k != MOVED_FROM})
 
 

@@ -209,5 +209,5 @@ def _remove(files: Path) -> None:
         return
     except OSError as error:
         raise InputError(
-            f"{error.filename or files}: cannot be removed: {error.strerror}; the same command goes on"
+            f"{error.filename or files}: cannot be removed: {error.strerror}; run the same command again"
         ) from None

@@ -11,14 +11,14 @@ from naslab.runs.output import out, print_json
 
 
 def doctor(as_json: Json = False) -> None:
-    """What of this machine naslab can use."""
+    """What naslab can use on this machine."""
     from naslab.runs.machine import doctor_document
 
     document = doctor_document()
     if as_json:
         print_json(document)
         return
-    table = Table("", "part", "found", title="What of this machine is usable")
+    table = Table("", "part", "found", title="What naslab can use on this machine")
     for check in document["checks"]:
         table.add_row("[green]yes" if check["usable"] else "[yellow]no", check["part"], check["found"])
     out.print(table)

@@ -24,13 +24,13 @@ def bench(
     dtype: Annotated[Precision, typer.Option(help="Number format of the tensors.")] = Precision.fp32,
     device: Device = "auto",
     max_seconds: Seconds = 5.0,
-    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Time torch.compile too.")] = True,
+    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Also time torch.compile.")] = True,
     tune: Annotated[
-        bool, typer.Option("--tune", help="First find and keep the best launch sizes for this GPU.")
+        bool, typer.Option("--tune", help="First tune the launch sizes for this GPU and store them.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Time each kernel, forward and backward, against eager PyTorch, torch.compile and the memory's limit."""
+    """Time each kernel, forward and backward, against eager PyTorch, torch.compile and the memory-bandwidth limit."""
     from naslab.efficiency.device import resolve_device
     from naslab.efficiency.kernel_table import kernel_table
     from naslab.efficiency.kernel_tuning import tune_kernels

@@ -41,7 +41,7 @@ def compare(
     as_csv: Csv = False,
     as_json: Json = False,
 ) -> None:
-    """Time, FLOPs, parameters and memory of two models; times are measured in turn."""
+    """Time, FLOPs, parameters and memory of two models; they are timed alternately."""
     if as_json and as_csv:
         raise InputError("--json and --csv: choose one")
     from naslab.runs.comparison import compare_models

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from naslab.efficiency.calibration import Ceilings, Samples
 
-group = typer.Typer(help="The devices here, the table of known ones, and how to calibrate.")
+group = typer.Typer(help="The devices of this machine, known accelerators, and calibration.")
 
 
 @group.callback(invoke_without_command=True)
@@ -26,7 +26,7 @@ def _group(context: typer.Context, as_json: Json = False) -> None:
     if context.invoked_subcommand is None:
         devices(as_json)
     elif as_json:
-        raise InputError(f"--json: write it behind the command: naslab devices {context.invoked_subcommand} --json")
+        raise InputError(f"--json: write it after the subcommand: naslab devices {context.invoked_subcommand} --json")
 
 
 def devices(as_json: bool = False) -> None:
@@ -78,11 +78,11 @@ def calibrate(
     device: Device = "auto",
     seconds: Annotated[float, typer.Option(min=0.5, help="Seconds of sampling.")] = 20.0,
     step_seconds: Annotated[
-        float | None, typer.Option(min=0, help="Seconds to time a suite of models; 0 skips it. [default: 60]")
+        float | None, typer.Option(min=0, help="Seconds for timing a suite of models; 0 skips it. [default: 60]")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure what a device of this machine does at best, and how long models take on it, for later commands."""
+    """Measure a device's peak rates and the step times of a suite of models, and save them for later commands."""
     from naslab.efficiency.calibration import calibrate as measure_ceilings
     from naslab.efficiency.ceilings import ceilings_path, refuse_unwritable
     from naslab.efficiency.device import resolve_device
@@ -103,8 +103,8 @@ def calibrate(
     out.print(table)
     if steps is not None:
         out.print(
-            f"{steps['steps']} steps of {steps['models']} models, each predicted from the other models: half are "
-            f"missed by less than {steps['median_error']:.0%}, nine of ten by less than {steps['p90_error']:.0%}",
+            f"{steps['steps']} steps of {steps['models']} models, each predicted from the other models: half of "
+            f"the errors are below {steps['median_error']:.0%}, nine of ten below {steps['p90_error']:.0%}",
             soft_wrap=True,
         )
     out.print(f"saved in {path}", soft_wrap=True)
@@ -132,7 +132,7 @@ def _time_models(device: torch.device, ceilings: Ceilings, seconds: float) -> di
 
 
 _RATES = {"float32": "fp32", "tf32": "tf32", "bfloat16": "bf16", "float16": "fp16", "fp8": "fp8", "int8": "int8"}
-_CAPTION = "A multiply-add is 2. ~ was recalled, not looked up; every source: --json."
+_CAPTION = "A multiply-add is 2. ~: from memory, not looked up; --json has every source."
 
 
 def _known_cells(row: dict[str, Any]) -> list[str]:

@@ -22,12 +22,12 @@ TargetText = Annotated[
         metavar="TARGET", help="timm:NAME, hf:NAME, space:NAME[:PRESET], module.path:callable, or a study with --trial"
     ),
 ]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Samples in a batch; 1, or what TARGET's callable makes.")]
-BatchDim = Annotated[int, typer.Option(min=0, help="Dimension of the input that holds the samples.")]
-Head = Annotated[str, typer.Option(help="hf: config for the class that the configuration names, none for no head.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Batch size; by default 1, or that of TARGET's callable.")]
+BatchDim = Annotated[int, typer.Option(min=0, help="Batch dimension of the input.")]
+Head = Annotated[str, typer.Option(help="hf: config (the head that the configuration names) or none.")]
 Dtype = Annotated[Precision, typer.Option(help="Cast model and input to this number format.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 InputShape = Annotated[str | None, typer.Option(help="Shape of one sample, such as 3,224,224.")]
-Seconds = Annotated[float, typer.Option(min=0.1, help="Seconds of timing at most.")]
-Csv = Annotated[bool, typer.Option("--csv", help="Print comma-separated lines.")]
+Seconds = Annotated[float, typer.Option(min=0.1, help="Maximum seconds of timing.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

@@ -25,7 +25,7 @@ from naslab.runs.output import err, models_text_aside, print_json
 
 ProfiledOn = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, or meta: count only.")]
 ENERGY_SECONDS = 3.0
-ONLY = "Of flops, training_step, latency and memory, the figures that are wanted; all when left out."
+ONLY = "Figures to find, of flops, training_step, latency, memory; all by default."
 
 
 def profile(
@@ -37,22 +37,26 @@ def profile(
     batch_dim: BatchDim = 0,
     head: Head = "config",
     only: Annotated[str | None, typer.Option(metavar="NAME,...", help=ONLY)] = None,
-    autocast: Annotated[Precision | None, typer.Option(help="Run under torch.autocast, weights as they are.")] = None,
-    channels_last: Annotated[bool, typer.Option("--channels-last", help="Images and weights in NHWC.")] = False,
+    autocast: Annotated[
+        Precision | None, typer.Option(help="Run under torch.autocast; weights keep their format.")
+    ] = None,
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help="Store images and weights in NHWC order.")
+    ] = False,
     optimiser: Annotated[
-        str, typer.Option(help="Of --train: adamw, adam, sgd, adagrad, rmsprop or adafactor.")
+        str, typer.Option(help="For --train: adamw, adam, sgd, adagrad, rmsprop or adafactor.")
     ] = "adamw",
     max_seconds: Seconds = 10.0,
     compiled: Annotated[bool, typer.Option("--compile", help="Time the model compiled by torch.compile.")] = False,
     clock: Annotated[
-        list[str] | None, typer.Option(help="Time by this clock, too: kernel or graph (CUDA); may be repeated.")
+        list[str] | None, typer.Option(help="Also time by this clock: kernel or graph (CUDA); repeatable.")
     ] = None,
     predict_for: Annotated[
-        list[str] | None, typer.Option("--target", help="Predict for a device of the table; may be repeated.")
+        list[str] | None, typer.Option("--target", help="Predict times on this device of `naslab devices`; repeatable.")
     ] = None,
     trial: Annotated[int | None, typer.Option(min=0, help="TARGET is a study: profile this trial of it.")] = None,
     storage: Annotated[str | None, typer.Option(help="The study's storage.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Count with fvcore, too.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Also count with fvcore.")] = False,
     train: Annotated[bool, typer.Option("--train", help="Time a training step and account for its memory.")] = False,
     energy: Annotated[bool, typer.Option("--energy", help="Joules of an inference and of a training step.")] = False,
     batch_sweep: Annotated[
@@ -64,11 +68,13 @@ def profile(
             "--memory-limit", metavar="SIZE", help="Forecast the largest batch within 24GB, 16GiB or a device's memory."
         ),
     ] = None,
-    resident: Annotated[bool, typer.Option("--resident", help="Measure a fresh process's resident set (CPU).")] = False,
+    resident: Annotated[
+        bool, typer.Option("--resident", help="Measure the peak resident set of a fresh process (CPU).")
+    ] = False,
     samples: Annotated[Path | None, typer.Option(help="Write every timed call to this .csv or .json file.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Write the model under the device's roofline as HTML.")] = None,
-    tree: Annotated[int, typer.Option(min=0, help="Show FLOPs of modules down to this depth.")] = 0,
-    by: Annotated[str, typer.Option(help="Lines of --csv: kind, module, operation or profile.")] = "kind",
+    plot: Annotated[Path | None, typer.Option(help="Write a roofline plot of the model as HTML.")] = None,
+    tree: Annotated[int, typer.Option(min=0, help="Show modules to this depth.")] = 0,
+    by: Annotated[str, typer.Option(help="Rows of --csv: kind, module, operation or profile.")] = "kind",
     as_csv: Csv = False,
     as_json: Json = False,
 ) -> None:
@@ -97,7 +103,7 @@ def profile(
     asked = [option for option, value in running.items() if value]
     _refuse(
         bool(place == "meta" and asked),
-        f"{', '.join(asked)}: the model has to run for that; add --device cpu or cuda, not meta",
+        f"{', '.join(asked)}: the model must run for this; add --device cpu or cuda, not meta",
     )
     if samples is not None:
         check_name(samples)

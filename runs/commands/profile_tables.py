@@ -35,7 +35,7 @@ def print_tables(measured: EfficiencyProfile, depth: int) -> None:
 
 
 def _print_kinds(measured: EfficiencyProfile) -> None:
-    title = "Forward by kind of work; effective: without what masks and zeros waste"
+    title = "Forward by kind of work; effective: without masked and zero work"
     table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
     for column in ("kind", "calls", "FLOPs", "effective", "backward", "pointwise", "bytes"):
         table.add_column(column, justify="left" if column == "kind" else "right", overflow="fold")
@@ -48,7 +48,7 @@ def _print_kinds(measured: EfficiencyProfile) -> None:
 def _print_tree(measured: EfficiencyProfile, depth: int) -> None:
     columns = ("module", "params", "output", "forward", "effective", "backward", "own", "ms")
     table = Table(
-        title="FLOPs by module, each with its children; own: in no child", box=box.SIMPLE, padding=(0, 1, 0, 0)
+        title="FLOPs by module with its children; own: outside its children", box=box.SIMPLE, padding=(0, 1, 0, 0)
     )
     for column in columns:
         table.add_column(column, justify="left" if column in ("module", "output") else "right", overflow="fold")
@@ -131,9 +131,7 @@ def _memory_rows(memory: Mapping[str, int | None]) -> dict[str, str]:
     if memory.get("reserved_bytes") is not None:
         rows["peak memory, reserved by the allocator"] = megabytes(memory["reserved_bytes"])
     if memory.get("resident_bytes") is not None:
-        text = (
-            f"{megabytes(memory['resident_bytes'])}, of it the model's run {megabytes(memory['resident_growth_bytes'])}"
-        )
+        text = f"{megabytes(memory['resident_bytes'])}, of which the model {megabytes(memory['resident_growth_bytes'])}"
         rows["peak resident set of a fresh process"] = text
     return rows
 
@@ -155,7 +153,7 @@ def _energy_rows(energy: Mapping[str, Any]) -> dict[str, str]:
         if found["joules_per_call"] is None:
             text = f"not measured: {found['reason']}"
         else:
-            shared = ", shared: work of others may be in it" if found["shared"] else ""
+            shared = ", shared: may include the work of others" if found["shared"] else ""
             text = f"{found['joules_per_call']:.4g} J, {found['watts']:.1f} W by {found['counter']}{shared}"
         rows[f"energy, {name.replace('_', ' ')}"] = text
     return rows

@@ -21,7 +21,7 @@ StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, o
 Storage = Annotated[str | None, typer.Option(help="SQLite file or storage URL; default naslab-runs/naslab.db.")]
 Beside = Annotated[
     list[str] | None,
-    typer.Option(metavar="STUDY", help="Rank this study of the storage, too; may be repeated."),
+    typer.Option(metavar="STUDY", help="Also rank this study of the storage; repeatable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
@@ -36,7 +36,7 @@ def rank(
     beside: Beside = None,
     storage: Storage = None,
     as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print one line per configuration, comma-separated.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one row per configuration.")] = False,
 ) -> None:
     """Rank the configurations of a study by metric per device hour."""
     if as_json and as_csv:
@@ -59,7 +59,7 @@ def rank(
 def report(
     study: StudyName,
     out: Annotated[Path | None, typer.Option(help="Default: report.html in the study's folder.")] = None,
-    kernels: Annotated[Path | None, typer.Option(help="Show this table of `naslab bench kernels --json`.")] = None,
+    kernels: Annotated[Path | None, typer.Option(help="Include this output of `naslab bench kernels --json`.")] = None,
     beside: Beside = None,
     storage: Storage = None,
     as_json: AsJson = False,
@@ -84,12 +84,12 @@ def report(
 
 def export(
     study: StudyName,
-    top: Annotated[int, typer.Option(min=1, help="How many of the best ranked configurations.")] = 1,
+    top: Annotated[int, typer.Option(min=1, help="How many of the best configurations.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Default: exports/ in the study's folder.")] = None,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the best configurations with their weights, each rebuilt and compared bit for bit first."""
+    """Export the best configurations with their weights; each is first rebuilt and compared bit for bit."""
     from naslab.runs.export import document as export_document
     from naslab.runs.export import export as export_best
     from naslab.runs.locate import open_study
@@ -101,7 +101,9 @@ def export(
         return
     for item in made:
         print(item.folder)
-    err.print("each rebuilt in a new process, same output bit for bit; weights: the best seed by validation score")
+    err.print(
+        "each gave the same output bit for bit in a new process; weights of the seed with the best validation score"
+    )
 
 
 def _print_csv(ranking: Ranking) -> None:

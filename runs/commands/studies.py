@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 Storage = Annotated[str | None, typer.Option(help="SQLite file or storage URL; default naslab-runs/naslab.db.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
-group = typer.Typer(help="All studies of a storage; another name for one, or its end.")
+group = typer.Typer(help="List, rename or delete the studies of a storage.")
 
 
 @group.callback(invoke_without_command=True)
 def _group(context: typer.Context, storage: Storage = None, as_json: AsJson = False) -> None:
-    """All studies of a storage, and where each stands."""
+    """All studies of a storage, and the state of each."""
     if context.invoked_subcommand is None:
         studies(storage, as_json)
     elif as_json or storage is not None:
         given = "--json" if as_json else "--storage"
-        raise InputError(f"{given}: write it behind the command: naslab studies {context.invoked_subcommand} {given}")
+        raise InputError(f"{given}: write it after the subcommand: naslab studies {context.invoked_subcommand} {given}")
 
 
 def studies(storage: str | None = None, as_json: bool = False) -> None:
@@ -51,35 +51,35 @@ def studies(storage: str | None = None, as_json: bool = False) -> None:
 @group.command()
 def rename(
     old: Annotated[str, typer.Argument(metavar="OLD", help="A study's name.")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The new name.")],
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give a study another name; its files move along. Give its study file the new name, too."""
+    """Rename a study and its files. Change the name in its study file too."""
     from naslab.runs.studies import rename_study
 
     mentions = rename_study(storage, old, new)
     if as_json:
         print_json({"schema": "naslab.rename/1", "study": new, "was": old, "named_by": mentions})
         return
-    out.print(f"{old} is called {new} now; write name: {new} in its study file", highlight=False, markup=False)
-    _warn(mentions, old, "put the new name there")
+    out.print(f"{old} is now called {new}; write name: {new} in its study file", highlight=False, markup=False)
+    _warn(mentions, old, "write the new name there")
 
 
 @group.command()
 def delete(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A study's name.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Delete it without a question.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Confirm the deletion.")] = False,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a study for good: its records, checkpoints, weights, logs and exports."""
+    """Delete a study permanently: its records, checkpoints, weights, logs and exports."""
     from naslab.runs.studies import delete_study, list_studies
 
     if not yes:
         found = next((one for one in list_studies(storage) if one.name == name), None)
-        what = "" if found is None else f": {sum(found.trials.values())} trials and {found.files} would be gone"
-        raise InputError(f"studies delete {name!r}{what}; --yes deletes it for good")
+        what = "" if found is None else f": {sum(found.trials.values())} trials and {found.files} would be deleted"
+        raise InputError(f"studies delete {name!r}{what}; add --yes to delete it permanently")
     mentions = delete_study(storage, name)
     if as_json:
         print_json({"schema": "naslab.delete/1", "study": name, "named_by": mentions})

@@ -27,16 +27,16 @@ def run(
     ],
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a value.")] = None,
     storage: Storage = None,
-    slots: Annotated[int, typer.Option(min=1, help="Trials that run at once, a device slot each.")] = 1,
+    slots: Annotated[int, typer.Option(min=1, help="Trials that run at once, one per device slot.")] = 1,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try again what failed or ran out of time.")
+        bool, typer.Option("--retry-failed", help="Retry trials that failed or timed out.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; write nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Start a study, or go on with it: nothing finished is repeated.
+    """Start or resume a study; no finished trial is repeated.
 
-    Exit code 3: it finished, but trials were given up; --retry-failed tries them again.
+    Exit code 3: it finished, but trials were given up; --retry-failed retries them.
     """
     path = find_study_file(study_file)
     from naslab.runs.driver import run_study
@@ -68,7 +68,7 @@ def run(
         again = _again(
             "run", str(study_file), storage, *(f"--set={shown(one)}" for one in set_ or ()), "--retry-failed"
         )
-        line = f"trials that were given up: {len(document['failures'])}; `{again}` tries them again"
+        line = f"trials that were given up: {len(document['failures'])}; `{again}` retries them"
         err.print(line, highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(3)
 
@@ -99,7 +99,7 @@ def status(
 
 def logs(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or a study's name.")],
-    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's number, or its key for all attempts at it.")],
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's number, or its key for all its attempts.")],
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
@@ -117,7 +117,7 @@ def logs(
             err.print(f"trial {one['trial']} ({one['state']}):", highlight=False)
         sys.stdout.write(one["text"])
     if not any(one["text"] for one in found):
-        err.print("it printed nothing", highlight=False)
+        err.print("the trial printed nothing", highlight=False)
 
 
 def _show_plan(study: Study, storage: str | None, slots: int, as_json: bool) -> None:
@@ -149,7 +149,7 @@ def _show_plan(study: Study, storage: str | None, slots: int, as_json: bool) -> 
     if as_json:
         print_json(document)
         return
-    epochs = f", {task.max_epochs} epochs a training" if task else ""
+    epochs = f", {task.max_epochs} epochs per training" if task else ""
     table = Table("role", "jobs", title=f"{study.name}: what would run{epochs}")
     for role, number in jobs.items():
         table.add_row(role, str(number))
@@ -166,7 +166,7 @@ def _show_plan(study: Study, storage: str | None, slots: int, as_json: bool) -> 
     ):
         out.print(line, highlight=False, markup=False, soft_wrap=True)
     for one in document["breaks"]:
-        fate = "trained all the same, not ranked" if one["arm"] is None else "would not be trained"
+        fate = "trained anyway, not ranked" if one["arm"] is None else "would not be trained"
         line = f"{one['name']}: {one['constraint']} is {one['value']:,}, at most {one['limit']:,} is allowed: {fate}"
         out.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -192,18 +192,19 @@ def _print_status(document: dict[str, Any]) -> None:
     phases = ", ".join(f"{phase} {spent:.1f}" for phase, spent in seconds["by_phase"].items())
     out.print(f"device seconds by phase: {phases or 'none'}", highlight=False)
     out.print(
-        f"slots held for {document['slot_seconds']:.1f} s, of which {document['unaccounted']:.1f} s unaccounted",
+        f"slots held for {document['slot_seconds']:.1f} s, of which {document['unaccounted']:.1f} s unaccounted for",
         highlight=False,
     )
     budget = document["budget"]
     if budget["limit_hours"] is not None:
-        need = "" if budget["forecast_hours"] is None else f"; the rest needs about {budget['forecast_hours']:.3g}"
+        need = "" if budget["forecast_hours"] is None else f"; the rest will need about {budget['forecast_hours']:.3g}"
         out.print(f"{budget['spent_hours']:.3g} of {budget['limit_hours']:g} device hours spent{need}", highlight=False)
     for one in document["warm_starts"]:
-        known = f"{one['configurations']} configurations that {', '.join(one['studies'])} measured"
-        out.print(f"arm {one['arm']} began with {known}", highlight=False, markup=False, soft_wrap=True)
+        known = f"{one['configurations']} configurations measured in {', '.join(one['studies'])}"
+        out.print(f"arm {one['arm']} started with {known}", highlight=False, markup=False, soft_wrap=True)
     for one in document["reused"]:
-        line = f"{len(one['trials'])} trials were taken over from {one['study']}; {one['carried_seconds']:.1f} s there"
+        where = f"{one['study']}, where they cost {one['carried_seconds']:.1f} s"
+        line = f"{len(one['trials'])} trials were reused from {where}"
         out.print(line, highlight=False, markup=False, soft_wrap=True)
     for failure in document["failures"]:
         line = f"{failure['state'].replace('_', ' ')}: trial {failure['trial']}, {failure['key']}: {failure['error']}"

@@ -106,7 +106,7 @@ class _Head:
                 self._asked = time.monotonic()
                 self.is_lost = self._asked - self._seen > LOST_SECONDS
         if self.is_lost:
-            raise ClusterLost(f"the Ray cluster at {self._address} is gone; the same command goes on in another")
+            raise ClusterLost(f"the Ray cluster at {self._address} is gone; the same command resumes in another")
 
 
 class _Host(Host):

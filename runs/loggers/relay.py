@@ -79,4 +79,4 @@ class _Relay:
             self._logger.close()
         except BaseException as problem:  # noqa: BLE001 - whatever a library does, it is not the study's trouble
             self._failed = True
-            self._say(f"logger {self._name} failed, the study goes on without it: {shown(in_one_line(problem))}")
+            self._say(f"logger {self._name} failed, the study continues without it: {shown(in_one_line(problem))}")

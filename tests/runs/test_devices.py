@@ -84,7 +84,7 @@ def test_calibrate_measures_saves_and_is_known_afterwards(capsys, home):
 
 
 def test_wrong_command_lines(capsys):
-    assert "write it behind the command" in refused(capsys, "devices", "--json", "calibrate")
+    assert "write it after the subcommand" in refused(capsys, "devices", "--json", "calibrate")
     assert "device: 'tpu' is unknown" in refused(capsys, "devices", "calibrate", "--device", "tpu")
     assert "nonsense" in refused(capsys, "devices", "nonsense")
     assert "seconds" in refused(capsys, "devices", "calibrate", "--seconds", "0")

@@ -192,7 +192,7 @@ def test_ctrl_c_before_anything_runs_is_one_line(toy_file):
     driver.send_signal(signal.SIGINT)
     code, said = end(driver)
     assert code == 130
-    assert said.splitlines() == ["naslab: interrupted; the same command goes on from here"]
+    assert said.splitlines() == ["naslab: interrupted; run the same command again to resume"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are copies on Linux alone")
@@ -203,7 +203,7 @@ def test_ctrl_c_in_a_terminal_while_workers_begin_to_import_is_one_line(toy_file
     os.killpg(driver.pid, signal.SIGINT)
     code, said = end(driver)
     assert code == 130, said
-    assert said.splitlines() == ["naslab: interrupted; the same command goes on from here"]
+    assert said.splitlines() == ["naslab: interrupted; run the same command again to resume"]
 
 
 def commands_of_children(number):

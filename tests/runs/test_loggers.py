@@ -195,7 +195,7 @@ def test_a_logger_that_fails_is_one_line_and_the_study_goes_on(run, monkeypatch,
     ledger, said = run("tensorboard", arms=[])
     assert {t.state for t in ledger.trials()} == {"complete"}
     (line,) = said
-    assert line.startswith("logger 0: tensorboard failed, the study goes on without it: ")
+    assert line.startswith("logger 0: tensorboard failed, the study continues without it: ")
     assert "\n" not in line
     assert "hunter2" not in line
 

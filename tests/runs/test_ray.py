@@ -75,7 +75,7 @@ def test_a_call_ends_where_the_head_of_the_cluster_has_gone(nobody, tmp_path, mo
     wait_until((tmp_path / "pids").exists)
     assert not call.done(), "its head is there"
     executor._head._address = nobody
-    with pytest.raises(ray_cluster.ClusterLost, match="is gone; the same command goes on"):
+    with pytest.raises(ray_cluster.ClusterLost, match="is gone; the same command resumes"):
         call.result(240)
     executor.shutdown(cancel_futures=True)
     ray.shutdown()

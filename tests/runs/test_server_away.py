@@ -142,7 +142,7 @@ def test_a_driver_that_gives_up_loses_nothing_and_the_same_call_goes_on(database
 
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "finish", kill)
-        with pytest.raises(StorageAway, match=r"nothing is lost, the same command goes on"):
+        with pytest.raises(StorageAway, match=r"nothing is lost, the same command resumes"):
             run_study(ledger_of(database), 1, Listener())
     server.start()
     before = {t.job.key: t.number for t in Ledger.open(database, "toy").trials() if t.state == "complete"}

@@ -109,7 +109,7 @@ def test_a_deleted_study_leaves_nothing(storage, capsys):
     trials = other.trials()
     files = ledger.files
     assert files.is_dir()
-    assert "--yes deletes it" in refused(capsys, "delete", "toy", "--storage", storage)
+    assert "add --yes to delete it" in refused(capsys, "delete", "toy", "--storage", storage)
     document(capsys, "delete", "delete", "toy", "--yes", "--storage", storage)
     assert not files.exists()
     assert Ledger.open(storage, "other").trials() == trials
