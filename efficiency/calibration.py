@@ -1,4 +1,4 @@
-"""Calibration: how fast the device at hand multiplies matrices, copies memory and takes orders.
+"""Calibration: how fast this machine's device multiplies matrices, copies memory and dispatches operations.
 
 Every probe is measured in turn, round after round until the time is up, so that a drift of the machine meets all alike.
 A sample is the mean time of one call in a burst that is long enough for the clock; a probe's figure is the median of

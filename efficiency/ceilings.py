@@ -1,4 +1,4 @@
-"""Ceilings: what a device was measured to do at best, kept in the user's cache with the raw samples."""
+"""Ceilings: measured peak rates of a device, stored in the user's cache with the raw samples."""
 
 from __future__ import annotations
 

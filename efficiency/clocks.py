@@ -1,4 +1,4 @@
-"""The three clocks that a time may be read from; every figure names its own.
+"""The three clocks that times are read from; every figure names its clock.
 
 end to end   the host's clock, with the device idle before and after the call: what a user waits for, launches included
 kernel       the device's clock around the call, its work queued beforehand so that no launch is waited for, and the

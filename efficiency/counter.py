@@ -1,4 +1,4 @@
-"""The mode that watches operations at torch's dispatcher and notes the work of each."""
+"""The mode that observes operations at torch's dispatcher and records the work of each."""
 
 from __future__ import annotations
 

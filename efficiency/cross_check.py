@@ -1,4 +1,4 @@
-"""Other counts of the same forward beside ours: fvcore's, and a formula's; a difference is traced to its cause."""
+"""Cross-checks of the forward's count against fvcore and a formula; a difference is traced to its cause."""
 
 from __future__ import annotations
 

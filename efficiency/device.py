@@ -1,4 +1,4 @@
-"""Devices by the names that users give them."""
+"""Devices by user-given names."""
 
 from __future__ import annotations
 

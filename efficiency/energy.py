@@ -1,4 +1,4 @@
-"""Energy: joules of a call, from the counter that the hardware keeps.
+"""Energy: joules of a call, from the hardware's counter.
 
 A GPU's counter is NVML's total energy (Volta and later), a CPU's is RAPL's package domain. Both count everything that
 the device does, its idle power included, and neither is fine enough for one short call; so the call is repeated.

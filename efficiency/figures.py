@@ -1,4 +1,4 @@
-"""Figures that stand alone: one that fails is missing, with its reason, and the next finds the model as it was."""
+"""Independent figures: one that fails is missing, with its reason, and the model is restored for the next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a count holds: every executed operation, and the sums over them."""
+"""The result of a count: every executed operation, and sums over them."""
 
 from __future__ import annotations
 

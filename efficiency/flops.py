@@ -1,4 +1,4 @@
-"""Counting FLOPs by watching the operations that really run, forward and backward, on any device or on meta.
+"""Counts FLOPs by observing executed operations, forward and backward, on any device or on meta.
 
 Unlike counters that know a few operations and give the rest 0, this one says which share it knew.
 """

@@ -1,4 +1,4 @@
-"""Accelerators by name or by what the driver calls them, and what an hour on each costs the user."""
+"""Accelerators by name or by the driver's name, and the user's price of an hour on each."""
 
 from __future__ import annotations
 

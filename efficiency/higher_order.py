@@ -1,4 +1,4 @@
-"""Control flow that torch keeps whole (`cond`, `while_loop`, `scan`, `map`): its bodies run where a mode sees them."""
+"""Control flow that torch keeps opaque (`cond`, `while_loop`, `scan`, `map`): its bodies are run under the mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GPU hours of a training run on a device that is not at hand: steps times the predicted time of one."""
+"""GPU hours of a training run on another device: steps times the predicted time of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model is called with: one tensor, several, or tensors by name."""
+"""Model inputs: one tensor, several, or tensors by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Launch sizes of the Triton kernels, tried on the device that is there and remembered for it.
+"""Launch sizes of the Triton kernels, tuned on this device and stored for it.
 
 Nothing is tuned unless it is asked for (`naslab bench kernels --tune`), and never while something is timed: the choice
 lies in the cache folder under the device's name and the versions of torch and Triton, and later processes read it.

@@ -1,4 +1,4 @@
-"""The kinds of work that a count keeps apart, and which operation is of which."""
+"""The kinds of work that a count distinguishes, and the kind of each operation."""
 
 from __future__ import annotations
 

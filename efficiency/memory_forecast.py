@@ -1,4 +1,4 @@
-"""Forecast of memory: what a batch that was never run will hold, and the largest batch that a device has room for."""
+"""Memory forecast: what an untried batch will need, and the largest batch that fits on a device."""
 
 from __future__ import annotations
 

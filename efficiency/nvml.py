@@ -1,4 +1,4 @@
-"""NVML, NVIDIA's library about its GPUs: the handle of a device, and questions asked one by one."""
+"""NVML, NVIDIA's GPU management library: the handle of a device, and single queries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optimisers by name, with settings on which the cost of a training step does not depend."""
+"""Optimisers by name, with settings that do not affect the cost of a training step."""
 
 from __future__ import annotations
 

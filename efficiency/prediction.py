@@ -1,4 +1,4 @@
-"""Predicted step times: counted work, weighed by what was measured, with an interval that a back-test earned.
+"""Predicted step times: counted work, weighted by measurements, with a back-tested interval.
 
 The time of a step is a sum of features (see `step_features`), each times a factor that says how far real kernels stay
 behind. The factors are the most probable ones: errors are relative and robust, factors are positive, and what the

@@ -1,4 +1,4 @@
-"""The profile of a model as a record: what it computes, how long it takes, what it holds, and where it ran."""
+"""The profile of a model as a record: computation, time, memory, and where it ran."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Profiling: every figure of a model, each by itself, on the model as it stands, which is put back after each."""
+"""Profiling: each figure of a model separately, on the model itself, which is restored after each."""
 
 from __future__ import annotations
 

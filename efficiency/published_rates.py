@@ -1,4 +1,4 @@
-"""What published runs sustained of their device's roof: the evidence for a device on which no step was measured.
+"""The share of the roof that published runs reached: the evidence for a device without measured steps.
 
 `published_runs.json` holds published times of training and inference beside the counted step of the configuration that
 they name; `benchmarks/published_runs.py` makes it. A step elsewhere is taken to reach the share of its roof that is

@@ -1,4 +1,4 @@
-"""What a thing holds, as it was: records that know whether it is different now, and put it back."""
+"""Records of an object's state, which detect a change and restore it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resident memory: what the operating system sees of a model, measured in a fresh process."""
+"""Resident memory: the operating system's measure of a model, in a fresh process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The roofline: the least time that the counted work can take under a device's ceilings (Williams et al. 2009).
+"""The roofline: the minimum time of the counted work under a device's ceilings (Williams et al. 2009).
 
 Each operation takes at least its contractions at the ceiling for products, and its bytes at the ceiling for copies;
 whichever is longer bounds it. The bounds of all operations add up, because they run one after the other.

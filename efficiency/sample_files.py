@@ -1,4 +1,4 @@
-"""Raw samples beside a row: every timed call of a profile in one CSV or JSON file."""
+"""Raw samples: every timed call of a profile in one CSV or JSON file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the schema of an operation says, read once an operation: torch makes it anew each time it is asked."""
+"""The schema of an operation, read once per operation, because torch rebuilds it at each request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""State that a model keeps outside itself: in its class, and in the globals of its functions."""
+"""A model's state outside itself: in its class, and in the globals of its functions."""
 
 from __future__ import annotations
 

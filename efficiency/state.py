@@ -1,4 +1,4 @@
-"""The state of a model and its inputs, recorded so that it can be put back: nothing of the caller's changes.
+"""The state of a model and its inputs, recorded so that it can be restored: nothing of the caller's changes.
 
 A checkpoint holds whatever can be reached from its roots and may change: tensors (values, shapes, gradients, flags),
 attributes, lists, mappings, sets, queues, arrays, random generators, and the variables that functions close over.

@@ -1,4 +1,4 @@
-"""What a step's time is predicted from: seconds at the device's ceilings, and how often something was begun.
+"""The features that predict a step's time: seconds at the device's ceilings, and numbers of operations and modules.
 
 Work alone does not explain small steps. Each convolution sets up a primitive and may reorder its weights, each product
 is handed to a library, every other operation is dispatched, and each module is entered in Python; all of these cost the

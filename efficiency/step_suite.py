@@ -1,4 +1,4 @@
-"""Small models of many kinds, timed on the device at hand, so that steps of others can be predicted there.
+"""Small models of many kinds, timed on this device, from which steps of others are predicted there.
 
 Three sizes of each kind, so that every kind stands in the steps from which a left-out model is predicted.
 """

@@ -1,4 +1,4 @@
-"""What a run finds around it and may disturb: random states and torch's defaults."""
+"""Global state that a run may disturb: random states and torch's defaults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a counted model would take on a device that is not at hand."""
+"""Predicted times of a counted model on another device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors wherever they are: in outputs of any shape, and the storages under tensors of any layout."""
+"""Finds tensors in outputs of any structure, and the storages under tensors of any layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work that a model hands to other threads. A dispatch mode is one thread's own, so it has to be carried there."""
+"""Work that a model gives to other threads: a dispatch mode is per thread and has to be set in each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes that an operation must move between memory and the processor: every argument read and result written once.
+"""Bytes that an operation must move to and from memory: every argument read and result written once.
 
 That is the least a kernel of its own can do, so time predicted from it is a bound; what a cache keeps between two
 operations is not subtracted.

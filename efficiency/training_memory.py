@@ -1,4 +1,4 @@
-"""Memory of a training step: what holds it at the peak."""
+"""Memory of a training step: what occupies it at the peak."""
 
 from __future__ import annotations
 

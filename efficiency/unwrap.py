@@ -1,4 +1,4 @@
-"""The plain module inside wrappers, whose operations can be watched and whose copy can be made."""
+"""The plain module inside wrappers, which can be observed and copied."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tensors of a run are weights, and how many of their elements are zero: those are multiplied in vain."""
+"""Which tensors of a run are weights, and how many of their elements are zero."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hot operations of the spaces, one file each."""
+"""The performance-critical operations of the spaces, one file each."""
 
 from naslab.kernels.altup import altup
 from naslab.kernels.class_scores import class_scores

@@ -1,4 +1,4 @@
-"""Libraries of C++ loops: compiled once per machine, kept in the cache folder, checked before they are loaded.
+"""Libraries of C++ loops: compiled once per machine, stored in the cache folder, verified before loading.
 
 A library runs whatever it holds, so only a whole file is loaded, and only one that nobody else can have written. Its
 name tells both: KEY-USER-HASH.so, where the key is made of all that goes in, and the hash of what came out.

@@ -1,4 +1,4 @@
-"""The user's cache folder: what is made once per machine, compiled loops and tuned launches."""
+"""The user's cache folder: compiled loops and tuned launch sizes, made once per machine."""
 
 from __future__ import annotations
 

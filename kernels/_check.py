@@ -1,4 +1,4 @@
-"""One clear error for an argument that does not fit.
+"""One clear error for an invalid argument.
 
 Sizes are put into words on failure alone: a sentence made on every call would tie torch.compile and torch.export to the
 sizes that it names.

@@ -1,4 +1,4 @@
-"""Who waits for a compiler is told: a study charges compilation apart from the training that it interrupts.
+"""Reports when a compiler runs, so that a study charges compilation separately from training.
 
 C++ loops and Triton kernels are told of where they are made; torch.compile announces itself; so does whoever measures
 what to compile. Seconds are told when they are over, so that a compiler that raises leaves nothing open.

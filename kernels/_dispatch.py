@@ -1,4 +1,4 @@
-"""Which way an operation runs: its Triton kernel, its C++ loops, or its plain PyTorch reference.
+"""Selects the implementation of an operation: Triton kernel, C++ loops, or plain PyTorch reference.
 
 An operation is a pair of custom operations, forward and backward, which run anywhere; `differentiable` joins them for
 autograd. Where those cannot win, the public function calls the reference instead and never gets here: below a

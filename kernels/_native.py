@@ -1,4 +1,4 @@
-"""Loops in C++ for the CPU: compiled once per machine in a fraction of a second, kept in the user's cache folder.
+"""C++ loops for the CPU: compiled once per machine in a fraction of a second, stored in the user's cache folder.
 
 `torch.compile` would give the same loops, but takes 20 seconds the first time and 3 in every further process, which a
 study would be charged. Where they cannot be built the operations fall back to their references. The sources stand

@@ -1,4 +1,4 @@
-"""Tiles of the similarities between two sets of rows, never the whole matrix: what NT-Xent and InfoNCE share.
+"""Tiles of the similarities between two sets of rows, without the full matrix: shared by NT-Xent and InfoNCE.
 
 Similarities are made tile by tile and folded into a running maximum and sum (Milakov & Gimelshein 2018), so that memory
 grows with the rows, not with rows times columns.

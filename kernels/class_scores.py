@@ -1,4 +1,4 @@
-"""How much the class token attends to each token: one row of the attention, averaged over heads, nothing else of it.
+"""The class token's attention to each token: one row of the attention, averaged over heads.
 
     score_n = 1/H sum_h softmax_n(scale <q_h, k_hn>)
 

@@ -1,4 +1,4 @@
-"""InfoNCE, MoCo's contrastive loss, without the matrix of similarities in memory.
+"""InfoNCE, MoCo's contrastive loss, without the similarity matrix in memory.
 
     loss = mean over rows i of  log(sum over j of exp(query_i . key_j / t)) - query_i . key_i / t
 

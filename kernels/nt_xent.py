@@ -1,4 +1,4 @@
-"""NT-Xent, SimCLR's contrastive loss, without the matrix of similarities in memory.
+"""NT-Xent, SimCLR's contrastive loss, without the similarity matrix in memory.
 
     loss = mean over rows i of  log(sum over j of exp(z_i . z_j / t)) - z_i . positive_i / t
 

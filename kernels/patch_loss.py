@@ -1,4 +1,4 @@
-"""Masked-autoencoder loss: mean squared error of predicted pixels, on the masked patches alone.
+"""Masked-autoencoder loss: mean squared error of predicted pixels, on the masked patches only.
 
     loss = mean over masked patches m and pixels e of (predicted_me - target_me)^2
     target = (pixels - mean) / sqrt(variance + 1e-6) of the patch, or the pixels themselves

@@ -1,4 +1,4 @@
-"""The gather of the visible tokens, and putting them back among mask tokens.
+"""Gathers visible tokens, and restores them among mask tokens.
 
 Source: He et al. 2022, section 3. The ranks of a mask are the only index that both directions need, so every backward
 is a gather too: deterministic, without atomics.

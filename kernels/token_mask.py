@@ -1,4 +1,4 @@
-"""Random masking of tokens: which stay.
+"""Random masking: which tokens are visible.
 
 Source: He et al. 2022, section 3 ("simple implementation"): noise is ranked per sample, the lowest stay. What stays is
 gathered, and put back among mask tokens, in `token_gather`.

@@ -1,4 +1,4 @@
-"""Which tokens resemble each other most: bipartite soft matching, without the matrix of similarities on a GPU.
+"""Bipartite soft matching: which tokens are most similar, without the similarity matrix on a GPU.
 
 Tokens alternate between two sets, A the even and B the odd. Each A proposes its most similar B, by cosine; the r
 best proposals merge. Rows are the protected tokens, then what is left of A, then B.

@@ -1,4 +1,4 @@
-"""Merge the tokens that a matching names, as means weighted by their sizes, and the way back.
+"""Merges matched tokens as means weighted by their sizes, and unmerges them.
 
 A matching is a map from tokens to rows, which makes merge and unmerge each other's adjoints: one collects rows in a
 fixed order, the other spreads them, so neither needs atomics. Collecting follows a chain: each row knows its first

@@ -1,4 +1,4 @@
-"""What an experiment says about a published effect: reproduced, not reproduced at this size, or undecided.
+"""The verdict of an experiment on a published effect: reproduced, not reproduced at this size, or undecided.
 
 Each claim is asked two questions by one-sided t tests over seeds: is there an effect in the published direction, and is
 the effect less than half of the published one (below 0, where no figure was published)? All questions of a page are

@@ -1,4 +1,4 @@
-"""What a proposal may depend on: the space, what was tried and what came of it, what is running, and a seed."""
+"""Everything that a proposal may depend on: the space, past results, running proposals, and a seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a proposal that falls behind is worth its next epoch: decided from scores by epoch alone.
+"""Whether to stop a proposal, decided from scores by epoch only.
 
 The rules as formulas, and what they mean where trials run side by side: docs/search.md.
 """

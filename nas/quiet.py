@@ -1,4 +1,4 @@
-"""Optuna without its notices of studies made: the record and the mirrors of a history are no news to the user."""
+"""Suppresses Optuna's messages about created studies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seeds race: the next seed goes where it may still change the decision, and every look at the data is paid for.
+"""Racing seeds: the next seed goes where it may still change the decision, and repeated looks are corrected for.
 
 The looks are those after `first`, `first` + 1, ..., `last` seeds. An error of 5 % to each side is spent over them as
 Lan and DeMets (1983) do: a share (n / last) ** RATE of it may be used up by the look at n seeds (Kim and DeMets 1987).

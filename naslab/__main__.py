@@ -1,4 +1,4 @@
-"""`python -m naslab` is the `naslab` command, and Ctrl-C ends it with one line from its first moment on."""
+"""`python -m naslab` is the `naslab` command; from its first moment on, Ctrl-C ends it with one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that a user asked for: whoever looks, and whoever is killed, leaves the old one or the new one, whole."""
+"""Files written atomically: a reader, also after a crash, finds the complete old or the complete new one."""
 
 from __future__ import annotations
 

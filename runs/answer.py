@@ -1,4 +1,4 @@
-"""A study's answer in words, read from the columns of its ranking and never against them.
+"""A study's answer in words, derived from the columns of its ranking and never contradicting them.
 
 In order: the cheapest that is as good as the reference, the best at any cost, the most per hour, what the search gained
 over random architectures, what controls reach, what failed, and what stays open with what would settle it.

@@ -1,4 +1,4 @@
-"""An exported architecture on disk: one folder from which the trained model is built again, anywhere.
+"""An exported architecture on disk: one folder from which the trained model is rebuilt, anywhere.
 
 architecture.json   space with every option, configuration, scores, where they came from (naslab.architecture/1)
 architecture.yaml   the same for people

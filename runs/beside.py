@@ -1,4 +1,4 @@
-"""Studies beside one another: results of other studies that may stand in this one's ranking, and why others may not."""
+"""Results of other studies in this one's ranking, and why some cannot be ranked together."""
 
 from __future__ import annotations
 

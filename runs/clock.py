@@ -1,4 +1,4 @@
-"""The CPU clock of a worker and its children: what a trial costs on a CPU, whatever else the machine does meanwhile."""
+"""The CPU clock of a worker and its children: the cost of a trial on a CPU, independent of other load."""
 
 from __future__ import annotations
 

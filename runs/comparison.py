@@ -1,4 +1,4 @@
-"""Two models side by side: timed in turn first, counted on copies afterwards."""
+"""Compares two models: timed alternately first, counted on copies afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The password of a storage URL in this process's own command line: overwritten once it has been read.
+"""Overwrites the password of a storage URL in this process's own command line once it has been read.
 
 `ps` shows command lines to every user of a machine, Ray keeps that of a driver in its table of jobs, and started
 processes are handed `sys.argv`.

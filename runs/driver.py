@@ -1,4 +1,4 @@
-"""The driver: asks the plan what is next, hands it to a worker, writes down what came of it. It alone writes."""
+"""The driver: asks the plan what is next, gives it to a worker and records the result. Only it writes."""
 
 from __future__ import annotations
 

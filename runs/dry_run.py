@@ -1,4 +1,4 @@
-"""What a study would do, known before it runs."""
+"""What a study would do, determined before it runs."""
 
 from __future__ import annotations
 

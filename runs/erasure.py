@@ -1,4 +1,4 @@
-"""Changes to the rows of whole studies, which Optuna has no call for, or a slow one: each is one commit."""
+"""Bulk changes to the rows of a study, which Optuna lacks or does slowly: each is one commit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trail that a running trial leaves in its folder: phases, rungs and a sign of life.
+"""The events that a running trial writes to its folder: phases, rungs and heartbeats.
 
 It is how the driver follows a worker, on this machine or another that shares the files, and how the seconds of a
 trial that was killed are known. The ledger takes over what it says; nothing is read from it after that.

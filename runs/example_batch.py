@@ -1,4 +1,4 @@
-"""The batch that a target is called with, as the user's options describe it."""
+"""The batch with which a target is called, from the user's options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Export: the best configurations of a ranking as folders that other tools load, each proved before it is kept."""
+"""Export: the best configurations of a ranking as folders that other tools load, each verified first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optional packages: where one is missing, one line says how it is installed."""
+"""Optional packages: if one is missing, one line says how to install it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a driver has to know of a study's task; on a cluster a worker says it, so that no data and no GPU are needed."""
+"""What a driver needs to know of a study's task; on a cluster a worker reports it, so no data or GPU is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What failed, in lines that stand above a ranking: a row over fewer seeds than were asked for is another claim."""
+"""Failures, in lines above a ranking: a row with fewer seeds than requested is a different claim."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose fault an error is: the task's, its process's, or that of a machine that only the user can mend."""
+"""Classifies errors: the task's, its process's, or the machine's, which only the user can fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The floor: what a configuration must not be shown to be worse than, and the verdict on each row."""
+"""The floor of the non-inferiority test, and the verdict on each row."""
 
 from __future__ import annotations
 

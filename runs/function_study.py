@@ -1,4 +1,4 @@
-"""A study stated around a function: what `naslab.search` makes of it, and where workers will find it."""
+"""A study of a function: what `naslab.search` makes of it, and where workers find it."""
 
 from __future__ import annotations
 

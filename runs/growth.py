@@ -1,4 +1,4 @@
-"""Growth: what of a study, and of its space, may change between two runs, and what keeps its records readable."""
+"""What may change in a study and its space between two runs, and how records stay readable."""
 
 from __future__ import annotations
 

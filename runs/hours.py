@@ -1,4 +1,4 @@
-"""Hours that mean something: which clock a ranking counts by, and what speaks against comparing its hours.
+"""Comparable hours: which clock a ranking uses, and reasons to doubt a comparison.
 
 On a CPU the unit is core hours, by the CPU clock of each worker and its children, which a busy neighbour hardly moves.
 """

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, and when a driver hears them."""
+"""Ctrl-C and SIGTERM, and when a driver handles them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judgements at rungs: each rung of a proposal is judged once, by all that were proposed before it and came there.
+"""Pruning verdicts: each rung of a proposal is judged once, against earlier proposals that reached it.
 
 The worker waits at the rung for the answer, so that no epoch is trained after it that is not wanted; and the answer
 waits for those proposed before that may still come there. So it depends on the scores alone: not on the slots, nor on

@@ -1,4 +1,4 @@
-"""The lease: one driver a study, whatever folder or machine it runs from. It lies in the study's own database.
+"""The lease: one driver per study, on any machine. It is stored in the study's own database.
 
 Each driver has a row of `naslab_sessions`, numbered by a token that only grows. It holds the lease while its row is the
 last one and has not ended. A row ends when its driver lets go, or when another driver takes over because the process is

@@ -1,4 +1,4 @@
-"""Limits: what ends a trial that hangs, a study that only fails, and a study whose budget is spent."""
+"""Limits: what ends a trial that hangs, a study in which every trial fails, and a study whose budget is spent."""
 
 from __future__ import annotations
 

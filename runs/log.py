@@ -1,4 +1,4 @@
-"""A trial's own log: whatever its task prints, to either stream and from native code or children too."""
+"""A trial's log: everything its task prints, to either stream, also from native code or child processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the machine at hand offers: the documents of `naslab devices` and `naslab doctor`."""
+"""What this machine offers: the documents of `naslab devices` and `naslab doctor`."""
 
 from __future__ import annotations
 

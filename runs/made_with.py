@@ -1,4 +1,4 @@
-"""What a result was made with: versions, the code of space and task, and the files that the task was pointed at.
+"""What made a result: versions, the code of space and task, and the files that the task's options name.
 
 Two trials of one configuration and seed are equal only where all of this is.
 """

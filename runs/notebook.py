@@ -1,4 +1,4 @@
-"""A function that was typed into a notebook, written down as a module that workers can import.
+"""Saves a function of a notebook as a module that workers can import.
 
 The module holds the function, whatever of the notebook it refers to (imports, functions, classes, plain values), and
 nothing else; so a study can be resumed, and read, long after the notebook is closed.

@@ -1,4 +1,4 @@
-"""What makes one configuration better than another, as a study file says it."""
+"""The objective: what makes one configuration better than another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How trials stand in Optuna's storage, so that Optuna's own tools tell the truth about a study.
+"""How trials are stored in Optuna's storage, so that Optuna's own tools show the truth about a study.
 
 A study named NAME is two Optuna studies. The one called NAME holds what was searched: proposals, and the points of
 grids with the first seed. Its COMPLETE trials have a validation score under the metric's name, and with a Pareto

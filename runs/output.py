@@ -1,4 +1,4 @@
-"""Where output goes: one JSON document or a table to standard output, everything else to standard error."""
+"""Output: one JSON document or a table to standard output, everything else to standard error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What has been tried so far, as the plan asks for it: kept up with every begin and end, and never read anew.
+"""The state of the trials so far, as the plan needs it: updated at each begin and end, never reread.
 
 A study of thousands of trials asks for thousands of proposals; going over all trials for each would be quadratic.
 """

@@ -1,4 +1,4 @@
-"""Patience with a database server that is away: whatever a driver asks of it is asked again until it answers.
+"""Retries of requests to an unreachable database server, until it answers.
 
 A server is restarted, fails over to another machine, or is cut off for a while. The trials that run meanwhile need no
 storage, so the driver waits rather than ends. What was asked may have been done before its answer was lost: an action

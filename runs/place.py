@@ -1,4 +1,4 @@
-"""Where the files of a study lie: beside an SQLite file; for a server's database, in the folder that it names itself.
+"""Where a study's files are: beside an SQLite file; for a server's database, in the folder recorded there.
 
 The first study of a database is made in ./naslab-runs, and says so in its record; later ones find their place beside
 it, whatever folder or machine they run from. Where that folder is mounted under another name, NASLAB_RUNS names it.

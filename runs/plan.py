@@ -1,4 +1,4 @@
-"""What to run next: a pure function of the study and the ledger's trials, so that resuming is only asking again.
+"""What to run next: a pure function of the study and the ledger's trials, so resuming means asking again.
 
 Order: controls, the reference and the random architectures; the searches; their finalists and the points of grids with
 every seed; profiles of what is ranked, one at a time while nothing else runs.

@@ -1,4 +1,4 @@
-"""What a task changes of its worker's process is put back after it: the next trial there begins as the first one did.
+"""Restores what a task changed in its worker's process, so that every trial there starts the same.
 
 A worker is kept, with the data in its memory, for many trials. A choice that sets the default number format, say, must
 not decide how the next configuration is trained; nor may a limit that one trial set end another.

@@ -1,4 +1,4 @@
-"""Proof that an exported folder gives back the trained model: same input, new process, same bits.
+"""Verifies that an exported folder gives back the trained model: same input, new process, same bits.
 
 `python -m naslab.runs.proof FOLDER INPUT OUTPUT` is what the new process runs: it knows the folder and nothing else.
 """

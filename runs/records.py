@@ -1,4 +1,4 @@
-"""What a storage holds of a study's attempts: two of Optuna's tables, read in two queries.
+"""The attempts of a study in a storage: two of Optuna's tables, read in two queries.
 
 Optuna itself reads a trial as an object with all that six tables say of it: ten times as long, and it stays in memory.
 """

@@ -1,4 +1,4 @@
-"""Reuse: finished trials of other studies that stand for equal ones of this, where its file names these studies.
+"""Reuse: finished trials of other studies that replace equal ones of this, if its file names these studies.
 
 Equal means: the same space, options, constraints, configuration and seed, on the same kind of device with as many
 threads, made with the same code, versions and data. What is taken over costs nothing here; what it did cost goes along,

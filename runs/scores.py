@@ -1,4 +1,4 @@
-"""Scores at the border: what a user's task hands over becomes plain floats, or one line that says what came instead."""
+"""Validates scores: a task's values become plain floats, or a one-line error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Database servers as storages: how a connection notices that its server is gone, and whose a database is."""
+"""Database servers as storages: detects a lost connection, and whether a database is naslab's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SQLite files as storages: whose a file is, and how its readers and its writer keep out of one another's way.
+"""SQLite files as storages: whether a file is naslab's, and how readers and the writer avoid blocking each other.
 
 With a write-ahead log (WAL) readers never block the driver. Its index lies in memory that the processes of one machine
 share, so on a network file system the file keeps SQLite's rollback journal.

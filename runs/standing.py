@@ -1,4 +1,4 @@
-"""Where the rows of a study stand: what a ranking computes, and what its answer is read from."""
+"""The contents of a ranking, from which its answer is derived."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a study stands: trials by state, seconds by phase and by state, and what nothing accounts for."""
+"""The status of a study: trials by state, seconds by phase and by state, and unaccounted seconds."""
 
 from __future__ import annotations
 

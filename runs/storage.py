@@ -1,4 +1,4 @@
-"""Storages: Optuna's view of a database, and storage trouble in one line each."""
+"""Storages: Optuna's view of a database, and its errors in one line each."""
 
 from __future__ import annotations
 

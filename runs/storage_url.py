@@ -1,4 +1,4 @@
-"""Storage URLs: from what a user writes to an URL, and what of it may be printed: everything but its secrets."""
+"""Storage URLs: from user input to a URL, and what of it may be printed: everything but its secrets."""
 
 from __future__ import annotations
 

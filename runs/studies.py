@@ -1,4 +1,4 @@
-"""All studies of a storage: where each stands, another name for one, and its end.
+"""All studies of a storage: their states, renaming and deleting.
 
 Renaming and deleting change files and records, which no single commit spans. Each first writes down what it is about,
 so that whoever is killed in between leaves a study that says so, and the same command goes on.

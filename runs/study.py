@@ -1,4 +1,4 @@
-"""The study file: what a user asks for. Read, overridden and validated here, once."""
+"""The study file: read, overridden and validated here, once."""
 
 from __future__ import annotations
 

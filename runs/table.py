@@ -1,4 +1,4 @@
-"""`naslab rank` on a terminal: the answer in words, what failed, then the table that the width has room for.
+"""`naslab rank` on a terminal: the answer in words, failures, then the table in the available width.
 
 A value is never broken: columns that do not fit are left out, the least important first, and where even the first few
 do not, each configuration becomes a short list of its own.

@@ -1,4 +1,4 @@
-"""How many CPU threads a worker may use: what this process was given, not what the machine has."""
+"""The number of CPU threads of a worker: the cores available to this process, not those of the machine."""
 
 from __future__ import annotations
 

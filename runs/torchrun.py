@@ -1,4 +1,4 @@
-"""A trial as a torchrun job: several processes of one machine train it together.
+"""A trial as a torchrun job: several processes on one machine train it together.
 
 The worker starts torchrun, whose processes are this module (`torchrun_rank.py` is what they do), and takes the outcome
 from the trail that process 0 leaves. They end together, with whatever they started: torchrun belongs to the worker's

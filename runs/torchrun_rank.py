@@ -1,4 +1,4 @@
-"""One process of a trial's torchrun job: process 0 does the trial, and the others train in step with it."""
+"""One process of a trial's torchrun job: process 0 runs the trial, and the others train in step with it."""
 
 from __future__ import annotations
 

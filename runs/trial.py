@@ -1,4 +1,4 @@
-"""Job, Outcome and Trial: what is to be run, what came of it, and the ledger's record of both."""
+"""Job, Outcome and Trial: what to run, its result, and the ledger's record of both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a worker at a rung learns whether its proposal goes on: a small file in the job's folder, as the trail is.
+"""How a worker at a rung gets its verdict: a small file in the job's folder.
 
 The worker reports the rung, and waits for the verdict on that epoch; the driver writes it once it is in the ledger.
 """

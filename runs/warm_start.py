@@ -1,4 +1,4 @@
-"""Warm starts: what a sampler knows from the start, of another study of the same space.
+"""Warm starts: a sampler's initial knowledge from another study of the same space.
 
 It is taken over once, when an arm first runs, and recorded with the study: a study that goes on, or is replayed, asks
 its samplers with the same knowledge, whatever became of the other.

@@ -1,4 +1,4 @@
-"""YAML as people mean it: 1e-3 is a number, 010 is ten, a key stands once, and a document is a tree of plain values."""
+"""YAML as people mean it: 1e-3 is a number, 010 is ten, keys are unique, and a document is plain values."""
 
 from __future__ import annotations
 

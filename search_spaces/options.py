@@ -1,4 +1,4 @@
-"""Options: the base of everything that a study file may set, and one-line words for what is wrong with it."""
+"""Options: the base of everything that a study file may set, with one-line validation errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers are numbers: pydantic's schemas without the conversions that would hide a slip in a study file."""
+"""Strict numbers: pydantic's schemas without the conversions that would hide a typo in a study file."""
 
 from __future__ import annotations
 

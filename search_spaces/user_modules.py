@@ -1,4 +1,4 @@
-"""Modules of the user's own, found in the current folder or beside a script."""
+"""The user's own modules, found in the current folder or beside a script."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract suite: what every search space and its task must keep, the shipped ones and your own.
+"""The contract suite: rules for every search space and its task, the shipped ones and your own.
 
     from naslab.testing import check_space
 

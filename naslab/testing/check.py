@@ -1,4 +1,4 @@
-"""All rules at once, with every one that is broken named."""
+"""Runs all rules and names every violation."""
 
 from __future__ import annotations
 

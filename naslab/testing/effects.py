@@ -1,4 +1,4 @@
-"""Whether an option has an effect: each that applies is given another value, until something else comes out."""
+"""Whether an option has an effect: applicable options are changed until the result differs."""
 
 from __future__ import annotations
 

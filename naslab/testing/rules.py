@@ -1,4 +1,4 @@
-"""The rules of the contract, each a function that raises Broken where a subject does not keep it."""
+"""The rules of the contract, each a function that raises Broken for a violation."""
 
 from __future__ import annotations
 

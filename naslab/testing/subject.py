@@ -1,4 +1,4 @@
-"""What the rules look at: a space and its task, small enough to be trained twice in seconds."""
+"""What the rules check: a space and its task, small enough to be trained twice in seconds."""
 
 from __future__ import annotations
 

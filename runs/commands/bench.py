@@ -1,4 +1,4 @@
-"""`naslab bench kernels`: the table of the kernels on the device that is there."""
+"""`naslab bench kernels`: the table of the kernels on this device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`naslab compare`: two models side by side, timed in turn and then counted."""
+"""`naslab compare`: two models compared, timed alternately and then counted."""
 
 from __future__ import annotations
 

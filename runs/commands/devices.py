@@ -1,4 +1,4 @@
-"""`naslab devices`: the devices here and the table of known ones; `naslab devices calibrate`: ceilings of one here."""
+"""`naslab devices`: this machine's and known devices; `naslab devices calibrate`: measures one of this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options that commands about models share. Nothing here imports torch: errors of usage answer at once."""
+"""Options shared by commands about models. Nothing here imports torch, so usage errors are immediate."""
 
 from __future__ import annotations
 

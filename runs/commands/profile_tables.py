@@ -1,4 +1,4 @@
-"""A profile as a table, a tree of modules, or comma-separated lines."""
+"""A profile as a table, a tree of modules, or CSV."""
 
 from __future__ import annotations
 

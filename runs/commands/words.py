@@ -1,4 +1,4 @@
-"""The words of tables about models: figures with their units."""
+"""Formats the figures of models with their units."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The executor that a study asks for."""
+"""Makes the executor of a study."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The guard: a small process that ends a driver's workers, and all that these started, when the driver is gone.
+"""The guard: a small process that ends a driver's workers, and all their processes, when the driver is gone.
 
 A driver that is killed can end nobody, and a worker that is stopped or busy in native code cannot end itself. The guard
 reads the numbers of the workers' process groups from a pipe; the pipe closes when the driver dies, however it dies.

@@ -1,4 +1,4 @@
-"""A worker process on a machine of a cluster: what an actor of Ray or a job of Slurm holds for the driver."""
+"""A worker process on a cluster machine, held by a Ray actor or Slurm job for the driver."""
 
 from __future__ import annotations
 

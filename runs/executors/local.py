@@ -1,4 +1,4 @@
-"""Warm worker processes on this machine, one a slot. They end with the driver, even when that is killed (guard.py)."""
+"""Persistent worker processes on this machine, one per slot, which end with the driver even if it is killed."""
 
 from __future__ import annotations
 

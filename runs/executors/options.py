@@ -1,4 +1,4 @@
-"""Where a study's trials run, as its file says under `executor`: it decides no result, and may change between runs."""
+"""A study's `executor` options: where trials run, which affects no result and may change between runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A warm worker process: answers calls, one after the other, until it is ended.
+"""A persistent worker process: answers calls one after another until it is ended.
 
 It may have children (data loaders, a torchrun job): it leads a process group, which ends with it. What goes in and out
 are bytes, so that whoever stands between it and the driver needs none of the user's modules.

@@ -1,4 +1,4 @@
-"""Warm workers on a Ray cluster: an actor a slot, which holds a worker process on its node.
+"""Persistent workers on a Ray cluster: one actor per slot, which holds a worker process on its node.
 
 Ray finds the room, deals out GPUs and sees that nodes are lost. Its own restarts and retries are off: an attempt that
 ends is the driver's to record and to charge, and what was interrupted goes on from its checkpoint.

@@ -1,4 +1,4 @@
-"""This machine's GPUs and cores as slots: who gets which, and what each is charged for."""
+"""This machine's GPUs and cores as slots: their assignment, and the charge of each."""
 
 from __future__ import annotations
 

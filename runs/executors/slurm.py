@@ -1,4 +1,4 @@
-"""Slurm jobs through submitit: each call is a job, and those that wait at the same time are one array.
+"""Slurm jobs through submitit: one job per call; calls that wait at the same time form one array.
 
 Slurm and submitit send nothing back into the queue themselves: a job that is cut off is an attempt on record, and the
 driver submits the next, which goes on from the checkpoint.

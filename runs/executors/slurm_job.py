@@ -1,4 +1,4 @@
-"""What runs in a job of Slurm: one call in a worker process, and the word that the job leaves of its end."""
+"""What runs in a Slurm job: one call in a worker process, and the record that the job leaves of its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Submitting to Slurm: calls that wait at the same time are one array, and what it does not take now is asked again."""
+"""Submits to Slurm: concurrent calls form one array, and temporarily rejected jobs are resubmitted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job of Slurm as the driver sees it: whether it is over, what became of it, and how it is ended.
+"""A Slurm job from the driver's side: whether it is over, how it ended, and how to cancel it.
 
 Submitit's own `done` and `result` rest on its idea of what goes back into the queue; here nothing does (slurm.py), and
 they would wait for a pre-empted job for ever, and take a suspended one for ended.

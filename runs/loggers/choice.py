@@ -1,4 +1,4 @@
-"""What a study file may say of its loggers, and the logger that each choice makes."""
+"""The options of loggers in a study file, and the logger that each makes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a logger is told: that a trial began, each of its rungs, and how it ended."""
+"""The interface of a logger: a trial began, reached a rung, or ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The driver's side of the loggers: each has a thread of its own, so that none can fail, or delay, a study."""
+"""The driver's side of the loggers: one thread each, so that none can fail or delay a study."""
 
 from __future__ import annotations
 

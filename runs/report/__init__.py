@@ -1,4 +1,4 @@
-"""The report: one HTML file that answers which configuration is worth its hours, and shows where that comes from."""
+"""The report: one HTML file that answers which configuration is worth its hours, with the evidence."""
 
 from naslab.runs.report.build import Report, build_report
 

@@ -1,4 +1,4 @@
-"""Puts the report together: one HTML file with everything in it, which opens without a network."""
+"""Builds the report: one self-contained HTML file that opens without a network."""
 
 from __future__ import annotations
 

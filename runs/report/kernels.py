@@ -1,4 +1,4 @@
-"""The report's section on kernels: a table that `naslab bench kernels` measured, on whatever device that was."""
+"""The report's section on kernels: a table measured by `naslab bench kernels` on any device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predicted hours on the devices that the study names, apart from all that was measured."""
+"""Predicted hours on the devices that the study names, separate from measured ones."""
 
 from __future__ import annotations
 

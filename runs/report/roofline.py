@@ -1,4 +1,4 @@
-"""The roofline as a picture: a device's measured ceilings, and what profiled models reach under them."""
+"""The roofline plot: a device's measured ceilings, and what profiled models reach under them."""
 
 from __future__ import annotations
 

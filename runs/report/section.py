@@ -1,4 +1,4 @@
-"""What a section is, and what all of them draw from."""
+"""A section of the report, and the data that all sections use."""
 
 from __future__ import annotations
 

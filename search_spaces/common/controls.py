@@ -1,4 +1,4 @@
-"""Controls that tasks share: the samples themselves, a model before its training, and one trained otherwise."""
+"""Controls that tasks share: raw samples, an untrained model, and one trained differently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sequence model writes by itself: BLEU and chrF of it, and how they fall when its prefix is corrupted.
+"""Scores of generated text: BLEU and chrF, and their decrease with a corrupted prefix.
 
 A prefix test begins each target with its first gold tokens, some of them replaced by tokens of other targets, and
 scores what the model writes after it against how the target goes on: chrF of the continuations alone.

@@ -1,4 +1,4 @@
-"""The masked autoencoder of images: encode what is visible, put mask tokens in, rebuild the masked pixels.
+"""The masked autoencoder of images: encode visible patches, insert mask tokens, reconstruct the masked pixels.
 
 He, Chen, Xie, Li, Dollar, Girshick 2022 (arXiv 2111.06377). Indices, gathers and loss are operations of `kernels`.
 

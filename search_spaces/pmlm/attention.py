@@ -1,4 +1,4 @@
-"""Who sees whom in one pass over text, originals and pseudo masks, and attention that leaves out what nobody sees.
+"""The block attention mask over text, originals and pseudo masks, and attention that skips masked blocks.
 
 UniLMv2, figures 4 and 5. The text comes first, then M originals, then M pseudo masks. The text never looks behind
 itself, so that its rows need no mask and their columns behind it are not worked out: nearly all that the block mask

@@ -1,4 +1,4 @@
-"""What a configuration decides of a SMAUG model: what is masked, dropped and selected, and what each loss weighs."""
+"""A SMAUG configuration: what is masked, dropped and selected, and the weight of each loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The image encoder: a vision transformer on the visible patches of each frame, with tokens dropped on the way.
+"""The image encoder: a vision transformer on the visible patches of each frame, with token reduction inside.
 
 Masked autoencoder (He et al. 2021): masked patches never enter the encoder. Token reduction (EViT, Liang et al. 2022,
 or ToMe, Bolya et al. 2023) goes on among the visible ones, per frame, between attention and MLP of the chosen layers.

@@ -1,4 +1,4 @@
-"""What a trained model says of a split: which texts and videos are alike, its answers, and the options that fit."""
+"""Scores of a trained model: text-video similarities, answers, and multiple choice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text-guided frame selection: one score per frame from the frame and the text, the best frames go on.
+"""Text-guided frame selection: one score per frame from the frame and the text; the best frames are kept.
 
 Names: B pairs, T frames, K kept frames, Q texts, V videos.
 """

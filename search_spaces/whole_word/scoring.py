@@ -1,4 +1,4 @@
-"""What a pre-trained model is good for: sentiment, tags, and the recovery of whole words that it has not seen.
+"""Scores of a pre-trained model: sentiment, tags, and the recovery of held-out whole words.
 
 Names: N texts or windows, L tokens, D width.
 """
