@@ -35,7 +35,7 @@ def here_or_not(study: Study) -> tuple[Task | None, str | None]:
     except InputError as error:
         if isinstance(study.executor, Local):
             raise
-        words = "controls, epochs, predictions and what is reused are known once a worker has said them"
+        words = "controls, epochs, predictions and reused trials are known once a worker has reported them"
         return None, f"{words}; here: {error}"
 
 
@@ -98,10 +98,10 @@ def seed_advice(study: Study) -> dict[str, Any]:
 def seed_words(advice: dict[str, Any]) -> str:
     """The advice in a line."""
     if advice["first_tells"] is None:
-        return "seeds: one run of each tells nothing apart; use more"
+        return "seeds: one run each cannot show a difference; use more"
     text = (
-        f"seeds: {advice['first']} tell a difference of {advice['first_tells']:.1f} standard deviations between seeds"
+        f"seeds: {advice['first']} detect a difference of {advice['first_tells']:.1f} standard deviations between seeds"
     )
     if advice["most"] > advice["first"]:
         text += f", the {advice['most']} that a race may use {advice['most_tells']:.1f}"
-    return f"{text} (nine times in ten)"
+    return f"{text}, with power 0.9"

@@ -167,7 +167,7 @@ def test_a_dry_run_says_what_only_a_worker_knows(toy_file, monkeypatch, capsys):
     document = json.loads(capsys.readouterr().out)
     assert document["jobs"] == {"reference": 1, "final": 0, "profile": 1}
     assert document["epochs"] is None
-    assert "known once a worker has said them" in document["unknown"]
+    assert "known once a worker has reported them" in document["unknown"]
     assert run_command_line(["run", str(path), "--dry-run"]) == 2
 
 
