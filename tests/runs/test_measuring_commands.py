@@ -196,8 +196,8 @@ def test_resident_memory_of_a_fresh_process(capsys):
         ({"samples": Path("nowhere/samples.csv")}, "there is no folder nowhere"),
         ({"as_csv": True, "as_json": True}, "choose one"),
         ({"by": "day"}, "--by day: use profile, kind, module, operation"),
-        ({"device": "meta", "energy": True, "resident": True}, "--energy, --resident: the model has to run"),
-        ({"device": "auto", "predict_for": ["h100"], "batch_sweep": "1"}, "--batch-sweep: the model has to run"),
+        ({"device": "meta", "energy": True, "resident": True}, "--energy, --resident: the model must run"),
+        ({"device": "auto", "predict_for": ["h100"], "batch_sweep": "1"}, "--batch-sweep: the model must run"),
     ],
 )
 def test_wrong_options_are_one_clear_line(options, message):
