@@ -304,7 +304,7 @@ PAGES = (
     (DOCS / "devices.md", "calibration", calibration),
     (DOCS / "efficiency.md", "published", published),
     (DOCS / "efficiency.md", "counters", counters),
-    (DOCS / "training.md", "speed", training_tables.speed),
+    (DOCS / "training.md", "speed", training_tables.speeds),
     (DOCS / "training.md", "precision", training_tables.precision),
     (ROOT / "CONTRIBUTING.md", "mutation", mutation),
 )

@@ -9,7 +9,12 @@ from results_file import read_result
 POLICIES = ("tf32", "bfloat16", "channels_last", "bfloat16 channels_last")
 
 
-def speed(name: str = "gpu/training_speed") -> str:
+def speeds() -> str:
+    """Speed on a GPU and on a CPU."""
+    return "\n\n".join(speed(name) for name in ("gpu/training_speed", "training_speed_cpu"))
+
+
+def speed(name: str) -> str:
     """Samples a second in float32, and how many times as many under the other eager policies."""
     found = read_result(name)
     if found is None:
