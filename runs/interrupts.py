@@ -23,7 +23,7 @@ class Interrupted(KeyboardInterrupt):
 
 def interrupt(*_: object) -> None:
     """What a signal calls outside `HeldBack`, which hears of it later where Python drops what is raised: in a
-    finaliser, or in native code that takes every error for an answer."""
+    finaliser, as the lock of every import has one, or in native code that takes every error for an answer."""
     global _asked
     _asked = True
     raise Interrupted

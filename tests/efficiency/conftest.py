@@ -2,7 +2,7 @@
 
 import pytest
 
-from naslab.efficiency import clocks, energy, latency
+from naslab.efficiency import clocks, energy, latency, training_step
 
 
 class Hand:
@@ -25,7 +25,8 @@ class Hand:
 def hand(monkeypatch):
     """Replaces the clocks of the timing modules."""
     clock = Hand()
-    monkeypatch.setattr(clocks, "perf_counter_ns", lambda: round(1e9 * clock.now()))
-    monkeypatch.setattr(latency, "perf_counter", clock.now)
-    monkeypatch.setattr(energy, "perf_counter", clock.now)
+    for module in (clocks, training_step):
+        monkeypatch.setattr(module, "perf_counter_ns", lambda: round(1e9 * clock.now()))
+    for module in (latency, energy, training_step):
+        monkeypatch.setattr(module, "perf_counter", clock.now)
     return clock

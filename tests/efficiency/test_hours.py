@@ -49,7 +49,7 @@ def test_no_steps_take_no_time(counted):
 
 
 def test_hours_of_this_processor_rest_on_its_measured_steps(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("NASLAB_CACHE", str(tmp_path))
     step = count_training_step(nn.Linear(64, 64), torch.ones(32, 64))
     unknown = run_hours(step, 10, "cpu")
     assert unknown.hours is None

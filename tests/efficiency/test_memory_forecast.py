@@ -32,6 +32,7 @@ def frozen():
 def test_training_steps_hold_what_was_forecast(build, monkeypatch):
     # The C library keeps freed blocks below a threshold that moves; pinned, it gives each tensor back when it is freed.
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # each thread has working memory of its own
     forecast = forecast_peak_bytes(*build(2), 24, training=True)
     assert forecast > 3e8
     truth = resident_memory(partial(build, 24), training=True)

@@ -81,7 +81,7 @@ def meet(mine, other, slot):
     wait_until(other.exists)
 
 
-def wait_until(condition, seconds=120):
+def wait_until(condition, seconds=240):
     deadline = time.time() + seconds
     while not condition():
         assert time.time() < deadline, "waited in vain"

@@ -1,5 +1,6 @@
 """Executors of every kind on this machine, for tests; a Ray cluster of two nodes has room for what a test leaves."""
 
+from contextlib import suppress
 from functools import cache
 
 from naslab.runs.executors.choose import make_executor
@@ -11,9 +12,18 @@ def ray_cluster():
     """Started once for the tests of a file; see `stop_ray`."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
+    head = {"num_cpus": 1, "include_dashboard": False}
+    cluster = begun(lambda: Cluster(initialize_head=True, head_node_args=head))
+    begun(lambda: cluster.add_node(num_cpus=1))
     return cluster
+
+
+def begun(start, tries=3):
+    """What `start` returns: Ray gives a node 30 seconds to begin, which a busy machine may exceed."""
+    for _ in range(tries - 1):
+        with suppress(Exception):
+            return start()
+    return start()
 
 
 def stop_ray():

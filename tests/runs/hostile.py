@@ -27,7 +27,7 @@ ENDS = {
     "abort": os.abort,
     "segmentation fault": lambda: ctypes.string_at(0),
     "alarm": lambda: (signal.setitimer(signal.ITIMER_REAL, 0.01), time.sleep(60)),
-    "no memory": lambda: (limit(resource.RLIMIT_AS, 1 << 33), bytearray(1 << 40)),
+    "no memory": lambda: (limit(resource.RLIMIT_AS, 1 << 38), bytearray(1 << 40)),
     "no file may grow": lambda: limit(resource.RLIMIT_FSIZE, 0),
     "no file may be opened": lambda: limit(resource.RLIMIT_NOFILE, 3),
     "cannot be pickled": lambda: (_ for _ in ()).throw(type("Local", (Exception,), {"held": threading.Lock()})()),
@@ -46,7 +46,7 @@ GOES_ON = {
     "50 MB of text": lambda: [print("x" * 1_000_000) for _ in range(50)],
     "a folder that is gone": lambda: (os.chdir(gone := tempfile.mkdtemp()), os.rmdir(gone)),
     "handlers": lambda: [signal.signal(n, signal.SIG_IGN) for n in (signal.SIGTERM, signal.SIGCHLD, signal.SIGALRM)],
-    "a late alarm": lambda: signal.alarm(1),
+    "a late alarm": lambda: signal.alarm(600),  # that it is taken off is seen in the state that the next one finds
     "blocked signals": lambda: signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()),
     "another number format": lambda: torch.set_default_dtype(torch.float64),
     "no gradients": lambda: torch.set_grad_enabled(False),

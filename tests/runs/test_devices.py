@@ -15,6 +15,7 @@ SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
+    monkeypatch.delenv("NASLAB_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     return tmp_path
@@ -92,7 +93,6 @@ def test_wrong_command_lines(capsys):
 
 def test_a_cache_that_cannot_be_written_is_said_before_anything_is_measured(tmp_path, monkeypatch, capsys):
     (tmp_path / "naslab").write_text("a file where a folder has to be")
-    monkeypatch.delenv("NASLAB_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("naslab.efficiency.calibration.calibrate", lambda *_, **__: pytest.fail("measured"))
     assert run_command_line(["devices", "calibrate", "--device", "cpu"]) == 2

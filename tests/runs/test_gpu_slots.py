@@ -21,6 +21,7 @@ CUDA = torch.device("cuda:0")
 
 @pytest.mark.parametrize("name", ["auto", "cuda"])
 def test_slots_are_dealt_out_over_all_gpus(name, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert resolve_device(name) == CUDA
     slots = local_slots(4, name)

@@ -22,6 +22,8 @@ from naslab.runs.worker import COST
 
 BARE = {"arms": [], "random_architectures": 0}
 """The reference and its controls alone: nothing else is asked about here."""
+LOADING = {**BARE, "task": {"trouble": "slow data"}}
+"""Whatever comes within 20 seconds finds the driver before its first trial."""
 PATIENCE_SECONDS = 300
 """For a machine that is busy; no test waits for a moment, only for something that will be so."""
 
@@ -34,30 +36,30 @@ def gated(gate):
 def start(path, *more, folder=None, terminal=False):
     """A driver; `terminal`: which leads a group of processes, as in a shell."""
     command = [sys.executable, "-m", "naslab", "run", str(path), "--storage", str(Path("runs.db").resolve()), *more]
-    # A shell that runs the tests in the background has SIGINT ignored, and children inherit that.
-    listening = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     return subprocess.Popen(
         command,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        preexec_fn=listening,
         text=True,
         cwd=folder,
         start_new_session=terminal,
     )
 
 
-def wait_for(condition, driver):
+def wait_for(condition, driver, pause=0.2):
     deadline = time.time() + PATIENCE_SECONDS
     while not condition():
         assert driver.poll() is None, driver.stderr.read()
         assert time.time() < deadline, "waited in vain"
-        time.sleep(0.2)  # looking costs the driver a core
+        time.sleep(pause)  # looking costs the driver a core
 
 
 def end(driver):
     """Its exit code and what it said."""
-    _, said = driver.communicate(timeout=PATIENCE_SECONDS)
+    try:
+        _, said = driver.communicate(timeout=PATIENCE_SECONDS)
+    finally:
+        driver.kill()
     return driver.returncode, said
 
 
@@ -126,7 +128,7 @@ def test_a_training_killed_after_a_checkpoint_goes_on_from_it(toy_file):
     def checkpointed():
         return any(Path("toy/trials/reference").glob(f"*/seed0/{COST}"))
 
-    wait_for(checkpointed, driver)
+    wait_for(checkpointed, driver, pause=0.02)  # five epochs and the scores are left
     driver.kill()
     end(driver)
     assert end(start(path))[0] == 0
@@ -187,7 +189,7 @@ def test_a_driver_that_was_stopped_for_too_long_stops_by_itself(toy_file, tmp_pa
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what a process has loaded stands in /proc")
 def test_ctrl_c_before_anything_runs_is_one_line(toy_file):
     """While it still imports; Python's own start, before any of ours, answers as Python does."""
-    driver = start(toy_file())
+    driver = start(toy_file(**LOADING))
     wait_for(lambda: "libtorch_cpu" in Path(f"/proc/{driver.pid}/maps").read_text(), driver)
     driver.send_signal(signal.SIGINT)
     code, said = end(driver)
@@ -198,7 +200,7 @@ def test_ctrl_c_before_anything_runs_is_one_line(toy_file):
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are copies on Linux alone")
 def test_ctrl_c_in_a_terminal_while_workers_begin_to_import_is_one_line(toy_file):
     """It goes to all processes there, and what workers are copies of does not answer it, too."""
-    driver = start(toy_file(), terminal=True)
+    driver = start(toy_file(**LOADING), terminal=True)
     wait_for(lambda: b"multiprocessing.forkserver" in commands_of_children(driver.pid), driver)
     os.killpg(driver.pid, signal.SIGINT)
     code, said = end(driver)

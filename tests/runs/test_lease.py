@@ -81,9 +81,9 @@ def hold_for_ever(url, held):
 def test_the_lease_of_a_process_that_is_gone_is_taken_over_at_once(url, connect):
     context = multiprocessing.get_context("spawn")
     held = context.Event()
-    process = context.Process(target=hold_for_ever, args=(url, held))
+    process = context.Process(target=hold_for_ever, args=(url, held), daemon=True)  # it ends where this test fails
     process.start()
-    assert held.wait(120)
+    assert held.wait(240)
     with pytest.raises(InputError), Lease(connect(), "mine", 1):
         pass
     process.kill()

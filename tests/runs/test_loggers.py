@@ -25,6 +25,7 @@ def study(**changes):
 @pytest.fixture
 def run(toy_file, monkeypatch):
     monkeypatch.setattr("naslab.runs.driver.make_executor", InlineExecutor)
+    monkeypatch.setattr(relay, "CLOSING_SECONDS", 240.0)  # for a machine whose disk is slow
 
     def run(*loggers, **changes):
         listener = Listener()

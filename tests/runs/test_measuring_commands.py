@@ -165,7 +165,7 @@ def test_the_new_rows_are_in_the_table(capsys):
 
 
 def test_a_calibrated_device_gets_its_picture(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("NASLAB_CACHE", str(tmp_path))
     asked = {"device": "cpu", "max_seconds": 0.1, "plot": tmp_path / "roof.html"}
     with pytest.raises(InputError, match="cpu is not calibrated; run `naslab devices calibrate` first"):
         profile.profile("toy_models:complete", **asked)

@@ -60,10 +60,10 @@ def test_what_ray_cannot_do_is_one_line(raised, word, tmp_path, init):
 
 @pytest.fixture
 def nobody():
-    """An address of this machine where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    return f"127.0.0.1:{port}"
+    """An address of this machine where nobody listens; it is taken, so that nobody else begins to."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
 
 
 def test_a_call_ends_where_the_head_of_the_cluster_has_gone(nobody, tmp_path, monkeypatch):

@@ -23,6 +23,9 @@ from naslab.runs.storage_url import storage_url
 from naslab.runs.study import parse_study
 from naslab.runs.trial import Job
 
+LONG = 240
+"""Seconds until those who wait for one that failed fail, too."""
+
 
 def study(name="toy", **changes):
     return parse_study({**TOY, "name": name, **changes}, "test")
@@ -104,9 +107,10 @@ def test_the_ranking_is_the_same_to_the_last_digit(database, tmp_path):
     assert Ledger.open(here.url, "demo").trials() == Ledger.open(there.url, "demo").trials()
 
 
-def test_a_storage_is_made_by_many_at_once(storage):
+def test_a_storage_is_made_by_many_at_once(storage, monkeypatch):
+    monkeypatch.setattr("naslab.runs.storage.MEETINGS", 200)  # a busy machine takes its time
     number = 6
-    start = threading.Barrier(number)
+    start = threading.Barrier(number, timeout=LONG)
 
     def make(index):
         start.wait()
@@ -122,7 +126,7 @@ def test_a_storage_is_made_by_many_at_once(storage):
 def test_one_of_many_drivers_gets_a_study(storage):
     number = 6
     connect(storage_url(storage), create=True)
-    start, leave = threading.Barrier(number), threading.Barrier(number)
+    start, leave = (threading.Barrier(number, timeout=LONG) for _ in range(2))
 
     def hold(_):
         ledger = Ledger.start(storage, study())
@@ -154,7 +158,7 @@ def reading(url):
 
 
 def test_a_reader_never_blocks_a_driver(storage, toy_file, monkeypatch, capsys):
-    monkeypatch.setattr("naslab.runs.sqlite_storage.LOCK_SECONDS", 1.0)
+    monkeypatch.setattr("naslab.runs.sqlite_storage.LOCK_SECONDS", 20.0)  # a driver that it blocked would end then
     run(storage, name="other", arms=[], seeds=[0])
     url = storage_url(storage)
     with reading(url):

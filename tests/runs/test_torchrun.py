@@ -73,7 +73,7 @@ def test_all_are_killed_together(tmp_path):
         wait_until(lambda: len(list(pids.iterdir())) == 2)
         executor.kill(call)
         with pytest.raises(WorkerDied):
-            call.result(120)
+            call.result(240)
         wait_until(lambda: not any(alive(int(path.name)) for path in pids.iterdir()))
     finally:
         executor.shutdown(cancel_futures=True)

@@ -37,7 +37,7 @@ MORE_PARAMETERS: tuple[Parameter, ...] = ()
 
 
 class ToyOptions(Options):
-    """`trouble` befalls the reference with seed `trouble_seed`, or, as `csv` and `negative`, the task itself.
+    """`trouble` befalls the reference with seed `trouble_seed`; as `csv`, `slow data` or `negative`, the task itself.
 
     `returns` says what `evaluate` hands over.
     """
@@ -64,6 +64,8 @@ class ToyTask(Task):
         super().__init__(space, options, device)
         if options.trouble == "csv":
             raise ValueError("row 3\nhas no label")
+        if options.trouble == "slow data":
+            time.sleep(20)
 
     @property
     def max_epochs(self) -> int:
