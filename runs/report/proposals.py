@@ -99,7 +99,8 @@ def _calm(figure: go.Figure) -> go.Figure:
         template=go.layout.Template(), height=380, margin={"l": 60, "r": 20, "t": 56, "b": 50}, showlegend=False
     )
     for index, trace in enumerate(figure.data if len(figure.data) <= 2 else ()):
-        trace.update(marker={"color": figures.colour(index)})
+        if "marker" in trace:
+            trace.update(marker={"color": figures.colour(index)})
         if trace.type == "scatter":
             trace.update(line={"color": figures.colour(index)})
     return figure
