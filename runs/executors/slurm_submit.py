@@ -18,6 +18,7 @@ from naslab.errors import InputError
 from naslab.runs.executors.base import Say
 from naslab.runs.executors.host import Surroundings
 from naslab.runs.executors.slurm_job import Ended, run_in_job
+from naslab.runs.executors.slurm_watch import watch
 from naslab.runs.faults import in_one_line
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class Jobs:
             for _, submitted in together:
                 submitted.set_exception(InputError(f"executor: Slurm takes no job: {in_one_line(error)}"))
             return []
+        watch(jobs)
         self._has_taken, self._has_told = True, False
         return jobs
 

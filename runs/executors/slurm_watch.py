@@ -12,11 +12,13 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 import submitit
 from submitit.core.core import Job
 from submitit.core.utils import FailedJobError
+from submitit.slurm.slurm import SlurmInfoWatcher
 
 from naslab.runs.executors.slurm_job import Ended
 from naslab.runs.faults import in_one_line
@@ -31,6 +33,29 @@ FILE_SECONDS = 15.0
 """So long the answer of a job that is over may take to come through a shared file system."""
 REFRESH_SECONDS = 1.0
 """So often, at most, `sacct` is asked before it is due, as jobs were cancelled."""
+
+
+class _Watcher(SlurmInfoWatcher):
+    """Submitit's own takes a suspended job, or one that is being resized, for ended, and asks of it no more."""
+
+    def is_done(self, job_id: str, mode: str = "standard") -> bool:
+        """Whether the state is one of those in which a job is over."""
+        return _ends(self.get_state(job_id, mode=mode))
+
+
+def _ends(state: str) -> bool:
+    return state.startswith((*OUT_OF_TIME, *OWN_END, *TAKEN))
+
+
+_WATCHER = _Watcher(delay_s=600)
+
+
+def watch(jobs: Sequence[Job[Ended]]) -> None:
+    """Have all of them asked about, together from the first time on."""
+    for job in jobs:
+        if not isinstance(job, submitit.LocalJob):
+            job.watcher = _WATCHER
+            _WATCHER.register_job(job.job_id)
 
 
 class _Accounts:
@@ -76,7 +101,7 @@ class WatchedJob:
         """Whether nothing more will come of it than there is."""
         if self._is_local:
             return self._job.done()
-        if self._has_answer() or (state := self._state()).startswith((*OUT_OF_TIME, *OWN_END, *TAKEN)):
+        if self._has_answer() or _ends(state := self._state()):
             return True
         now = time.monotonic()
         if state != "UNKNOWN":
