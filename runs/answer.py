@@ -28,6 +28,8 @@ from naslab.runs.standing import Standing
 Kind = Literal["cheapest", "best", "per_hour", "search", "control", "failed", "open"]
 NAMED = 3
 """How many rows a sentence names before it counts the others."""
+LEAST_SAVING = 0.05
+"""Share of the hours that counts as cheaper: as far as hours vary with a machine's other load, from run to run."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def _cheapest(standing: Standing) -> Iterator[Finding]:
     for row in _rivals(standing):
         if row.verdict == "meets" and row.threads == reference.threads and all(row.hours.values()):
             ratio = ratio_interval(row.hours, reference.hours, standing.critical)
-            if ratio.high is not None and ratio.high < 1:
+            if ratio.high is not None and ratio.high < 1 and ratio.mean <= 1 - LEAST_SAVING:
                 cheaper.append((row, ratio))
     if not cheaper:
         return

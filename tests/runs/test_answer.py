@@ -43,6 +43,13 @@ def test_the_cheapest_that_is_as_good_comes_first_with_its_ratio():
     assert "2.00 higher" in best.text
 
 
+@pytest.mark.parametrize(("hours", "told"), [(0.97, False), (0.93, True)])
+def test_a_saving_within_what_hours_vary_by_is_none(hours, told):
+    """However narrow its interval over seeds is: they share the machine's load of that hour."""
+    as_good = finals("tpe", BY_TPE, (80.1, 80.2, 80.3), 20, seconds=360.0 * hours)
+    assert bool(ranked(REFERENCE, as_good).answer.of("cheapest")) is told
+
+
 @pytest.mark.parametrize(
     ("groups", "changes", "expected"),
     [
