@@ -40,11 +40,11 @@ def lightly_simclr(case: Case, preset: str) -> Mapping[str, Make]:
         loader = DataLoader(_Viewed(images, views), case.batch_size, shuffle=True)
         batches, criterion = _endless(loader), NTXentLoss(temperature=model.temperature)
 
-        def loss(_: Any) -> torch.Tensor:
+        def loss() -> torch.Tensor:
             first, second = next(batches)
             return criterion(model.project(first.to(case.device)), model.project(second.to(case.device)))
 
-        return _loop(model, case, loss, draws=False)
+        return _loop(model, case, loss)
 
     return {"lightly SimCLR": make}
 
@@ -89,7 +89,7 @@ def vit_mae(case: Case, preset: str) -> Mapping[str, Make]:
             norm_pix_loss=True,
         )
         model = transformers.ViTMAEForPreTraining(config)
-        return _loop(model, case, lambda batch: model(pixel_values=batch[0]).loss)
+        return _loop(model, case, lambda: model(pixel_values=case.batch()[0]).loss)
 
     return {"transformers ViTMAE": make}
 
@@ -108,7 +108,12 @@ def plain_vit(case: Case, preset: str) -> Mapping[str, Make]:
             depth=options.depth,
             num_heads=options.heads,
         )
-        return _loop(model, case, lambda batch: F.cross_entropy(model(batch[0]), batch[1]))
+
+        def loss() -> torch.Tensor:
+            images, labels = case.batch()
+            return F.cross_entropy(model(images), labels)
+
+        return _loop(model, case, loss)
 
     return {"timm VisionTransformer": make}
 
@@ -119,7 +124,7 @@ def plain_gpt(case: Case, preset: str) -> Mapping[str, Make]:
     def make() -> Callable[[], None]:
         options = find_space("altup", preset).options
         model = GPT(options)
-        return _loop(model, case, lambda batch: model(**batch))
+        return _loop(model, case, lambda: model(**case.batch()))
 
     return {"plain PyTorch GPT": make}
 
@@ -145,14 +150,13 @@ class GPT(nn.Module):
         return F.cross_entropy(self.output(x).flatten(0, 1), targets.flatten())
 
 
-def _loop(model: nn.Module, case: Case, loss: Callable[[Any], torch.Tensor], draws: bool = True) -> Callable[[], None]:
-    """Steps of a plain loop; without `draws` the loss makes its own batch."""
+def _loop(model: nn.Module, case: Case, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
     model.to(case.device).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
     def step() -> None:
         optimiser.zero_grad()
-        loss(case.batch() if draws else None).backward()
+        loss().backward()
         optimiser.step()
 
     return step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -82,14 +83,11 @@ def _padded(rows: Sequence[Sequence[int | None]], length: int, filling: int) -> 
 
 
 def _numbers(row: Sequence[int | None], filling: int) -> np.ndarray:
-    """A row as int64. NumPy reads a list at half the speed of `struct`, which takes no None."""
-    if isinstance(row, np.ndarray | Tensor):
-        return np.asarray(row, np.int64)
-    row = list(row)
-    for end in (0, -1) if row else ():  # where None stands most often, as special tokens do
-        row[end] = filling if row[end] is None else row[end]
-    try:
-        packed = struct.pack(f"{len(row)}q", *row)
-    except struct.error:
-        packed = struct.pack(f"{len(row)}q", *(filling if number is None else number for number in row))
-    return np.frombuffer(packed, np.int64)
+    """A row as int64. NumPy reads a list at half the speed of `struct`, which takes integers alone."""
+    if isinstance(row, list | tuple):
+        numbers = list(row)
+        for end in (0, -1) if numbers else ():  # where None stands most often, as special tokens do
+            numbers[end] = filling if numbers[end] is None else numbers[end]
+        with suppress(struct.error):
+            return np.frombuffer(struct.pack(f"{len(numbers)}q", *numbers), np.int64)
+    return np.nan_to_num(np.asarray(row, np.float64), nan=filling).astype(np.int64)

@@ -314,3 +314,19 @@ def test_texts_are_padded_to_a_multiple(longest):
     batch = WholeWordCollator(SPECIAL, 20, Budget(0.4), multiple_of=8)(texts)
     assert all(tensor.shape == (2, 16 if longest == 9 else 8) for tensor in batch.values())
     assert batch["attention_mask"].sum(1).tolist() == [3, longest]
+
+
+@pytest.mark.parametrize("made", [tuple, lambda row: np.array(row, float), lambda row: torch.tensor(row)])
+def test_whatever_holds_the_numbers_the_batch_is_the_same(made):
+    """None, or NaN in an array, is what no word has: at the ends, and between the two texts of a pair."""
+    words = [None, 0, 0, 1, None, 0, 1, None]
+    ids = list(range(10, 18))
+
+    def batch(ids, words):
+        collate = WholeWordCollator(SpecialIds(), 30, Budget(0.5))
+        return collate([{"input_ids": ids, "words": words}] * 3)
+
+    plain = batch(ids, words)
+    assert (plain["labels"][:, [0, 4, 7]] == IGNORED).all()
+    known = words if made is tuple else [math.nan if word is None else word for word in words]
+    assert all(torch.equal(batch(made(ids), made(known))[name], plain[name]) for name in plain)
