@@ -165,14 +165,18 @@ def tf32(allowed: bool, device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    matmul, before, older = torch.backends.cuda.matmul, torch.backends.cuda.matmul.fp32_precision, _older_setting()
+    matmul, older = torch.backends.cuda.matmul, _older_setting()
+    newer = (matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    before = [part.fp32_precision for part in newer]
     matmul.allow_tf32 = allowed  # sets the newer flag, too; by the newer alone, whoever reads the older gets an error
     try:
         yield
     finally:
+        # The older setting is that of products on a CPU as well, which it would leave in TF32.
         if older is not None:
             torch.set_float32_matmul_precision(older)
-        matmul.fp32_precision = before
+        for part, precision in zip(newer, before, strict=True):
+            part.fp32_precision = precision
 
 
 def _older_setting() -> str | None:

@@ -121,20 +121,21 @@ def test_rates_count_both_factors_and_both_directions():
 
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32", "none"])
-def test_torchs_setting_for_tf32_comes_back_after_an_error_too(precision):
-    matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
+@pytest.mark.parametrize("on_cpu", ["ieee", "tf32", "none"])
+def test_torchs_settings_for_tf32_come_back_after_an_error_too(precision, on_cpu):
+    gpu, cpu = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    before = gpu.fp32_precision, cpu.fp32_precision
     try:
-        matmul.fp32_precision = precision
-        found = matmul.fp32_precision
+        gpu.fp32_precision, cpu.fp32_precision = precision, on_cpu
+        found = gpu.fp32_precision, cpu.fp32_precision
         for allowed in (True, False):
             with pytest.raises(RuntimeError, match=f"inside {allowed}"):
                 fail_inside(allowed)
-            assert matmul.fp32_precision == found
+            assert (gpu.fp32_precision, cpu.fp32_precision) == found
         with tf32(True, CPU):
-            assert matmul.fp32_precision == found
+            assert (gpu.fp32_precision, cpu.fp32_precision) == found
     finally:
-        matmul.fp32_precision = before
+        gpu.fp32_precision, cpu.fp32_precision = before
 
 
 def fail_inside(allowed):

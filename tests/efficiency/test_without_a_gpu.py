@@ -22,12 +22,12 @@ CUDA = torch.device("cuda:1")
 
 @pytest.fixture
 def settings():
-    """Torch's settings for TF32 as they were before the test."""
-    matmul, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    before = matmul.fp32_precision, convolutions.fp32_precision
+    """Torch's settings for TF32, which are afterwards as before; the older one, "highest", is that of a CPU, too."""
+    matmul, convolutions, on_cpu = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul
+    before = matmul.fp32_precision, convolutions.fp32_precision, on_cpu.fp32_precision
     yield matmul, convolutions
     torch.set_float32_matmul_precision("highest")
-    matmul.fp32_precision, convolutions.fp32_precision = before
+    matmul.fp32_precision, convolutions.fp32_precision, on_cpu.fp32_precision = before
 
 
 @pytest.mark.parametrize("allowed", [True, False])
