@@ -19,10 +19,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from naslab.kernels import distill_kl
+from naslab.search_spaces.common.modules.generation import generated
 from naslab.search_spaces.common.objectives.float32 import in_float32
 from naslab.search_spaces.common.objectives.scheduled_sampling import (
     BY_STEP,
@@ -180,7 +180,7 @@ class EncoderDecoder(SequenceModel):
         begin = prefix_BP.new_full((len(prefix_BP), 1), self.ids.begin)
         given = torch.cat([begin, prefix_BP], 1)
         mask = source_BS.ne(self.ids.pad).long()
-        written = _generated(
+        written = generated(
             self.network, self.ids, most, beams, input_ids=source_BS, attention_mask=mask, decoder_input_ids=given
         )
         return written[:, given.shape[1] :]
@@ -213,7 +213,7 @@ class Decoder(SequenceModel):
         begin = prefix_BP.new_full((len(prefix_BP), 1), self.ids.begin)
         given = torch.cat([source_BS, begin, prefix_BP], 1)
         seen = self._seen(source_BS, given[:, source_BS.shape[1] :]).long()
-        written = _generated(self.network, self.ids, most, beams, input_ids=given, attention_mask=seen)
+        written = generated(self.network, self.ids, most, beams, input_ids=given, attention_mask=seen)
         return written[:, given.shape[1] :]
 
     def _seen(self, source_BS: Tensor, tokens_BL: Tensor) -> Tensor:
@@ -229,24 +229,6 @@ def hiding(seen: Tensor, dtype: torch.dtype) -> Tensor:
     PyTorch's attention reads a float32 mask wrongly on a processor without AVX-512.
     """
     return torch.where(seen, 0.0, HIDDEN).to(dtype)
-
-
-def _generated(network: Any, ids: Ids, most: int, beams: int, **given: Tensor) -> Tensor:
-    """Greedily or by beams and nothing else: no lengths, penalties or forced tokens of a checkpoint's own."""
-    plain = GenerationConfig(
-        max_new_tokens=most,
-        do_sample=False,
-        num_beams=beams,
-        pad_token_id=ids.pad,
-        eos_token_id=ids.end,
-        bos_token_id=ids.begin,
-        decoder_start_token_id=ids.begin,
-    )
-    kept, network.generation_config = network.generation_config, plain  # fills whatever another leaves open
-    try:
-        return network.generate(generation_config=plain, **given)  # type: ignore[no-any-return]
-    finally:
-        network.generation_config = kept
 
 
 @in_float32

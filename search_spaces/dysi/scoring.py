@@ -1,4 +1,4 @@
-"""Scores of generated text: BLEU and chrF, and their decrease with a corrupted prefix.
+"""Scores of what a sequence model writes by itself, behind gold and corrupted prefixes, and given gold tokens.
 
 A prefix test begins each target with its first gold tokens, some of them replaced by tokens of other targets, and
 scores what the model writes after it against how the target goes on: chrF of the continuations alone.
@@ -11,29 +11,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from naslab.errors import InputError
+from naslab.search_spaces.common.scores.translation import translation_scores
 from naslab.search_spaces.data.placing import sent
 from naslab.search_spaces.data.text import IGNORED
 from naslab.search_spaces.data.text.pair_tokenizers import PairTokenizer
 from naslab.search_spaces.dysi.model import SequenceModel
 from naslab.search_spaces.dysi.pairs import TokenPairs
 from naslab.search_spaces.seeds import derive_seed
-
-
-def translation_scores(written: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """`bleu` and `chrf` of sacrebleu, from 0 to 100, over all pairs.
-
-    Raises:
-        InputError: sacrebleu is not installed.
-    """
-    try:
-        import sacrebleu
-    except ImportError:
-        raise InputError("task: sacrebleu is not installed; pip install 'naslab[translation]'") from None
-    return {
-        "bleu": sacrebleu.corpus_bleu(list(written), [list(references)], force=True).score,
-        "chrf": sacrebleu.corpus_chrf(list(written), [list(references)]).score,
-    }
 
 
 @torch.no_grad()
@@ -92,9 +76,8 @@ def forced_scores(model: SequenceModel, pairs: TokenPairs, rows: Sequence[int], 
     device = next(model.parameters()).device
     nats = right = number = 0.0
     for batch in _batches(pairs, rows, batch_size):
-        there = {name: sent(batch[name], device) for name in ("source", "decoder_tokens", "targets")}
-        logits = model.write(model.read(there["source"]), there["decoder_tokens"]).float()
-        targets = there["targets"]
+        source, tokens, targets = (sent(batch[name], device) for name in ("source", "decoder_tokens", "targets"))
+        logits = model.write(model.read(source), tokens).float()
         flat = logits.flatten(0, 1), targets.flatten()
         nats += torch.nn.functional.cross_entropy(*flat, ignore_index=IGNORED, reduction="sum").item()
         right += (logits.argmax(-1) == targets).sum().item()

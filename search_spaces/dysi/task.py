@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
 from naslab.search_spaces.common.controls import trained, untrained
+from naslab.search_spaces.common.scores.translation import translation_scores
 from naslab.search_spaces.common.tasks import StepBudget, StepTask
 from naslab.search_spaces.common.training import adamw, train_in_rungs
 from naslab.search_spaces.common.training.choice import Wanted
@@ -24,7 +25,7 @@ from naslab.search_spaces.data.text.places import data_of
 from naslab.search_spaces.dysi.model import SequenceModel
 from naslab.search_spaces.dysi.networks import check_writes
 from naslab.search_spaces.dysi.pairs import TokenPairs, token_pairs
-from naslab.search_spaces.dysi.scoring import forced_scores, prefix_chrf, translation_scores, written
+from naslab.search_spaces.dysi.scoring import forced_scores, prefix_chrf, written
 from naslab.search_spaces.dysi.space import DySI
 from naslab.search_spaces.options import Mechanical
 from naslab.search_spaces.seeds import derive_seed, seed_everything

@@ -10,10 +10,11 @@ from transformers import PreTrainedTokenizerFast
 
 from naslab.errors import InputError
 from naslab.search_spaces import find_space, seed_everything
+from naslab.search_spaces.common.scores.translation import translation_scores
 from naslab.search_spaces.data.text import IGNORED, Pairs, ParallelOptions, load_parallel
 from naslab.search_spaces.data.text.pair_tokenizers import BytePairs
 from naslab.search_spaces.dysi.pairs import token_pairs
-from naslab.search_spaces.dysi.scoring import forced_scores, prefix_chrf, translation_scores, written
+from naslab.search_spaces.dysi.scoring import forced_scores, prefix_chrf, written
 from naslab.search_spaces.find import make_task
 
 SIZES = {"source_tokens": 8, "target_tokens": 10, "vocabulary": 270, "layers": 1, "width": 16, "hidden": 24}
