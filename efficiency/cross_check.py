@@ -61,7 +61,8 @@ def against_fvcore(model: nn.Module, inputs: Inputs, counted: FlopCount) -> Cros
     operators, skipped, problem = _fvcore(model, inputs)
     if problem is not None:
         return CrossCheck("fvcore", None, None, f"fvcore does not run on it: {problem}")
-    theirs = {kind: 2 * sum(operators.get(name, 0) for name in names) for kind, names in _GROUPS.items()}
+    # Its figures may be numpy's, which JSON has no name for.
+    theirs = {kind: 2 * int(sum(operators.get(name, 0) for name in names)) for kind, names in _GROUPS.items()}
     total = sum(theirs.values())
     difference = _difference(counted.total, total)
     cause = _cause(counted, theirs, skipped) if abs(difference) > TOLERANCE else None

@@ -266,7 +266,7 @@ def test_kernels_in_the_interpreter():
         pytest.skip(reason)
     here = Path(__file__).parent
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(here / "interpreted")]
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTEST_ADDOPTS": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=here.parents[1])
     assert done.returncode == 0, done.stdout[-4000:]
     assert "[100%]" in done.stdout
