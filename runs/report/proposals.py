@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import optuna
 import plotly.graph_objects as go
 from optuna import visualization
+from optuna.exceptions import ExperimentalWarning
+from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import TrialState, create_trial
 
 from naslab.errors import InputError
@@ -67,12 +70,13 @@ def _study_of(study: Study, tried: list[Trial], metric: str) -> optuna.Study:
 
 def _plots(study: optuna.Study, target: str, arm: str) -> list[Html]:
     important = _important(study)
+    importances = partial(visualization.plot_param_importances, study, params=important, target_name=target)
     drawn: list[tuple[str, Callable[[], Any]]] = [
         ("history", lambda: visualization.plot_optimization_history(study, target_name=target))
     ]
     if important:
         drawn += [
-            ("importance", lambda: visualization.plot_param_importances(study, params=important, target_name=target)),
+            ("importance", lambda: importances(evaluator=PedAnovaImportanceEvaluator())),
             ("slices", lambda: visualization.plot_slice(study, params=important, target_name=target)),
         ]
     if len(important) > 1:
@@ -80,15 +84,22 @@ def _plots(study: optuna.Study, target: str, arm: str) -> list[Html]:
             ("coordinates",
              lambda: visualization.plot_parallel_coordinate(study, params=important, target_name=target))
         )  # fmt: skip
-    return [plot(_calm(draw()), f"{name} of {arm}") for name, draw in drawn]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return [plot(_calm(draw()), f"{name} of {arm}") for name, draw in drawn]
 
 
 def _important(study: optuna.Study) -> list[str]:
-    """Parameters by importance, the most important first; none where Optuna cannot tell."""
+    """Parameters by importance, the most important first; none where Optuna cannot tell.
+
+    By PED-ANOVA (Watanabe et al. 2023): the default of Optuna 5, where that of Optuna 4 needs scikit-learn.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return list(optuna.importance.get_param_importances(study))[:PARAMETERS]
+            return list(optuna.importance.get_param_importances(study, evaluator=PedAnovaImportanceEvaluator()))[
+                :PARAMETERS
+            ]
         except (ValueError, RuntimeError, ImportError):
             return []
 
