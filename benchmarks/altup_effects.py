@@ -7,7 +7,7 @@ Three parts, each kept from an earlier result file when it is not asked for:
 
 counts  parameters and FLOPs of T5 1.1 with AltUp, on meta tensors: nothing is timed
 steps   one training step with AltUp over one of the dense model, interleaved in one process, at two sizes
-study   studies/altup_width.yaml through `naslab run`: loss at equal steps and at equal device hours, three seeds
+study   studies/altup_width.yaml through `naslab run`: loss at equal steps and at equal device hours, seven seeds
 
 `table()` renders the result file as Markdown.
 """
