@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 
-from naslab.runs.interrupts import Interrupted, interrupt
+from naslab.runs.interrupts import RESUME, Interrupted, interrupt
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
         # An import in native code may turn Ctrl-C into an error of its own.
         if not interrupted:
             raise
-        print("naslab: interrupted; run the same command again to resume", file=sys.stderr)
+        print(f"naslab: {RESUME}", file=sys.stderr)
         code = 130
     sys.exit(code)
 

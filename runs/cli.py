@@ -12,6 +12,7 @@ import typer
 from naslab.errors import InputError, NaslabError
 from naslab.runs.commands import about, bench, compare, devices, profile, results, studies, study
 from naslab.runs.concealment import conceal_passwords
+from naslab.runs.interrupts import RESUME
 from naslab.version import naslab_version
 
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -83,7 +84,7 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
         return 1
     if result == INTERRUPTED:  # typer turns Ctrl-C into this code, without a word
         resumes = given[:1] == ["run"]
-        return _fail("interrupted; run the same command again to resume" if resumes else "interrupted", INTERRUPTED)
+        return _fail(RESUME if resumes else "interrupted", INTERRUPTED)
     return result if isinstance(result, int) else 0
 
 

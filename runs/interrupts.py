@@ -12,6 +12,7 @@ from typing import Any
 
 GRACE_SECONDS = 5.0
 """After so long a further Ctrl-C is raised wherever the driver is: it may wait for something that never comes."""
+RESUME = "interrupted; run the same command again to resume"
 _asked = False
 """Whether `interrupt` was called, whatever became of what it raised."""
 

@@ -1,6 +1,8 @@
 """The training policy: applied a step at a time, recorded, kept over a resume, chosen without a trace."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
@@ -222,7 +224,7 @@ def test_a_choice_is_made_once_and_then_taken_from_the_cache(measured, monkeypat
     training = Training(*made(), batches, loss)
     wanted = Wanted(PolicyOptions(compile="off"), 50, {"of": "test"})
     first = decide(wanted, training)
-    (file,) = measured.iterdir()
+    (file,) = measured.glob("*.json")
     document = json.loads(file.read_text())
     assert document["provenance"]["torch"] == torch.__version__
     assert all(len(sample["seconds"]) >= choice.LEAST_ROUNDS for sample in document["samples"])
@@ -242,6 +244,40 @@ def test_the_first_of_two_processes_decides_and_a_damaged_choice_is_made_again(m
     path.write_text("{")
     assert choice._keep(path, second, Policy()) == Policy()
     assert list(measured.iterdir()) == [path]
+
+
+def test_trials_that_begin_together_measure_once_and_the_wait_is_no_training(measured, monkeypatch):
+    training, told, blocked = Training(*made(), batches, loss), [], Event()
+    wanted = Wanted(PolicyOptions(compile="off"), 50, {"of": "test"})
+    path = choice._path(wanted, training.device)
+    path.parent.mkdir(parents=True)
+    lock = choice.fcntl.flock
+
+    def announced(file, how):
+        if how == choice.fcntl.LOCK_EX:
+            blocked.set()
+        lock(file, how)
+
+    monkeypatch.setattr(choice.fcntl, "flock", announced)
+    monkeypatch.setattr(choice, "measure", None)  # would raise
+    with telling(lambda *fact: told.append(fact)), ThreadPoolExecutor() as other:
+        with choice._alone(path):
+            later = other.submit(decide, wanted, training)
+            assert blocked.wait(60)
+            choice._keep(path, {"schema": choice.SCHEMA, "policy": Policy("bfloat16").to_dict()}, Policy())
+        assert later.result(60) == Policy("bfloat16")
+    ((seconds, threads),) = told
+    assert seconds > 0
+    assert threads == 0, "no core works while it waits"
+
+
+def test_a_choice_is_made_where_nothing_can_be_locked(measured, monkeypatch):
+    def without_locks(*_):
+        raise OSError("no locks available")
+
+    monkeypatch.setattr(choice.fcntl, "flock", without_locks)
+    decide(Wanted(PolicyOptions(compile="off"), 50, {"of": "test"}), Training(*made(), batches, loss))
+    assert len(list(measured.glob("*.json"))) == 1
 
 
 def test_auto_is_plain_where_nothing_can_be_kept_or_the_training_is_short(measured, monkeypatch):
@@ -271,7 +307,7 @@ def test_what_is_measured_once_is_weighed_against_all_trainings_and_charged_apar
     with telling(lambda seconds, threads: told.append((seconds, threads))):
         decide(wanted, training)
     ((seconds, threads),) = told
-    (file,) = measured.iterdir()
+    (file,) = measured.glob("*.json")
     samples = json.loads(file.read_text())["samples"]
     assert seconds >= sum(sum(sample["seconds"]) for sample in samples)
     assert threads == torch.get_num_threads()

@@ -8,16 +8,18 @@ study are too short, all together, to pay for a measurement, `auto` is plain PyT
 from __future__ import annotations
 
 import copy
+import fcntl
 import hashlib
 import json
 import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import torch
 from torch import nn
@@ -126,22 +128,27 @@ def decide(wanted: Wanted, training: Training) -> Policy:
     known = _recorded(path)
     if known is not None or not _writable(path.parent):
         return known or plain
+    with _alone(path):
+        return _recorded(path) or _keep(path, _measured(wanted, training), plain)
+
+
+def _measured(wanted: Wanted, training: Training) -> dict[str, Any]:
+    """The document of a measurement, after which random numbers are those that would have come without it."""
     kept = rng_state(training.device)
     try:
         with compiling(torch.get_num_threads()):
             samples = measure(wanted, training.copied())
     finally:
         restore_rng(kept, training.device)
-    document = {
+    return {
         "schema": SCHEMA,
         "subject": dict(wanted.subject),
-        "steps": steps,
+        "steps": wanted.steps,
         "trainings": wanted.trainings,
-        "policy": best(samples, steps).to_dict(),
+        "policy": best(samples, wanted.steps).to_dict(),
         "samples": [{**vars(s), "policy": s.policy.to_dict()} for s in samples],
         "provenance": collect_provenance(training.device, samples="samples of this document").to_dict(),
     }
-    return _keep(path, document, plain)
 
 
 def candidates(asked: PolicyOptions, model: nn.Module) -> list[Policy]:
@@ -249,6 +256,24 @@ def _writable(folder: Path) -> bool:
     except OSError:
         return False
     return os.access(folder, os.W_OK)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One process at a time: trials that begin together would disturb each other's samples, and pay twice."""
+    with ExitStack() as held:
+        with suppress(OSError):  # a full disk, or one without locks: of choices made together the first is kept
+            _lock(held.enter_context(path.with_suffix(".lock").open("w")))
+        yield
+
+
+def _lock(file: TextIO) -> None:
+    """Until the file is closed; the wait for it is no part of the training, and no core works meanwhile."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with compiling(threads=0):
+            fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _keep(path: Path, document: Mapping[str, Any], plain: Policy) -> Policy:
