@@ -29,7 +29,7 @@ from naslab.efficiency import Comparison, compare_latency
 from naslab.nas.statistics import difference_interval
 from naslab.runs.ledger import Ledger
 from naslab.runs.ranking import rank
-from naslab.runs.trial import Trial
+from naslab.runs.trial import RungRecord, Trial
 from naslab.search_spaces import Configuration, SearchSpace, find_space, seed_everything
 
 STUDY = "studies/altup_width.yaml"
@@ -187,7 +187,7 @@ def label(configuration: Configuration) -> str:
 def differences(group: Sequence[Trial], rival: Sequence[Trial]) -> dict[str, Any]:
     """Intervals of the difference in bits per byte at equal steps and at equal device hours."""
     at_end = difference_interval([t.scores[SHOWN] for t in group], [t.scores[SHOWN] for t in rival])
-    seconds = min(sum(t.rungs[-1].device_seconds for t in side) / len(side) for side in (group, rival))
+    seconds = min(sum(spent(t, t.rungs[-1]) for t in side) / len(side) for side in (group, rival))
     reached = [[bits_after(t, seconds) for t in side] for side in (group, rival)]
     return {
         "equal_steps": asdict(at_end),
@@ -200,13 +200,18 @@ def bits_after(trial: Trial, seconds: float) -> float:
     """Validation bits per byte after so many device seconds: between two rungs linearly, at the ends the nearest."""
     before = None
     for rung in trial.rungs:
-        if rung.device_seconds >= seconds:
+        if spent(trial, rung) >= seconds:
             if before is None:
                 return rung.scores[SHOWN]
-            share = (seconds - before.device_seconds) / (rung.device_seconds - before.device_seconds)
+            share = (seconds - spent(trial, before)) / (spent(trial, rung) - spent(trial, before))
             return before.scores[SHOWN] + share * (rung.scores[SHOWN] - before.scores[SHOWN])
         before = rung
     return trial.rungs[-1].scores[SHOWN]
+
+
+def spent(trial: Trial, rung: RungRecord) -> float:
+    """Device seconds up to a rung without compilation, of which the first trials have some before they train."""
+    return rung.device_seconds - trial.seconds.get("compile", 0.0)
 
 
 def raw(trial: Trial) -> dict[str, Any]:
