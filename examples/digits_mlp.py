@@ -23,16 +23,17 @@ FEATURES, CLASSES = 49, 10
 
 def load(path: Path) -> lab.Splits[tuple[Tensor, Tensor]]:
     """Features (N, 49) from 0 to 1 and classes (N,), from rows of a class and 49 grey values; 60, 20 and 20 %."""
-    table = [("label", np.float32), ("features", np.float32, FEATURES)]
     try:
-        rows = np.loadtxt(path, table, delimiter=",", ndmin=1)
-        if len(rows) < 5:
-            raise ValueError("fewer than 5 rows")
+        rows = torch.from_numpy(np.loadtxt(path, np.float32, delimiter=",", ndmin=2))
     except (OSError, ValueError) as error:
-        raise InputError(f"task.data: {path} is no table of a class and {FEATURES} features: {error}") from None
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).numpy()
-    parts = np.split(rows[order], [int(0.6 * len(rows)), int(0.8 * len(rows))])
-    return lab.Splits(*((torch.tensor(p["features"]) / 255, torch.tensor(p["label"]).long()) for p in parts))
+        raise InputError(f"task.data: {path} is not a table of numbers: {error}") from None
+    if rows.shape[1] != 1 + FEATURES:
+        raise InputError(f"task.data: {path} has {rows.shape[1]} columns, not a class and {FEATURES} features")
+    if len(rows) < 5:
+        raise InputError(f"task.data: {path} needs 5 rows or more for its splits, not {len(rows)}")
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    parts = rows[order].tensor_split([int(0.6 * len(rows)), int(0.8 * len(rows))])
+    return lab.Splits(*((part[:, 1:] / 255, part[:, 0].long()) for part in parts))
 
 
 class ClassifierOptions(lab.Options):

@@ -114,9 +114,9 @@ def test_the_worked_example_runs(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ("1,2,three", ""),
-        ("1,2,3", "the dtype passed requires 50 columns but 3 were found"),
-        (",".join(["1"] * 50), "fewer than 5 rows"),
+        ("1,2,three", "task.data: {} is not a table of numbers: "),
+        ("1,2,3", "task.data: {} has 3 columns, not a class and 49 features"),
+        (",".join(["1"] * 50), "task.data: {} needs 5 rows or more for its splits, not 1"),
     ],
 )
 def test_the_worked_example_says_in_one_line_what_is_wrong_with_a_table(tmp_path, monkeypatch, capsys, rows, words):
@@ -126,5 +126,5 @@ def test_the_worked_example_says_in_one_line_what_is_wrong_with_a_table(tmp_path
     table.write_text(rows)
     assert run_command_line(["run", "digits_mlp.yaml", "--dry-run", "--set", f"task.data={table}"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"naslab: task.data: {table} is no table of a class and 49 features: {words}")
+    assert error.startswith(f"naslab: {words.format(table)}")
     assert error.count("\n") == 1
