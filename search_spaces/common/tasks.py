@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Set
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
@@ -14,6 +14,7 @@ from naslab.search_spaces.common.scores.evaluation import Evaluation, Scoring
 from naslab.search_spaces.common.training.policy import PolicyOptions
 from naslab.search_spaces.common.training.schedule import Fall, set_learning_rate
 from naslab.search_spaces.data import Augmentation, DatasetOptions, check_fit, load_dataset
+from naslab.search_spaces.data.images import WholeImages
 from naslab.search_spaces.data.video import ClipOptions, load_clips
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.seeds import derive_seed
@@ -86,6 +87,14 @@ class PretrainingBudget(Scoring):
     policy: PolicyOptions = PolicyOptions()
 
 
+class Batch(NamedTuple):
+    """Training samples, uint8 on the device, their numbers (B,), and what their random views are drawn from."""
+
+    indices: Tensor
+    samples: Tensor | WholeImages
+    generator: torch.Generator
+
+
 class SampleTask(EpochTask):
     """A task on labelled images (C, H, W) or clips (T, C, H, W), of which the options name the `dataset`."""
 
@@ -117,17 +126,18 @@ class SampleTask(EpochTask):
         """Whole batches in an epoch."""
         return len(self.data.train) // int(self.options.batch_size)
 
-    def whole_batches(self, number: int, *key: int | str) -> Iterator[tuple[Tensor, torch.Generator]]:
-        """Indices of each whole batch of `number` samples, and the generator of their views; `key` decides both."""
+    def whole_batches(self, number: int, *key: int | str, first: int = 0) -> Iterator[Batch]:
+        """Each whole batch of `number` training samples, from number `first` on; `key` decides order and views."""
         generator = torch.Generator(self.device).manual_seed(derive_seed(*key))
-        order = torch.randperm(number, generator=generator, device=self.device)
-        size = self.options.batch_size
-        for indices in order.split(size)[: number // size]:
-            yield indices, generator
+        size, images = self.options.batch_size, self.train_images
+        order = first + torch.randperm(number, generator=generator, device=self.device)[: number // size * size]
+        fetched = images.each(images.whole, order, size, self.device)
+        for indices, samples in zip(order.split(size), fetched, strict=True):
+            yield Batch(indices, samples.to(self.device), generator)
 
-    def view(self, indices: Tensor, generator: torch.Generator) -> Tensor:
-        """A random view of each of the chosen training samples, standardised, on the device."""
-        views: Tensor = self.augmentation(self.train_images.whole(indices).to(self.device), generator)
+    def view(self, batch: Batch) -> Tensor:
+        """A random view of each sample of the batch, standardised, on the device."""
+        views: Tensor = self.augmentation(batch.samples, batch.generator)
         return views
 
     def examples(self, number: int) -> tuple[Tensor, Tensor]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -15,19 +15,24 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from naslab.errors import InputError
+from naslab.search_spaces.data.ahead import ahead
 from naslab.search_spaces.data.pixels import UnreadableImage, read_rgb, trouble_with_image
 from naslab.search_spaces.data.sifting import remembered, sift
 
 RESAMPLING = Image.Resampling.BICUBIC
 LONGEST = 8
 """Longest side over the shortest of what is resized whole: a strip would take gigabytes, of which a square is kept."""
+THREADS = 8
+"""Images that are decoded, or cut, at once."""
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class ImageSet(ABC):
     """Images with their labels: `labels` int64 (N,); -1 where an image has none."""
 
     labels: Tensor
+    in_memory: ClassVar[bool] = False
 
     def __len__(self) -> int:
         """Number of images."""
@@ -45,6 +50,15 @@ class ImageSet(ABC):
     def whole(self, indices: Tensor) -> Tensor | WholeImages:
         """The chosen images as a random crop wants them: as large as they are."""
         return self.fetch(indices)
+
+    def each(self, function: Callable[[Tensor], T], order: Tensor, size: int, device: torch.device) -> Iterator[T]:
+        """`function`, such as `whole`, of `size` indices in `order` after the other.
+
+        What must be decoded is so while `device` is busy. Its indices are read once, since a read waits for the device.
+        """
+        if self.in_memory:
+            return map(function, order.split(size))
+        return ahead(function, order.cpu().split(size), device)
 
     def usable(self, order: Tensor, limit: int | None) -> Tensor:
         """The first `limit` numbers in `order` whose images can be read; None: all of them."""
@@ -75,6 +89,7 @@ class MemoryImages(ImageSet):
 
     images: Tensor
     labels: Tensor
+    in_memory: ClassVar[bool] = True
 
     @property
     def frames(self) -> int:
@@ -101,7 +116,7 @@ class FileImages(ImageSet):
     paths: Sequence[Path]
     labels: Tensor
     side: int
-    threads: int = 8
+    threads: int = THREADS
     where: str = ""
     """Which images these are, for warnings."""
 
@@ -127,8 +142,7 @@ class FileImages(ImageSet):
         return torch.tensor(found)
 
     def _each(self, function: Callable[[Path], T], indices: Tensor) -> list[T]:
-        with ThreadPoolExecutor(self.threads) as pool:
-            return list(pool.map(function, [self.paths[i] for i in indices.tolist()]))
+        return _threaded(function, [self.paths[i] for i in indices.tolist()], self.threads)
 
     def _read(self, path: Path) -> Image.Image:
         try:
@@ -168,11 +182,18 @@ class WholeImages:
 
     def cut(self, boxes_B4: Tensor) -> Tensor:
         """The boxes (top, left, height, width), one an image, in pixels: uint8 (B, 3, side, side)."""
-        cut = [
-            image.crop((left, top, left + width, top + height)).resize((self.side, self.side), RESAMPLING)
-            for image, (top, left, height, width) in zip(self.images, boxes_B4.tolist(), strict=True)
-        ]
-        return torch.stack([_tensor(image) for image in cut]).to(self.device)
+        cut = _threaded(self._one, list(zip(self.images, boxes_B4.tolist(), strict=True)), THREADS)
+        return torch.stack(cut).to(self.device)
+
+    def _one(self, chosen: tuple[Image.Image, Sequence[int]]) -> Tensor:
+        image, (top, left, height, width) = chosen
+        box = image.crop((left, top, left + width, top + height))
+        return _tensor(box.resize((self.side, self.side), RESAMPLING))
+
+
+def _threaded(function: Callable[[U], T], items: Sequence[U], threads: int) -> list[T]:
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, items))
 
 
 def centre_square(rgb: Image.Image, side: int) -> Tensor:

@@ -108,9 +108,9 @@ class MaskedPretraining(SampleTask):
 
     def batches(self, seed: int, epoch: int, tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented samples and the noise of their masks (B, tokens), both of which seed and epoch decide."""
-        for indices, generator in self.whole_batches(len(self.data.train), seed, "order", epoch):
-            images = self.view(indices, generator)
-            yield images, torch.rand(len(indices), tokens, generator=generator, device=self.device)
+        for batch in self.whole_batches(len(self.data.train), seed, "order", epoch):
+            images = self.view(batch)
+            yield images, torch.rand(len(images), tokens, generator=batch.generator, device=self.device)
 
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
         """Pre-train on masked samples; see Task.train."""

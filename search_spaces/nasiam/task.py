@@ -82,9 +82,8 @@ class SelfSupervised(SampleTask, GradientTask):
     def batches(self, seed: int, epoch: int, share: tuple[float, float] = (0.0, 1.0)) -> Iterator[Views]:
         """Two augmented views per image; see GradientTask.batches."""
         first, last = self._bounds(share)
-        for indices, generator in self.whole_batches(last - first, seed, "order", epoch, first):
-            images = self.train_images.whole(indices + first).to(self.device)
-            yield Views(self.augmentation(images, generator), self.augmentation(images, generator))
+        for batch in self.whole_batches(last - first, seed, "order", epoch, first, first=first):
+            yield Views(self.view(batch), self.view(batch))
 
     def _bounds(self, share: tuple[float, float]) -> tuple[int, int]:
         number = len(self.data.train)

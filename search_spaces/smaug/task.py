@@ -22,6 +22,7 @@ from naslab.search_spaces.common.training.choice import Wanted
 from naslab.search_spaces.common.training.policy import PolicyOptions
 from naslab.search_spaces.common.training.together import check_alone
 from naslab.search_spaces.data import check_fit
+from naslab.search_spaces.data.ahead import ahead
 from naslab.search_spaces.data.placing import sent_batch
 from naslab.search_spaces.data.video import VideoTextOptions, load_video_text
 from naslab.search_spaces.data.video.tokenized import TokenizedClips, tokenized
@@ -134,9 +135,12 @@ class VideoLanguage(EpochTask):
         generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
         order = torch.randperm(len(pairs), generator=generator)
         steps = self.steps_per_epoch
-        for step, clips in enumerate(order.split(options.batch_size)[:steps]):
+        parts = order.split(options.batch_size)[:steps]
+        for step, batch in enumerate(
+            ahead(lambda p: self._batch(pairs, p, frames, generator, asks), parts, self.device)
+        ):
             set_learning_rate(optimiser, (epoch + step / steps) / options.epochs, options.warmup)
-            yield self.batch(pairs, clips, frames, generator, asks)
+            yield sent_batch(batch, self.device)
 
     def batch(
         self,
@@ -147,6 +151,11 @@ class VideoLanguage(EpochTask):
         questions: bool = False,
     ) -> dict[str, Tensor]:
         """What the training forward takes; without generator the first caption and question of each clip."""
+        return sent_batch(self._batch(pairs, clips, frames, generator, questions), self.device)
+
+    def _batch(
+        self, pairs: TokenizedClips, clips: Tensor, frames: int, generator: torch.Generator | None, questions: bool
+    ) -> dict[str, Tensor]:
         options, number = self.space.options, len(clips)
         drawn = torch.rand(number, 2, generator=generator) if generator else torch.zeros(number, 2)
         batch = {
@@ -158,7 +167,7 @@ class VideoLanguage(EpochTask):
         }
         if questions and len(pairs.open.clips_Q):
             batch["question_ids"], batch["answers"] = pairs.question(clips, drawn[:, 1])
-        return sent_batch(batch, self.device)
+        return batch
 
     def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
         """Retrieval and question answering with nothing masked and the sparsification on, in percent.

@@ -87,8 +87,8 @@ class Classification(SampleTask):
     def batches(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented images (B, C, H, W) and labels (B,), which seed and epoch decide."""
         labels = self.train_labels
-        for indices, generator in self.whole_batches(len(labels), seed, "order", epoch):
-            yield self.view(indices, generator), labels[indices]
+        for batch in self.whole_batches(len(labels), seed, "order", epoch):
+            yield self.view(batch), labels[batch.indices]
 
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
         """Train with labels; see Task.train. At a rung the model has the configuration's own keep rate."""

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from naslab.search_spaces.data import ahead
 from naslab.search_spaces.data.placing import constant
 
 CUDA = torch.device("cuda:0")
@@ -98,6 +99,7 @@ def fake_cuda(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
     constant.cache_clear()
     monkeypatch.setattr(torch.random, "fork_rng", lambda *a, **k: nullcontext())
+    monkeypatch.setattr(ahead, "_prepared", map)  # the device that is not there is of this thread
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), Crossings() as crossings:
             yield crossings

@@ -21,8 +21,8 @@ def encode(
     function: Callable[[Tensor], Tensor], images: ImageSet, augmentation: Augmentation, device: torch.device
 ) -> Tensor:
     """`function` of all images, standardised but not augmented, in batches: float32 (N, F)."""
-    parts = torch.arange(len(images)).split(max(1, EVALUATION_BATCH // images.frames))
-    return torch.cat([function(augmentation.normalise(images.fetch(part).to(device))).float() for part in parts])
+    fetched = images.each(images.fetch, torch.arange(len(images)), max(1, EVALUATION_BATCH // images.frames), device)
+    return torch.cat([function(augmentation.normalise(part.to(device))).float() for part in fetched])
 
 
 def score_features(

@@ -6,8 +6,10 @@ flips.
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import TypeVar
 
 import torch
@@ -17,6 +19,7 @@ from torch.nn import functional as F
 
 from naslab.search_spaces.common.training.schedule import set_learning_rate
 from naslab.search_spaces.data import Augmentation, ImageSet
+from naslab.search_spaces.data.images import WholeImages
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.seeds import derive_seed
 
@@ -70,11 +73,10 @@ def fine_tune(
     images = images.to(device)
     labels_N = images.labels.to(device)
     classifier.train()
-    batches = _Batches(len(images), options.batch_size, seed, device)
-    for step in range(steps):
+    generator = torch.Generator(device).manual_seed(derive_seed(seed, "fine-tune"))
+    for step, (indices, samples) in enumerate(itertools.islice(_batches(images, options, generator), steps)):
         set_learning_rate(optimiser, step / steps, options.warmup)
-        indices = batches.take()
-        views = augmentation(images.whole(indices).to(device), batches.generator)
+        views = augmentation(samples.to(device), generator)
         loss = F.cross_entropy(classifier(views), labels_N[indices], label_smoothing=options.label_smoothing)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -82,17 +84,12 @@ def fine_tune(
     return classifier.eval()
 
 
-class _Batches:
-    """Indices of one batch after the other, epoch by epoch in a new order; whole batches where there are as many."""
-
-    def __init__(self, number: int, batch_size: int, seed: int, device: torch.device) -> None:
-        self.number, self.batch_size, self.device = number, min(batch_size, number), device
-        self.generator = torch.Generator(device).manual_seed(derive_seed(seed, "fine-tune"))
-        self.left: list[Tensor] = []
-
-    def take(self) -> Tensor:
-        if not self.left:
-            order = torch.randperm(self.number, generator=self.generator, device=self.device)
-            whole = self.number // self.batch_size * self.batch_size
-            self.left = list(order[:whole].split(self.batch_size))
-        return self.left.pop()
+def _batches(
+    images: ImageSet, options: FinetuneOptions, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor | WholeImages]]:
+    """Indices and images, epoch by epoch in a new order; batches are whole where there are as many images."""
+    size = min(options.batch_size, len(images))
+    while True:
+        order = torch.randperm(len(images), generator=generator, device=generator.device)
+        parts = order[: len(images) // size * size].split(size)[::-1]
+        yield from zip(parts, images.each(images.whole, torch.cat(parts), size, generator.device), strict=True)
