@@ -7,7 +7,7 @@ loop applies it: a task never sees it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from naslab.kernels._compiling import hear_torch_compile
+from naslab.search_spaces.common.training.explicit_attention import ExplicitAttention
 from naslab.search_spaces.common.training.recomputation import recomputed_blocks
 from naslab.search_spaces.options import Mechanical, Options
 from naslab.search_spaces.parameters import When
@@ -86,15 +87,22 @@ class Policy:
         """Plain values, for checkpoint and record."""
         return asdict(self)
 
-    def forward(self, device: torch.device) -> AbstractContextManager[Any]:
+    @contextmanager
+    def forward(self, device: torch.device) -> Iterator[None]:
         """The context of one forward and no more.
 
         Autocast keeps the rounded weights until its context ends. One that spans several optimiser steps goes on with
         the weights of the first, and a contrastive model collapses without an error.
         """
         if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(device.type, getattr(torch, self.precision))
+            yield
+            return
+        fused = device.type != "cpu" or self.compile or self.recompute  # a second forward must do as the first
+        with (
+            torch.autocast(device.type, getattr(torch, self.precision)),
+            nullcontext() if fused else ExplicitAttention(),
+        ):
+            yield
 
     def scaler(self, device: torch.device) -> torch.amp.GradScaler:
         """Scales the loss where gradients would underflow in float16; does nothing otherwise."""

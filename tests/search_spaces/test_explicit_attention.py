@@ -1,0 +1,117 @@
+"""Attention by products is PyTorch's attention, and stands in for it where that is slow."""
+
+import itertools
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from naslab.search_spaces.common.training.explicit_attention import LONGEST, ExplicitAttention, explicit_attention
+from naslab.search_spaces.common.training.policy import Policy
+
+CPU = torch.device("cpu")
+B, H, T, S, K = 2, 3, 5, 7, 4
+
+
+def parts(dtype=torch.float64, length=S):
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((B, H, T, K), (B, H, length, K), (B, H, length, 2 * K))
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
+
+
+def masks():
+    generator = torch.Generator().manual_seed(1)
+    seen = torch.rand(B, 1, T, S, generator=generator) < 0.6
+    seen[..., 0] = True
+    one_blind = seen.clone()
+    one_blind[0, :, 2] = False
+    return {
+        "none": {},
+        "causal": {"is_causal": True},
+        "keys": {"attn_mask": seen[:, :, :1]},
+        "pairs": {"attn_mask": seen},
+        "a query that sees nothing": {"attn_mask": one_blind},
+        "added": {"attn_mask": torch.randn(T, S, generator=generator, dtype=torch.float64)},
+        "added, a query that sees nothing": {
+            "attn_mask": torch.zeros(B, 1, T, S, dtype=torch.float64).masked_fill(~one_blind, -torch.inf)
+        },
+    }
+
+
+@pytest.mark.parametrize(("name", "scale"), list(itertools.product(masks(), (None, 0.3))))
+def test_results_and_gradients_are_pytorchs(name, scale):
+    options = {**masks()[name], "scale": scale}
+    found = []
+    for attend in (explicit_attention, F.scaled_dot_product_attention):
+        given = parts()
+        result = attend(*given, **options)
+        weights = torch.randn(result.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+        found.append([result, *torch.autograd.grad((result * weights).sum(), given)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_dropout_keeps_the_mean_and_drops_weights():
+    torch.manual_seed(0)
+    query, key, value = (part.detach() for part in parts())
+    one = explicit_attention(query, key, torch.ones_like(value), dropout_p=0.5)
+    assert not torch.allclose(one, torch.ones_like(one))
+    many = explicit_attention(query.expand(4000, -1, H, T, K)[:, 0], key[0], torch.ones_like(value)[0], dropout_p=0.5)
+    # Each is a sum of S weights, doubled or dropped: its variance is at most the sum of squared weights, at most 1.
+    assert (many.mean(0) - 1).abs().max() < 6 / 4000**0.5
+
+
+def asked(policy, length=S):
+    """What runs within the policy's forward: operations by name."""
+    query, key, value = parts(torch.float32, length)
+    with torch.profiler.profile() as profile, policy.forward(CPU):
+        F.scaled_dot_product_attention(query, key, value[..., :K])
+    return {event.key for event in profile.key_averages()}
+
+
+FUSED = "aten::scaled_dot_product_attention"
+
+
+def test_short_attention_in_bfloat16_is_explicit_on_a_cpu():
+    assert FUSED not in asked(Policy("bfloat16"))
+    assert "aten::softmax" in asked(Policy("bfloat16"))
+
+
+@pytest.mark.parametrize(
+    "policy", [Policy(), Policy("bfloat16", recompute=True), Policy("bfloat16", compile=True)], ids=str
+)
+def test_elsewhere_it_is_pytorchs(policy):
+    assert FUSED in asked(policy)
+
+
+def test_long_attention_is_pytorchs():
+    assert FUSED in asked(Policy("bfloat16"), LONGEST + 1)
+    assert FUSED not in asked(Policy("bfloat16"), LONGEST)
+
+
+def test_nothing_is_left_behind():
+    with pytest.raises(RuntimeError), Policy("bfloat16").forward(CPU):
+        raise RuntimeError
+    assert not torch.is_autocast_enabled("cpu")
+    assert FUSED in asked(Policy())
+
+
+def test_bfloat16_is_as_near_as_its_inputs_are():
+    """Inputs, scores' operands, weights and result are rounded: to 2^-9 of themselves each."""
+    query, key, value = (part.detach().clamp(-2, 2) for part in parts())
+    exact = F.scaled_dot_product_attention(query, key, value)
+    with torch.autocast("cpu", torch.bfloat16), ExplicitAttention():
+        near = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
+    assert near.dtype == torch.bfloat16
+    unit = 2.0**-8
+    scores = 4 * K * K**-0.5  # the largest that |q k| / sqrt(K) can be; an error e in scores moves a weight by e^(2e)
+    error = 3 * unit * scores
+    bound = 2 * (torch.tensor(2 * error).expm1().item() + 3 * unit)
+    assert (near.double() - exact).abs().max() < bound
+
+
+def test_grouped_queries_are_pytorchs():
+    query, key, value = parts(torch.float32)
+    with Policy("bfloat16").forward(CPU):
+        result = F.scaled_dot_product_attention(query, key[:, :1], value[:, :1], enable_gqa=True)
+    assert result.shape == (B, H, T, 2 * K)
