@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from naslab.errors import InputError
+from naslab.runs.attempt import begin_attempt, end_attempt
 from naslab.runs.events import Follower
 from naslab.runs.executors import NodeLost, SlotExecutor, WorkerDied
 from naslab.runs.executors.choose import Workers, make_executor
@@ -211,7 +212,8 @@ class _Driver:
     def _start(self, executor: SlotExecutor, job: Job) -> None:
         folder = (self.files / "trials" / job.key).absolute()
         # Whatever an earlier attempt left goes before this one is on record: it must not be taken for this one's.
-        for name in (STOP, VERDICT, "events.jsonl"):
+        end_attempt(folder)
+        for name in (STOP, VERDICT):
             (folder / name).unlink(missing_ok=True)
         trial_id, number = self.ledger.begin(job)
         begun = Trial(number, job, "running")
@@ -230,7 +232,8 @@ class _Driver:
         entry = _Running(trial_id, begun, folder)
         log = log_path(self.files.absolute(), number)
         awaited = self.judge.is_awaited(job.key)
-        future = executor.submit(run_job, self.document, job, folder, log, awaited=awaited)
+        given = {"awaited": awaited, "attempt": begin_attempt(folder)}
+        future = executor.submit(run_job, self.document, job, folder, log, **given)
         self.running[future] = entry
         future.add_done_callback(self.done.put)
 
@@ -294,7 +297,9 @@ class _Driver:
             "fault": None if state == "interrupted" else state,
         }
         facts = {**facts, "rungs": [asdict(rung) for rung in follower.rungs]}
-        return self._record(trial_id, job, facts["state"], facts)
+        trial = self._record(trial_id, job, facts["state"], facts)
+        end_attempt(self.files / "trials" / job.key)  # what may still run, or wait in a queue, is charged to nobody
+        return trial
 
     def _record(self, trial_id: int, job: Job, state: State, facts: Mapping[str, Any]) -> Trial:
         trial = self.ledger.finish(trial_id, state, facts)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from naslab.errors import InputError, NaslabError
+from naslab.runs.attempt import TRAIL, open_trail
 from naslab.runs.clock import cpu_seconds
 from naslab.runs.faults import cannot_write
 from naslab.runs.trial import Phase, RungRecord
@@ -30,12 +31,17 @@ class Trail:
 
     Args:
         share: fraction of the device that each second of wall time is charged for.
+        attempt: of `begin_attempt`; None: whoever writes here is the only one.
+
+    Raises:
+        InputError: it cannot be written.
+        WorkerDied: another attempt has replaced this one.
     """
 
-    def __init__(self, folder: Path, share: float = 1.0) -> None:
+    def __init__(self, folder: Path, share: float = 1.0, attempt: str | None = None) -> None:
         self.share = share
         self._folder = folder
-        self._path = folder / "events.jsonl"
+        self._path = folder / TRAIL
         self._process = os.getpid()
         self._began = self._since = time.perf_counter()
         self._cpu_began = self._cpu_since = cpu_seconds()
@@ -45,8 +51,7 @@ class Trail:
         self.core_seconds: dict[Phase, float] = {}
         """By the CPU clock of this process and its children."""
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+            self._file = _anew(folder) if attempt is None else open_trail(folder, attempt)
         except OSError as error:
             raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
         self._write({"began": time.time(), "share": share})
@@ -142,6 +147,11 @@ class Trail:
             return False
 
 
+def _anew(folder: Path) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    return os.open(folder / TRAIL, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+
+
 def _add(totals: dict[Phase, float], phase: Phase, spent: float) -> None:
     totals[phase] = totals.get(phase, 0.0) + spent
 
@@ -150,7 +160,7 @@ class Follower:
     """Reader, in the driver: what a trail says so far."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "events.jsonl"
+        self._path = folder / TRAIL
         self._offset = self._returned = 0
         self.rungs: list[RungRecord] = []
         self.phase: Phase = "other"

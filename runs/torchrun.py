@@ -25,6 +25,8 @@ from naslab.runs.trial import Job, Outcome, RungRecord
 
 TOGETHER = ("reference", "random", "proposal", "final")
 """Roles whose training is shared; everything else is done by the worker itself."""
+HOLDER = "NASLAB_TORCHRUN_HOLDER"
+"""The variable that tells the processes the number of the worker, which holds torchrun, which holds them."""
 FAULT = "fault.json"
 """What a process wrote that raised, while process 0 could not tell it."""
 
@@ -38,6 +40,7 @@ class Request:
     folder: Path
     slot: Slot
     awaited: int | None
+    attempt: str | None
 
     @property
     def threads(self) -> int:
@@ -67,6 +70,7 @@ def run_together(request: Request, log: Path) -> tuple[Outcome, list[RungRecord]
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
                 "OMP_NUM_THREADS": str(request.threads),  # else torchrun says a word about it
+                HOLDER: str(os.getpid()),
             },
             check=False,
         )

@@ -23,7 +23,7 @@ from naslab.runs.executors import WorkerDied
 from naslab.runs.executors.guard import Guard
 from naslab.runs.faults import in_one_line, place_of
 from naslab.runs.study import parse_study
-from naslab.runs.torchrun import FAULT, Request
+from naslab.runs.torchrun import FAULT, HOLDER, Request
 from naslab.runs.worker import CHECKPOINT, _run_job
 from naslab.search_spaces import seed_everything
 from naslab.search_spaces.common.training.together import PeerLost, agree, choose
@@ -65,7 +65,7 @@ def main() -> int:
 def _lead(request: Request, device: torch.device, threads: int) -> None:
     outcome, _ = _run_job(
         request.document, request.job, request.folder, nullcontext(), device, threads, request.awaited,
-        request.slot.share,
+        request.slot.share, request.attempt,
     )  # fmt: skip
     if outcome.state == "failed":
         os._exit(1)  # torchrun then ends the others
@@ -109,6 +109,17 @@ def _end_with_parent() -> None:
     """torchrun gives each process a session of its own, so that no signal to a group reaches them all."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # It may have ended before, while this one imported; the others would be waited for as long as PATIENCE says.
+        if _parent_of(os.getppid()) not in (int(os.environ[HOLDER]), None):
+            os._exit(1)
+
+
+def _parent_of(number: int) -> int | None:
+    """The parent of a process; None where it cannot be known."""
+    try:
+        return int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from naslab.errors import InputError
 from naslab.kernels._compiling import telling
 from naslab.nas.arms import Differentiable
 from naslab.nas.differentiable import search
+from naslab.runs.attempt import check_current
 from naslab.runs.constraints import PROFILE_BATCH, Cost, find_costs
 from naslab.runs.events import Trail
 from naslab.runs.executors import Slot, WorkerDied
@@ -55,6 +56,7 @@ def run_job(
     log: Path,
     slot: Slot,
     awaited: int | None = None,
+    attempt: str | None = None,
 ) -> tuple[Outcome, list[RungRecord]]:
     """Do `job` and return what came of it with its rungs.
 
@@ -64,19 +66,22 @@ def run_job(
         log: takes what the task prints, and the traceback of a failure.
         slot: what it runs on.
         awaited: the epoch that an earlier attempt reported and whose verdict comes before anything is trained.
+        attempt: the driver's name for this attempt (attempt.py); None where no other can be.
 
     Raises:
         InputError: something only the user can mend, such as a full disk; the trial has not failed.
-        WorkerDied: the device answers this process with nothing but errors; another process may go on.
+        WorkerDied: the device answers this process with nothing but errors; another process may go on. Or another
+            attempt has replaced this one, which then leaves the folder alone.
     """
+    check_current(folder, attempt)
     if slot.processes > 1 and job.role in TOGETHER:
-        return run_together(Request(document, job, folder, slot, awaited), log)
+        return run_together(Request(document, job, folder, slot, awaited, attempt), log)
     threads = slot.threads or usable_cores()
     torch.set_num_threads(threads)
     place = resolve_device(slot.device)
     try:
         with current(place):
-            return _run_job(document, job, folder, captured(log), place, threads, awaited, slot.share)
+            return _run_job(document, job, folder, captured(log), place, threads, awaited, slot.share, attempt)
     except OSError as problem:  # such as of a file that the task closed under this one's hands
         raise WorkerDied(f"its process is of no more use: {in_one_line(problem)}") from None
     finally:
@@ -92,8 +97,9 @@ def _run_job(
     threads: int,
     awaited: int | None,
     share: float,
+    attempt: str | None,
 ) -> tuple[Outcome, list[RungRecord]]:
-    with Trail(folder, share) as trail, captured, telling(trail.compiled):
+    with Trail(folder, share, attempt) as trail, captured, telling(trail.compiled):
         work, stuck = _Work(job, folder, trail, _carried(folder), awaited), list[str]()
         try:
             work.device = device_name(device)
