@@ -18,7 +18,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray._private import services
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from naslab.errors import InputError, NaslabError
@@ -31,6 +30,10 @@ from naslab.runs.faults import in_one_line
 if TYPE_CHECKING:
     from naslab.runs.executors.options import Ray
 
+place_of: Any = None
+with suppress(ImportError):  # private to Ray, which may move it
+    from ray._private.services import canonicalize_bootstrap_address as place_of
+
 ROOM_SECONDS = 10.0
 """After so long without room in the cluster the user is told."""
 ANSWER_SECONDS = 10.0
@@ -39,8 +42,14 @@ PROBE_SECONDS = 5.0
 """How often the head is looked for, while a trial runs."""
 LOST_SECONDS = 40.0
 """Without a head for so long a cluster is gone: some come back, and after 60 Ray ends this process in its own way."""
+START_SECONDS = 300.0
+"""So long a node may take to start a process for a task that needs no room; Ray itself would try for ever."""
 LOSS_SECONDS = 15.0
 """So long it may take until the cluster knows that a node is gone whose actor died."""
+NODE_DEATH = "its node has died"
+"""Ray's words, also of an actor that was still to start, whose node nothing else tells."""
+PROBE: dict[str, Any] = {"num_cpus": 0}
+"""Of a task that every node has room for."""
 
 
 class RayExecutor(SlotExecutor):
@@ -70,8 +79,8 @@ class RayExecutor(SlotExecutor):
             raise InputError(f"executor: Ray has no such actor: {in_one_line(error)}") from None
         surroundings = Surroundings.here(choice.environment)
         needs = ", ".join([f"{choice.cpus:g} CPU", *([f"{gpus:g} GPU"] if gpus else []), *choice.resources])
-        make = partial(actor.remote, surroundings)
-        super().__init__([_RayWorker(slot, make, self._head, needs, say) for _ in range(slots)])
+        make, probe = partial(actor.remote, surroundings), _Probe()
+        super().__init__([_RayWorker(slot, make, self._head, probe, needs, say) for _ in range(slots)])
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """See SlotExecutor.shutdown; leaves the cluster, if this executor has joined it."""
@@ -109,6 +118,46 @@ class _Head:
             raise ClusterLost(f"the Ray cluster at {self._address} is gone; the same command resumes in another")
 
 
+class ClusterStuck(NaslabError):
+    """The cluster starts no processes, whatever room it has."""
+
+
+class _Probe:
+    """Tells a cluster without room, which an autoscaler may give it, from one that cannot start processes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._answer: Any = None
+        self._alive = 0.0
+        """When it was asked for, or a process was last known to have started."""
+
+    def note(self) -> None:
+        """A process has started."""
+        self._alive = time.monotonic()
+
+    def check(self) -> None:
+        """Ask for a task that needs no room, the first time; later see, without waiting, whether it was done.
+
+        Raises:
+            ClusterStuck: it was not for long, and no process has started.
+        """
+        with self._lock:
+            if self._answer is None:
+                self._answer = ray.remote(_nothing).options(**PROBE).remote()
+                self.note()
+            if ray.wait([self._answer], timeout=0)[0]:
+                self.note()
+            elif time.monotonic() - self._alive > START_SECONDS:
+                raise ClusterStuck(
+                    f"the Ray cluster has started no process for {START_SECONDS:g} s, not even for a task that needs "
+                    "no room; `logs/` of its session (/tmp/ray/session_latest) says why"
+                )
+
+
+def _nothing() -> None:
+    """What any node has room for."""
+
+
 class _Host(Host):
     def node(self) -> str:
         """The node that it is on: once this answers, the cluster has had room."""
@@ -116,9 +165,9 @@ class _Host(Host):
 
 
 class _RayWorker:
-    def __init__(self, slot: Slot, make: Callable[[], Any], head: _Head, needs: str, say: Say) -> None:
+    def __init__(self, slot: Slot, make: Callable[[], Any], head: _Head, probe: _Probe, needs: str, say: Say) -> None:
         self.slot = slot
-        self._make, self._head, self._needs, self._say = make, head, needs, say
+        self._make, self._head, self._probe, self._needs, self._say = make, head, probe, needs, say
         self._start()
 
     def _start(self) -> None:
@@ -163,12 +212,17 @@ class _RayWorker:
         found = self._actor.node.remote()
         if not ray.wait([found], timeout=ROOM_SECONDS)[0]:
             self._say(f"waiting for room in the Ray cluster: {self._needs} a trial (`ray status` says what it has)")
-        self._node = self._await(found)
+            while not ray.wait([found], timeout=PROBE_SECONDS)[0]:
+                self._head.check()
+                self._probe.check()
+        self._node = ray.get(found)
+        self._probe.note()
 
     def _death(self, error: RayError) -> WorkerDied:
         if self._killed:
             return WorkerDied("its worker was ended")
-        if (isinstance(error, RayActorError) and error.preempted) or (self._node and _is_gone(self._node)):
+        told = NODE_DEATH in str(error) or (isinstance(error, RayActorError) and error.preempted)
+        if told or (self._node and _is_gone(self._node)):
             return NodeLost("its node left the Ray cluster")
         return WorkerDied(f"its Ray actor died: {in_one_line(error)}")
 
@@ -212,8 +266,8 @@ def _answering(address: str | None) -> str | None:
         ValueError: no address.
     """
     named = address or os.environ.get("RAY_ADDRESS") or None
-    place = services.canonicalize_bootstrap_address(named and named.removeprefix("ray://"))  # type: ignore[arg-type]
-    if place is None:  # no cluster is known here: Ray starts one
+    place = place_of and place_of(named and named.removeprefix("ray://"))
+    if place is None:  # no cluster is known here, and Ray starts one; or it knocks in its own way
         return address
     try:
         _knock(place)
