@@ -28,6 +28,8 @@ QUEUE_SECONDS = 10.0
 """After so long in the queue the user is told."""
 CANCEL_SECONDS = 3.0
 """So long a job that was cancelled may take before it is told again."""
+BRIEF_SECONDS = 60.0
+"""Of a job that Slurm takes away so soon, the next is likely to be taken away, too; and the longest pause before it."""
 
 
 class SlurmExecutor(SlotExecutor):
@@ -58,12 +60,16 @@ class _SlurmWorker:
     def __init__(self, slot: Slot, jobs: Jobs, say: Say) -> None:
         self.slot = slot
         self._jobs, self._say = jobs, say
-        self._killed = False
+        self._killed, self._brief = False, 0
 
     def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._hold_back()
+        began = time.monotonic()
         job = WatchedJob(self._jobs.submit(pack(fn, args, kwargs)))
         self._await(job)
         ended = job.end(self._killed)
+        brief = ended.fate == "taken" and time.monotonic() - began < BRIEF_SECONDS
+        self._brief = self._brief + 1 if brief else 0
         if ended.fate == "answer":
             job.forget()
             return unpack(ended.answer)
@@ -77,6 +83,17 @@ class _SlurmWorker:
 
     def close(self) -> None:
         return
+
+    def _hold_back(self) -> None:
+        """Wait longer after each job that Slurm took away at once: a partition that takes no jobs would be flooded."""
+        pause = min(2.0**self._brief - 1, BRIEF_SECONDS)
+        if pause > QUEUE_SECONDS:
+            self._say(f"Slurm took {self._brief} jobs away at once; the next is submitted in {pause:g} s")
+        deadline = time.monotonic() + pause
+        while time.monotonic() < deadline and not self._killed:
+            time.sleep(POLL_SECONDS)
+        if self._killed:
+            raise WorkerDied("it was cancelled before it had a job")
 
     def _await(self, job: WatchedJob) -> None:
         began, told, cancelled = time.monotonic(), False, -math.inf

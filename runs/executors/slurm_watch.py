@@ -164,8 +164,9 @@ class WatchedJob:
 
 
 def _has_left_the_queue(number: str) -> bool:
-    with suppress(OSError):
-        asked = subprocess.run(["squeue", "-h", "-j", number, "-o", "%T"], capture_output=True, text=True, check=False)
+    command = ["squeue", "-h", "-j", number, "-o", "%T"]
+    with suppress(OSError, subprocess.TimeoutExpired):  # asked again in a while
+        asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SILENCE_SECONDS)
         return not asked.stdout.strip() if asked.returncode == 0 else "Invalid job id" in asked.stderr
     return False
 

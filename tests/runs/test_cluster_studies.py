@@ -4,21 +4,22 @@ import json
 import os
 import signal
 from collections import Counter
+from pathlib import Path
 
 import optuna
 import pytest
 import torch
-from calls import hold_with_children, job_of, wait_until
-from clusters import CHOICES, begun, executor_of, ray_cluster
+from calls import alive
+from clusters import CHOICES, begun, ray_cluster
 from rich.console import Console
 
 from naslab.efficiency.device import device_name
 from naslab.errors import InputError
 from naslab.runs.cli import run_command_line
 from naslab.runs.driver import run_study
-from naslab.runs.events import Follower
-from naslab.runs.executors import NodeLost, WorkerDied
+from naslab.runs.events import SIGN_OF_LIFE_SECONDS, Follower
 from naslab.runs.executors.options import gpus_of
+from naslab.runs.executors.slurm_submit import Jobs
 from naslab.runs.lease import SESSIONS, LeaseLost, engine_of
 from naslab.runs.ledger import Ledger
 from naslab.runs.log import find_logs
@@ -172,19 +173,58 @@ def test_a_dry_run_says_what_only_a_worker_knows(toy_file, monkeypatch, capsys):
     assert run_command_line(["run", str(path), "--dry-run"]) == 2
 
 
-def test_what_ends_a_job_of_slurm_is_told_apart(tmp_path):
-    """A warning from the scheduler before the worker's end makes it the scheduler's; after most of the hours, their."""
-    executor = executor_of("slurm", 1, tmp_path)
-    try:
-        for hours, kind, word in ((1.0, NodeLost, "took its job"), (0.01, WorkerDied, "time limit")):
-            executor._jobs.hours = hours
-            place = tmp_path / f"{hours}"
-            call = executor.submit(hold_with_children, place)
-            wait_until(place.exists)
-            worker = int(place.read_text().split()[0])
-            os.kill(job_of(worker), signal.SIGTERM)
-            with pytest.raises(WorkerDied, match=word) as ended:
-                call.result(240)
-            assert type(ended.value) is kind
-    finally:
-        executor.shutdown(cancel_futures=True)
+def test_a_trial_whose_job_slurm_ends_goes_on_from_its_checkpoint_in_the_next(toy_file, tmp_path, monkeypatch):
+    """What the scheduler ends is pre-empted, and no attempt; near the end of the hours it is their end."""
+    gate, hours, ended = tmp_path / "gate", [1.0], []
+    (tmp_path / "gate0").touch()
+    path = toy_file(
+        seeds=[1],
+        arms=[],
+        random_architectures=0,
+        space={"name": "toy_space:Resuming"},
+        task={"epochs": 3, "marker": str(gate)},
+        limits={"attempts": 2},
+    )
+    ledger = start(path, "slurm")
+    submit = Jobs.submit
+
+    def submit_with_hours(self, request):
+        self.hours = hours[0]
+        return submit(self, request)
+
+    monkeypatch.setattr(Jobs, "submit", submit_with_hours)
+
+    def look(*_):
+        """Once there is a new checkpoint, end the job as Slurm would, before the gate opens for what comes next."""
+        done = max(
+            (r.epoch for f in map(Follower, ledger.files.glob("trials/reference/*/*")) for r in f.read()), default=0
+        )
+        if done == len(ended) + 1 and done < 3:
+            (job,) = filter(alive, jobs_in(ledger.files / "slurm"))
+            ended.append(job)
+            hours[0] = 0.01
+            os.kill(job, signal.SIGTERM)
+
+    def go_on(job, state):
+        if state == "interrupted":
+            Path(f"{gate}{len(ended)}").touch()
+
+    watching = Watching(go_on)
+    watching.update = look
+    run_study(ledger, 1, watching)
+    reference = [t for t in ledger.trials() if t.job.role == "reference"]
+    assert [(t.state, t.cause) for t in reference] == [
+        ("interrupted", "node"),
+        ("interrupted", "worker"),
+        ("complete", None),
+    ]
+    assert "took its job" in reference[0].error
+    assert "time limit" in reference[1].error
+    assert [[rung.epoch for rung in t.rungs] for t in reference] == [[1], [2], [3]], "nothing is trained twice"
+    spent = sum(t.seconds["train"] for t in reference[:2])
+    assert 0 < reference[2].carried_seconds["train"] < spent + 2 * SIGN_OF_LIFE_SECONDS
+
+
+def jobs_in(folder):
+    """Numbers of the jobs whose files are there: on submitit's local cluster, of the processes that hold them."""
+    return sorted(int(path.name.partition("_")[0]) for path in folder.glob("*_submitted.pkl"))

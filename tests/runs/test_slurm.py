@@ -146,6 +146,29 @@ def test_a_job_without_an_answer_is_told_by_its_state(slurm, tmp_path, state, ki
     executor.shutdown()
 
 
+def test_where_slurm_takes_jobs_away_at_once_the_next_wait_longer(slurm, tmp_path):
+    """A lost node is no attempt, so that they would be submitted again without end, some a second."""
+    slurm("CANCELLED by 0")
+    said = []
+    executor, call = submitted(tmp_path, said.append)
+    (worker,) = executor._workers
+    assert isinstance(call.exception(LONG), NodeLost)
+    assert worker._brief == 1
+    assert isinstance(executor.submit(pid).exception(LONG), NodeLost)
+    assert worker._brief == 2
+    slurm("FAILED")
+    assert type(executor.submit(pid).exception(LONG)) is WorkerDied
+    assert worker._brief == 0
+    worker._brief = 20
+    (Path(os.environ["FAKE"]) / "job").unlink()
+    call = executor.submit(pid)
+    wait_until(lambda: said)
+    assert said == ["Slurm took 20 jobs away at once; the next is submitted in 60 s"]
+    executor.shutdown(cancel_futures=True)
+    assert type(call.exception(LONG)) is WorkerDied
+    assert not (Path(os.environ["FAKE"]) / "job").exists(), "it was not submitted"
+
+
 def test_a_suspended_job_is_not_over_and_a_cancelled_one_is(slurm, tmp_path):
     slurm("SUSPENDED")
     executor, call = submitted(tmp_path)

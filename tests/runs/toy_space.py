@@ -30,6 +30,7 @@ from naslab.search_spaces import (
     Task,
     derive_seed,
 )
+from naslab.whole_file import write_whole
 
 OPERATIONS = ("good", "fair", "poor")
 MORE_PARAMETERS: tuple[Parameter, ...] = ()
@@ -235,3 +236,24 @@ class Elsewhere(Space):
     """The toy space with data that not every machine has."""
 
     Task = ElsewhereTask
+
+
+class ResumingTask(ToyTask):
+    """Goes on after the last epoch of its checkpoint; each epoch waits until its own gate is open."""
+
+    def train(self, model, seed, checkpoint=None):
+        done = checkpoint / "epochs"
+        for epoch in range(int(done.read_text()) if done.exists() else 0, self.max_epochs):
+            while not Path(f"{self.options.marker}{epoch}").exists():
+                time.sleep(0.02)
+            model.trained = torch.tensor((epoch + 1) / self.max_epochs)
+            model.noise = torch.tensor(derive_seed(seed) % 100 / 100)
+            checkpoint.mkdir(parents=True, exist_ok=True)
+            write_whole(done, str(epoch + 1))
+            yield Rung(epoch + 1, {})
+
+
+class Resuming(Space):
+    """The toy space with checkpoints."""
+
+    Task = ResumingTask
