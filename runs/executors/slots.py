@@ -66,6 +66,8 @@ def _deal(number: int, pool: tuple[str, ...], gpus: float | None) -> list[tuple[
     if gpus is None:
         return [(pool[i % len(pool)],) for i in range(number)]
     each, whole = max(1, round(gpus)), gpus >= 1
+    if each > 1 and pool and pool[0].startswith("MIG-"):
+        raise InputError(f"executor.gpus: {gpus:g} a trial, and a process sees one MIG instance at most; use 1")
     room = len(pool) // each if whole else len(pool) * int(1 / gpus + 1e-9)
     if number > room:
         raise InputError(

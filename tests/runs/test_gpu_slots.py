@@ -74,6 +74,15 @@ def test_several_gpus_or_a_fraction_of_one_a_trial(slots, gpus, processes, seen,
         local_slots(room + 1, "cuda", gpus, processes)
 
 
+def test_a_trial_has_a_mig_instance_or_a_part_of_one(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a,MIG-b")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert [slot.gpus for slot in local_slots(4, "cuda", gpus=0.5)] == [("MIG-a",), ("MIG-b",)] * 2
+    for more in ({"gpus": 2}, {"processes": 2}):
+        with pytest.raises(InputError, match=r"executor\.gpus: 2 a trial, and a process sees one MIG instance"):
+            local_slots(1, "cuda", **more)
+
+
 def test_slots_of_a_cpu_share_nothing():
     assert {slot.share for slot in local_slots(3, "cpu")} == {1.0}
     with pytest.raises(InputError, match="the study runs on the CPU"):
