@@ -6,6 +6,8 @@ import multiprocessing
 import pickle
 import re
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,14 +39,19 @@ def resident_memory(rebuild: Rebuild, *, training: bool = False) -> ResidentMemo
     AdamW (the first makes the optimiser's state).
 
     Raises:
-        InputError: `rebuild` cannot be sent to another process, there is nothing to train, or the system does not tell.
+        InputError: `rebuild` cannot be sent to another process, there is nothing to train, the process ended without
+            an answer (as where memory runs out), or the system does not tell.
     """
     if not Path("/proc/self/status").exists():
         raise InputError("resident memory: it is read from /proc, which this system does not have")
     context = multiprocessing.get_context("spawn")
     try:
-        with context.Pool(1) as pool:
-            return pool.apply(_measure, (rebuild, training))
+        with ProcessPoolExecutor(1, context) as pool:
+            return pool.submit(_measure, rebuild, training).result()
+    except BrokenProcessPool:
+        raise InputError(
+            "resident memory: the fresh process ended without an answer; memory may have run out"
+        ) from None
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise InputError(f"resident memory: the model cannot be made in a fresh process: {error}") from None
 

@@ -1,5 +1,7 @@
 """The forecast of a training step against what the operating system says of a fresh process that runs it."""
 
+import os
+import signal
 from functools import partial
 
 import pytest
@@ -49,6 +51,16 @@ def test_nothing_to_train_is_said():
 def test_what_no_process_can_be_given_is_refused():
     with pytest.raises(InputError, match="cannot be made in a fresh process"):
         resident_memory(lambda: encoder(1))
+
+
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_not_waited_for():
+    """As by a system that is out of memory."""
+    with pytest.raises(InputError, match="the fresh process ended without an answer"):
+        resident_memory(killed)
 
 
 class Attention(nn.Module):
