@@ -13,6 +13,7 @@ import torch
 
 from naslab.efficiency import InputError, calibrate
 from naslab.efficiency.memory_forecast import memory_limit
+from naslab.runs import machine
 from naslab.runs.commands import about, compare, profile
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
@@ -53,6 +54,16 @@ def test_machine_commands(name, capsys):
     printed(capsys, name)
     getattr(about, name)()
     assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_doctor_says_what_a_study_on_a_cluster_has_here(there, monkeypatch):
+    monkeypatch.setattr(machine, "is_installed", lambda package: there)
+    monkeypatch.setattr(machine.shutil, "which", lambda name: f"/bin/{name}" if there else None)
+    checks = {check["part"]: check["usable"] for check in machine.doctor_document()["checks"]}
+    for part in ("ray (executor: ray)", "slurm (executor: slurm)", "PostgreSQL driver", "loggers"):
+        assert checks[part] is there
+    assert checks["torchrun (trials of several processes)"], "gloo comes with PyTorch"
 
 
 def test_counting_on_meta_and_predicting_needs_no_memory(capsys):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from together_ranks import EPOCHS, OPTIMISERS, WAYS, WORLD, train
 HERE = Path(__file__).parent
 EXACT = 1e-9
 """Float64: sums of two halves round otherwise than one sum, by 1e-16 a step, over 12 steps of a contraction."""
+LONG = 300
+"""Seconds for both processes on a busy machine; one whose peer has ended may wait for it for ever."""
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,12 @@ def folder(tmp_path_factory):
         subprocess.Popen([sys.executable, str(HERE / "together_ranks.py"), str(number), str(folder)], env=os.environ)
         for number in range(WORLD)
     ]
-    assert [process.wait() for process in ranks] == [0] * WORLD
+    deadline = time.monotonic() + LONG
+    try:
+        assert [process.wait(max(deadline - time.monotonic(), 0)) for process in ranks] == [0] * WORLD
+    finally:
+        for process in ranks:
+            process.kill()
     return folder
 
 
