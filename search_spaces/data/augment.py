@@ -164,18 +164,21 @@ def crop_boxes(sizes_B2: Tensor, options: AugmentationOptions, draw: _Draw) -> T
 
 def sample_boxes(images: Tensor, boxes_B4: Tensor) -> Tensor:
     """Resample one box (top, left, height, width), in pixels, of each image or clip to the full size, bilinearly."""
-    size = constant(tuple(images.shape[-2:]), images.device)
-    share_B2 = boxes_B4[:, 2:] / size
-    centre_B2 = (2 * boxes_B4[:, :2] + boxes_B4[:, 2:]) / size - 1
-    zero = torch.zeros_like(share_B2[:, 0])
-    rows = [
-        torch.stack([share_B2[:, 1], zero, centre_B2[:, 1]], 1),
-        torch.stack([zero, share_B2[:, 0], centre_B2[:, 0]], 1),
-    ]
+    height, width = images.shape[-2:]
     planes = images.flatten(1, -3)  # frames of a clip are resampled as if they were channels of one image
-    grid = F.affine_grid(torch.stack(rows, 1), list(planes.shape), align_corners=False)
+    top_B, left_B, tall_B, wide_B = boxes_B4.unbind(1)
+    rows_BHW, columns_BHW = torch.broadcast_tensors(
+        _places(top_B, tall_B, height)[:, :, None], _places(left_B, wide_B, width)[:, None]
+    )
+    grid = torch.stack([columns_BHW, rows_BHW], -1)
     sampled = F.grid_sample(planes, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return sampled.view(images.shape)
+
+
+def _places(start_B: Tensor, length_B: Tensor, size: int) -> Tensor:
+    """Where the middles of `size` equal parts of each box lie on a side of `size` pixels that goes from -1 to 1."""
+    middles = (torch.arange(size, device=start_B.device) + 0.5) / size
+    return (start_B[:, None] + length_B[:, None] * middles) * (2 / size) - 1
 
 
 def beside(values_B: Tensor, images: Tensor) -> Tensor:
