@@ -1,6 +1,12 @@
 """The training policy: applied a step at a time, recorded, kept over a resume, chosen without a trace."""
 
 import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from types import SimpleNamespace
@@ -235,40 +241,123 @@ def test_a_choice_is_made_once_and_then_taken_from_the_cache(measured, monkeypat
     assert decide(wanted, training).precision == "bfloat16"
 
 
-def test_the_first_of_two_processes_decides_and_a_damaged_choice_is_made_again(measured):
+def test_the_first_of_two_processes_decides(measured):
     path = measured / "x.json"
     measured.mkdir(parents=True)
     first = {"schema": choice.SCHEMA, "policy": Policy("bfloat16").to_dict()}
     second = {**first, "policy": Policy().to_dict()}
     assert choice._keep(path, first, Policy()) == choice._keep(path, second, Policy()) == Policy("bfloat16")
-    path.write_text("{")
-    assert choice._keep(path, second, Policy()) == Policy()
     assert list(measured.iterdir()) == [path]
 
 
-def test_trials_that_begin_together_measure_once_and_the_wait_is_no_training(measured, monkeypatch):
-    training, told, blocked = Training(*made(), batches, loss), [], Event()
+KEPT = {"schema": choice.SCHEMA, "policy": Policy("bfloat16").to_dict()}
+DAMAGED = {
+    "empty": b"",
+    "cut off": json.dumps(KEPT).encode()[:-7],
+    "zeros, as after a power cut": bytes(200),
+    "no text": b"\xff\xfe\x80",
+    "a list": b"[]",
+    "nothing": b"null",
+    "deep": b"[" * 100_000,
+    "another schema": json.dumps({**KEPT, "schema": "naslab.policy/0"}).encode(),
+    "no policy": json.dumps({"schema": choice.SCHEMA}).encode(),
+    "no mapping": json.dumps({**KEPT, "policy": [1]}).encode(),
+    "another key": json.dumps({**KEPT, "policy": {"colour": "red"}}).encode(),
+    "another precision": json.dumps({**KEPT, "policy": {"precision": "bf16"}}).encode(),
+    "no text for a format": json.dumps({**KEPT, "policy": {"memory_format": {}}}).encode(),
+}
+
+
+@pytest.mark.parametrize("damaged", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_choice_is_made_again(measured, damaged):
+    path = measured / "x.json"
+    measured.mkdir(parents=True)
+    path.write_bytes(damaged)
+    assert choice._recorded(path) is None
+    assert choice._keep(path, KEPT, Policy()) == Policy("bfloat16")
+    assert list(measured.iterdir()) == [path]
+
+
+def test_a_choice_is_kept_where_a_file_system_has_no_links(measured, monkeypatch):
+    def without_links(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", without_links)
+    path = measured / "x.json"
+    assert choice._keep(path, KEPT, Policy()) == Policy("bfloat16")
+    assert choice._keep(path, {**KEPT, "policy": Policy().to_dict()}, Policy()) == Policy("bfloat16")
+    assert list(measured.iterdir()) == [path]
+
+
+@pytest.fixture
+def blocked(monkeypatch):
+    """Set once a process has to wait for the lock."""
+    found, has_locked = Event(), choice._has_locked
+
+    def announced(file):
+        locked = has_locked(file)
+        if not locked:
+            found.set()
+        return locked
+
+    monkeypatch.setattr(choice, "_has_locked", announced)
+    return found
+
+
+def test_trials_that_begin_together_measure_once_and_the_wait_is_no_training(measured, monkeypatch, blocked):
+    training, told = Training(*made(), batches, loss), []
     wanted = Wanted(PolicyOptions(compile="off"), 50, {"of": "test"})
     path = choice._path(wanted, training.device)
     path.parent.mkdir(parents=True)
-    lock = choice.fcntl.flock
-
-    def announced(file, how):
-        if how == choice.fcntl.LOCK_EX:
-            blocked.set()
-        lock(file, how)
-
-    monkeypatch.setattr(choice.fcntl, "flock", announced)
     monkeypatch.setattr(choice, "measure", None)  # would raise
-    with telling(lambda *fact: told.append(fact)), ThreadPoolExecutor() as other:
-        with choice._alone(path):
-            later = other.submit(decide, wanted, training)
-            assert blocked.wait(60)
-            choice._keep(path, {"schema": choice.SCHEMA, "policy": Policy("bfloat16").to_dict()}, Policy())
-        assert later.result(60) == Policy("bfloat16")
+    with telling(lambda *fact: told.append(fact)), ThreadPoolExecutor() as other, choice._alone(path):
+        later = other.submit(decide, wanted, training)
+        assert blocked.wait(60)
+        choice._keep(path, KEPT, Policy())
+        assert later.result(60) == Policy("bfloat16"), "the choice is enough, whoever holds the lock"
     ((seconds, threads),) = told
     assert seconds > 0
     assert threads == 0, "no core works while it waits"
+
+
+HOLD = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+
+
+@pytest.mark.parametrize(("end", "patience"), [(signal.SIGKILL, 600.0), (signal.SIGSTOP, 0.5)])
+def test_whoever_waits_measures_itself_where_the_first_is_killed_or_stopped(
+    measured, monkeypatch, blocked, end, patience
+):
+    training = Training(*made(), batches, loss)
+    wanted = Wanted(PolicyOptions(compile="off"), 50, {"of": "test"})
+    path = choice._path(wanted, training.device)
+    path.parent.mkdir(parents=True)
+    monkeypatch.setattr(choice, "PATIENCE_SECONDS", patience)
+    lock = str(path.with_suffix(".lock"))
+    first = subprocess.Popen([sys.executable, "-c", HOLD, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        first.stdout.readline()
+        with ThreadPoolExecutor() as other:
+            later = other.submit(decide, wanted, training)
+            assert blocked.wait(60)
+            first.send_signal(end)
+            assert later.result(60) == choice._recorded(path)
+    finally:
+        first.kill()
+        first.communicate()
+
+
+def test_what_was_forked_during_a_measurement_does_not_hold_others_up(measured):
+    """As data loaders that live as long as their training: they have the lock's file open, too."""
+    measured.mkdir(parents=True)
+    with choice._alone(measured / "x.json"):
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+        child.start()
+    try:
+        with (measured / "x.lock").open("w") as file:
+            assert choice._has_locked(file)
+    finally:
+        child.kill()
+        child.join()
 
 
 def test_a_choice_is_made_where_nothing_can_be_locked(measured, monkeypatch):

@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, get_args
 
 import torch
 from torch import nn
@@ -30,7 +30,14 @@ from naslab.efficiency.latency import ratio_interval
 from naslab.kernels._cache import cache_folder, replace_file
 from naslab.kernels._compiling import compiling
 from naslab.search_spaces.common.training.checkpoint import restore_rng, rng_state
-from naslab.search_spaces.common.training.policy import Batches, Loss, Policy, PolicyOptions
+from naslab.search_spaces.common.training.policy import (
+    Batches,
+    Loss,
+    MemoryFormat,
+    Policy,
+    PolicyOptions,
+    Precision,
+)
 from naslab.search_spaces.common.training.step import Stepper
 from naslab.search_spaces.task import Task
 from naslab.version import naslab_version
@@ -47,6 +54,10 @@ LEAST_ROUNDS = 5
 WARM_UP_STEPS = 2
 SECONDS_TO_COMPILE = 1800.0
 """From one expected training of so long on, compiling is tried: each takes a minute or more for it."""
+PATIENCE_SECONDS = 600.0
+"""How long others wait for a measurement: whoever makes it may have been stopped, or be on a machine that hangs."""
+LOOK_SECONDS = 0.2
+"""How often one that waits looks again."""
 
 
 @dataclass(frozen=True)
@@ -245,8 +256,10 @@ def _recorded(path: Path) -> Policy | None:
     """The choice that is kept there; None where there is none that can be read."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        return Policy(**document["policy"]) if document["schema"] == SCHEMA else None
-    except (OSError, ValueError, KeyError, TypeError):
+        kept = Policy(**document["policy"])
+        known = kept.precision in get_args(Precision) and kept.memory_format in get_args(MemoryFormat)
+        return kept if known and document["schema"] == SCHEMA else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -263,17 +276,37 @@ def _alone(path: Path) -> Iterator[None]:
     """One process at a time: trials that begin together would disturb each other's samples, and pay twice."""
     with ExitStack() as held:
         with suppress(OSError):  # a full disk, or one without locks: of choices made together the first is kept
-            _lock(held.enter_context(path.with_suffix(".lock").open("w")))
+            file = held.enter_context(path.with_suffix(".lock").open("w"))
+            _lock(file, path)
+            held.callback(_unlock, file)
         yield
 
 
-def _lock(file: TextIO) -> None:
-    """Until the file is closed; the wait for it is no part of the training, and no core works meanwhile."""
+def _lock(file: TextIO, path: Path) -> None:
+    """Wait for the lock, or for the choice; in the end go on without either, as does one that has no lock at all.
+
+    The wait is no part of the training, and no core works meanwhile.
+    """
+    if _has_locked(file):
+        return
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    with compiling(threads=0):
+        while time.monotonic() < deadline and not _has_locked(file) and _recorded(path) is None:
+            time.sleep(LOOK_SECONDS)
+
+
+def _has_locked(file: TextIO) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        with compiling(threads=0):
-            fcntl.flock(file, fcntl.LOCK_EX)
+        return False
+    return True
+
+
+def _unlock(file: TextIO) -> None:
+    """Not by closing alone: processes forked meanwhile, such as data loaders, have the file open for longer."""
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _keep(path: Path, document: Mapping[str, Any], plain: Policy) -> Policy:
@@ -283,8 +316,8 @@ def _keep(path: Path, document: Mapping[str, Any], plain: Policy) -> Policy:
         replace_file(mine, json.dumps(document, indent=1).encode())
         try:
             os.link(mine, path)
-        except FileExistsError:
-            if _recorded(path) is None:  # damaged
+        except OSError:
+            if _recorded(path) is None:  # damaged; or a file system without links
                 os.replace(mine, path)
         finally:
             mine.unlink(missing_ok=True)
