@@ -30,7 +30,7 @@ class WholeWordCollator:
         multiple_of: texts are padded to a multiple of so many tokens.
 
     Raises:
-        InputError: special tokens that are alike, or leave no words in the vocabulary.
+        InputError: special tokens that are alike, or leave no words in the vocabulary; a multiple below 1.
     """
 
     def __init__(
@@ -44,6 +44,8 @@ class WholeWordCollator:
     ) -> None:
         if not special.fit(vocabulary):
             raise InputError(f"special: {special} must differ and leave words in a vocabulary of {vocabulary}")
+        if multiple_of < 1:
+            raise InputError(f"multiple_of: {multiple_of}; texts are padded to a multiple of 1 or more tokens")
         self.special, self.vocabulary, self.budget, self.fates = special, vocabulary, budget, fates
         self.multiple_of = multiple_of
         self._generator = torch.Generator().manual_seed(seed)

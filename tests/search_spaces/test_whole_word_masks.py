@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -288,6 +289,7 @@ def test_what_the_collator_cannot_read_is_said_in_one_line(texts, message):
         (lambda: Fates(-0.1, 0.3), "do not fit in 1"),
         (lambda: WholeWordCollator(SPECIAL, 5, Budget(0.4)), "leave words in a vocabulary of 5"),
         (lambda: WholeWordCollator(SpecialIds(mask=4), 20, Budget(0.4)), "must differ"),
+        (lambda: WholeWordCollator(SPECIAL, 20, Budget(0.4), multiple_of=0), "a multiple of 1 or more"),
     ],
 )
 def test_what_hides_nothing_or_too_much_is_refused(wrong, message):
@@ -330,3 +332,65 @@ def test_whatever_holds_the_numbers_the_batch_is_the_same(made):
     assert (plain["labels"][:, [0, 4, 7]] == IGNORED).all()
     known = words if made is tuple else [math.nan if word is None else word for word in words]
     assert all(torch.equal(batch(made(ids), made(known))[name], plain[name]) for name in plain)
+
+
+def by_hand(texts, noise, budget, fates, vocabulary):
+    """The collator's batch of these draws, a text and a word at a time."""
+    length, numbers = noise.shape[2], [n for n in range(vocabulary) if n not in asdict(SPECIAL).values()]
+    batch = {name: [] for name in ("input_ids", "attention_mask", "labels")}
+    for row, text in enumerate(texts):
+        ids = [SPECIAL.pad if n is None else int(n) for n in text["input_ids"]]
+        words = [-1 if n is None or math.isnan(n) else int(n) for n in text["words"]]
+        runs = [list(run) for number, run in groupby(range(len(ids)), words.__getitem__) if number >= 0]
+        left, hidden = budget.of(sum(n != SPECIAL.pad for n in ids)), set()
+        for place in sorted(range(len(runs)), key=lambda place: noise[0, row, place]):
+            if len(runs[place]) <= left:
+                hidden |= set(runs[place])
+                left -= len(runs[place])
+        filled = ids + [SPECIAL.pad] * (length - len(ids))
+        batch["attention_mask"].append([int(n != SPECIAL.pad) for n in filled])
+        batch["labels"].append([n if place in hidden else IGNORED for place, n in enumerate(filled)])
+        for run in runs:
+            for place in hidden & set(run):
+                fate = noise[1, row, runs.index(run)] if fates.of == "unit" else noise[2, row, place]
+                if fate < np.float32(fates.mask):
+                    filled[place] = SPECIAL.mask
+                elif fate < np.float32(fates.mask + fates.random):
+                    filled[place] = numbers[int(noise[3, row, place] * np.float32(len(numbers)))]
+        batch["input_ids"].append(filled)
+    return batch
+
+
+def odd_text(rng):
+    """Empty, one token, special tokens alone, unknown tokens, a word longer than any budget; numbers in any form."""
+    length = int(rng.choice([0, 1, 2, 7, 40]))
+    ids = rng.choice([*range(5, 30), SPECIAL.unk, SPECIAL.unk], length)
+    kind = rng.choice(["words", "special", "one word", "pairs"])
+    words = {
+        "words": rng.integers(0, 4, length).cumsum(),
+        "special": np.full(length, -1),
+        "one word": np.zeros(length, int),
+        "pairs": np.r_[np.arange(length // 2) // 2, np.arange(length - length // 2) // 3],
+    }[str(kind)]
+    words = np.where(rng.random(length) < 0.2, -1, words)
+    gaps = [None if n < 0 else int(n) for n in words]
+    holes = [math.nan if n is None else n for n in gaps]
+    forms = [words, words.tolist(), tuple(gaps), gaps, holes, np.array(gaps, object), np.array(holes, float),
+             torch.tensor(words), [*words], words.astype(np.int16)]  # fmt: skip
+    forms_of_ids = [ids, ids.tolist(), tuple(ids), torch.tensor(ids), ids.astype(np.uint8)]
+    chosen = {"words": forms[rng.integers(len(forms))], "input_ids": forms_of_ids[rng.integers(len(forms_of_ids))]}
+    return chosen, {"words": gaps, "input_ids": ids.tolist()}
+
+
+@pytest.mark.parametrize("of", ["token", "unit"])
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_odd_texts_in_any_form_are_masked_as_by_hand(of, multiple):
+    rng = np.random.default_rng(0)
+    for seed in range(60):
+        budget, fates = Budget(float(rng.choice([0.01, 0.15, 0.5, 1.0])), rng.choice([None, 3])), Fates(0.5, 0.3, of)
+        given, plain = zip(*(odd_text(rng) for _ in range(rng.integers(1, 6))), strict=True)
+        batch = WholeWordCollator(SPECIAL, 30, budget, fates, seed, multiple)(given)
+        noise = torch.rand(4, *batch["labels"].shape, generator=torch.Generator().manual_seed(seed)).numpy()
+        expected = by_hand(plain, noise, budget, fates, 30)
+        assert {name: tensor.tolist() for name, tensor in batch.items()} == expected
+        assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
