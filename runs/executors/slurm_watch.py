@@ -27,8 +27,16 @@ OUT_OF_TIME = ("TIMEOUT", "DEADLINE")
 OWN_END = ("COMPLETED", "FAILED", "OUT_OF_ME", "FINISHED")
 """Of a job that ended by its own doing; `FINISHED` and `INTERRUPTED` are words of submitit's local cluster."""
 TAKEN = ("BOOT_FAIL", "CANCELLED", "NODE_FAIL", "PREEMPTED", "REVOKED", "INTERRUPTED")
+IN_THE_QUEUE = ("PENDING", "RUNNING")
+HEADER = "JobID|State|NodeList"
+"""The first line of what `sacct` is asked for; a notice of the site may stand above it."""
 SILENCE_SECONDS = 60.0
-"""So long `sacct` may know nothing of a job before the queue itself is asked; some clusters keep no accounts."""
+"""So often the queue itself is asked for a job that `sacct` does not know, or in a state that says little; some
+clusters keep no accounts."""
+TRUST_SECONDS = 3600.0
+"""And so often where `sacct` says that it waits or runs: the end of a job may never reach the accounts."""
+ANSWER_SECONDS = 60.0
+"""So long a command of Slurm's may take; a controller or a disk that hangs would hold every slot."""
 FILE_SECONDS = 15.0
 """So long the answer of a job that is over may take to come through a shared file system."""
 REFRESH_SECONDS = 1.0
@@ -36,11 +44,26 @@ REFRESH_SECONDS = 1.0
 
 
 class _Watcher(SlurmInfoWatcher):
-    """Submitit's own takes a suspended job, or one that is being resized, for ended, and asks of it no more."""
+    """Submitit's own takes a suspended job for ended, waits for `sacct` for ever, and goes on saying what it said last
+    where it fails.
+    """
 
     def is_done(self, job_id: str, mode: str = "standard") -> bool:
         """Whether the state is one of those in which a job is over."""
         return _ends(self.get_state(job_id, mode=mode))
+
+    def update(self) -> None:
+        """Ask `sacct`; where it gives no answer, nothing is known of jobs that were not over."""
+        command = self._make_command()
+        if command is None:
+            return
+        asked = _ask(*command)
+        if asked is not None and asked.returncode == 0:
+            self._info_dict.update(self.read_info("".join(asked.stdout.partition(HEADER)[1:])))
+        else:
+            self._info_dict = {job: info for job, info in self._info_dict.items() if _ends(info.get("State", ""))}
+        self._last_status_check = time.time()
+        self._finished |= {job for job in self._registered - self._finished if self.is_done(job, mode="cache")}
 
 
 def _ends(state: str) -> bool:
@@ -65,9 +88,13 @@ class _Accounts:
         self._lock, self._refreshed = threading.Lock(), -math.inf
 
     def state(self, job: Job[Ended]) -> str:
-        """Of a job, as it was said last."""
-        with self._lock:
+        """Of a job, as it was said last; who comes while another asks does not wait for what is said now."""
+        if not self._lock.acquire(blocking=False):
+            return _WATCHER.get_state(job.job_id, mode="cache")
+        try:
             return job.state
+        finally:
+            self._lock.release()
 
     def refresh(self, job: Job[Ended]) -> None:
         """Ask before it is due."""
@@ -86,7 +113,7 @@ class WatchedJob:
     def __init__(self, job: Job[Ended]) -> None:
         self._job = job
         self._is_local = isinstance(job, submitit.LocalJob)
-        self._last_known = time.monotonic()
+        self._asked_queue = time.monotonic()
 
     @property
     def number(self) -> str:
@@ -104,10 +131,8 @@ class WatchedJob:
         if self._has_answer() or _ends(state := self._state()):
             return True
         now = time.monotonic()
-        if state != "UNKNOWN":
-            self._last_known = now
-        elif now - self._last_known > SILENCE_SECONDS:
-            self._last_known = now
+        if now - self._asked_queue > (TRUST_SECONDS if state.startswith(IN_THE_QUEUE) else SILENCE_SECONDS):
+            self._asked_queue = now
             return _has_left_the_queue(self.number)
         return False
 
@@ -118,8 +143,7 @@ class WatchedJob:
             with suppress(ProcessLookupError):
                 os.kill(int(self.number), signal.SIGTERM)
             return
-        with suppress(OSError):
-            self._job.cancel(check=False)
+        _ask("scancel", self.number)
         _ACCOUNTS.refresh(self._job)
 
     def end(self, was_cancelled: bool) -> Ended:
@@ -143,7 +167,7 @@ class WatchedJob:
             path.unlink(missing_ok=True)
 
     def _state(self) -> str:
-        return _ACCOUNTS.state(self._job)
+        return self._job.state if self._is_local else _ACCOUNTS.state(self._job)
 
     def _has_answer(self) -> bool:
         path = self._job.paths.result_pickle
@@ -153,6 +177,9 @@ class WatchedJob:
 
     def _end_without_answer(self) -> Ended:
         state = self._state()
+        if not self._is_local and not _ends(state):  # by the queue it is over, so there is news
+            _ACCOUNTS.refresh(self._job)
+            state = self._state()
         if state.startswith(OUT_OF_TIME):
             return Ended("time")
         if state.startswith("OUT_OF_ME"):
@@ -160,15 +187,25 @@ class WatchedJob:
         if state.startswith(TAKEN):
             return Ended("taken", why=f"its Slurm job ended as {state}")
         last = "".join(f": {line}" for line in (self._job.stderr() or "").strip().splitlines()[-1:])
-        return Ended("died", why=f"its Slurm job ended as {state}, without an answer{last}")
+        how = f"ended as {state}" if self._is_local or _ends(state) else f"left the queue ({state} by sacct)"
+        return Ended("died", why=f"its Slurm job {how}, without an answer{last}")
 
 
 def _has_left_the_queue(number: str) -> bool:
-    command = ["squeue", "-h", "-j", number, "-o", "%T"]
-    with suppress(OSError, subprocess.TimeoutExpired):  # asked again in a while
-        asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SILENCE_SECONDS)
-        return not asked.stdout.strip() if asked.returncode == 0 else "Invalid job id" in asked.stderr
-    return False
+    asked = _ask("squeue", "-h", "-j", number, "-o", "%T")
+    if asked is None:
+        return False
+    return not asked.stdout.strip() if asked.returncode == 0 else "Invalid job id" in asked.stderr
+
+
+def _ask(*command: str) -> subprocess.CompletedProcess[str] | None:
+    """What a command of Slurm's says; None where there is no such command, or no answer in time."""
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False, timeout=ANSWER_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
 
 
 def _last_line_of_trace(error: FailedJobError) -> str:

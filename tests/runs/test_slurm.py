@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from calls import alive, fork_away, hold_with_children, job_of, leave_the_pipe, 
 from clusters import executor_of
 
 from naslab.errors import InputError
-from naslab.runs.executors import NodeLost, WorkerDied
+from naslab.runs.executors import NodeLost, WorkerDied, slurm_watch
 from naslab.runs.executors.choose import make_executor
 from naslab.runs.executors.options import Slurm
 from naslab.runs.executors.process import _answer, pack
@@ -193,6 +194,80 @@ def test_a_cluster_without_accounts_is_asked_for_its_queue(slurm, tmp_path):
     with pytest.raises(WorkerDied, match="without an answer"):
         call.result(LONG)
     executor.shutdown()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["sacct fails from now on", "sacct hangs from now on", "sacct knows nothing of its end", "sacct has another word"],
+)
+def test_the_queue_is_asked_where_sacct_is_no_help(slurm, tmp_path, monkeypatch, fault):
+    """A job that ended meanwhile, such as one whose node died, would be waited for without end."""
+    monkeypatch.setattr("naslab.runs.executors.slurm_watch.ANSWER_SECONDS", 0.5)
+    folder = Path(os.environ["FAKE"])
+    slurm("RUNNING")
+    executor, call = submitted(tmp_path)
+    wait_until((folder / "asked").exists)
+    assert not call.done()
+    match fault:
+        case "sacct fails from now on":
+            (folder / "no-accounts").touch()
+        case "sacct hangs from now on":
+            (folder / "slowness").write_text("20")
+        case "sacct knows nothing of its end":
+            monkeypatch.setattr("naslab.runs.executors.slurm_watch.TRUST_SECONDS", 1.0)
+        case _:
+            slurm("LAUNCH_FAILED")
+    (folder / "left").touch()
+    with pytest.raises(WorkerDied, match=r"left the queue .*, without an answer"):
+        call.result(LONG)
+    executor.shutdown()
+
+
+OVER = ("BOOT_FAIL", "CANCELLED", "CANCELLED by 123", "CANCELLED+", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL",
+        "OUT_OF_MEMORY", "OUT_OF_ME+", "PREEMPTED", "REVOKED", "TIMEOUT")  # fmt: skip
+NOT_OVER = ("PENDING", "RUNNING", "REQUEUED", "RESIZING", "SUSPENDED", "COMPLETING", "CONFIGURING", "RESV_DEL_HOLD",
+            "REQUEUE_FED", "REQUEUE_HOLD", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED", "LAUNCH_FAILED",
+            "RECONFIG_FAIL", "POWER_UP_NODE", "UPDATE_DB", "UNKNOWN", "")  # fmt: skip
+
+
+def test_a_job_is_over_in_the_states_of_slurms_manual_that_are_ends():
+    assert [state for state in (*OVER, *NOT_OVER) if slurm_watch._ends(state)] == list(OVER)
+
+
+def test_sacct_is_read_as_it_writes(monkeypatch):
+    """A notice of the site, an empty line, arrays, steps, parts of a job, a line that is cut off: each by itself."""
+    lines = [
+        "Maintenance on Monday|!",
+        "",
+        slurm_watch.HEADER,
+        "7_[0-2%2]|PENDING|None assigned",
+        "7_3|RUNNING|n1",
+        "7_3.batch|FAILED|n1",
+        "8_[0-6:2]|PENDING|",
+        "",
+        "9+0|RUNNING|n2",
+        "10|CANCELLED by 123|n3",
+        "11",
+    ]
+    said = subprocess.CompletedProcess([], 0, "\n".join(lines), "")
+    monkeypatch.setattr(slurm_watch, "_ask", lambda *command: said)
+    watcher = slurm_watch._Watcher(delay_s=600)
+    numbers = ["7_0", "7_2", "7_3", "8_2", "9", "10", "11", "12"]
+    for number in numbers:
+        watcher.register_job(number)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # submitit's, of the array with a step
+        watcher.update()
+    states = {number: watcher.get_state(number, mode="cache") for number in numbers}
+    known = {"7_0": "PENDING", "7_2": "PENDING", "7_3": "RUNNING", "10": "CANCELLED by 123"}
+    assert states == {number: known.get(number, "UNKNOWN") for number in numbers}
+    said = subprocess.CompletedProcess([], 1, "", "sacct: error: slurmdbd: connection refused")
+    watcher.update()
+    states = {number: watcher.get_state(number, mode="cache") for number in numbers}
+    assert states == {number: "CANCELLED by 123" if number == "10" else "UNKNOWN" for number in numbers}
+    said = subprocess.CompletedProcess([], 0, "no header", "")
+    watcher.update()
+    assert watcher.get_state("10", mode="cache") == "CANCELLED by 123"
 
 
 def test_an_answer_that_a_network_file_system_brings_late_is_waited_for(slurm, tmp_path, monkeypatch):
