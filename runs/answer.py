@@ -7,7 +7,7 @@ over random architectures, what controls reach, what failed, and what stays open
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
@@ -86,21 +86,26 @@ def _headline(standing: Standing, found: Sequence[Finding]) -> str:
         return f"The reference breaks {broken}{instead if standing.floor_of != 'given' else ''}. {_leader(standing)}"
     if standing.objective.kind == "pareto":
         return _front(standing)
+    below = standing.reference is not None and standing.reference.verdict == "below"  # the floor was given
     first = next((finding for finding in found if finding.kind in ("cheapest", "best")), None)
-    if first is not None:
+    if first is not None and not below:
         return first.text
     others = [row for row in standing.rows if not row.reference]
     if not others:
         return "Only the reference has finished, so there is nothing to hold against it yet."
     if standing.reference is None:
         return f"The reference has no finished run. {_leader(standing)}"
-    below = standing.reference.verdict == "below"  # the floor was given
-    if standing.floor is not None and all(row.verdict == "below" for row in others):
-        floor = f"as good as the floor of {standing.floor:.2f} {standing.metric}"
-        return f"Nothing is {floor}." if below else f"Keep the reference: nothing else is {floor}."
-    if below and standing.floor is not None:
-        return f"The reference is below the floor of {standing.floor:.2f} {standing.metric}. {_leader(standing)}"
-    lacking = "nothing else is shown to be better, or as good and cheaper"
+    if standing.floor is None:
+        lacking = "Nothing else is shown to be better than the reference; without a floor none is held to be as good."
+        return f"{lacking} {_leader(standing)}"
+    floor = f"the floor of {standing.shown(standing.floor)} {standing.metric}"
+    if all(row.verdict == "below" for row in others):
+        return (
+            f"Nothing is as good as {floor}." if below else f"Keep the reference: nothing else is as good as {floor}."
+        )
+    if below:
+        return f"The reference is below {floor}. {_leader(standing)}"
+    lacking = f"nothing else is shown to be better, or as good and cheaper by {100 * LEAST_SAVING:.0f} % or more"
     if open_rows := _undecided(standing):
         return f"Keep the reference for now: {lacking}; more seeds may show it for {_names(open_rows)}."
     return f"Keep the reference: {lacking}."
@@ -111,15 +116,15 @@ def _leader(standing: Standing) -> str:
     if not ranked:
         if standing.floor is None:
             return "No configuration is ranked."
-        return f"No configuration reaches the floor of {standing.floor:.2f} {standing.metric}."
-    return f"{ranked[0].name} leads with {ranked[0].metric.mean:.2f} {standing.metric}."
+        return f"No configuration reaches the floor of {standing.shown(standing.floor)} {standing.metric}."
+    return f"{ranked[0].name} leads with {standing.shown(ranked[0].metric.mean)} {standing.metric}."
 
 
 def _front(standing: Standing) -> str:
     front = [row for row in standing.rows if row.rank == 1]
     if not front:
         return f"No configuration has a known {standing.against} yet, so there is no front."
-    listed = ", ".join(f"{row.name} ({row.metric.mean:.2f})" for row in front)
+    listed = ", ".join(f"{row.name} ({standing.shown(row.metric.mean)})" for row in front)
     only = "is" if len(front) == 1 else "are"
     return f"On the front of {standing.metric} against {standing.against} {only}, from the cheapest: {listed}."
 
@@ -131,47 +136,61 @@ def _rivals(standing: Standing) -> list[Row]:
 
 def _cheapest(standing: Standing) -> Iterator[Finding]:
     reference = standing.reference
-    if reference is None or reference.breaks or standing.floor_of != "reference" or not all(reference.hours.values()):
+    if reference is None or reference.breaks or standing.floor_of not in ("reference", "given"):
         return
     cheaper: list[tuple[Row, Interval]] = []
     for row in _rivals(standing):
-        if row.verdict == "meets" and row.threads == reference.threads and all(row.hours.values()):
-            ratio = ratio_interval(row.hours, reference.hours, standing.critical)
-            if ratio.high is not None and ratio.high < 1 and ratio.mean <= 1 - LEAST_SAVING:
-                cheaper.append((row, ratio))
+        ratio = _ratio(row, reference, standing) if row.verdict == "meets" else None
+        # Seeds that only one of both has count in the columns, which nothing that is said may contradict.
+        if ratio is not None and row.device_hours.mean < reference.device_hours.mean and _is_saving(ratio):
+            cheaper.append((row, ratio))
     if not cheaper:
         return
     row, ratio = min(cheaper, key=lambda one: one[0].device_hours.mean)
+    floor, its = "reference", "its"
+    if standing.floor_of == "given" and standing.floor is not None:
+        floor, its = f"floor of {standing.shown(standing.floor)}", "the reference's"
     yield Finding(
         "cheapest",
-        f"{row.name} is as good as the reference for {_times(ratio)} of its {standing.unit}s: its {standing.metric} of "
-        f"{row.metric.mean:.2f} is {_apart(row.difference, standing)} (margin {standing.margin:.3g}).",
+        f"{row.name} is as good as the {floor} for {_times(ratio)} of {its} {standing.unit}s: its {standing.metric} of "
+        f"{standing.shown(row.metric.mean)} is {_apart(row.difference, standing)} (margin {standing.margin:.3g}).",
         row.configuration.digest,
         ratio,
     )
 
 
+def _ratio(row: Row, reference: Row, standing: Standing) -> Interval | None:
+    """The hours of `row` over the reference's; None where they cannot be compared."""
+    if row.threads != reference.threads or not all((*row.hours.values(), *reference.hours.values())):
+        return None
+    return ratio_interval(row.hours, reference.hours, standing.critical)
+
+
+def _is_saving(ratio: Interval) -> bool:
+    return ratio.high is not None and ratio.high < 1 and ratio.mean <= 1 - LEAST_SAVING
+
+
 def _best(standing: Standing) -> Iterator[Finding]:
-    reference = standing.reference
+    reference, sign = standing.reference, standing.objective.sign
     if reference is None:
         return
     better: list[tuple[Row, Interval]] = []
-    for row in _rivals(standing):
+    allowed = [row for row in _rivals(standing) if row.verdict != "below"]
+    for row in allowed:
         sure = _over(row, reference, standing, standing.better_critical)
-        if sure.low is not None and sure.low > 0:
+        # By its column, too, in which seeds count that only one of both has.
+        if sure.low is not None and sure.low > 0 and sign * (row.metric.mean - reference.metric.mean) > 0:
             better.append((row, _over(row, reference, standing, standing.critical)))
     if not better:
         return
-    row, gain = max(better, key=lambda one: standing.objective.sign * one[0].metric.mean)
-    cost = ""
-    if row.threads == reference.threads and all(row.hours.values()) and all(reference.hours.values()):
-        ratio = ratio_interval(row.hours, reference.hours, standing.critical)
-        cost = f", for {_times(ratio)} times its {standing.unit}s"
-    ahead = [r for r in _rivals(standing) if standing.objective.sign * (r.metric.mean - row.metric.mean) > 0]
+    row, gain = max(better, key=lambda one: sign * one[0].metric.mean)
+    ratio = _ratio(row, reference, standing)
+    cost = f", for {_times(ratio)} times its {standing.unit}s" if ratio is not None else ""
+    ahead = [r for r in allowed if sign * (r.metric.mean - row.metric.mean) > 0]
     but = f" {_names(ahead)} had a better mean, not shown to be better than the reference." if ahead else ""
     yield Finding(
         "best",
-        f"{row.name} is better than the reference: its {standing.metric} of {row.metric.mean:.2f} is "
+        f"{row.name} is better than the reference: its {standing.metric} of {standing.shown(row.metric.mean)} is "
         f"{_apart(gain, standing)}{cost}.{but}",
         row.configuration.digest,
         gain,
@@ -213,13 +232,14 @@ def _searches(standing: Standing) -> Iterator[Finding]:
             )
             continue
         gain = difference_interval(list(row.metrics.values()), standing.random.values).scaled(sign)
-        yield Finding("search", f"{arm.arm}: {_gained(gain)}; {cost}.", row.configuration.digest, gain)
+        yield Finding("search", f"{arm.arm}: {_gained(gain, standing)}; {cost}.", row.configuration.digest, gain)
 
 
-def _gained(gain: Interval) -> str:
+def _gained(gain: Interval, standing: Standing) -> str:
+    mean = standing.shown(gain.mean, "+")
     if gain.low is None or gain.high is None:
-        return f"{gain.mean:+.2f} against random architectures, of which one run each tells nothing"
-    figures = f"{gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]"
+        return f"{mean} against random architectures, of which one run each tells nothing"
+    figures = f"{mean} [{standing.shown(gain.low, '+')}, {standing.shown(gain.high, '+')}]"
     if gain.low > 0:
         return f"the search gained {figures} over random architectures"
     if gain.high < 0:
@@ -242,7 +262,7 @@ def _controls(standing: Standing) -> Iterator[Finding]:
         yield Finding(
             "control",
             f"No configuration is shown to be above the control {control.name.replace('_', ' ')}{how} with "
-            f"{control.metric.mean:.2f}: the best, {best.name}, has {best.metric.mean:.2f}.",
+            f"{standing.shown(control.metric.mean)}: the best, {best.name}, has {standing.shown(best.metric.mean)}.",
             best.configuration.digest,
             over,
         )
@@ -272,17 +292,14 @@ def _open(standing: Standing) -> Iterator[Finding]:
 
 
 def resolution(standing: Standing, rows: Sequence[Row]) -> str:
-    """What difference to the reference these rows can tell, and how many more seeds would tell the margin.
+    """What difference to the floor these rows can tell, and how many more seeds would tell the margin.
 
     In a race of seeds they have more than others: the row with the fewest pairs of seeds speaks for all.
     """
-    reference = standing.reference
-    if reference is None:
-        return ""
     known = [
-        (spread, _seeds_beside(row, reference))
+        (spread, _seeds_beside(row.metrics, floor))
         for row in rows
-        if (spread := spread_of_difference(row.metrics, reference.metrics))
+        if (floor := _floor_beside(row, standing)) and (spread := spread_of_difference(row.metrics, floor))
     ]
     if not known:
         return ""
@@ -296,10 +313,21 @@ def resolution(standing: Standing, rows: Sequence[Row]) -> str:
     return f"{text}."
 
 
-def _seeds_beside(row: Row, reference: Row) -> int:
+def _floor_beside(row: Row, standing: Standing) -> Mapping[int, float]:
+    """What `row` is held against: by seed, or by numbers that are no seeds where it is several runs of a baseline."""
+    if standing.floor is None or standing.floor_of == "reference":
+        return standing.reference.metrics if standing.reference else {}
+    baselines = [*standing.controls, *([standing.random] if standing.random else [])]
+    values = next((one.values for one in baselines if one.name == standing.floor_of), ())
+    if len(values) > 1:
+        return dict(zip(range(-len(values), 0), values, strict=True))
+    return dict.fromkeys(row.metrics, standing.floor)
+
+
+def _seeds_beside(values: Mapping[int, float], floor: Mapping[int, float]) -> int:
     """Pairs of seeds of both; where they share none, of the one that has fewer."""
-    shared = len(row.metrics.keys() & reference.metrics.keys())
-    return shared if shared > 1 else min(len(row.metrics), len(reference.metrics))
+    shared = len(values.keys() & floor.keys())
+    return shared if shared > 1 else min(len(values), len(floor))
 
 
 def _undecided(standing: Standing) -> list[Row]:
@@ -316,10 +344,10 @@ def _apart(difference: Interval | None, standing: Standing) -> str:
     if difference is None:
         return "not compared"
     raw = difference.scaled(standing.objective.sign)
-    word = "higher" if raw.mean >= 0 else "lower"
+    said = f"{standing.shown(abs(raw.mean))} {'higher' if raw.mean >= 0 else 'lower'}"
     if raw.low is None or raw.high is None:
-        return f"{abs(raw.mean):.2f} {word}"
-    return f"{abs(raw.mean):.2f} {word} [{raw.low:+.2f}, {raw.high:+.2f}]"
+        return said
+    return f"{said} [{standing.shown(raw.low, '+')}, {standing.shown(raw.high, '+')}]"
 
 
 def _times(ratio: Interval) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,6 +61,16 @@ class Standing:
         if self.cost_unit == "gpu_hours":
             return "GPU hour"
         return "core hour" if self.clock == "core" else "CPU hour"
+
+    def shown(self, value: float, sign: str = "") -> str:
+        """A value of the metric, or a difference, with as many decimals as its margin has, two at least.
+
+        Args:
+            sign: "+" writes the sign of what is positive, too.
+        """
+        scale = self.margin or 0.01 * max((abs(row.metric.mean) for row in self.rows), default=0.0)
+        decimals = 2 if not 0 < scale < 0.1 else min(1 - math.floor(math.log10(scale)), 15)
+        return f"{value:{sign}.{decimals}f}"
 
     @property
     def reference(self) -> Row | None:

@@ -167,7 +167,7 @@ def plus_minus(value: Interval | None, digits: int) -> str:
 def footnote(ranking: Ranking) -> str:
     """Floor and margin, what the intervals are, controls, and what was not trained."""
     beside = [*ranking.controls, *([ranking.random] if ranking.random else [])]
-    controls = "; ".join(f"{one.name} {one.metric.mean:.2f}" for one in beside) or "none"
+    controls = "; ".join(f"{one.name} {ranking.shown(one.metric.mean)}" for one in beside) or "none"
     gain = "" if ranking.gain_over == "reference" else f" Gain over the control {ranking.gain_over}."
     refused = "".join(f"\nNot trained: {one.name}: {'; '.join(map(str, one.breaks))}" for one in ranking.refused)
     predicted = "".join(f"\n{line}" for line in predicted_lines(ranking))
@@ -197,6 +197,6 @@ def floor_in_words(ranking: Ranking) -> str:
         return "No floor."
     whose = "" if ranking.floor_of in ("reference", "given") else f" (of {ranking.floor_of})"
     return (
-        f"floor {ranking.floor:.2f} {ranking.metric}{whose}, margin {ranking.margin:.3g}: a row meets it where the "
-        "interval of its difference lies above minus the margin, and has no rank where it lies below."
+        f"floor {ranking.shown(ranking.floor)} {ranking.metric}{whose}, margin {ranking.margin:.3g}: a row meets it "
+        "where the interval of its difference lies above minus the margin, and has no rank where it lies below."
     )
