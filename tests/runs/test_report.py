@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,7 +14,7 @@ from naslab.errors import InputError
 from naslab.nas.statistics import Interval
 from naslab.runs.output import significant_digits
 from naslab.runs.ranking import rank
-from naslab.runs.report import Report, build_report
+from naslab.runs.report import Report, build_report, proposals
 from naslab.runs.report.findings import parameter_free_share
 from naslab.runs.report.markup import interval
 
@@ -202,6 +203,53 @@ def test_the_plots_of_proposals_are_optunas():
     for name in ("history", "importance", "slices", "coordinates"):
         assert f'aria-label="{name} of tpe"' in made.page
     assert not next(s for s in made.sections if s.id == "proposals").empty
+
+
+def proposed(scores, different=True, **more):
+    """The section of proposals with these scores, of different heads or of one."""
+    study = make_study(**more)
+    pairs = (head(a, b) for a in OPERATIONS for b in OPERATIONS)
+    heads = [one for one in pairs if study.search_space.configuration(one) == one][: None if different else 1]
+    tried = [
+        trial(100 + i, "proposal", 0.0, arm="tpe", configuration=heads[i % len(heads)], rungs=(score,))
+        for i, score in enumerate(scores)
+    ]
+    report = build_report(study, [t for t in make_trials() if t.job.role != "proposal"] + tried)
+    return next(section for section in report.sections if section.id == "proposals")
+
+
+@pytest.mark.parametrize(
+    ("scores", "different", "plots", "said"),
+    [
+        ([70.0], True, [], "Of tpe 1 proposal has a score. Plots begin with 4."),
+        ([70.0, 71.0, 72.0], True, [], "Of tpe 3 proposals have a score. Plots begin with 4."),
+        ([70.0] * 12, True, ["history"], "No importances: all proposals have the same score."),
+        ([70.0, 71.0, 72.0, 73.0], False, ["history"], "differs from all of them in no parameter"),
+        ([70.0 + i for i in range(12)], True, ["history", "importance", "slices", "coordinates"], "Here are 12."),
+        ([70.0 + i for i in range(50)], True, ["history", "importance", "slices", "coordinates"], ""),
+    ],
+)
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_where_importances_cannot_be_told_the_reason_is_said(scores, different, plots, said, direction):
+    """Optuna's own would be equal shares there, as if all parameters mattered alike."""
+    section = proposed(scores, different, objective={"direction": direction}, ranking={"by": "gain"})
+    assert re.findall(r'aria-label="(\w+) of tpe"', section.body) == plots
+    assert section.empty is (not plots)
+    assert said in section.body
+    doubt = re.search('class="note">(No importances|Importances hold)', section.body)
+    assert bool(doubt) is (bool(plots) and len(scores) < 50)
+
+
+def test_what_optuna_cannot_draw_is_a_line_and_the_report_is_made(monkeypatch):
+    def broken(*_, **__):
+        raise TypeError("of another version")
+
+    monkeypatch.setattr(proposals.visualization, "plot_slice", broken)
+    body = proposed([70.0 + i for i in range(12)]).body
+    assert "No plot of slices: TypeError: of another version" in body
+    assert 'aria-label="coordinates of tpe"' in body
+    monkeypatch.setattr(proposals.optuna.importance, "get_param_importances", broken)
+    assert "No importances: TypeError: of another version" in proposed([70.0 + i for i in range(12)]).body
 
 
 def test_document_meets_its_schema(report, tmp_path):
