@@ -8,9 +8,10 @@ its samples, and a number format's ceiling is its best matrix size.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -165,23 +166,31 @@ def tf32(allowed: bool, device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    matmul, older = torch.backends.cuda.matmul, _older_setting()
+    matmul = torch.backends.cuda.matmul
     newer = (matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
-    before = [part.fp32_precision for part in newer]
+    before = _own(newer)
+    for part in newer:
+        part.fp32_precision = "ieee"  # with which no older setting disagrees: torch refuses to read one that does
+    older = torch.get_float32_matmul_precision()
     matmul.allow_tf32 = allowed  # sets the newer flag, too; by the newer alone, whoever reads the older gets an error
     try:
         yield
     finally:
         # The older setting is that of products on a CPU as well, which it would leave in TF32.
-        if older is not None:
-            torch.set_float32_matmul_precision(older)
+        torch.set_float32_matmul_precision(older)
         for part, precision in zip(newer, before, strict=True):
             part.fp32_precision = precision
 
 
-def _older_setting() -> str | None:
-    """What the older of torch's two settings says; None where it refuses to speak, as the newer says otherwise."""
-    try:
-        return torch.get_float32_matmul_precision()
-    except RuntimeError:
-        return None
+def _own(parts: Sequence[Any]) -> list[str]:
+    """What each says for itself: "none" where it follows a wider setting, which is what torch would say for it."""
+    # That of mkldnn is left out: torch takes what is set there for the widest of all.
+    wider: Sequence[Any] = (torch.backends, torch.backends.cudnn)
+    kept = []
+    for setting in wider:
+        kept.append(setting.fp32_precision)
+        setting.fp32_precision = "none"
+    own = [part.fp32_precision for part in parts]
+    for setting, precision in zip(wider, kept, strict=True):
+        setting.fp32_precision = precision
+    return own

@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+from functools import partial
 
 import numpy as np
 import pytest
@@ -136,6 +137,61 @@ def test_torchs_settings_for_tf32_come_back_after_an_error_too(precision, on_cpu
             assert (gpu.fp32_precision, cpu.fp32_precision) == found
     finally:
         gpu.fp32_precision, cpu.fp32_precision = before
+
+
+WIDER = (torch.backends, torch.backends.cudnn)
+PARTS = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+SET = {
+    "nothing": lambda: None,
+    **{f"older {value}": partial(torch.set_float32_matmul_precision, value) for value in ("highest", "high", "medium")},
+    **{
+        f"{number} {value}": partial(setattr, part, "fp32_precision", value)
+        for number, part in enumerate((*WIDER, *PARTS))
+        for value in ("ieee", "tf32", "none")
+    },
+    "of the CPU bf16": partial(setattr, PARTS[1], "fp32_precision", "bf16"),
+}
+
+
+@pytest.fixture
+def settings_as_they_were():
+    parts = (*WIDER, *PARTS)
+    before = [part.fp32_precision for part in parts]
+    yield
+    torch.set_float32_matmul_precision("highest")
+    for part, precision in zip(parts, before, strict=True):
+        part.fp32_precision = precision
+
+
+def said(ask):
+    try:
+        return ask()
+    except RuntimeError:
+        return "refused: the older and the newer settings disagree"
+
+
+def all_that_torch_says():
+    """By the older and the newer ways to ask, now and after the widest setting was changed."""
+    asked = [torch.get_float32_matmul_precision, lambda: torch.backends.cuda.matmul.allow_tf32]
+    asked += [partial(getattr, part, "fp32_precision") for part in (*WIDER, *PARTS)]
+    found, widest = [said(ask) for ask in asked], torch.backends.fp32_precision
+    for value in ("ieee", "tf32"):
+        torch.backends.fp32_precision = value
+        found += [said(ask) for ask in asked]
+    torch.backends.fp32_precision = widest
+    return found
+
+
+@pytest.mark.parametrize("first", SET)
+def test_whatever_was_set_in_torch_and_how_is_as_before(first, settings_as_they_were):
+    for second in SET.values():
+        SET[first]()
+        second()
+        found = all_that_torch_says()
+        with tf32(True, torch.device("cuda")), tf32(False, torch.device("cuda")):
+            assert not torch.backends.cuda.matmul.allow_tf32
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert all_that_torch_says() == found
 
 
 def fail_inside(allowed):
