@@ -146,9 +146,11 @@ def _together(study: optuna.Study, important: list[str]) -> list[str]:
 
 
 def _calm(figure: go.Figure) -> go.Figure:
-    """Optuna's figure in the page's style, as wide as the page: Optuna's own width of many slices is above it."""
+    """Optuna's figure in the page's style, as wide as the page (Optuna's many slices are wider), no label cut off."""
     margin = {"l": 60, "r": 20, "t": 56, "b": 50}
     figure.update_layout(template=go.layout.Template(), height=380, width=None, margin=margin, showlegend=False)
+    figure.update_xaxes(automargin=True)
+    figure.update_yaxes(automargin=True)
     for index, trace in enumerate(figure.data if len(figure.data) <= 2 else ()):
         if "marker" in trace:
             trace.update(marker={"color": figures.colour(index)})

@@ -202,7 +202,11 @@ def test_the_plots_of_proposals_are_optunas():
     made = build_report(make_study(), many(3))
     for name in ("history", "importance", "slices", "coordinates"):
         assert f'aria-label="{name} of tpe"' in made.page
-    assert not next(s for s in made.sections if s.id == "proposals").empty
+    section = next(s for s in made.sections if s.id == "proposals")
+    assert not section.empty
+    for layout in (json.loads(text)["layout"] for text in Page(section.body).scripts["figure"]):
+        assert "width" not in layout, "as wide as the page"
+        assert all(axis["automargin"] for name, axis in layout.items() if re.match("[xy]axis", name)), "labels fit"
 
 
 def proposed(scores, different=True, **more):
