@@ -185,6 +185,7 @@ class Chaos:
             "train_seconds_charged": charged,
             "train_seconds_witnessed": witnessed,
             "difference_share": (charged - witnessed) / slot_seconds,
+            "difference_share_of_training": (charged - witnessed) / charged if charged else 0.0,
             "least_unaccounted_seconds": min(document["unaccounted"] for document in documents),
         }
 

@@ -51,15 +51,17 @@ class Waiting(Task):
         state = checkpoint / "state.json"
         done = json.loads(state.read_text())["epoch"] if state.exists() else 0
         with Path(self.options.witness, uuid.uuid4().hex).open("w", buffering=1) as witness:
+            witness.write(f"{time.time()}\n")
             for epoch in range(done, self.max_epochs):
                 end = time.monotonic() + self.options.epoch_seconds
                 while time.monotonic() < end:
-                    witness.write(f"{time.time()}\n")
                     time.sleep(0.02)
+                    witness.write(f"{time.time()}\n")
                 checkpoint.mkdir(parents=True, exist_ok=True)
                 partial = checkpoint / "partial"
                 partial.write_text(json.dumps({"epoch": epoch + 1}))
                 os.replace(partial, state)
+                witness.write(f"{time.time()}\n")
                 yield Rung(epoch + 1, {})
 
     def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
