@@ -38,6 +38,7 @@ def main() -> None:
     summary = {
         "loops": arguments.loops,
         "load_before": load,
+        "order_equal": [row["digest"] for row in quiet["rows"]] == [row["digest"] for row in loaded["rows"]],
         "ranks_equal": all(row["rank"][0] == row["rank"][1] for row in rows),
         "verdicts_equal": all(row["verdict"][0] == row["verdict"][1] for row in rows),
         "metrics_equal": all(row["metric"][0] == row["metric"][1] for row in rows),
@@ -81,6 +82,7 @@ def busy(loops: int) -> Iterator[None]:
 
 
 def spin() -> None:
+    os.setsid()  # as another user's work: Linux shares cores among sessions before it does among processes
     while True:
         pass
 

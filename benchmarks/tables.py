@@ -17,6 +17,7 @@ import lmbff_replay
 import mae_effects
 import pmlm_effects
 import smaug_effects
+import step_profiles
 import study_result
 import training_tables
 import verdicts
@@ -30,6 +31,10 @@ RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
 EARNED = 1.15
 """Times as fast as torch.compile, by the interval's lower end: a path that is so at no size is code without a use."""
 FRAMEWORKS = ("simclr", "simsiam", "mocov2", "byol")
+FEW = ("linear_top1", "few_linear_top1", "few_finetune_top1")
+"""With all labels and with few: the probe's, and of an encoder that was trained with them."""
+STEPS = ("nas", "second_order", "supernet_weight_step")
+"""Of a search; each over a plain step."""
 
 
 WHOLE_WORDS = ("linear_top1", "finetune_top1", "tag_top1", "word_recovery")
@@ -56,12 +61,12 @@ def heads() -> str:
 def step_cost() -> str:
     """NAS step over plain step."""
     lines = [
-        "| framework | backbone | batch | NAS step over plain step | supernet's weight step over plain step |",
-        "| --- | --- | --- | --- | --- |",
+        "| framework | backbone | batch | policy | NAS step over plain | in second order | supernet's weight step |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in read_result("nas_step_cost", {"rows": []})["rows"]:
-        whole, weights = (ratio_text(row[name]) for name in ("nas_over_plain", "supernet_weight_step_over_plain"))
-        lines.append(f"| {row['framework']} | {row['backbone']} | {row['batch_size']} | {whole} | {weights} |")
+        ratios = " | ".join(ratio_text(row[f"{name}_over_plain"]) for name in STEPS)
+        lines.append(f"| {row['framework']} | {row['backbone']} | {row['batch_size']} | {row['policy']} | {ratios} |")
     return "\n".join(lines) if len(lines) > 2 else "Cost of a NAS step: not measured."
 
 
@@ -284,7 +289,7 @@ def mutation() -> str:
 PAGES = (
     (DOCS / "effects.md", "verdicts", verdicts.table),
     (DOCS / "effects.md", "mae", mae_effects.table),
-    (DOCS / "effects.md", "mae-masking", partial(study_result.table, "mae_masking", ("linear_top1", "knn_top1"))),
+    (DOCS / "effects.md", "mae-masking", partial(study_result.table, "mae_masking", FEW)),
     (DOCS / "effects.md", "difficulty", video_difficulty.table),
     (DOCS / "effects.md", "smaug", smaug_effects.table),
     (DOCS / "effects.md", "altup", altup_effects.table),
@@ -306,6 +311,7 @@ PAGES = (
     (DOCS / "efficiency.md", "counters", counters),
     (DOCS / "training.md", "speed", training_tables.speeds),
     (DOCS / "training.md", "precision", training_tables.precision),
+    (DOCS / "training.md", "profiles", step_profiles.tables),
     (ROOT / "CONTRIBUTING.md", "mutation", mutation),
 )
 """Page, name of its generated block, and what makes the block."""
