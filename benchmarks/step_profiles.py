@@ -104,16 +104,15 @@ def repeated(step: Callable[[], None], device: torch.device, seconds: float) -> 
 
 
 def tables() -> str:
-    """The profiles on a CPU, and on a GPU where they were taken."""
-    names = ("gpu/step_profiles", "step_profiles_cpu")
-    return "\n\n".join(table(name) for name in names if read_result(name) or "cpu" in name)
+    """The profiles on a GPU and on a CPU."""
+    return "\n\n".join(table(*source) for source in (("GPU", "gpu/step_profiles"), ("CPU", "step_profiles_cpu")))
 
 
-def table(name: str) -> str:
+def table(place: str, name: str) -> str:
     """A row for each task and number format: its step, the roofline's share of it, and its largest operations."""
     found = read_result(name)
     if found is None:
-        return "Step profiles: not measured."
+        return f"{place}: not measured."
     facts = found["provenance"]
     heads = (
         "step",

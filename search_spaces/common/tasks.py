@@ -129,10 +129,9 @@ class SampleTask(EpochTask):
     def whole_batches(self, number: int, *key: int | str, first: int = 0) -> Iterator[Batch]:
         """Each whole batch of `number` training samples, from number `first` on; `key` decides order and views."""
         generator = torch.Generator(self.device).manual_seed(derive_seed(*key))
-        size, images = self.options.batch_size, self.train_images
+        size = self.options.batch_size
         order = first + torch.randperm(number, generator=generator, device=self.device)[: number // size * size]
-        fetched = images.each(images.whole, order, size, self.device)
-        for indices, samples in zip(order.split(size), fetched, strict=True):
+        for indices, samples in self.train_images.batches(order, size, self.device):
             yield Batch(indices, samples.to(self.device), generator)
 
     def view(self, batch: Batch) -> Tensor:

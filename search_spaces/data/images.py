@@ -51,6 +51,10 @@ class ImageSet(ABC):
         """The chosen images as a random crop wants them: as large as they are."""
         return self.fetch(indices)
 
+    def batches(self, order: Tensor, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor | WholeImages]]:
+        """`size` indices in `order` after the other, with their images as `whole` gives them; see `each`."""
+        return zip(order.split(size), self.each(self.whole, order, size, device), strict=True)
+
     def each(self, function: Callable[[Tensor], T], order: Tensor, size: int, device: torch.device) -> Iterator[T]:
         """`function`, such as `whole`, of `size` indices in `order` after the other.
 

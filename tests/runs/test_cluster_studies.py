@@ -50,7 +50,10 @@ def start(path, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_study_is_interrupted_goes_on_and_prunes(kind, toy_file, tmp_path):
-    """Its driver is stopped after the first end; a worker dies in the reference, once; a proposal is judged."""
+    """A worker dies, once; the driver is stopped when a trial ends after that; a proposal is judged.
+
+    Not before: the end of a worker that dies while its driver is stopped is the driver's.
+    """
     marker = tmp_path / "died"
     pruned = {"name": "arm", "engine": "optuna", "sampler": "random", "trials": 2, "pruner": "percentile", "keep": 1}
     path = toy_file(
@@ -61,16 +64,23 @@ def test_a_study_is_interrupted_goes_on_and_prunes(kind, toy_file, tmp_path):
         finalists=1,
     )
 
+    died = []
+
     def stop(job, state):
-        signal.raise_signal(signal.SIGINT)
+        if state == "interrupted":
+            died.append(job.role)
+        elif died and state == "complete":
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         run_study(start(path, kind), 2, Watching(stop))
+    assert died
     before = {t.job.key for t in Ledger.open("runs.db", "toy").trials() if t.state == "complete"}
     ledger = start(path, kind)
     run_study(ledger, 2, Watching())
     trials = ledger.trials()
     complete = Counter(t.job.key for t in trials if t.state == "complete")
+    assert before
     assert before <= complete.keys()
     assert set(complete.values()) == {1}
     causes = Counter(t.cause for t in trials if t.state == "interrupted")

@@ -91,5 +91,5 @@ def _batches(
     size = min(options.batch_size, len(images))
     while True:
         order = torch.randperm(len(images), generator=generator, device=generator.device)
-        parts = order[: len(images) // size * size].split(size)[::-1]
-        yield from zip(parts, images.each(images.whole, torch.cat(parts), size, generator.device), strict=True)
+        last_first = order[: len(images) // size * size].view(-1, size).flip(0).flatten()
+        yield from images.batches(last_first, size, generator.device)
