@@ -122,8 +122,15 @@ def _contended(trials: Sequence[Trial]) -> Iterable[str]:
         yield (
             f"{len(waiting)} of {len(trials)} runs waited for their cores (wall time above core time per thread by a "
             f"fifth): trial{'s' if len(waiting) > 1 else ''} {', '.join(map(str, waiting[:8]))}"
-            f"{', ...' if len(waiting) > 8 else ''}. Wall hours say little."
+            f"{', ...' if len(waiting) > 8 else ''}. {_what_waiting_spoils(trials)}"
         )
+
+
+def _what_waiting_spoils(trials: Sequence[Trial]) -> str:
+    """Threads of one run wait for one another, some of them turning on the spot, which the CPU clock counts."""
+    if any(t.contended and (t.threads or 1) > 1 for t in trials):
+        return "Wall hours say little, nor do core hours where a run has several threads: use a slot for each core."
+    return "Wall hours say little."
 
 
 def _disagreement(rows: Sequence[Row]) -> Iterable[str]:

@@ -22,6 +22,7 @@ from typing import Any, cast
 from naslab.errors import NaslabError
 from naslab.runs.executors.base import WorkerDied
 from naslab.runs.executors.guard import Guard, end_group
+from naslab.runs.threads import let_threads_sleep
 
 _DONE, _RAISED, _USELESS = b"+", b"-", b"!"
 """How an answer begins; after the last the process is of no more use."""
@@ -40,6 +41,7 @@ IMPORTED = ("naslab.runs.worker", "torch._dynamo")
 
 def prepare_copies() -> None:
     """Let what workers are copies of begin its imports, unless it is there: they take seconds, and others go on."""
+    let_threads_sleep()  # read when PyTorch is imported
     if sys.platform == "linux":
         _CONTEXT.set_forkserver_preload(list(IMPORTED))
         resource_tracker.ensure_running()  # beforehand, as it would let Ctrl-C in again

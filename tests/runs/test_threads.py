@@ -1,11 +1,13 @@
 """Threads come from what the process was given."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 from naslab.runs import threads
-from naslab.runs.threads import threads_per_slot, usable_cores
+from naslab.runs.threads import let_threads_sleep, threads_per_slot, usable_cores
 
 
 def control_group(root, line, files):
@@ -50,3 +52,30 @@ def test_slots_share_the_cores_unless_the_user_says_how_many_threads(monkeypatch
     for text, number in (("1", 1), ("4,2", 4), ("none", 6)):
         monkeypatch.setenv("OMP_NUM_THREADS", text)
         assert threads_per_slot(1) == number
+
+
+@pytest.mark.parametrize(
+    ("chosen", "turns"), [({}, "1000"), ({"OMP_WAIT_POLICY": "active"}, None), ({"GOMP_SPINCOUNT": "7"}, "7")]
+)
+def test_threads_that_wait_sleep_unless_the_user_has_chosen(monkeypatch, chosen, turns):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # so that the end of the test takes away what the function sets
+        monkeypatch.delenv(name)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    let_threads_sleep()
+    assert os.environ.get("GOMP_SPINCOUNT") == turns
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: what workers are copies of is a process there")
+def test_workers_are_copies_of_a_process_whose_threads_sleep():
+    """The library reads the variable when PyTorch is imported, so the process has to be started with it."""
+    program = (
+        "from multiprocessing import forkserver\n"
+        "from naslab.runs.executors.process import prepare_copies\n"
+        "prepare_copies()\n"
+        "print(open(f'/proc/{forkserver._forkserver._forkserver_pid}/environ').read())"
+    )
+    without = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run([sys.executable, "-c", program], env=without, stdout=subprocess.PIPE, text=True, check=True)
+    assert "GOMP_SPINCOUNT=1000" in done.stdout.split("\0")
