@@ -1,8 +1,9 @@
 """The same study twice, the second time with busy loops beside it: ranks and verdicts should be equal, hours close.
 
-Usage: python benchmarks/busy_neighbour.py [STUDY.yaml] [--loops N]
+Usage: python benchmarks/busy_neighbour.py [STUDY.yaml] [--loops 1]
 
-To be run on a machine that is quiet otherwise. Core hours are compared row by row, by the mean over seeds.
+To be run on a machine that is quiet otherwise. The study has a slot for each core, as in `make quickstart`: several
+threads of one trial would wait for one another. Core hours are compared row by row, by the mean over seeds.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Any
 
 from results_file import write_result
 
+from naslab.runs.threads import usable_cores
+
 CLOSE = 0.05
 """Share by which hours may differ."""
 
@@ -28,7 +31,7 @@ CLOSE = 0.05
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", nargs="?", default="quickstart")
-    parser.add_argument("--loops", type=int, default=os.cpu_count() or 1, help="busy processes beside the second run")
+    parser.add_argument("--loops", type=int, default=1, help="busy processes beside the second run")
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
     quiet = ranked(arguments.study)
@@ -58,7 +61,7 @@ def ranked(study: str) -> dict[str, Any]:
     """The ranking of a study that is run from nothing."""
     with tempfile.TemporaryDirectory() as folder:
         storage = ("--storage", str(Path(folder) / "naslab.db"))
-        done = naslab("run", study, *storage, "--json")
+        done = naslab("run", study, *storage, "--slots", str(usable_cores()), "--json")
         found: dict[str, Any] = json.loads(naslab("rank", json.loads(done)["study"], *storage, "--json"))
     return found
 

@@ -310,7 +310,7 @@ PAGES = (
     (DOCS / "efficiency.md", "published", published),
     (DOCS / "efficiency.md", "counters", counters),
     (DOCS / "training.md", "speed", training_tables.speeds),
-    (DOCS / "training.md", "precision", training_tables.precision),
+    (DOCS / "training.md", "precision", training_tables.precisions),
     (DOCS / "training.md", "profiles", step_profiles.tables),
     (ROOT / "CONTRIBUTING.md", "mutation", mutation),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from results_file import read_result
@@ -10,8 +11,8 @@ POLICIES = ("tf32", "bfloat16", "channels_last", "bfloat16 channels_last")
 
 
 def speeds() -> str:
-    """Speed on a GPU and on a CPU."""
-    return "\n\n".join(speed(name) for name in ("gpu/training_speed", "training_speed_cpu"))
+    """Speed on a GPU and on a CPU, and that of the loop before there was a policy."""
+    return "\n\n".join((*(speed(name) for name in ("gpu/training_speed", "training_speed_cpu")), since()))
 
 
 def speed(name: str) -> str:
@@ -37,7 +38,28 @@ def speed(name: str) -> str:
     return "\n".join(lines)
 
 
-def precision(name: str = "gpu/precision_scores") -> str:
+def since() -> str:
+    """How many times as fast as an earlier commit's a whole SimCLR training is."""
+    found = read_result("loop_since")
+    if found is None:
+        return "The loop since: not measured."
+    lines = [
+        f"Whole SimCLR trainings on {_machine(found)}, in turns with those of commit {found['commit']}, the last "
+        "before the policy; its time over today's, 95 % interval.",
+        "",
+        *_head(("preset", *next(iter(found["cases"].values()))["faster"])),
+    ]
+    for preset, case in found["cases"].items():
+        lines.append(_row((preset, *(_times(row) for row in case["faster"].values()))))
+    return "\n".join(lines)
+
+
+def precisions() -> str:
+    """Scores in both number formats on a GPU and on a CPU."""
+    return "\n\n".join(precision(name) for name in ("gpu/precision_scores", "precision_scores_cpu_quick"))
+
+
+def precision(name: str) -> str:
     """The difference that bfloat16 makes to each task's score, paired by seed."""
     found = read_result(name)
     if found is None:
@@ -61,7 +83,11 @@ def _machine(found: dict[str, Any]) -> str:
 
 
 def _ratio(timed: dict[str, Any]) -> str:
-    middle, low, high = timed["speed_up"]
+    return _times(timed["speed_up"])
+
+
+def _times(row: Sequence[float]) -> str:
+    middle, low, high = row
     return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
 
 

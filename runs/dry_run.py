@@ -105,3 +105,19 @@ def seed_words(advice: dict[str, Any]) -> str:
     if advice["most"] > advice["first"]:
         text += f", the {advice['most']} that a race may use {advice['most_tells']:.1f}"
     return f"{text}, with power 0.9"
+
+
+def slot_words(study: Study, slots: int) -> str | None:
+    """That trials on a CPU with several threads each had better be as many trials; None where there is nothing to say.
+
+    Threads of one trial wait for one another at each operation, and the longer the more else the machine does.
+    """
+    threads = threads_per_slot(slots)
+    if not isinstance(study.executor, Local) or resolve_kind(study.device).type != "cpu" or threads == 1:
+        return None
+    wanted = slots * threads
+    trials = "trial" if slots == 1 else "trials"
+    return (
+        f"slots: {slots} {trials} at once, {threads} threads each; --slots {wanted} runs {wanted} at once, one thread "
+        "each, which usually takes less time in all"
+    )

@@ -121,7 +121,7 @@ def logs(
 
 
 def _show_plan(study: Study, storage: str | None, slots: int, as_json: bool) -> None:
-    from naslab.runs.dry_run import breaks, here_or_not, seed_advice, seed_words, taken_over
+    from naslab.runs.dry_run import breaks, here_or_not, seed_advice, seed_words, slot_words, taken_over
     from naslab.runs.plan import expected_jobs
     from naslab.runs.predicted_hours import expected_hours
     from naslab.runs.storage_url import shown, storage_url
@@ -156,7 +156,9 @@ def _show_plan(study: Study, storage: str | None, slots: int, as_json: bool) -> 
     out.print(table)
     if unknown is not None:
         out.print(unknown, highlight=False, markup=False, soft_wrap=True)
-    out.print(seed_words(document["seeds"]), highlight=False, markup=False, soft_wrap=True)
+    for words in (seed_words(document["seeds"]), slot_words(study, slots)):
+        if words is not None:
+            out.print(words, highlight=False, markup=False, soft_wrap=True)
     for name, found in document["predicted_hours"].items():
         for line in _hours_lines(name, found):
             out.print(line, highlight=False, markup=False, soft_wrap=True)

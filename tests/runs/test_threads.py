@@ -5,8 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from synthetic_study import make_study
 
 from naslab.runs import threads
+from naslab.runs.dry_run import slot_words
 from naslab.runs.threads import let_threads_sleep, threads_per_slot, usable_cores
 
 
@@ -71,11 +73,28 @@ def test_threads_that_wait_sleep_unless_the_user_has_chosen(monkeypatch, chosen,
 def test_workers_are_copies_of_a_process_whose_threads_sleep():
     """The library reads the variable when PyTorch is imported, so the process has to be started with it."""
     program = (
-        "from multiprocessing import forkserver\n"
-        "from naslab.runs.executors.process import prepare_copies\n"
-        "prepare_copies()\n"
-        "print(open(f'/proc/{forkserver._forkserver._forkserver_pid}/environ').read())"
+        "import os\n"
+        "from naslab.runs.executors import process\n"
+        "process.prepare_copies()\n"
+        "with process._CONTEXT.Pool(1) as copies: print(copies.apply(os.getenv, ('GOMP_SPINCOUNT',)))"
     )
     without = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     done = subprocess.run([sys.executable, "-c", program], env=without, stdout=subprocess.PIPE, text=True, check=True)
-    assert "GOMP_SPINCOUNT=1000" in done.stdout.split("\0")
+    assert done.stdout.strip() == "1000"
+
+
+@pytest.mark.parametrize(
+    ("cores", "slots", "changes", "said"),
+    [
+        (8, 1, {}, "1 trial at once, 8 threads each; --slots 8 runs 8 at once"),
+        (8, 3, {}, "3 trials at once, 2 threads each; --slots 6 runs 6 at once"),
+        (8, 8, {}, None),
+        (1, 1, {}, None),
+        (8, 1, {"executor": {"kind": "ray"}}, None),
+    ],
+)
+def test_a_dry_run_says_how_many_trials_the_cores_would_take(monkeypatch, cores, slots, changes, said):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "usable_cores", lambda: cores)
+    words = slot_words(make_study(device="cpu", **changes), slots)
+    assert words is None if said is None else said in words
