@@ -56,7 +56,7 @@ def print_ranking(ranking: Ranking, console: Console) -> None:
         return
     columns = fitting(columns_of(ranking), ranking.rows, console.width)
     if columns:
-        console.print(_table(ranking, columns))
+        console.print(_table(ranking, columns, console.width))
     else:
         _print_lists(ranking, console)
     for line in footnote(ranking).splitlines():
@@ -128,16 +128,35 @@ def _least(column: Column, rows: Sequence[Row]) -> int:
     return NARROWEST_NAME if column.title == NAME else column.width(rows)
 
 
-def _table(ranking: Ranking, columns: Sequence[Column]) -> Table:
+def _table(ranking: Ranking, columns: Sequence[Column], width: int) -> Table:
     table = Table(title=Text(f"{ranking.study}: {_order(ranking)}"), box=SIMPLE_HEAD)
-    for column in columns:
+    for column, room in zip(columns, _widths(columns, ranking.rows, width), strict=True):
         if column.title == NAME:
-            table.add_column(column.title, overflow="fold", min_width=NARROWEST_NAME)
+            table.add_column(column.title, overflow="fold", width=room)
         else:
-            table.add_column(column.title, justify="right", min_width=column.width(ranking.rows))
+            table.add_column(column.title, justify="right", width=room)
     for row in ranking.rows:
         table.add_row(*(Text(column.cell(row)) for column in columns))
     return table
+
+
+def _widths(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[int]:
+    """The width of each column: headings in one line where there is room, the rest of it for the names.
+
+    Given to the table, which else shrinks whatever is widest and cuts off what then does not fit.
+    """
+    room = width - PADDING * (len(columns) + 1)
+    least = [_least(column, rows) for column in columns]
+    full = [
+        max(one, 0 if column.title == NAME else len(column.title)) for one, column in zip(least, columns, strict=True)
+    ]
+    found = full if sum(full) <= room else least
+    left = room - sum(found)
+    longest = max(len(row.name) for row in rows)
+    return [
+        min(max(one, longest), one + left) if column.title == NAME else one
+        for one, column in zip(found, columns, strict=True)
+    ]
 
 
 def _print_lists(ranking: Ranking, console: Console) -> None:

@@ -4,21 +4,22 @@ import csv
 import io
 import json
 import re
-from dataclasses import asdict
+from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jsonschema
 import pytest
 import typer
 from rich.console import Console
-from synthetic_study import make_study, make_trials
+from synthetic_study import METRIC, make_study, make_trials
 from typer.testing import CliRunner
 
 from naslab.errors import InputError
 from naslab.runs.commands import results
 from naslab.runs.ledger import Ledger
 from naslab.runs.ranking import rank as rank_trials
-from naslab.runs.table import columns_of, footnote, print_ranking, spoken
+from naslab.runs.table import columns_of, fitting, footnote, print_ranking, spoken
 from naslab.runs.trial import Trial
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
@@ -80,6 +81,29 @@ def test_no_width_breaks_a_value(width):
     assert all(line.count("[") == line.count("]") for line in lines), "an interval stands on one line"
     if width >= 40:
         assert max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize("width", range(40, 200, 7))
+@pytest.mark.parametrize("scale", [1.0, 1e-6, -1e5])
+def test_every_column_of_the_table_is_whole_at_any_width(width, scale):
+    """The name gives way, and columns do as a whole: no heading and no cell is cut off at the edge."""
+    trials = [replace(t, scores={METRIC: scale * t.scores[METRIC]}) if t.scores else t for t in make_trials()]
+    ranking = rank_trials(make_study(ranking={"by": "gain"}), trials)
+    console = Console(width=width, record=True, file=io.StringIO())
+    print_ranking(ranking, console)
+    lines = console.export_text().splitlines()[len(spoken(ranking)) :]
+    columns = fitting(columns_of(ranking), ranking.rows, width)
+    if columns:
+        rule = next(index for index, line in enumerate(lines) if set(line.strip()) == {"─"})
+        assert len(lines[rule]) <= width
+        head = " ".join(lines[rule - 3 : rule]).split()
+        body = Counter(" ".join(lines[rule:]).split())
+        for column in columns:
+            assert set(column.title.split()) <= set(head)
+            if column.title != "configuration":
+                cells = Counter(word for row in ranking.rows for word in column.cell(row).split())
+                assert cells <= body
+                body -= cells
 
 
 def test_rank_csv_has_a_line_for_every_row_and_a_column_for_every_bound(storage):
