@@ -9,12 +9,13 @@ from functools import cache
 from statistics import fmean, stdev, variance
 
 Critical = Callable[[int], float]
-"""By how many standard errors an interval of so many observations reaches to each side."""
+"""By how many standard errors an interval of so many observations reaches to each side; infinite where so few have no
+interval yet, as before the first look of a race."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with the bounds of its interval; the bounds are None where one observation cannot give any."""
+    """A mean with the bounds of its interval; the bounds are None where the observations are too few for any."""
 
     mean: float
     low: float | None
@@ -61,9 +62,10 @@ def mean_interval(values: Sequence[float], critical: Critical = student) -> Inte
     if not values:
         raise ValueError("values: empty; a mean needs at least one")
     mean = fmean(values)
-    if len(values) < 2:
+    reach = critical(len(values)) if len(values) > 1 else math.inf
+    if math.isinf(reach):
         return Interval(mean, None, None)
-    half = critical(len(values)) * math.sqrt(variance(values) / len(values))
+    half = reach * math.sqrt(variance(values) / len(values))
     return Interval(mean, mean - half, mean + half)
 
 
@@ -90,13 +92,29 @@ def difference_interval(a: Sequence[float], b: Sequence[float], level: float = 0
 def paired_interval(a: Mapping[int, float], b: Mapping[int, float], critical: Critical = student) -> Interval:
     """`a` minus `b`, both by seed: paired over the seeds that they share, Welch's interval where two are not shared.
 
+    Args:
+        critical: where it reaches further than Student's, as in a race, Welch's interval is wider in proportion.
+
     Raises:
         ValueError: no values on one side.
     """
     shared = [seed for seed in a if seed in b]
     if len(shared) >= 2:
         return mean_interval([a[seed] - b[seed] for seed in shared], critical)
-    return difference_interval(list(a.values()), list(b.values()))
+    return _widened(difference_interval(list(a.values()), list(b.values())), critical, min(len(a), len(b)))
+
+
+def _widened(found: Interval, critical: Critical, observations: int) -> Interval:
+    """An interval by Student's t as wide as `critical` asks for."""
+    if found.low is None or found.high is None:
+        return found
+    reach = critical(observations)
+    if math.isinf(reach):
+        return Interval(found.mean, None, None)
+    if reach <= student(observations):
+        return found
+    half = (found.high - found.mean) * reach / student(observations)
+    return Interval(found.mean, found.mean - half, found.mean + half)
 
 
 def interval_over(
@@ -106,7 +124,7 @@ def interval_over(
 
     Args:
         floor: a sequence of one is a number that is known.
-        critical: where it reaches further than Student's, as in a race, Welch's interval is wider in proportion.
+        critical: as in `paired_interval`.
 
     Raises:
         ValueError: no values on one side.
@@ -115,11 +133,7 @@ def interval_over(
         return paired_interval(values, floor, critical)
     if len(floor) == 1:
         return mean_interval([value - floor[0] for value in values.values()], critical)
-    found = difference_interval(list(values.values()), floor)
-    if found.low is None or found.high is None:
-        return found
-    half = (found.high - found.mean) * max(1.0, critical(len(values)) / student(len(values)))
-    return Interval(found.mean, found.mean - half, found.mean + half)
+    return _widened(difference_interval(list(values.values()), floor), critical, len(values))
 
 
 def ratio_interval(a: Mapping[int, float], b: Mapping[int, float], critical: Critical = student) -> Interval:

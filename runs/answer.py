@@ -315,6 +315,8 @@ def resolution(standing: Standing, rows: Sequence[Row]) -> str:
         return ""
     typical, seeds = math.sqrt(fmean(spread**2 for spread, _ in known)), min(number for _, number in known)
     told = tellable(typical, seeds, standing.critical)
+    if math.isinf(told):
+        return f" {seeds} seeds are fewer than the race of seeds begins with."
     text = f" With {seeds} seeds the study tells differences of about {told:.2g}"
     wanted = seeds_to_tell(typical, standing.margin) if standing.margin else None
     if wanted is not None and wanted > seeds:

@@ -165,3 +165,29 @@ def test_the_level_of_a_difference_is_the_share_that_it_covers():
     a, b = [80.1, 81.3, 79.7, 80.0], [78.0, 80.5, 79.1]
     welch = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.8)
     assert difference_interval(a, b, level=0.8).low == pytest.approx(welch.low)
+
+
+@given(
+    st.lists(st.floats(-10, 10), min_size=2, max_size=5),
+    st.lists(st.floats(-10, 10), min_size=2, max_size=5),
+    st.sampled_from([0, 2, 9]),
+)
+def test_a_wider_claim_has_a_wider_interval_whether_or_not_seeds_are_shared(a, b, apart):
+    """Of a critical value of twice Student's, every interval is twice as wide around the same mean."""
+    left, right = dict(enumerate(a)), {seed + apart: value for seed, value in enumerate(b)}
+    once, twice = (paired_interval(left, right, reach) for reach in (student, lambda n: 2 * student(n)))
+    assert twice.mean == once.mean
+    assert twice.high - twice.mean == pytest.approx(2 * (once.high - once.mean), abs=1e-9)
+    assert twice.low - twice.mean == pytest.approx(2 * (once.low - once.mean), abs=1e-9)
+
+
+@pytest.mark.parametrize("b", [{0: 1.0, 1: 1.0}, {0: 1.0, 1: 2.0}, {5: 1.0, 6: 2.0}])
+def test_what_has_no_interval_yet_has_no_bounds_rather_than_infinite_ones(b):
+    """Infinity is no number of a document, and infinity times a deviation of 0 is none at all."""
+    for found in (paired_interval({0: 3.0, 1: 3.0}, b, never), mean_interval(list(b.values()), never)):
+        assert (found.low, found.high) == (None, None)
+    assert interval_over({0: 3.0, 1: 4.0}, list(b.values()), never).low is None
+
+
+def never(observations):
+    return math.inf

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +20,7 @@ from naslab.runs.limits import forecast_hours
 from naslab.runs.race import _floor, is_race_job, race_jobs
 from naslab.runs.ranking import rank
 from naslab.runs.study import load_study, parse_study
+from naslab.runs.table import columns_of, spoken
 
 
 def rows(scores, seconds=180.0):
@@ -235,3 +239,21 @@ def test_of_a_loss_the_lowest_baseline_is_the_floor():
     assert _floor(study, "knn_top1", Contender("reference", {}, {}), baselines[:1]) == ((-4.0,), 0.5)
     number = make_study(objective=objective, ranking={"floor": 2.5})
     assert _floor(number, "knn_top1", own, baselines) == ((-2.5,), 1.0)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+@pytest.mark.parametrize("apart", [0.0, 1.5])
+def test_a_race_may_be_ranked_before_its_first_look(seeds, apart):
+    """A study that runs, or whose row has lost a seed: nothing is told yet, in words and figures that exist."""
+    study = make_study(seeds={"from": 3, "to": 12})
+    trials = runs_of(PUBLISHED, (80.0, 80.2, 80.4), (360.0, 361.0, 362.0), 0, "reference")
+    trials += runs_of(BY_TPE, [81.0 + apart * s for s in range(seeds)], (100.0,) * seeds, 10)
+    ranking = rank(study, trials)
+    json.dumps(ranking.to_dict(), allow_nan=False)
+    said = " ".join([*spoken(ranking), *(column.cell(row) for column in columns_of(ranking) for row in ranking.rows)])
+    assert not re.search(r"\b(inf|nan)\b", said)
+    row = next(row for row in ranking.rows if not row.reference)
+    assert seeds == 3 or row.verdict == "undecided"
+    assert (row.difference.low is None) is (seeds < 3)
+    assert (row.metric.low is None) is (seeds < 3)
+    assert ("fewer than the race of seeds begins with" in said) is (seeds == 2)
