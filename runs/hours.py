@@ -6,10 +6,10 @@ On a CPU the unit is core hours, by the CPU clock of each worker and its childre
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from naslab.nas.arms import Sampled
 from naslab.nas.statistics import ratio_interval
@@ -19,17 +19,14 @@ from naslab.runs.study import Study
 from naslab.runs.trial import RungRecord, Trial
 from naslab.search_spaces.common.training.policy import Policy
 
+Clock: TypeAlias = Literal["core", "wall"]
 COUNTED_APART = 1.05
 """Ratio of counted costs from which two rows are expected to differ in hours."""
 
 
-def by_its_clock(trials: Sequence[Trial]) -> tuple[Trial, ...]:
-    """The trials with core seconds as their device seconds, on a CPU where each has them; else as they are.
-
-    Raises:
-        InputError: as for `one_device`.
-    """
-    if clock_of(trials) == "wall":
+def by_clock(trials: Sequence[Trial], clock: Clock) -> tuple[Trial, ...]:
+    """The trials with core seconds as their device seconds where `clock` is core; else as they are."""
+    if clock == "wall":
         return tuple(trials)
     return tuple(
         replace(t, seconds=t.core_seconds, carried_seconds=t.carried_core_seconds, rungs=tuple(map(_by_cores, t.rungs)))
@@ -37,38 +34,53 @@ def by_its_clock(trials: Sequence[Trial]) -> tuple[Trial, ...]:
     )
 
 
-def clock_of(trials: Sequence[Trial]) -> Literal["core", "wall"]:
-    """The clock by which the trials can be counted.
+def clock_of(ledgers: Iterable[Sequence[Trial]]) -> Clock:
+    """The clock by which the trials of all `ledgers` can be counted: core, on a CPU, where each of them has it.
 
     Raises:
         InputError: as for `one_device`.
     """
+    return "core" if all(map(_timed_by_cores, ledgers)) else "wall"
+
+
+def _timed_by_cores(trials: Sequence[Trial]) -> bool:
     charged = [t for t in trials if t.full_seconds and t.state != "running"]
     timed = bool(charged) and all(t.core_seconds or t.carried_core_seconds for t in charged)
-    return "core" if timed and cost_unit(one_device(trials)) == "cpu_hours" else "wall"
+    return timed and cost_unit(one_device(trials)) == "cpu_hours"
 
 
 def _by_cores(rung: RungRecord) -> RungRecord:
     return rung if rung.core_seconds is None else replace(rung, device_seconds=rung.core_seconds)
 
 
-def doubts(rows: Sequence[Row], trials: Sequence[Trial], clock: str) -> tuple[str, ...]:
+def doubts(rows: Sequence[Row], ledgers: Mapping[str, Sequence[Trial]], clock: Clock) -> tuple[str, ...]:
     """One line for each reason not to trust the hours of `rows` as they stand.
 
     Args:
-        trials: as recorded, by both clocks.
-        clock: core or wall.
+        ledgers: the trials as recorded, by both clocks, of each study that has rows; first those of the study itself.
+        clock: by which the rows count.
     """
-    ranked = {number for row in rows for number in row.trials}
-    of_rows = [t for t in trials if t.number in ranked]
+    own = next(iter(ledgers), "")
+    found = {name: _of_rows(rows, name, trials) for name, trials in ledgers.items()}
+    together = [t for trials in found.values() for t in trials]
     return (
-        *_old_records(of_rows, clock),
-        *_threads(of_rows),
-        *_shares(of_rows),
-        *_policies(of_rows),
-        *_contended(of_rows),
+        *_old_records(together, clock),
+        *_threads(together),
+        *_shares(together),
+        *_policies(together),
+        *(
+            f"{'' if name == own else f'{name}: '}{line}"
+            for name, trials in found.items()
+            for line in _contended(trials)
+        ),
         *_disagreement(rows),
     )
+
+
+def _of_rows(rows: Sequence[Row], study: str, trials: Sequence[Trial]) -> list[Trial]:
+    """The trials behind the rows of that study; each study counts its trials from 0."""
+    ranked = {number for row in rows if row.study == study for number in row.trials}
+    return [t for t in trials if t.number in ranked]
 
 
 def borrowed(study: Study) -> tuple[str, ...]:
@@ -89,7 +101,7 @@ def taken_over(trials: Sequence[Trial]) -> tuple[str, ...]:
     )
 
 
-def _old_records(trials: Sequence[Trial], clock: str) -> Iterable[str]:
+def _old_records(trials: Sequence[Trial], clock: Clock) -> Iterable[str]:
     timed = [t for t in trials if t.core_seconds or t.carried_core_seconds]
     if clock == "wall" and timed and len(timed) < len(trials):
         yield "Some trials have no CPU clock (an earlier version ran them): hours are wall hours, which load changes."
@@ -134,9 +146,14 @@ def _what_waiting_spoils(trials: Sequence[Trial]) -> str:
 
 
 def _disagreement(rows: Sequence[Row]) -> Iterable[str]:
-    """The pair of rows, if any, that stands furthest against its counted cost, beyond the interval of its hours."""
+    """The pair of rows, if any, that stands furthest against its counted cost, beyond the interval of its hours.
+
+    Other studies may have another recipe, and the hours of other threads are never compared.
+    """
     worst: tuple[float, Row, Row] | None = None
-    for a, b in combinations([row for row in rows if row.training_flops], 2):
+    for a, b in combinations([row for row in rows if row.training_flops and all(row.hours.values())], 2):
+        if (a.study, a.threads) != (b.study, b.threads):
+            continue
         low, high = sorted((a, b), key=lambda row: row.training_flops or 0.0)
         if (high.training_flops or 0.0) < COUNTED_APART * (low.training_flops or 0.0):
             continue

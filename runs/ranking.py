@@ -19,7 +19,7 @@ from naslab.runs.answer import Answer, answer_of
 from naslab.runs.beside import Neighbour, check_comparable
 from naslab.runs.failures import failures_of
 from naslab.runs.floor import floor_of, judged
-from naslab.runs.hours import borrowed, by_its_clock, clock_of, doubts, taken_over
+from naslab.runs.hours import Clock, borrowed, by_clock, clock_of, doubts, taken_over
 from naslab.runs.objective import Objective
 from naslab.runs.predicted_hours import spent_hours
 from naslab.runs.ranking_table import ranking_html, ranking_text
@@ -103,17 +103,18 @@ def rank(study: Study, trials: Sequence[Trial], beside: Sequence[Neighbour] = ()
     metric = metric_name(study, recorded)
     device = one_device(recorded)
     _check_profiles(recorded)
-    trials = by_its_clock(recorded)
+    ledgers = {study.name: recorded, **{other.study.name: other.trials for other in beside}}
+    clock = clock_of(ledgers.values())
+    trials = by_clock(recorded, clock)
     scored = [t for t in trials if t.state == "complete" and metric in t.scores]
     frame = _frame(study, scored, metric)
     rows = _with_walls(rows_of(study, trials, frame), recorded, frame)
     for other in beside:
-        rows += _rows_beside(study, other, frame, device)
+        rows += _rows_beside(study, other, frame, device, clock)
     _check_ratio(study, rows, metric)
     controls, random = _controls(scored, metric), _random(scored, metric)
     floor = floor_of(study, metric, [row for row in rows if row.study == study.name], _baselines(controls, random))
     rows = judged(rows, floor, study.objective.sign, frame.critical)
-    clock = clock_of(recorded)
     return Ranking(
         study=study.name,
         metric=metric,
@@ -134,7 +135,7 @@ def rank(study: Study, trials: Sequence[Trial], beside: Sequence[Neighbour] = ()
         margin=None if floor is None else floor.margin,
         clock=clock,
         failures=failures_of(study, recorded),
-        doubts=(*doubts(rows, recorded, clock), *borrowed(study), *taken_over(recorded)),
+        doubts=(*doubts(rows, ledgers, clock), *borrowed(study), *taken_over(recorded)),
         predicted_hours=spent_hours(study, recorded),
         critical=frame.critical,
         better_critical=study.critical_of(len(rows)),
@@ -151,12 +152,12 @@ def _frame(study: Study, scored: Sequence[Trial], metric: str) -> Frame:
     return Frame(metric, study.objective, tuple(base), bar, study.ranking.by, study.critical)
 
 
-def _rows_beside(study: Study, other: Neighbour, frame: Frame, device: str) -> list[Row]:
+def _rows_beside(study: Study, other: Neighbour, frame: Frame, device: str, clock: Clock) -> list[Row]:
     recorded = sorted(other.trials, key=lambda t: t.number)
     there = {"metric": metric_name(other.study, recorded), "device": one_device(recorded)}
     check_comparable(study, {"metric": frame.metric, "device": device}, other.study, there)
     _check_profiles(recorded)
-    rows = _with_walls(rows_of(other.study, by_its_clock(recorded), frame), recorded, frame)
+    rows = _with_walls(rows_of(other.study, by_clock(recorded, clock), frame), recorded, frame)
     return [replace(row, name=f"{row.study}: {row.name}") for row in rows]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from naslab.nas.statistics import Critical, student
+from naslab.runs.hours import Clock
 from naslab.runs.objective import Objective
 from naslab.runs.rows import Baseline, Refused, Row
 from naslab.runs.spend import ArmSpend, CostUnit
@@ -39,7 +40,7 @@ class Standing:
     by: str = "score"
     floor_of: str | None = None
     margin: float | None = None
-    clock: str = "wall"
+    clock: Clock = "wall"
     failures: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     predicted_hours: Mapping[str, Any] = field(default_factory=dict)

@@ -176,8 +176,12 @@ class Trial:
 
     @property
     def contended(self) -> bool:
-        """Whether the run waited for its cores: its wall time exceeds its core time over its threads by a fifth."""
-        if not self.threads or not self.run_core_seconds:
+        """Whether the run waited for its cores: its wall time exceeds its core time over its threads by a fifth.
+
+        On a GPU the cores wait for the device, whatever else runs.
+        """
+        on_cpu = not self.device or self.device.lower().startswith("cpu")
+        if not on_cpu or not self.threads or not self.run_core_seconds:
             return False
         return self.run_wall_seconds > CONTENDED * self.run_core_seconds / self.threads
 

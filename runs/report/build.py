@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 from naslab.errors import InputError
 from naslab.runs.answer import Answer
 from naslab.runs.beside import Neighbour
-from naslab.runs.hours import by_its_clock
+from naslab.runs.hours import by_clock
 from naslab.runs.ranking import rank
 from naslab.runs.report.kernels import kernels
 from naslab.runs.report.markup import Html, html, join, tag
@@ -77,7 +77,7 @@ def build_report(
         InputError: as for `rank`.
     """
     ranking = rank(study, trials, beside)
-    found = Findings(study, ranking, tuple(sorted(by_its_clock(trials), key=lambda t: t.number)))
+    found = Findings(study, ranking, tuple(sorted(by_clock(trials, ranking.clock), key=lambda t: t.number)))
     said = ranking.answer
     sections = (*all_sections(found), *([] if kernel_table is None else [kernels(kernel_table)]))
     shown = [section for section in sections if not section.empty]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import torch
@@ -77,6 +78,7 @@ def test_a_trail_charges_cores_by_phase_and_its_reader_agrees(tmp_path):
 def test_a_run_that_waits_for_its_cores_is_contended(wall, core, threads, contended):
     trial = Trial(0, None, "complete", seconds={"train": wall}, core_seconds={"train": core}, threads=threads)
     assert trial.contended is contended
+    assert not replace(trial, device="cuda NVIDIA H100").contended, "there the cores wait for the device"
 
 
 class Clock:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from synthetic_study import BY_TPE, PROVENANCE, PUBLISHED, make_study, trial
 
+from naslab.runs.beside import Neighbour
 from naslab.runs.ranking import rank
 
 POLICY = {"precision": "float32", "memory_format": "contiguous", "compile": False}
@@ -57,7 +58,9 @@ def test_core_hours_of_several_threads_that_waited_are_doubted_too():
 @pytest.mark.parametrize(("hours", "said"), [(1.5, True), (0.5, False)])
 def test_hours_against_the_counted_cost_are_said(hours, said):
     """The row with half of the FLOPs should not take more hours than the reference, beyond the interval."""
-    reference = [trial(i, "reference", 80.0, configuration=PUBLISHED, seed=i, seconds=360.0 + i) for i in range(3)]
+    reference = [
+        trial(i, "reference", 80.0, configuration=PUBLISHED, seed=i, seconds=360.0 + i, threads=1) for i in range(3)
+    ]
     other = [run(3 + i, i, wall=360.0 * hours + i, core=None) for i in range(3)]
     counted = [
         trial(6, "profile", 0.0, configuration=PUBLISHED, result=cost(2e9)),
@@ -70,3 +73,54 @@ def test_hours_against_the_counted_cost_are_said(hours, said):
 
 def cost(flops: float) -> dict:
     return {"profile": {"flops": {"training_step": flops}, "provenance": PROVENANCE}}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "threads", "said"),
+    [((360.0, 720.0), (1, 1), True), ((360.0, 720.0), (1, 2), False), ((360.0, 0.0), (1, 1), False)],
+)
+def test_only_hours_that_can_be_compared_are_held_against_counted_costs(seconds, threads, said):
+    """Hours of other threads cannot be, and a run too short for its clock has none."""
+    trials = [
+        trial(3 * k + s, ("reference", "final")[k], 80.0 + s, configuration=(PUBLISHED, BY_TPE)[k], seed=s,
+              arm=(None, "tpe")[k], seconds=seconds[k], threads=threads[k])
+        for k in range(2) for s in range(3)
+    ]  # fmt: skip
+    counted = [
+        trial(6, "profile", 0.0, configuration=PUBLISHED, result=cost(2e9)),
+        trial(7, "profile", 0.0, configuration=BY_TPE, result=cost(1e9)),
+    ]
+    assert ("counts 0.50 times the FLOPs of" in doubts(*trials, *counted)) is said
+
+
+def test_trials_of_a_study_beside_are_doubted_as_its_own():
+    """Both studies count their trials from 0: number 1 waited there, and here it is no run of a row."""
+    own = [run(0, 0), replace(run(1, 1, wall=900.0), job=replace(run(1, 1).job, role="proposal")), run(2, 2)]
+    theirs = [run(0, 0, wall=360.0), run(1, 1, wall=500.0)]
+    found = rank(make_study(), own, [Neighbour(make_study(name="theirs"), tuple(theirs))]).doubts
+    assert found == ("theirs: 1 of 2 runs waited for their cores (wall time above core time per thread by a fifth): "
+                     "trial 1. Wall hours say little.",)  # fmt: skip
+    two = tuple(replace(t, threads=2, core_seconds={}) for t in theirs)
+    (clocks, threads) = rank(make_study(), own, [Neighbour(make_study(name="theirs"), two)]).doubts
+    assert "Some trials have no CPU clock" in clocks
+    assert "ran with 1 and 2 threads" in threads
+
+
+def test_hours_of_studies_side_by_side_are_by_one_clock():
+    """Core hours where all have that clock, and else of all on the wall: half an hour is no hour of the other."""
+    own = [run(s, s, wall=720.0, core=360.0) for s in range(3)]
+    for core, clock, hours in ((360.0, "core", 0.1), (None, "wall", 0.2)):
+        theirs = tuple(run(s, s, wall=720.0, core=core) for s in range(3))
+        ranking = rank(make_study(), own, [Neighbour(make_study(name="theirs"), theirs)])
+        assert ranking.clock == clock
+        assert [row.device_hours.mean for row in ranking.rows] == [pytest.approx(hours)] * 2
+
+
+def test_recipes_of_two_studies_are_not_held_against_counted_costs():
+    """The other's runs may have more epochs: that they take longer says nothing about a step."""
+    own = [run(s, s, core=None) for s in range(3)]
+    theirs = [trial(s, "reference", 80.0, configuration=PUBLISHED, seed=s, seconds=720.0 + s) for s in range(3)]
+    own.append(trial(6, "profile", 0.0, configuration=BY_TPE, result=cost(2e9)))
+    theirs.append(trial(6, "profile", 0.0, configuration=PUBLISHED, result=cost(1e9)))
+    neighbour = Neighbour(make_study(name="theirs"), tuple(theirs))
+    assert not any("disagree" in line for line in rank(make_study(), own, [neighbour]).doubts)
