@@ -33,14 +33,20 @@ def read_table(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> li
     """The rows of a table with a header; missing cells are empty.
 
     Raises:
-        InputError: one of `columns` is not in the header, no row follows, or between commas a row has too many cells.
+        InputError: one of `columns` is not in the header, a name stands there twice, no row follows, between commas a
+            row has too many cells, or a quote is not closed where its cell ends.
     """
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=delimiter, restval="")
+    # Strict: otherwise a cell that begins with a quote takes in all that follows, up to the next quote.
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=delimiter, restval="", strict=True)
     try:
         header = list(reader.fieldnames or [])
         rows = list(reader)
     except csv.Error as error:
-        raise InputError(f"{path}: after line {reader.line_num}: {error}; mend the file") from None
+        raise InputError(
+            f"{path}: after line {reader.line_num}: {error}; a cell with quotes is quoted whole, its own quotes doubled"
+        ) from None
+    if twice := [name for name in header if name and header.count(name) > 1]:
+        raise InputError(f"{path}: column {twice[0]!r} stands twice in the header; keep one")
     for column in columns:
         if column not in header:
             between = "tabs" if delimiter == "\t" else "commas"
@@ -58,10 +64,18 @@ def read_table(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> li
 
 def read_lines(path: Path) -> list[str]:
     """The lines that are not blank, without space around them."""
-    lines = [line.strip() for line in _text(path).splitlines() if line.strip()]
-    if not lines:
+    return [line for line in read_every_line(path) if line]
+
+
+def read_every_line(path: Path) -> list[str]:
+    """The lines without space around them, blank ones too, but for those at the end: number i is the file's line i + 1.
+
+    Only line feeds and carriage returns end a line. What else Python splits at, such as U+2028, stands within texts.
+    """
+    text = _text(path).rstrip()
+    if not text:
         raise InputError(f"{path}: empty; fetch the file again")
-    return lines
+    return [line.strip() for line in text.split("\n")]
 
 
 def read_pickled_captions(path: Path) -> dict[str, list[str]]:

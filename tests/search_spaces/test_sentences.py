@@ -123,12 +123,45 @@ def test_repeats_in_parts_of_the_users_own_are_told(tmp_path):
         ("text,label\na,x\n ,y\n", "text 2 is empty"),
         ("text,label\na,x\nb,y\n", "1 samples are too few for three parts"),
         ("text,kind\na,x\n", "no column 'label'"),
+        ("text,label,text\na,x,b\n", "column 'text' stands twice"),
+        ("text,label\na,x\nb,nan\n", "text 2 has no label"),
+        ('text,label\na,x\n"b,y\nc,x\n', r"after line \d: unexpected end of data; a cell with quotes"),
+        ('text,label\n"a" film,x\nb,y\n', r"after line \d: ',' expected after '\"'; a cell with quotes"),
     ],
 )
 def test_wrong_tables_are_one_line(tmp_path, content, message):
     (tmp_path / "a.csv").write_text(content)
     with pytest.raises(InputError, match=message):
         load(tmp_path / "a.csv")
+
+
+def test_a_quote_takes_in_no_other_row(tmp_path):
+    """Between tabs quotes are often left as they are; two that begin a text would hold all rows between them."""
+    texts = ["good", '"bad', "good", "bad", '"bad', "good"]
+    path = tmp_path / "a.tsv"
+    path.write_text("text\tlabel\n" + "".join(f"{text} {i}\t{i % 2}\n" for i, text in enumerate(texts)))
+    with pytest.raises(InputError, match=r"after line \d: .* its own quotes doubled"):
+        load(path)
+    doubled = [f'"{text.replace(chr(34), chr(34) * 2)} {i}"\t{i % 2}\n' for i, text in enumerate(texts)]
+    path.write_text("text\tlabel\n" + "".join(doubled))
+    data = load(path)
+    found = {text for part in (data.train, data.validation, data.test) for text in part.texts}
+    assert found == {f"{text} {i}" for i, text in enumerate(texts)}
+
+
+def test_space_around_a_label_makes_no_class(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "text,label\n" + "".join(f"text {i},{(' a', 'b', 'a ')[i % 3]}\n" for i in range(30))
+    )
+    assert load(tmp_path / "a.csv").classes == ("a", "b")
+
+
+@pytest.mark.parametrize("paired", ["train", "test"])
+def test_tables_are_of_pairs_all_or_none(tmp_path, paired):
+    for name in ("train", "test"):
+        table(tmp_path / f"{name}.tsv", second=name == paired)
+    with pytest.raises(InputError, match=rf"{paired} has a column text_b, \w+ has none"):
+        load(tmp_path)
 
 
 def test_classes_that_training_does_not_know_are_refused(tmp_path):
@@ -167,6 +200,22 @@ def test_parallel_lines_and_tables(tmp_path):
     assert len({*data.train.sources, *data.validation.sources, *data.test.sources}) == 30
     (tmp_path / "val.target").write_text("one\n")
     with pytest.raises(InputError, match=r"val\.target: 1 lines for the 4 of val\.source"):
+        load_parallel(ParallelOptions(name="files", root=tmp_path))
+
+
+def test_lines_are_paired_by_their_number(tmp_path):
+    """A blank line moves none of those behind it, and a line ends at its line feed alone."""
+    texts = ["one\u2028one", "two\x0ctwo", "three\x85three", "four", "five", "six"]
+    for end in ("\n", "\r\n"):
+        for side in ("source", "target"):
+            lines = end.join(f"{text} {side}" for text in texts) + 2 * end
+            (tmp_path / f"train.{side}").write_bytes(("\ufeff" + lines).encode())
+        data = load_parallel(ParallelOptions(name="files", root=tmp_path))
+        pairs = {pair for part in (data.train, data.validation, data.test) for pair in part.keys}
+        assert pairs == {(f"{text} source", f"{text} target") for text in texts}
+    (tmp_path / "train.source").write_text("a\n\nc\nd\ne\n")
+    (tmp_path / "train.target").write_text("A\nB\n\nD\nE\n")
+    with pytest.raises(InputError, match=r"train\.source: pair 2 has an empty side"):
         load_parallel(ParallelOptions(name="files", root=tmp_path))
 
 

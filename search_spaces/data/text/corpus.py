@@ -153,7 +153,7 @@ def _user_files(names: tuple[str, ...]) -> list[Path]:
 
 def _read(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"data.files: {path}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:

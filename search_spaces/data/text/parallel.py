@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from naslab.errors import InputError
-from naslab.search_spaces.data.read import read_lines, read_table
+from naslab.search_spaces.data.read import read_every_line, read_table
 from naslab.search_spaces.data.text.corpus import docstrings
 from naslab.search_spaces.data.text.parts import held_out_parts, set_apart, warn_of_repeats
 from naslab.search_spaces.data.text.sentences import movie_reviews
@@ -135,7 +135,7 @@ def _own(root: Path | None) -> dict[str, Pairs]:
 
 def _lines(source: Path) -> Pairs:
     target = source.with_suffix(".target")
-    pairs = Pairs(read_lines(source), read_lines(target))
+    pairs = Pairs(read_every_line(source), read_every_line(target))
     if len(pairs.sources) != len(pairs.targets):
         raise InputError(f"{target}: {len(pairs.targets)} lines for the {len(pairs.sources)} of {source.name}")
     return _whole(pairs, source)

