@@ -15,7 +15,7 @@ from transformers import AutoModelForSeq2SeqLM
 
 from naslab.errors import InputError
 from naslab.search_spaces.common.modules.pretrained import load_pretrained
-from naslab.search_spaces.data.text.hub_tokenizers import load_tokenizer
+from naslab.search_spaces.data.text.hub_tokenizers import load_tokenizer, plain_ids
 from naslab.search_spaces.data.text.padded import padded
 from naslab.search_spaces.data.text.templates import Template, parse_template
 
@@ -156,7 +156,7 @@ def _pooled(logits_NV: Tensor, pooling: str) -> Tensor:
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
+    return plain_ids(tokenizer, [text])[0] if text else []
 
 
 def _parsed(text: str) -> Template | None:

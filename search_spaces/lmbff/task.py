@@ -117,8 +117,11 @@ class FewShot(StepTask):
         for name, part in (("to learn from", self.pool.pool), ("for the test", self.pool.test)):
             for texts in (part.texts, part.seconds):
                 self.tokenizer.read_worded(texts, f"task.data, {name}")
+        encode, special, shown = self.tokenizer.encode, self.tokenizer.special, self.pool.pool.pair(0)
         for template in self.space.templates:
-            template.fill(self.tokenizer.encode, self.tokenizer.special, self.pool.pool.pair(0), self._limits)
+            template.fill(encode, special, shown, self._limits)
+        # The reference, and the control that learns in context.
+        self.space.templates[0].fill(encode, special, shown, self._limits, [(shown, special.unk)] * self.space.classes)
 
     def _tokenizer(self) -> PromptTokenizer:
         options = self.space.options

@@ -47,7 +47,7 @@ class Windows:
     def drawn(
         self, ids_T: Tensor, words_T: Tensor, plan: Plan, batch_size: int, seed: int, step: int, per_pass: int
     ) -> Batch:
-        """The masked batch of a training step: `ids_BL`, `places_BM` and `labels_BM` of a model's loss."""
+        """The masked batch of a training step: the arguments of a model's loss."""
         starts = window_starts(len(ids_T), self.span, batch_size, seed, step, per_pass)
         ids_BL, words_BL = self.at(starts, ids_T, words_T)
         generator = torch.Generator().manual_seed(derive_seed(seed, "mask", step))
@@ -62,10 +62,15 @@ class Windows:
 
 
 def packed(masked: Masked, most: int) -> Batch:
-    """A mask as places and labels (B, M) of at most so many hidden tokens a text; IGNORED fills up."""
+    """A mask as places and labels (B, M) of at most so many hidden tokens a text; IGNORED fills up.
+
+    The weights (B,) are such that the mean over texts is one over hidden tokens, in parts of the batch, too.
+    """
     hidden = masked.labels_BL != IGNORED
     places_BM = hidden.int().argsort(dim=1, descending=True, stable=True)[:, :most]
-    return {"ids_BL": masked.ids_BL, "places_BM": places_BM, "labels_BM": masked.labels_BL.gather(1, places_BM)}
+    labels_BM = masked.labels_BL.gather(1, places_BM)
+    weight_B = torch.full((len(hidden),), len(hidden) / max(int(hidden.sum()), 1))
+    return {"ids_BL": masked.ids_BL, "places_BM": places_BM, "labels_BM": labels_BM, "weight_B": weight_B}
 
 
 def _led(rows: Tensor, first: int) -> Tensor:

@@ -64,6 +64,8 @@ def load_data(
         texts = load_tagged(corpus)
     with data_of("task.sentences"):
         labelled = load_sentences(sentences)
+    if labelled.train.seconds:
+        raise InputError("task.sentences: pairs of sentences are not read here; use single sentences")
     tokenizer = _tokenizer(texts, labelled, pretrained, vocabulary, length)
     rows = (TokenRow(part, tokenizer) for part in (texts.train, texts.validation, texts.test))
     tags = tuple(sorted({tag for text in texts.train for tag in text.tags}))

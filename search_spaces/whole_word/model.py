@@ -12,8 +12,8 @@ from transformers import BertForMaskedLM
 
 from naslab.search_spaces.common.objectives.fates import Fates
 from naslab.search_spaces.common.objectives.masked_units import Budget
-from naslab.search_spaces.common.objectives.masked_words import labelled_loss
 from naslab.search_spaces.common.objectives.units import Unit
+from naslab.search_spaces.common.objectives.vocabulary_loss import vocabulary_loss
 from naslab.search_spaces.data.text import WordsBy
 
 
@@ -46,12 +46,14 @@ class WholeWordModel(nn.Module):
         states: Tensor = self.bert.bert(input_ids=ids_BL, attention_mask=mask).last_hidden_state
         return states
 
-    def loss(self, ids_BL: Tensor, places_BM: Tensor, labels_BM: Tensor) -> Tensor:
-        """Mean cross-entropy over the masked tokens; the head sees no others.
+    def loss(self, ids_BL: Tensor, places_BM: Tensor, labels_BM: Tensor, weight_B: Tensor) -> Tensor:
+        """Mean over texts of the weighted nats of their masked tokens; the head sees no others.
 
         Args:
             places_BM: where the masked tokens stand; labels are IGNORED where a text has fewer.
+            weight_B: of each masked token of a text.
         """
         states_BLD = self.encode(ids_BL)
         chosen = states_BLD.gather(1, places_BM[..., None].expand(-1, -1, states_BLD.shape[2]))
-        return labelled_loss(self.bert.cls(chosen), labels_BM)
+        nats_B: Tensor = vocabulary_loss(self.bert.cls(chosen), labels_BM).sum(1)
+        return (nats_B * weight_B).mean()

@@ -37,8 +37,11 @@ class Crossings(TorchDispatchMode):
             with unset_fake_temporarily():  # the host's own work is done
                 return func(*args, **kwargs)
         if func is torch.ops.aten.index.Tensor and fake:
+            if any(index is not None and index.dtype == torch.bool for index in args[1]):
+                self._note(func)  # how many are chosen, the host has to know
             args = (args[0], [index for mask in args[1] for index in all_of(mask)])
         if func is torch.ops.aten.nonzero.default and fake:
+            self._note(func)
             return args[0].new_empty((args[0].numel(), args[0].ndim), dtype=torch.int64)
         result = func(*args, **kwargs)
         made = {t.device.type for t in tree_leaves(result) if isinstance(t, torch.Tensor)}

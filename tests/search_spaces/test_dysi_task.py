@@ -12,7 +12,7 @@ from naslab.errors import InputError
 from naslab.search_spaces import find_space, seed_everything
 from naslab.search_spaces.common.scores.translation import translation_scores
 from naslab.search_spaces.data.text import IGNORED, Pairs, ParallelOptions, load_parallel
-from naslab.search_spaces.data.text.pair_tokenizers import BytePairs
+from naslab.search_spaces.data.text.pair_tokenizers import BytePairs, NamedPairs
 from naslab.search_spaces.dysi.pairs import token_pairs
 from naslab.search_spaces.dysi.scoring import forced_scores, prefix_chrf, written
 from naslab.search_spaces.find import make_task
@@ -145,6 +145,17 @@ def test_a_network_from_a_folder_brings_its_tokenizer(form, tmp_path):
     more.save_pretrained(name)
     with pytest.raises(InputError, match="tokens, its network 270"):
         make_task(again, {"data": table(tmp_path), "epochs": 1, "batch_size": 8}, CPU)
+
+
+def test_a_text_that_spells_the_end_goes_on_behind_it(tmp_path):
+    """The end of a pre-trained network's target is put in by number."""
+    task = made(tmp_path)[1]
+    PreTrainedTokenizerFast(tokenizer_object=task.tokenizer.codes, eos_token="</s>").save_pretrained(tmp_path)
+    named = NamedPairs(str(tmp_path), task.tokenizer.ids, 270)
+    for target in (False, True):
+        (row,) = named.encode(["th</s> red"], target)
+        assert task.tokenizer.ids.end not in row
+        assert named.decode([row]) == ["th</s> red"]
 
 
 @pytest.mark.parametrize(

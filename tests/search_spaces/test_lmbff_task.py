@@ -6,12 +6,15 @@ import re
 import numpy as np
 import pytest
 import torch
+from fake_cuda import CUDA, fake_cuda
 from lmbff_small import built, infiller, made, saved, write_rows
 
 from naslab.errors import InputError
 from naslab.search_spaces import TrainingDiverged, find_space, seed_everything
+from naslab.search_spaces.common.objectives.masked_words import MaskedWords
 from naslab.search_spaces.common.scores.label_words import search_mappings
 from naslab.search_spaces.common.training import adaptation
+from naslab.search_spaces.data.text import IGNORED
 from naslab.search_spaces.lmbff import search
 from naslab.search_spaces.lmbff import task as tuning
 from naslab.search_spaces.lmbff.generate import generate_templates
@@ -28,10 +31,16 @@ def test_a_template_longer_than_the_row(rows):
 
 
 def test_demonstrations_that_do_not_fit(rows):
-    space, task = made(rows, {"length": 14})
+    """Each study has the reference, and a control that learns in context: both show an example of each class."""
+    longer = "*cls**sent_0*_It_was_so_very" + "_so" * 12 + "*mask*.*sep+*"
+    shorter = "*cls**sent_0*_It_was*mask*.*sep+*"
     with pytest.raises(InputError, match=r"space.options.length: too short for template"):
-        task.evaluate(built(space), "validation")
-    task.evaluate(built(space, demonstrations="none"), "validation")
+        made(rows, {"length": 14})
+    with pytest.raises(InputError, match=r"space.options.length: too short for template"):
+        made(rows, {"templates": [longer]})
+    space, task = made(rows, {"templates": [shorter, longer]})
+    task.evaluate(built(space), "validation")
+    task.evaluate(built(space, demonstrations="none", template=longer), "validation")
 
 
 def test_the_split_of_a_model_is_its_seeds_and_the_best_of_its_rungs_is_kept(rows):
@@ -91,6 +100,23 @@ def test_adaptation_learns_and_is_named(rows, tmp_path):
     untouched = built(space)
     frozen = dict(untouched.named_parameters())
     assert all((frozen[name] != p).any() for name, p in model.named_parameters() if "embeddings.word" in name)
+
+
+def test_the_loss_of_the_adaptation_is_that_of_the_hidden_words(rows, monkeypatch):
+    """On a GPU it asks for no number: choosing by a mask would."""
+    network = built(made(rows)[0]).language_model.eval()
+    ids = torch.randint(5, 200, (3, 12))
+    hidden = torch.zeros_like(ids, dtype=torch.bool)
+    hidden[0, 1:4] = hidden[1, 2:3] = True
+    masked = MaskedWords(ids, ids.masked_fill(~hidden, IGNORED))
+    wanted = torch.nn.functional.cross_entropy(network(ids).logits[hidden], ids[hidden])
+    torch.testing.assert_close(adaptation.masked_loss(network, *adaptation.at_places(masked)), wanted)
+    batch = adaptation.at_places(masked)
+    with fake_cuda(monkeypatch) as crossings:
+        there, sent = network.to(CUDA), [part.to(CUDA) for part in batch]
+        crossings.watching = True
+        assert adaptation.masked_loss(there, *sent).device == CUDA
+    assert crossings.found == []
 
 
 class Killed(BaseException):
@@ -156,6 +182,11 @@ def test_a_training_killed_at_any_stage_ends_as_one_that_ran_through(module, nam
             {},
             {"adaptation": {"steps": 1, "text": {"corpus": "files", "files": ["/nowhere"]}}},
             "/nowhere: cannot be read",
+        ),
+        (
+            {},
+            {"adaptation": {"steps": 1, "text": {"corpus": "files", "files": [__file__]}, "batch_size": 9999}},
+            "task.adaptation.text: has ",
         ),
         ({}, {"batch_size": 9_999_999}, "task.batch_size: input should be less than or equal to 4096"),
         ({}, {"data": {"test": 200}}, "task.data.test: 200 leaves none of the 200 sentences to learn from"),

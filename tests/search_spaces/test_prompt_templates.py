@@ -3,11 +3,12 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lmbff_small import MANUAL, bert_tokenizer, roberta_tokenizer
+from lmbff_small import MANUAL, bert_tokenizer, infiller, roberta_tokenizer
 
 from naslab.errors import InputError
 from naslab.search_spaces import find_space
 from naslab.search_spaces.data.text import SpecialIds
+from naslab.search_spaces.data.text.hub_tokenizers import plain_ids
 from naslab.search_spaces.data.text.prompt_tokens import PromptTokenizer
 from naslab.search_spaces.data.text.templates import PLAIN, Limits, parse_template
 
@@ -84,3 +85,16 @@ def test_a_mask_in_a_text_is_text():
     row = parse_template(MANUAL).fill(tokenizer.encode, tokenizer.special, ("a [MASK] film",), Limits(64))
     assert row.ids.count(tokenizer.special.mask) == 1
     assert row.mask > len(tokenizer.encode("a [MASK] film"))
+
+
+@pytest.mark.parametrize("make", [bert_tokenizer, roberta_tokenizer, lambda: infiller()[1]])
+def test_what_spells_a_special_token_is_text(make):
+    """T5's SentencePiece holds its special tokens among its pieces, so that asking for plain text is not enough."""
+    tokenizer = make()
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    names = tokenizer.all_special_tokens
+    texts = ["the film", *(f"the{name}film" for name in names), "".join(names), f" {names[0]} {names[0]}"]
+    rows = plain_ids(tokenizer, texts)
+    assert rows[0] == tokenizer(["the film"], add_special_tokens=False)["input_ids"][0]
+    assert all(row and special.isdisjoint(row) for row in rows)
+    assert plain_ids(tokenizer, []) == []

@@ -169,6 +169,9 @@ def test_packed_masks_unpack_to_the_same():
     labels = torch.full_like(ids, IGNORED).scatter(1, batch["places_BM"], batch["labels_BM"])
     assert torch.equal(labels, masked.labels_BL)
     assert batch["labels_BM"].shape == (16, 8)
+    hidden = (batch["labels_BM"] != IGNORED).sum(1)
+    assert len(set(hidden.tolist())) > 1
+    assert float((batch["weight_B"] * hidden).mean()) == pytest.approx(1)
 
 
 ENGLISH = ["unbelievable embeddings are re-tokenized, aren't they?", "the snake_case of unbelievable things"]

@@ -11,6 +11,7 @@ from naslab.search_spaces import find_space, make_task, seed_everything
 from naslab.search_spaces.common.modules.masked_lm import export_masked_lm, load_masked_lm
 from naslab.search_spaces.common.objectives.masked_units import Masked
 from naslab.search_spaces.data.text import IGNORED, pretrained_tokenizer
+from naslab.search_spaces.whole_word.batches import packed
 from naslab.search_spaces.whole_word.scoring import recovery
 
 SIZES = {"vocabulary": 400, "length": 24, "width": 16}
@@ -86,6 +87,28 @@ def test_facts_of_a_rung_name_the_segmentation(task):
     assert rungs[-1].facts["tokens"] == 6 * 8 * 24
     assert rungs[0].facts["segmentation_seconds"] > 0
     assert rungs[0].facts["unaligned_percent"] == 0
+
+
+def test_parts_of_a_batch_add_up_to_it(task):
+    """What accumulation and several processes rely on, also where texts have fewer hidden tokens, or none."""
+    model = task.space.build(task.space.reference)
+    ids = torch.randint(5, 50, (4, 24))
+    hidden = torch.zeros_like(ids, dtype=torch.bool)
+    hidden[0, 1:4] = hidden[2, 5:6] = True
+    batch = packed(Masked(ids, ids.masked_fill(~hidden, IGNORED)), 3)
+    whole = model.loss(**batch)
+    logits = model(ids)[hidden]
+    torch.testing.assert_close(whole, torch.nn.functional.cross_entropy(logits, ids[hidden]), rtol=1e-5, atol=1e-5)
+    for rows in ([[0], [1, 2, 3]], [[0, 1], [2], [3]]):
+        parts = [model.loss(**{name: tensor[part] for name, tensor in batch.items()}) * len(part) / 4 for part in rows]
+        torch.testing.assert_close(whole, sum(parts), rtol=1e-5, atol=1e-5)
+
+
+def test_pairs_of_sentences_are_refused(make, tmp_path):
+    rows = "".join(f"这家酒店{n},非常干净,{'ab'[n % 2]}\n" for n in range(40))
+    (tmp_path / "pairs.csv").write_text("text,text_b,label\n" + rows, encoding="utf-8")
+    with pytest.raises(InputError, match=r"task\.sentences: pairs of sentences are not read here"):
+        make(sentences={"name": "files", "root": str(tmp_path / "pairs.csv")})
 
 
 def test_training_learns(make):

@@ -73,8 +73,9 @@ def sentence_states(name: str, device: torch.device) -> Embed:
         found = []
         for start in range(0, len(texts), BATCH):
             inputs = tokenizer(
-                list(texts[start : start + BATCH]), padding=True, truncation=True, max_length=256, return_tensors="pt"
-            ).to(device)
+                list(texts[start : start + BATCH]), padding=True, truncation=True, max_length=256, return_tensors="pt",
+                split_special_tokens=True,
+            ).to(device)  # fmt: skip
             kept = inputs["attention_mask"][..., None]
             mean = (model(**inputs)[0] * kept).sum(1) / kept.sum(1)
             found.append(torch.nn.functional.normalize(mean, dim=1).cpu().numpy())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from pydantic import Field
@@ -14,10 +14,11 @@ from torch.nn import functional as F
 
 from naslab.errors import InputError
 from naslab.search_spaces.common.modules.language_models import check_positions, words_head
-from naslab.search_spaces.common.objectives.masked_words import mask_words
+from naslab.search_spaces.common.objectives.masked_words import MaskedWords, mask_words
 from naslab.search_spaces.common.objectives.vocabulary_loss import vocabulary_loss
 from naslab.search_spaces.common.training.optimisers import adamw
 from naslab.search_spaces.common.training.schedule import set_learning_rate
+from naslab.search_spaces.data.placing import sent
 from naslab.search_spaces.data.text import IGNORED, SpecialIds, TextOptions, read_corpus, window_starts
 from naslab.search_spaces.data.text.places import data_of
 from naslab.search_spaces.data.text.prompt_tokens import PromptTokenizer
@@ -26,6 +27,8 @@ from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.task import TrainingDiverged
 
 WARMUP = 0.06
+FEW_LINES = 64
+"""Lines that are tokenized at once to see whether a text is long enough."""
 
 
 class AdaptationOptions(Options):
@@ -50,13 +53,13 @@ class Adaptation:
     """A text to adapt the models of a study to, tokenized when the first asks for it.
 
     Raises:
-        InputError: its windows are longer than the models' positions, or there is no such text.
+        InputError: its windows are longer than the models' positions, or the text is missing, or too short for a batch.
     """
 
     def __init__(self, options: AdaptationOptions, tokenizer: PromptTokenizer, config: Any) -> None:
         check_positions(config, options.length, "task.adaptation.length")
         with data_of("task.adaptation.text"):
-            read_corpus(options.text)
+            check_text(options, tokenizer.encode_all)
         self.options, self.tokenizer = options, tokenizer
 
     @cached_property
@@ -70,20 +73,32 @@ class Adaptation:
         return adapt(language_model, self.tokenizer.special, self.tokens_N, self.options, seed)
 
 
-def corpus_tokens(options: AdaptationOptions, encode: Callable[[list[str]], list[list[int]]]) -> Tensor:
-    """All tokens (N) of the text, line after line.
+Encode: TypeAlias = Callable[[list[str]], list[list[int]]]
+"""Texts to token numbers, without special ones."""
 
-    Args:
-        encode: texts to token numbers, without special ones.
+
+def check_text(options: AdaptationOptions, encode: Encode) -> None:
+    """Refuse a text that is too short; of a long one only the beginning is tokenized.
 
     Raises:
-        InputError: the text is missing, or too short for a batch.
+        InputError: it has no more tokens than a batch, or is missing.
     """
-    lines = [line for line in read_corpus(options.text).splitlines() if line.strip()]
-    tokens = torch.tensor([number for line in encode(lines) for number in line])
-    if len(tokens) <= (least := options.batch_size * options.length):
-        raise InputError(f"task.adaptation.text: has {len(tokens)} tokens; a batch alone needs {least}")
-    return tokens
+    lines, tokens = _lines(options), 0
+    for start in range(0, len(lines), FEW_LINES):
+        tokens += sum(map(len, encode(lines[start : start + FEW_LINES])))
+        if tokens > options.batch_size * options.length:
+            return
+    least = options.batch_size * options.length + 1
+    raise InputError(f"data: has {tokens} tokens; a batch alone needs {least}")
+
+
+def corpus_tokens(options: AdaptationOptions, encode: Encode) -> Tensor:
+    """All tokens (N) of the text, line after line."""
+    return torch.tensor([number for line in encode(_lines(options)) for number in line])
+
+
+def _lines(options: AdaptationOptions) -> list[str]:
+    return [line for line in read_corpus(options.text).splitlines() if line.strip()]
 
 
 def adapt(language_model: Any, special: SpecialIds, tokens_N: Tensor, options: AdaptationOptions, seed: int) -> float:
@@ -105,9 +120,9 @@ def adapt(language_model: Any, special: SpecialIds, tokens_N: Tensor, options: A
         ids = F.pad(tokens_N[starts[:, None] + torch.arange(span)], (1, 0), value=special.cls)
         ids = F.pad(ids, (0, 1), value=special.sep)
         noise = torch.rand(*ids.shape, 3, generator=generator)
-        hidden, labels = (part.to(device) for part in mask_words(ids, noise, options.masked, special, size))
+        batch = (sent(part, device) for part in at_places(mask_words(ids, noise, options.masked, special, size)))
         set_learning_rate(optimiser, step / options.steps, WARMUP)
-        loss = masked_loss(language_model, hidden, labels)
+        loss = masked_loss(language_model, *batch)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(language_model.parameters(), 1.0)
@@ -120,10 +135,19 @@ def adapt(language_model: Any, special: SpecialIds, tokens_N: Tensor, options: A
     return mean
 
 
-def masked_loss(language_model: Any, ids_BL: Tensor, labels_BL: Tensor) -> Tensor:
-    """Mean cross-entropy over the hidden words; where the model's kind is known, only those go through its head."""
+def at_places(masked: MaskedWords) -> tuple[Tensor, Tensor, Tensor]:
+    """Texts (B, L), places of their hidden words and what these are, both (B, M); IGNORED where a text has fewer."""
+    hidden = masked.labels_BL != IGNORED
+    places_BM = hidden.int().argsort(dim=1, descending=True, stable=True)[:, : int(hidden.sum(1).max())]
+    return masked.ids_BL, places_BM, masked.labels_BL.gather(1, places_BM)
+
+
+def masked_loss(language_model: Any, ids_BL: Tensor, places_BM: Tensor, labels_BM: Tensor) -> Tensor:
+    """Mean cross-entropy over the hidden words; where the model's kind is known, only those go through its head.
+
+    Places are numbers, no mask: how many a mask chooses the host would have to ask of the device.
+    """
     head = words_head(language_model)
-    there = labels_BL != IGNORED
-    if head is None:
-        return vocabulary_loss(language_model(ids_BL).logits[there], labels_BL[there], "mean")
-    return vocabulary_loss(head(language_model.base_model(ids_BL)[0][there]), labels_BL[there], "mean")
+    found = language_model(ids_BL).logits if head is None else language_model.base_model(ids_BL)[0]
+    chosen = found.gather(1, places_BM[..., None].expand(-1, -1, found.shape[-1]))
+    return vocabulary_loss(chosen if head is None else head(chosen), labels_BM, "mean")

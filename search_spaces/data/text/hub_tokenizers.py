@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from naslab.errors import InputError
 from naslab.search_spaces.data.packages import model_folder
@@ -34,6 +36,19 @@ def load_tokenizer(name: str, where: str) -> Any:
     if not known:
         raise InputError(f"{where}: cannot load the tokenizer of {name!r}: it knows none of {' '.join(PROBE)}")
     return tokenizer
+
+
+def plain_ids(tokenizer: Any, texts: Sequence[str], side: Literal["text", "text_target"] = "text") -> list[list[int]]:
+    """Token numbers of texts without special ones: where a text spells one, such as `</s>`, it is text."""
+    how = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+    rows: list[list[int]] = tokenizer(**{side: list(texts)}, **how)["input_ids"] if texts else []
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    names = "|".join(re.escape(name[1:]) for name in tokenizer.all_special_tokens if len(name) > 1)
+    for number, row in enumerate(rows):
+        if names and not special.isdisjoint(row):  # SentencePiece has them among its pieces, and asks nobody
+            parts = re.split(f"(?=(?:{names}))", texts[number])
+            rows[number] = [i for part in tokenizer(**{side: parts}, **how)["input_ids"] for i in part]
+    return rows
 
 
 def _named(name: str) -> Any:

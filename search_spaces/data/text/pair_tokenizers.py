@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from naslab.errors import InputError
 from naslab.search_spaces.data.text.byte_pairs import BEGIN, END, PAD, train_byte_pairs
-from naslab.search_spaces.data.text.hub_tokenizers import load_tokenizer
+from naslab.search_spaces.data.text.hub_tokenizers import load_tokenizer, plain_ids
 from naslab.search_spaces.data.text.parallel import Pairs
 
 
@@ -67,8 +67,7 @@ class NamedPairs:
 
     def encode(self, texts: Sequence[str], target: bool) -> list[list[int]]:
         """See PairTokenizer."""
-        side = "text_target" if target else "text"
-        return list(self.codes(**{side: list(texts)}, add_special_tokens=False)["input_ids"])
+        return plain_ids(self.codes, texts, "text_target" if target else "text")
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """See PairTokenizer."""

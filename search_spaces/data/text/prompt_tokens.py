@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import BertTokenizer
 
 from naslab.errors import InputError
-from naslab.search_spaces.data.text.hub_tokenizers import load_tokenizer
+from naslab.search_spaces.data.text.hub_tokenizers import load_tokenizer, plain_ids
 from naslab.search_spaces.data.text.wordpiece import SpecialIds, train_wordpiece
 
 BEGINNINGS = ("Ġ", "▁")
@@ -62,8 +62,7 @@ class PromptTokenizer:
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """Many texts to token numbers, which are not kept."""
-        found = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)
-        return found["input_ids"]  # type: ignore[no-any-return]
+        return plain_ids(self.tokenizer, texts)
 
     def word(self, word: str) -> int:
         """The number of a word, as it stands after a space.
