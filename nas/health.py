@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-from naslab.nas.statistics import Interval, difference_interval, mean_interval
+from naslab.nas.statistics import Critical, Interval, mean_interval, over_runs, student
 
 COLLAPSED_STD, UNDECIDED_ENTROPY, SKIP_LIMIT = 0.2, 0.9, 0.5
 
@@ -55,6 +55,8 @@ def assess(
     genotype_skips: float | None = None,
     embedding: Mapping[str, float] | None = None,
     sign: int = 1,
+    critical: Critical = student,
+    decimals: int = 2,
 ) -> HealthReport:
     """The health report of one arm.
 
@@ -66,15 +68,17 @@ def assess(
         genotype_skips: share of the genotype's layers that have no parameters.
         embedding: `feature_std` and `effective_rank` of the retrained finalist.
         sign: -1 where less of the metric is better; the difference is positive where the finalist is better.
+        critical: by how many standard errors intervals over seeds reach.
+        decimals: with which the metric is written.
     """
-    difference = difference_interval(finalist, random).scaled(sign) if finalist and random else None
+    difference = over_runs(finalist, random, critical).scaled(sign) if finalist and random else None
     embedding = embedding or {}
     facts: dict[str, Any] = _search_facts(search, metric, retrained) if search else {}
     return HealthReport(
         arm=arm,
-        verdict=_verdict(arm, finalist, random, difference),
+        verdict=_verdict(arm, finalist, random, difference, decimals),
         warnings=tuple(_warnings(facts, genotype_skips, embedding)),
-        finalist=mean_interval(finalist) if finalist else None,
+        finalist=mean_interval(finalist, critical) if finalist else None,
         random=mean_interval(random) if random else None,
         difference=difference,
         parameter_free_share=genotype_skips,
@@ -95,14 +99,17 @@ def _search_facts(search: Mapping[str, Any], metric: str, retrained: float | Non
     }
 
 
-def _verdict(arm: str, finalist: Sequence[float], random: Sequence[float], difference: Interval | None) -> str:
+def _verdict(
+    arm: str, finalist: Sequence[float], random: Sequence[float], difference: Interval | None, decimals: int
+) -> str:
     if not finalist:
         return f"{arm}: cannot tell: its finalist has no finished run"
     if difference is None:
         return f"{arm}: cannot tell: no random architecture was measured"
     if difference.low is None or difference.high is None:
-        return f"{arm}: cannot tell: {len(finalist)} seeds against {len(random)} random architectures; each needs two"
-    bounds = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+        return f"{arm}: cannot tell: {len(finalist)} seeds against {len(random)} random architectures are too few"
+    mean, low, high = (f"{value:+.{decimals}f}" for value in (difference.mean, difference.low, difference.high))
+    bounds = f"{mean} [{low}, {high}]"
     if difference.low > 0:
         return f"{arm}: better than random architectures by {bounds}"
     if difference.high < 0:

@@ -133,7 +133,19 @@ def interval_over(
         return paired_interval(values, floor, critical)
     if len(floor) == 1:
         return mean_interval([value - floor[0] for value in values.values()], critical)
-    return _widened(difference_interval(list(values.values()), floor), critical, len(values))
+    return over_runs(list(values.values()), floor, critical)
+
+
+def over_runs(values: Sequence[float], runs: Sequence[float], critical: Critical = student) -> Interval:
+    """`values` minus `runs` of something else, which share no seeds with them: by Welch.
+
+    Args:
+        critical: as in `paired_interval`, of so many `values`: the `runs` are given once, and take no part in a race.
+
+    Raises:
+        ValueError: no values on one side.
+    """
+    return _widened(difference_interval(values, runs), critical, len(values))
 
 
 def ratio_interval(a: Mapping[int, float], b: Mapping[int, float], critical: Critical = student) -> Interval:

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from naslab.nas.statistics import (
     Critical,
     Interval,
-    difference_interval,
-    mean_interval,
+    interval_over,
+    over_runs,
     paired_interval,
     ratio_interval,
     spread_of_difference,
@@ -90,11 +90,13 @@ def _headline(standing: Standing, found: Sequence[Finding]) -> str:
         return f"The reference breaks {broken}{instead if standing.floor_of != 'given' else ''}. {_leader(standing)}"
     if standing.objective.kind == "pareto":
         return _front(standing)
-    below = standing.reference is not None and standing.reference.verdict == "below"  # the floor was given
     first = next((finding for finding in found if finding.kind in ("cheapest", "best")), None)
-    if first is not None and not below:
+    reached = standing.reference.verdict if standing.reference is not None else None
+    if first is not None and reached != "below":
         return first.text
-    others = [row for row in standing.rows if not row.reference]
+    if reached in ("below", "undecided"):
+        return _unreached(standing)
+    others = _others(standing)
     if not others:
         return "Only the reference has finished, so there is nothing to hold against it yet."
     if standing.reference is None:
@@ -102,13 +104,9 @@ def _headline(standing: Standing, found: Sequence[Finding]) -> str:
     if standing.floor is None:
         lacking = "Nothing else is shown to be better than the reference; without a floor none is held to be as good."
         return f"{lacking} {_leader(standing)}"
-    floor = f"the floor of {standing.shown(standing.floor)} {standing.metric}"
+    floor = _floor(standing)
     if all(row.verdict == "below" for row in others):
-        return (
-            f"Nothing is as good as {floor}." if below else f"Keep the reference: nothing else is as good as {floor}."
-        )
-    if below:
-        return f"The reference is below {floor}. {_leader(standing)}"
+        return f"Keep the reference: nothing else is as good as {floor}."
     cheaper = f"cheaper by {100 * LEAST_SAVING:.0f} % or more"
     if open_rows := _undecided(standing):
         lacking = f"nothing else is shown to be better, or as good and {cheaper}"
@@ -119,6 +117,22 @@ def _headline(standing: Standing, found: Sequence[Finding]) -> str:
     are = "is" if len(as_good) == 1 else "are"
     within = f"as good within {standing.margin:.3g}" if standing.margin else "as good"
     return f"Keep the reference: {_names(as_good)} {are} {within}, but not shown to be better, or {cheaper}."
+
+
+def _unreached(standing: Standing) -> str:
+    """The headline where the floor is a number that the reference itself is not shown to reach."""
+    floor = _floor(standing)
+    if any(row.verdict == "meets" and not row.breaks for row in standing.rows):
+        below = standing.reference is not None and standing.reference.verdict == "below"
+        return f"The reference is {'below' if below else 'not shown to be as good as'} {floor}. {_leader(standing)}"
+    if open_rows := _undecided(standing):
+        return f"Nothing is shown to be as good as {floor}; more seeds may show it for {_names(open_rows)}."
+    return f"Nothing is as good as {floor}."
+
+
+def _floor(standing: Standing) -> str:
+    assert standing.floor is not None
+    return f"the floor of {standing.shown(standing.floor)} {standing.metric}"
 
 
 def _leader(standing: Standing) -> str:
@@ -134,14 +148,24 @@ def _front(standing: Standing) -> str:
     front = [row for row in standing.rows if row.rank == 1]
     if not front:
         return f"No configuration has a known {standing.against} yet, so there is no front."
-    listed = ", ".join(f"{row.name} ({standing.shown(row.metric.mean)})" for row in front)
+    ends = front if len(front) <= 2 * NAMED else [*front[:NAMED], front[-1]]
+    named = [f"{row.name} ({standing.shown(row.metric.mean)})" for row in ends]
+    if len(front) > len(ends):
+        named.insert(NAMED, f"{len(front) - len(ends)} more")
+    listed = ", ".join(named)
     only = "is" if len(front) == 1 else "are"
     return f"On the front of {standing.metric} against {standing.against} {only}, from the cheapest: {listed}."
 
 
+def _others(standing: Standing) -> list[Row]:
+    """All rows but the reference; that of a study beside is one of them."""
+    reference = standing.reference
+    return [row for row in standing.rows if row is not reference]
+
+
 def _rivals(standing: Standing) -> list[Row]:
     """The rows that may take the reference's place: they keep the constraints."""
-    return [row for row in standing.rows if not row.reference and not row.breaks]
+    return [row for row in _others(standing) if not row.breaks]
 
 
 def _cheapest(standing: Standing) -> Iterator[Finding]:
@@ -241,14 +265,14 @@ def _searches(standing: Standing) -> Iterator[Finding]:
                 "search", f"{arm.arm}: no random architecture was measured, so luck cannot be ruled out; {cost}."
             )
             continue
-        gain = difference_interval(list(row.metrics.values()), standing.random.values).scaled(sign)
+        gain = over_runs(list(row.metrics.values()), standing.random.values, standing.critical).scaled(sign)
         yield Finding("search", f"{arm.arm}: {_gained(gain, standing)}; {cost}.", row.configuration.digest, gain)
 
 
 def _gained(gain: Interval, standing: Standing) -> str:
     mean = standing.shown(gain.mean, "+")
     if gain.low is None or gain.high is None:
-        return f"{mean} against random architectures, of which one run each tells nothing"
+        return f"{mean} against random architectures; so few runs tell nothing"
     figures = f"{mean} [{standing.shown(gain.low, '+')}, {standing.shown(gain.high, '+')}]"
     if gain.low > 0:
         return f"the search gained {figures} over random architectures"
@@ -265,8 +289,10 @@ def _controls(standing: Standing) -> Iterator[Finding]:
     sign = standing.objective.sign
     best = max(ranked, key=lambda row: sign * row.metric.mean)
     for control in standing.controls:
-        over = _over_baseline(best, control).scaled(sign)
-        if over.low is not None and over.low > 0:
+        over = _over_baseline(best, control, standing.critical).scaled(sign)
+        # Another with less spread may be shown to be above it; of many, one would be by luck alone.
+        sure = (_over_baseline(row, control, standing.better_critical).scaled(sign) for row in ranked)
+        if any(one.low is not None and one.low > 0 for one in (over, *sure)):
             continue
         how = {None: "", True: ", which is trained too,", False: ", which takes no training,"}[control.trained]
         yield Finding(
@@ -278,11 +304,8 @@ def _controls(standing: Standing) -> Iterator[Finding]:
         )
 
 
-def _over_baseline(row: Row, control: Baseline) -> Interval:
-    values = list(row.metrics.values())
-    if len(control.values) > 1:
-        return difference_interval(values, control.values)
-    return mean_interval([value - control.metric.mean for value in values])
+def _over_baseline(row: Row, control: Baseline, critical: Critical) -> Interval:
+    return interval_over(row.metrics, control.values or (control.metric.mean,), critical)
 
 
 def _open(standing: Standing) -> Iterator[Finding]:

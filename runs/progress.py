@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from naslab.runs.events import Follower
+from naslab.runs.output import significant_digits
 from naslab.runs.plan import NamedControl, expected_jobs
 from naslab.runs.study import Study
 from naslab.runs.trial import ENDED, Job, Trial
@@ -57,7 +58,7 @@ class Progress:
         """Say that a trial ended."""
         if self._quiet:
             return
-        score = "" if value is None else f"{value:8.2f}"
+        score = "" if value is None else f"{significant_digits(value, 4):>8}"
         line = f"{state:9} {job.label:24} seed {job.seed % 10_000:<5} {score:8} {seconds:7.1f} s"
         self._console.print(Text(f"{line}  {error or ''}".rstrip()), highlight=False)
 
@@ -85,6 +86,6 @@ class Progress:
             spent = sum(follower.seconds().values())
             table.add_row(
                 job.label, str(job.seed % 10_000), follower.phase, str(rung.epoch) if rung else "",
-                "" if score is None else f"{score:.2f}", f"{spent:.0f}",
+                "" if score is None else significant_digits(score, 4), f"{spent:.0f}",
             )  # fmt: skip
         return table

@@ -16,8 +16,8 @@ from naslab.nas.grid import describe_point
 from naslab.nas.statistics import (
     Critical,
     Interval,
-    difference_interval,
     mean_interval,
+    over_runs,
     paired_interval,
     student,
 )
@@ -334,7 +334,7 @@ def _gain(group: Sequence[Trial], frame: Frame, total_hours: float) -> Interval 
     if own.keys() == other.keys():
         gain = paired_interval(own, other, frame.critical)
     else:
-        gain = difference_interval(list(own.values()), list(other.values()))
+        gain = over_runs(list(own.values()), list(other.values()), frame.critical)
     return gain.scaled(frame.objective.sign / total_hours)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from naslab.nas.statistics import Critical, student
@@ -64,14 +65,18 @@ class Standing:
         return "core hour" if self.clock == "core" else "CPU hour"
 
     def shown(self, value: float, sign: str = "") -> str:
-        """A value of the metric, or a difference, with as many decimals as its margin has, two at least.
+        """A value of the metric, or a difference.
 
         Args:
             sign: "+" writes the sign of what is positive, too.
         """
+        return f"{value:{sign}.{self.decimals}f}"
+
+    @cached_property
+    def decimals(self) -> int:
+        """Of the metric, as it is written: as many as its margin has, two at least."""
         scale = self.margin or 0.01 * max((abs(row.metric.mean) for row in self.rows), default=0.0)
-        decimals = 2 if not 0 < scale < 0.1 else min(1 - math.floor(math.log10(scale)), 15)
-        return f"{value:{sign}.{decimals}f}"
+        return 2 if not 0 < scale < 0.1 else min(1 - math.floor(math.log10(scale)), 15)
 
     @property
     def reference(self) -> Row | None:

@@ -42,10 +42,11 @@ def pareto(ranking: Ranking) -> go.Figure:
         name="Pareto front",
         hoverinfo="skip",
     )
+    reference = ranking.reference
     for kind in SHADES:
-        rows = [row for row in ranking.rows if (row.verdict or "unjudged") == kind and not row.reference]
+        rows = [row for row in ranking.rows if (row.verdict or "unjudged") == kind and row is not reference]
         _points(figure, [row for row in rows if row.cost is not None], kind, SHADES[kind], SYMBOLS[kind], ranking)
-    own = [row for row in ranking.rows if row.reference and row.cost is not None]
+    own = [] if reference is None or reference.cost is None else [reference]
     _points(figure, own, "reference", PALETTE[0], "diamond", ranking)
     for control in ranking.controls:
         figure.add_hline(
@@ -61,6 +62,7 @@ def _points(figure: go.Figure, rows: Sequence[Row], name: str, shade: str, symbo
     if not rows:
         return
     hours, few = ranking.objective.cost is None, len(ranking.rows) <= 3 * FEW
+    cost = "%{x:.4g} h" if hours else "%{x:.4g}"
     figure.add_scatter(
         x=[row.cost for row in rows],
         y=[row.metric.mean for row in rows],
@@ -75,7 +77,7 @@ def _points(figure: go.Figure, rows: Sequence[Row], name: str, shade: str, symbo
         name=name,
         text=[plain(row.name) for row in rows],
         customdata=[", ".join(map(str, row.trials)) for row in rows],
-        hovertemplate=f"%{{text}}<br>%{{y:.2f}} at %{{x:.4g}}{' h' if hours else ''}<br>trials %{{customdata}}",
+        hovertemplate=f"%{{text}}<br>%{{y:.{ranking.decimals}f}} at {cost}<br>trials %{{customdata}}",
     )
 
 
@@ -90,21 +92,22 @@ def learning_curves(ranking: Ranking, trials: Mapping[int, Trial]) -> go.Figure 
     The first rows have a colour each; proposals, and all other rows, are one quiet group each.
     """
     figure = figure_of(400, f"{ranking.unit}s since the run began", f"validation {ranking.metric}")
-    _curves(figure, [t for t in trials.values() if t.job.role == "proposal"], ranking.metric, QUIET, "proposals", 1)
+    _curves(figure, [t for t in trials.values() if t.job.role == "proposal"], ranking, QUIET, "proposals", 1)
     own = ranking.own_rows
     rest = [trials[number] for row in own[FEW:] for number in row.trials]
-    _curves(figure, rest, ranking.metric, QUIET, f"{len(own) - FEW} other rows", 1)
+    _curves(figure, rest, ranking, QUIET, f"{len(own) - FEW} other rows", 1)
     for index, row in enumerate(own[:FEW]):
         group = [trials[number] for number in row.trials]
-        _curves(figure, group, ranking.metric, colour(index), row.name, 2)
+        _curves(figure, group, ranking, colour(index), row.name, 2)
     return figure if figure.data else None
 
 
-def _curves(figure: go.Figure, group: Sequence[Trial], metric: str, shade: str, name: str, width: int) -> None:
+def _curves(figure: go.Figure, group: Sequence[Trial], ranking: Ranking, shade: str, name: str, width: int) -> None:
     """The trials of one group as one trace, a gap between them."""
     x: list[float | None] = []
     y: list[float | None] = []
     told: list[str] = []
+    metric, score = ranking.metric, f"%{{y:.{ranking.decimals}f}}"
     for trial in group:
         rungs = [rung for rung in trial.rungs if metric in rung.scores]
         before = sum(trial.carried_seconds.values()) if trial.reused else 0.0
@@ -115,7 +118,7 @@ def _curves(figure: go.Figure, group: Sequence[Trial], metric: str, shade: str, 
         figure.add_scatter(
             x=x, y=y, mode="lines+markers", line={"color": shade, "width": width}, marker={"size": 2 + 2 * width},
             opacity=0.5 if width == 1 else 1, name=plain(name), text=told if width > 1 else None,
-            hovertemplate="%{y:.2f} at %{text}" if width > 1 else "%{y:.2f}",
+            hovertemplate=f"{score} at %{{text}}" if width > 1 else score,
         )  # fmt: skip
 
 

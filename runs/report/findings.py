@@ -57,6 +57,8 @@ def _assess(study: Study, ranking: Ranking, trials: Sequence[Trial], arm: str) -
             if finals and all(name in t.scores for t in finals)
         },
         sign=study.objective.sign,
+        critical=ranking.critical,
+        decimals=ranking.decimals,
     )
 
 

@@ -32,7 +32,7 @@ def leaderboard(found: Findings) -> Section:
         join(
             [
                 _tools(ranking) if len(ranking.rows) > FEW else "",
-                table(columns, [_row(row, ranking.study) for row in ranking.rows], css="leaderboard sortable"),
+                table(columns, [_row(row, ranking) for row in ranking.rows], css="leaderboard sortable"),
                 note(f"{_order(ranking)} {_floor(ranking)}"),
                 note(
                     f"Small figures are 95 % intervals over seeds. The gain is over {_base(ranking)}, and charges the "
@@ -55,7 +55,7 @@ def _tools(ranking: Ranking) -> Html:
     )
 
 
-def _row(row: Row, study: str) -> list[object]:
+def _row(row: Row, ranking: Ranking) -> list[object]:
     values = row.configuration.as_dict().items()
     lines = [tag("span", f"{key}: {_words(value)}", css="bounds") for key, value in values]
     broken = [tag("span", f"breaks {_broken(row.breaks)}, so it has no rank", css="bounds")] if row.breaks else []
@@ -64,15 +64,15 @@ def _row(row: Row, study: str) -> list[object]:
         row.rank if row.rank is not None else "—",
         join([tag("strong", row.name), *lines, *broken]),
         tag("span", row.verdict, css=f"verdict {row.verdict}") if row.verdict else "—",
-        interval(row.metric),
-        interval(None if row.reference else row.difference),
+        interval(row.metric, ranking.decimals),
+        interval(None if row is ranking.reference else row.difference, ranking.decimals),
         join([interval(row.device_hours, significant=3), *waited]),
         interval(row.score, significant=4),
         interval(row.gain, significant=3),
         significant_digits(row.search_hours) if row.arms and not row.reference else "—",
         interval(row.hours_to_floor, significant=3),
         "●" if row.pareto else "",
-        trials_of(row, study),
+        trials_of(row, ranking.study),
     ]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from naslab.nas.health import HealthReport
 from naslab.runs.output import significant_digits
+from naslab.runs.ranking import Ranking
 from naslab.runs.report import figures
 from naslab.runs.report.leaderboard import leaderboard, trials_of
 from naslab.runs.report.markup import (
@@ -46,9 +47,18 @@ def controls(found: Findings) -> Section:
     if not lines:
         return empty(id, title, "No control and no random architecture has finished yet.")
     best = next((row for row in ranking.rows if row.rank is not None), None)
-    rows = [[line.name.replace("_", " "), interval(line.metric), trial_links(line.trials)] for line in lines]
+    rows = [
+        [line.name.replace("_", " "), interval(line.metric, ranking.decimals), trial_links(line.trials)]
+        for line in lines
+    ]
     if best is not None:
-        rows.append([tag("strong", f"best ranked: {best.name}"), interval(best.metric), trials_of(best, ranking.study)])
+        rows.append(
+            [
+                tag("strong", f"best ranked: {best.name}"),
+                interval(best.metric, ranking.decimals),
+                trials_of(best, ranking.study),
+            ]
+        )
     text = "A result means something only beside what needs no search: these are scored on the same test split."
     return Section(id, title, join([table(["", f"#{ranking.metric}", "Trials"], rows), note(text)]))
 
@@ -72,7 +82,7 @@ def health(found: Findings) -> Section:
     id, title = "health", "Health of the searches"
     if not found.health:
         return empty(id, title, "This study has no arm that searches, so there is no search to judge.")
-    parts = [_card(report) for report in found.health]
+    parts = [_card(report, max(3, found.ranking.decimals)) for report in found.health]
     if found.searches:
         parts.append(plot(figures.decisiveness(found.searches), "entropy and share of skips by epoch"))
     else:
@@ -80,7 +90,7 @@ def health(found: Findings) -> Section:
     return Section(id, title, join(parts))
 
 
-def _card(report: HealthReport) -> Html:
+def _card(report: HealthReport, decimals: int) -> Html:
     warnings = [tag("p", tag("strong", "Warning: "), warning, css="warning") for warning in report.warnings]
     facts = [
         ("mean entropy at the end", report.entropy[-1] if report.entropy else None),
@@ -91,7 +101,7 @@ def _card(report: HealthReport) -> Html:
         ("std of the normalised embedding (1: healthy, 0: collapsed)", report.feature_std),
         ("effective rank of the embedding", report.effective_rank),
     ]
-    rows = [[name, f"{value:.3f}"] for name, value in facts if value is not None]
+    rows = [[name, f"{value:.{decimals}f}"] for name, value in facts if value is not None]
     more = table(["", "#"], rows, css="facts") if rows else Html("")
     return tag("article", tag("h3", report.verdict), *warnings, more, css="card")
 
@@ -234,13 +244,13 @@ def ledger(found: Findings) -> Section:
         return empty(id, title, "The ledger is empty.")
     columns = ["#Trial", "Role", "Arm", "State", "#Seed", "Configuration", f"#{found.ranking.metric}", "#Seconds",
                "Key", "Error"]  # fmt: skip
-    rows = [_ledger_row(trial, found.ranking.metric) for trial in found.trials]
+    rows = [_ledger_row(trial, found.ranking) for trial in found.trials]
     summary = tag("summary", f"{len(rows)} trials of the ledger")
     text = "Figures above name the trials that they come from; this is what the ledger holds of each."
     return Section(id, title, join([note(text), tag("details", summary, table(columns, rows))]))
 
 
-def _ledger_row(trial: Trial, metric: str) -> list[object]:
+def _ledger_row(trial: Trial, ranking: Ranking) -> list[object]:
     digest = trial.job.configuration.digest if trial.job.configuration else ""
     anchor = Html(f'<span id="trial-{trial.number}">{trial.number}</span>')
     return [
@@ -250,7 +260,7 @@ def _ledger_row(trial: Trial, metric: str) -> list[object]:
         tag("span", trial.state, css=f"state {trial.state}"),
         trial.job.seed,
         tag("code", digest),
-        f"{trial.scores[metric]:.2f}" if metric in trial.scores else "",
+        ranking.shown(trial.scores[ranking.metric]) if ranking.metric in trial.scores else "",
         f"{trial.device_seconds:.1f}",
         tag("code", trial.job.key),
         trial.error or "",

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_study import BY_DARTS, BY_TPE, PUBLISHED, head, make_study, trial
+from synthetic_study import BY_DARTS, BY_TPE, OPERATIONS, PUBLISHED, head, make_study, trial
 
 from naslab.nas.statistics import paired_interval, ratio_interval
 from naslab.nas.verdict import tellable
 from naslab.runs.answer import LEAST_SAVING
+from naslab.runs.beside import Neighbour
 from naslab.runs.ranking import Ranking, rank
 
 
@@ -201,6 +202,90 @@ def test_what_would_settle_an_open_row_is_told_by_the_floor_that_it_is_open_agai
     (still,) = told.answer.of("open")
     deviation = 2.0 if floor == "given" else 2.0 * math.sqrt(2)
     assert f"With 3 seeds the study tells differences of about {tellable(deviation, 3):.2g}" in still.text
+
+
+BESIDE = make_study(name="theirs")
+
+
+def test_the_reference_of_a_study_beside_is_one_to_choose():
+    """Systems of different spaces are different studies: their published settings are rivals."""
+    theirs = finals("reference", PUBLISHED, (85.0, 85.2, 85.4), 0, seconds=180.0)
+    ranking = rank(make_study(), REFERENCE, [Neighbour(BESIDE, tuple(theirs))])
+    (cheapest,), (best,) = ranking.answer.of("cheapest"), ranking.answer.of("best")
+    assert cheapest.text == ranking.answer.sentence
+    for finding in (cheapest, best):
+        assert finding.text.startswith("theirs: reference (published nasiam)")
+    worse = finals("reference", PUBLISHED, (70.0, 70.2, 70.4), 0, seconds=180.0)
+    said = rank(make_study(), REFERENCE, [Neighbour(BESIDE, tuple(worse))]).answer.sentence
+    assert said.startswith("Keep the reference: nothing else is as good")
+
+
+UNSURE = finals("reference", PUBLISHED, (79.0, 80.2, 81.5), 0)
+BELOW = finals("reference", PUBLISHED, (70.0, 70.2, 70.4), 0)
+REACHES = finals("darts", BY_DARTS, (80.6, 80.8, 81.0), 10, seconds=720.0)
+FAILS = finals("darts", BY_DARTS, (70.0, 70.2, 70.4), 10, seconds=720.0)
+OPEN = finals("tpe", BY_TPE, (79.0, 80.2, 81.5), 20, seconds=720.0)
+
+
+@pytest.mark.parametrize(
+    ("groups", "sentence"),
+    [
+        ([UNSURE, REACHES], "The reference is not shown to be as good as the floor of 80.20 knn_top1. darts"),
+        ([BELOW, REACHES], "The reference is below the floor of 80.20 knn_top1. darts"),
+        (
+            [UNSURE, FAILS],
+            "Nothing is shown to be as good as the floor of 80.20 knn_top1; more seeds may show it for ref",
+        ),
+        ([UNSURE], "Nothing is shown to be as good as the floor of 80.20 knn_top1; more seeds may show it for ref"),
+        (
+            [BELOW, OPEN],
+            "Nothing is shown to be as good as the floor of 80.20 knn_top1; more seeds may show it for tpe",
+        ),
+        ([BELOW, FAILS], "Nothing is as good as the floor of 80.20"),
+        ([BELOW], "Nothing is as good as the floor of 80.20"),
+        ([finals("reference", PUBLISHED, (80.0, 80.2, 80.4), 0)], "Only the reference has finished"),
+    ],
+)
+def test_a_reference_that_is_not_shown_to_reach_a_given_floor_is_not_one_to_keep(groups, sentence):
+    assert ranked(*groups, ranking={"floor": 80.2}).answer.sentence.startswith(sentence)
+
+
+def test_a_control_that_any_configuration_is_shown_to_beat_is_not_held_against_all():
+    """The best mean is too noisy to be above it; the reference, with little spread, is."""
+    noisy = finals("darts", BY_DARTS, (70.0, 84.1, 99.3), 10)
+    control = [trial(60, "control", 75.0, label="pixels")]
+    assert not ranked(REFERENCE, noisy, control).answer.of("control")
+    assert ranked(noisy, control).answer.of("control")
+    high = [trial(60, "control", 80.3, label="pixels")]
+    assert ranked(REFERENCE, noisy, high).answer.of("control")
+
+
+def test_seeds_that_are_not_shared_do_not_make_a_selected_row_better():
+    """Of five equal rows one is picked: its interval is widened for their number, in pairs or not."""
+    heads = [head("relu", predictor=(*("relu",) * k, *("silu",) * (4 - k))) for k in range(5)]
+    for first, values in ((0, (81.2, 81.1, 81.1)), (5, (80.9, 81.1, 81.3))):
+        rows = [
+            trial(10 + 3 * k + i, "final", v, configuration=one, arm="tpe", seed=first + i, seconds=360.0)
+            for k, one in enumerate(heads)
+            for i, v in enumerate(values)
+        ]
+        alone = ranked(REFERENCE, rows[:3]).rows
+        assert next(row for row in alone if not row.reference).difference.low > 0, "by its own interval it is better"
+        assert not ranked(REFERENCE, rows).answer.of("best")
+
+
+def test_a_long_front_is_named_by_its_ends():
+    heads = {head(*(OPERATIONS[i // 7**k % 7] for k in range(6))) for i in range(40)}
+    rows = [
+        trial(10 + 2 * k + i, "final", 60.0 + k + 0.1 * i, configuration=one, arm="tpe", seed=i, seconds=100.0 + k)
+        for k, one in enumerate(sorted(heads, key=lambda one: one.digest))
+        for i in range(2)
+    ]
+    found = ranked(rows, objective={"kind": "pareto", "against": "hours"})
+    front = [row for row in found.rows if row.rank == 1]
+    assert len(front) == len(heads)
+    assert found.answer.sentence.count("(") == 4
+    assert f", {len(heads) - 4} more, {front[-1].name} (" in found.answer.sentence
 
 
 @st.composite

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from synthetic_study import BY_DARTS, BY_TPE, OPERATIONS, PUBLISHED, head, make_study, make_trials, trial
+from synthetic_study import BY_DARTS, BY_TPE, METRIC, OPERATIONS, PUBLISHED, head, make_study, make_trials, trial
 
 from naslab.errors import InputError
 from naslab.nas.statistics import Interval
+from naslab.runs.beside import Neighbour
 from naslab.runs.output import significant_digits
 from naslab.runs.ranking import rank
 from naslab.runs.report import Report, build_report, proposals
@@ -275,6 +276,27 @@ def test_a_file_that_cannot_be_written_is_one_line(report, tmp_path):
 )
 def test_significant_digits(number, text):
     assert significant_digits(number) == text
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-5])
+def test_a_small_metric_is_told_apart_wherever_it_stands(scale):
+    """Two means that differ are two figures: in the table, among controls, in ledger, health and on hover."""
+    trials = [replace(t, scores={METRIC: scale * t.scores[METRIC]}) if t.scores else t for t in make_trials()]
+    ranking = {"margin": scale}
+    made = build_report(make_study(ranking=ranking), trials)
+    shown = rank(make_study(ranking=ranking), trials).shown
+    bodies = {section.id: section.body for section in made.sections}
+    for id, value in {"leaderboard": 82.0, "controls": 70.0, "ledger": 81.8, "health": 5.0}.items():
+        assert shown(scale * value) in bodies[id], id
+    assert f":.{2 if scale == 1 else 6}f}}" in bodies["pareto"]
+
+
+def test_the_reference_of_a_study_beside_is_drawn_and_listed_as_any_other_row():
+    theirs = [replace(t, job=replace(t.job, role="reference")) for t in make_trials() if t.job.role == "reference"]
+    made = build_report(make_study(), make_trials(), [Neighbour(make_study(name="theirs"), tuple(theirs))])
+    figure = json.loads(Page(next(s for s in made.sections if s.id == "pareto").body).scripts["figure"][0])
+    traces = {trace["name"]: trace["x"] for trace in figure["data"][1:]}
+    assert {name: len(points) for name, points in traces.items()} == {"meets": 2, "below": 1, "reference": 1}
 
 
 def test_interval_cells():
