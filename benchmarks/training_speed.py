@@ -185,6 +185,7 @@ def main() -> None:
     for index, (task, preset) in enumerate(names):
         if (left := end - time.perf_counter()) < LEAST_TO_COMPILE:
             break
+        torch.compiler.reset()  # the cases share functions, each of which is compiled a limited number of times
         case = make_case(task, preset, device, arguments.batch_size)
         until = time.perf_counter() + left / (len(names) - index)
         row = summary(case, measure(policies(case, COMPILED), device, until))

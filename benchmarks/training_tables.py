@@ -8,6 +8,7 @@ from typing import Any
 from results_file import read_result
 
 POLICIES = ("tf32", "bfloat16", "channels_last", "bfloat16 channels_last")
+COMPILED = ("compile", "bfloat16 compile", "bfloat16 channels_last compile")
 
 
 def speeds() -> str:
@@ -16,11 +17,11 @@ def speeds() -> str:
 
 
 def speed(name: str) -> str:
-    """Samples a second in float32, and how many times as many under the other eager policies."""
+    """Samples a second in float32, and how many times as many under the other policies."""
     found = read_result(name)
     if found is None:
         return "Speed: not measured."
-    heads = ("task", "batch", "float32, samples a second", *POLICIES, "peer")
+    heads = ("task", "batch", "float32, samples a second", *POLICIES, *COMPILED, "peer")
     lines = [
         f"Speed on {_machine(found)}; each policy over float32 of the same rounds, 95 % interval.",
         "",
@@ -32,7 +33,12 @@ def speed(name: str) -> str:
         if "float32" not in timed:
             continue
         peers = [f"{key.removeprefix('peer: ')} {_ratio(value)}" for key, value in timed.items() if "peer" in key]
-        cells = [_ratio(timed[policy]) if policy in timed else "-" for policy in POLICIES]
+        timed |= {
+            key: value
+            for key, value in ((parts.get("compiled") or {}).get("policies") or {}).items()
+            if key in COMPILED and "speed_up" in value
+        }
+        cells = [_ratio(timed[policy]) if policy in timed else "-" for policy in (*POLICIES, *COMPILED)]
         per_second = f"{timed['float32']['samples_per_second'][0]:,.0f}"
         lines.append(_row((case, str(eager["batch_size"]), per_second, *cells, ", ".join(peers) or "-")))
     return "\n".join(lines)
