@@ -110,6 +110,8 @@ class MaskedPretraining(StepTask):
                 f"{length} needs {self.windows.span * options.batch_size}"
             )
         self.held_out = {split: self._held_out(split) for split in ("validation", "test")}
+        parts = ("train", "validation", "test") if self.data.tags else ()
+        self.tagged = {part: self._tagged_windows(part) for part in parts}
         self._scratch = trained(
             "scratch", "the reference trained on the labels alone, never on the corpus", self._from_scratch, self._tuned
         )
@@ -146,6 +148,17 @@ class MaskedPretraining(StepTask):
                 f"several in the {split} part; use longer windows"
             )
         return masked, unit_index(several)
+
+    def _tagged_windows(self, part: Any) -> tuple[Tensor, Tensor]:
+        """Windows for the probe of tags, and the number of each token's tag, -1 where training knows none."""
+        row = self.data.rows.of(part)
+        ids, tags = self.windows.all_of(row.ids_T, row.tags(self.data.tags), self.options.probe_windows)
+        if not (tags >= 0).any():
+            raise InputError(
+                f"task.corpus: the probe_windows of the {part} part hold no word with a tag that training knows; mark "
+                "the words alone, or mix the texts"
+            )
+        return ids, tags
 
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:
         """Train for the budget; see Task.train.
@@ -233,8 +246,7 @@ class MaskedPretraining(StepTask):
         return 100 * linear_probe_accuracy(bank, bank_tags, queries, tags, len(self.data.tags))
 
     def _tag_states(self, model: WholeWordModel, part: Any) -> tuple[Tensor, Tensor]:
-        row = self.data.rows.of(part)
-        ids, tags = self.windows.all_of(row.ids_T, row.tags(self.data.tags), self.options.probe_windows)
+        ids, tags = self.tagged[part]
         known = tags.to(self.device) >= 0
         return states(model, ids.to(self.device))[known], tags.to(self.device)[known]
 

@@ -5,6 +5,7 @@ import tarfile
 from collections import Counter
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 
@@ -295,6 +296,25 @@ def test_product_reviews_from_the_archive_within_the_archive(tmp_path):
         load_sentences(SentenceOptions(name="product_reviews", root=tmp_path / "empty"))
     with pytest.raises(InputError, match="cannot be read"):
         load_sentences(SentenceOptions(name="product_reviews", root=__file__.replace(".py", ".tar.gz")))
+
+
+def test_damaged_product_reviews_are_one_line(tmp_path):
+    path, archive = tmp_path / "amazonReviewSnippets_GroundTruth.txt", tmp_path / "reviews.tar.gz"
+    for rating in ("nan", "inf", "good", ""):
+        path.write_text(f"1_1\t1.5\ta camera\n1_2\t{rating}\tanother\n")
+        with pytest.raises(InputError, match=r"line 2 of amazonReviewSnippets_GroundTruth\.txt is no rating"):
+            load_sentences(SentenceOptions(name="product_reviews", root=path))
+    rng = np.random.default_rng(0)
+    path.write_text("".join(f"{i}\t1.5\t{rng.bytes(20).hex()}\n" for i in range(500)))
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(path, path.name)
+    whole = archive.read_bytes()
+    damaged = [b"PK\x03\x04", b"", *(whole[:at] + b"\xff" * 40 + whole[at + 40 :] for at in range(0, len(whole), 997))]
+    for data in damaged:
+        archive.write_bytes(data)
+        with pytest.raises(InputError, match=r"data\.root") as caught:
+            load_sentences(SentenceOptions(name="product_reviews", root=archive))
+        assert "\n" not in str(caught.value)
 
 
 def test_film_reviews_without_labels():

@@ -53,6 +53,13 @@ def test_marked_lines_become_texts_with_words_and_tags(tmp_path):
     assert data.sha256 == load_tagged(TaggedOptions(**options, marked="words_and_tags")).sha256
 
 
+def test_wide_digits_and_letters_are_narrow_whatever_is_marked(tmp_path):
+    for marked, lines in (("nothing", "２０２０年ＡＢ{}月"), ("words", "２０２０年 ＡＢ {} 月")):
+        path = write(tmp_path, [lines.format(n) for n in range(20)])
+        data = load_tagged(TaggedOptions(corpus="files", files=(path,), marked=marked))
+        assert data.train[0].text == "2020年AB0月"
+
+
 def test_a_text_that_is_marked_otherwise_is_no_other_text(tmp_path):
     lines = ["中国 人", "中 国人", "a b", "a  b", *(f"我 是 {i}" for i in range(20))]
     data = load_tagged(TaggedOptions(corpus="files", files=(write(tmp_path, lines),), marked="words"))

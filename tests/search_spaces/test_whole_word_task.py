@@ -263,6 +263,18 @@ def test_a_sentence_without_words_is_refused(make, files, tmp_path):
         make(sentences={"name": "files", "root": str(tmp_path / "s.tsv")})
 
 
+@pytest.mark.parametrize("tag", ["validation", "test"])
+def test_tags_that_training_does_not_know_are_refused_before_any_work(make, tmp_path, tag):
+    """The probe would have nothing to be scored on, which came out after the training."""
+    lines = [f"我们/n 使用/n 语言/n {n}/n" for n in range(100)]
+    at = {"validation": range(80, 90), "test": range(90, 100)}[tag]
+    lines = [line.replace("/n", "/x") if n in at else line for n, line in enumerate(lines)]
+    (tmp_path / "corpus.txt").write_text("\n".join(lines), encoding="utf-8")
+    corpus = {"corpus": "files", "files": [str(tmp_path / "corpus.txt")], "marked": "words_and_tags"}
+    with pytest.raises(InputError, match=f"of the {tag} part hold no word with a tag that training knows"):
+        make(corpus=corpus)
+
+
 def test_names_need_tags():
     space = find_space("whole_word", "english", SIZES)
     with pytest.raises(InputError, match="segmenter: pieces knows no names"):

@@ -7,7 +7,9 @@ Gilbert 2014). The archive's movie sentences are left out: most of them stand in
 from __future__ import annotations
 
 import io
+import math
 import tarfile
+import zlib
 from pathlib import Path
 
 from naslab.errors import InputError
@@ -31,7 +33,9 @@ def product_reviews(root: Path | None) -> list[dict[str, str]]:
         try:
             rating, text = float(cells[1]), cells[2].strip()
         except (IndexError, ValueError):
-            raise InputError(f"data.root: {root}: line {number} of {FILE} is no rating and a text") from None
+            rating, text = math.nan, ""
+        if not math.isfinite(rating):
+            raise InputError(f"data.root: {root}: line {number} of {FILE} is no rating and a text")
         if rating and text:
             rows.setdefault(text, "positive" if rating > 0 else "negative")
     if not rows:
@@ -43,8 +47,9 @@ def _ratings(root: Path) -> str:
     """The file's text, found in a folder, in the archive within it, or in that of the distribution."""
     try:
         data = _in_folder(root) if root.is_dir() else root.read_bytes() if root.suffix == ".txt" else _in_archive(root)
-    except (OSError, tarfile.TarError, EOFError) as error:
-        raise InputError(f"data.root: {root}: cannot be read ({error}); it should be {WANTED}") from None
+    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
+        what = " ".join(str(error).split())  # of a file that is no archive a line for each kind that it is not
+        raise InputError(f"data.root: {root}: cannot be read ({what}); it should be {WANTED}") from None
     if data is None:
         raise InputError(f"data.root: {root}: holds no {FILE}; it should be {WANTED}")
     return data.decode("utf-8", errors="replace")

@@ -115,7 +115,7 @@ def _distinct(lines: Sequence[_Line], marked: Marked) -> list[TaggedText]:
 def _marked(line: _Line, marked: Marked) -> TaggedText:
     """A text from a line of words with white space, and perhaps slashes and tags, between them."""
     if marked == "nothing":
-        return TaggedText(line.text)
+        return TaggedText(line.text.translate(NARROW))
     pieces = line.text.split()
     if marked == "words":
         words = tuple(piece.translate(NARROW) for piece in pieces)
