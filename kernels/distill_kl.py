@@ -65,7 +65,8 @@ def distill_kl_forward(
         fade = tl.exp(top_p - new_p)
         sum_q = sum_q * tl.exp(top_q - new_q) + tl.sum(tl.exp(q - new_q), 0)
         sum_p = sum_p * fade + tl.sum(weight, 0)
-        apart = apart * fade + tl.sum(weight * tl.where(weight > 0, p - q, 0.0), 0)
+        # What has no weight any more counts nothing, even where it is infinite.
+        apart = tl.where(fade > 0, apart * fade, 0.0) + tl.sum(weight * tl.where(weight > 0, p - q, 0.0), 0)
         top_q = new_q
         top_p = new_p
     lse = top_q + tl.log(sum_q)
