@@ -49,6 +49,9 @@ class Supernet(nn.Module, ABC):
         makes the alpha step cheap.
         """
 
+    def before_step(self) -> None:
+        """What precedes the loss of a weight step; losses of alphas have come before it."""
+
     @abstractmethod
     def after_step(self, progress: float) -> None:
         """What follows an optimiser step (momentum encoders, queues); `progress` goes from 0 to 1."""

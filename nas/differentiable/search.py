@@ -183,13 +183,14 @@ class _Search:
         held_out = self._alpha_batches(epoch * steps)
         losses: dict[str, list[torch.Tensor]] = {"train": [], "held_out": []}
         self.supernet.train()
-        for step, training in enumerate(self._batches(epoch)):
-            progress = (epoch + step / steps) / self.arm.epochs
-            anneal(self.relaxation, self.arm, progress)
-            self.task.set_learning_rate(self.weight_optimiser, progress)
-            if epoch >= self.arm.warmup_epochs:
-                self._alpha_step(next(held_out), training, progress)
-            losses["train"].append(self._weight_step(training, progress))
+        with self.policy.blocks(self.supernet):
+            for step, training in enumerate(self._batches(epoch)):
+                progress = (epoch + step / steps) / self.arm.epochs
+                anneal(self.relaxation, self.arm, progress)
+                self.task.set_learning_rate(self.weight_optimiser, progress)
+                if epoch >= self.arm.warmup_epochs:
+                    self._alpha_step(next(held_out), training, progress)
+                losses["train"].append(self._weight_step(training, progress))
         losses["held_out"] += self._held_out_losses()
         means = {name: float(torch.stack(values).mean()) for name, values in losses.items()}
         for name, mean in means.items():
@@ -226,6 +227,7 @@ class _Search:
 
     def _weight_step(self, training: Any, progress: float) -> torch.Tensor:
         self.weight_optimiser.zero_grad(set_to_none=True)
+        self.supernet.before_step()
         with self._forward():
             loss = self.supernet.loss(training)
         loss.backward(inputs=self.supernet.weights())

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from naslab.errors import InputError
 from naslab.search_spaces.common.scores.evaluation import Evaluation, Scoring
 from naslab.search_spaces.common.training.policy import PolicyOptions
 from naslab.search_spaces.common.training.schedule import Fall, set_learning_rate
@@ -27,6 +28,16 @@ class EpochTask(Task):
 
     passes: ClassVar[int] = 1
     """How often a sample goes through the model in a step."""
+    least_part: ClassVar[int] = 1
+    """Samples that a part of a batch needs under gradient accumulation."""
+
+    def __init__(self, space: SearchSpace, options: Any, device: torch.device) -> None:
+        super().__init__(space, options, device)
+        parts, size = options.policy.accumulation, options.batch_size
+        if parts > (most := max(size // self.least_part, 1)):
+            raise InputError(
+                f"task.policy.accumulation: {parts} parts are too many for a batch of {size}; at most {most}"
+            )
 
     @property
     @abstractmethod

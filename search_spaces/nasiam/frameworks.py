@@ -78,6 +78,9 @@ class Framework(nn.Module, ABC):
     def head_loss(self, encoded: Encoded) -> Tensor:
         """The loss from the features on."""
 
+    def before_step(self) -> None:
+        """What precedes a weight step, of which each loss up to `after_step` is a part."""
+
     def after_step(self, progress: float) -> None:
         """What follows a weight step; `progress` from 0 to 1."""
 
@@ -155,7 +158,7 @@ class MoCoV2(MomentumFramework):
         self.momentum = momentum
         self.key_groups = key_groups
         self.register_buffer("queue", F.normalize(torch.randn(queue_size, width), dim=1))
-        self._new_keys: Tensor | None = None
+        self._new_keys: list[Tensor] = []
 
     def encode(self, views: Views) -> Encoded:
         """Query features, and key features from the momentum backbone."""
@@ -174,16 +177,25 @@ class MoCoV2(MomentumFramework):
         query = F.normalize(self.projector(query_features), dim=1)
         with torch.no_grad():
             keys = F.normalize(self.target_projector(key_features), dim=1)
-        self._new_keys = keys
-        return info_nce(query, keys, self.queue, self.temperature)
+        loss = info_nce(query, keys, self.queue, self.temperature)
+        self._keep(keys)
+        return loss
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _keep(self, keys: Tensor) -> None:
+        """Not compiled: it would be, again, for each number of parts, whose results CUDA graphs write over."""
+        self._new_keys.append(keys.clone())
+
+    def before_step(self) -> None:
+        """Forget the keys of other losses, such as those of alphas."""
+        self._new_keys = []
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         """Momentum step, then the newest keys replace the oldest (the queue is kept in order of age)."""
         self.follow(self.momentum)
-        if self._new_keys is not None:
-            self.queue = torch.cat([self._new_keys, self.queue])[: self.queue.shape[0]]
-            self._new_keys = None
+        self.queue = torch.cat([*self._new_keys, self.queue])[: self.queue.shape[0]]
+        self._new_keys = []
 
 
 class BYOL(MomentumFramework):

@@ -222,6 +222,10 @@ class NASiamSupernet(Supernet):
             encoded = self.framework.encode(batch)
         return self.framework.head_loss(encoded)
 
+    def before_step(self) -> None:
+        """Queue of the framework."""
+        self.framework.before_step()
+
     def after_step(self, progress: float) -> None:
         """Momentum encoder and queue of the framework."""
         self.framework.after_step(progress)

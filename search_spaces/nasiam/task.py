@@ -59,6 +59,7 @@ class SelfSupervised(SampleTask, GradientTask):
 
     percentages = frozenset(BOTH)
     passes = 2  # two views of each image
+    least_part = 2  # batch statistics of one sample are none
     Options = SelfSupervisedOptions
     space: NASiam
     options: SelfSupervisedOptions
@@ -117,6 +118,7 @@ class SelfSupervised(SampleTask, GradientTask):
         for step, views in enumerate(self.batches(seed, epoch)):
             progress = (epoch + step / steps) / self.options.epochs
             self.set_learning_rate(optimiser, progress)
+            cast(Framework, model).before_step()
             yield views
             cast(Framework, model).after_step(progress)
 

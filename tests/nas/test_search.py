@@ -7,6 +7,7 @@ from naslab.errors import InputError
 from naslab.nas.arms import AlphaOptimiser, Differentiable
 from naslab.nas.differentiable import search
 from naslab.search_spaces import find_space
+from naslab.search_spaces.common.training import recomputation
 from naslab.search_spaces.nasiam.task import SelfSupervised, SelfSupervisedOptions
 
 
@@ -114,6 +115,19 @@ def test_a_search_follows_the_policy_and_says_it(framework):
     assert found["bfloat16"] != found["float32"]
     for reduced, plain in zip(found["bfloat16"], found["float32"], strict=True):
         assert reduced == pytest.approx(plain, rel=0.05)
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_a_search_that_recomputes_finds_the_same(order, monkeypatch):
+    plain = finish(search(*with_policy(), arm(order=order, epochs=1), seed=1))[1]
+    calls = []
+    original = recomputation.checkpoint
+    monkeypatch.setattr(recomputation, "checkpoint", lambda *a, **k: calls.append(1) or original(*a, **k))
+    found = finish(search(*with_policy(recompute=True), arm(order=order, epochs=1), seed=1))[1]
+    assert calls
+    assert found.to_dict()["policy"]["recompute"]
+    assert found.genotype == plain.genotype
+    assert found.relaxed_loss == pytest.approx(plain.relaxed_loss, rel=1e-4)
 
 
 @pytest.mark.parametrize("policy", [{"precision": "float16"}, {"accumulation": 2}])

@@ -1,11 +1,14 @@
+import copy
 import math
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from naslab.errors import InputError
 from naslab.kernels import negative_cosine, nt_xent
-from naslab.search_spaces import find_space
+from naslab.search_spaces import find_space, make_task
+from naslab.search_spaces.common.training.policy import Policy
 from naslab.search_spaces.nasiam.frameworks import Views
 from naslab.search_spaces.nasiam.operations import OPERATIONS, operation
 from naslab.search_spaces.nasiam.supernet import KeepingLayer, NarrowingLayer, PartialLayer, WideningLayer
@@ -15,6 +18,12 @@ FRAMEWORKS = ("simsiam", "simclr", "mocov2", "byol")
 
 def tiny(framework, **options):
     return find_space("nasiam", "tiny", {"framework": framework, **options})
+
+
+def small_task(framework, batch_size, accumulation):
+    few = {"train": 20, "validation": 20, "test": 20}
+    options = {"dataset": few, "batch_size": batch_size, "epochs": 1, "policy": {"accumulation": accumulation}}
+    return make_task(tiny(framework), options, torch.device("cpu"))
 
 
 def views(batch=16):
@@ -100,6 +109,35 @@ def test_moco_queue_takes_the_newest_keys_first_and_drops_the_oldest():
     assert torch.allclose(model.queue[:8].norm(dim=1), torch.ones(8))
     model.after_step(0.0)
     assert torch.equal(model.queue[8:], old[:12]), "a second step without new keys changes nothing"
+
+
+def test_moco_queue_takes_the_keys_of_all_parts_of_a_batch_and_of_nothing_else():
+    space = tiny("mocov2", queue_size=20)
+    model, batch = space.build(space.reference).eval(), views(8)
+    start = copy.deepcopy(model.state_dict())
+    queues = []
+    for parts in (1, 3):
+        model.load_state_dict(start)
+        model.loss(views(5))  # of alphas, say
+        model.before_step()
+        for part, _ in Policy(accumulation=parts).parts(batch):
+            model.loss(part)
+        model.after_step(0.0)
+        queues.append(model.queue.clone())
+    torch.testing.assert_close(*queues, rtol=1e-4, atol=1e-5)
+    assert torch.equal(queues[1][8:], start["queue"][:12])
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_batch_in_the_smallest_parts_trains(framework):
+    """Seven samples in three parts: none has a single one, of which there are no batch statistics."""
+    with pytest.raises(
+        InputError, match=r"task\.policy\.accumulation: 4 parts are too many for a batch of 7; at most 3"
+    ):
+        small_task(framework, 7, 4)
+    task = small_task(framework, 7, 3)
+    rungs = list(task.train(task.space.build(task.space.reference), 0))
+    assert math.isfinite(rungs[-1].facts["loss"])
 
 
 def test_moco_keys_come_back_in_the_order_of_their_images():

@@ -134,14 +134,15 @@ class Policy:
                     state[name] = value.contiguous(memory_format=layout)
 
     def parts(self, batch: Any) -> Iterator[tuple[Any, float]]:
-        """The batch, laid out, as parts with the share of the samples that each has."""
+        """The batch, laid out, as parts as even as can be, with the share of the samples that each has."""
         batch = self.laid_out(batch)
         if self.accumulation == 1:
             yield batch, 1.0
             return
         size = len(tree_leaves(batch)[0])
         leaves, structure = tree_flatten(batch)
-        for part in zip(*(leaf.chunk(self.accumulation) for leaf in leaves), strict=True):
+        number = min(self.accumulation, size)
+        for part in zip(*(leaf.tensor_split(number) for leaf in leaves), strict=True):
             yield tree_unflatten(part, structure), len(part[0]) / size
 
     def laid_out(self, batch: Any) -> Any:
