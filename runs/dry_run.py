@@ -31,7 +31,7 @@ def here_or_not(study: Study) -> tuple[Task | None, str | None]:
     try:
         if not isinstance(study.executor, Local):
             resolve_kind(study.device)
-        return study.make_task(torch.device("cpu")), None
+        return study.make_checked_task(torch.device("cpu")), None
     except InputError as error:
         if isinstance(study.executor, Local):
             raise

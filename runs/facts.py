@@ -58,7 +58,7 @@ def check_here(study: Study) -> None:
     """
     if isinstance(study.executor, Local):  # elsewhere it may be where the workers are
         prepare_copies()
-        study.make_task(torch.device("cpu"))
+        study.make_checked_task(torch.device("cpu"))
 
 
 def find_facts(ledger: Ledger, slots: int, workers: Workers, say: Say) -> Facts:
@@ -100,7 +100,7 @@ def record_facts(ledger: Ledger, facts: Facts) -> None:
 
 def describe(document: dict[str, Any], slot: Slot) -> Facts:
     """The facts of a study's task, as the worker in `slot` finds them."""
-    task = parse_study(document, "the study", recorded=True).make_task(torch.device("cpu"))
+    task = parse_study(document, "the study", recorded=True).make_checked_task(torch.device("cpu"))
     return _facts(task, resolve_device(slot.device), slot.threads or usable_cores())
 
 

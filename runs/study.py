@@ -26,7 +26,7 @@ from naslab.nas.arms import Arm, Grid, Sampled
 from naslab.nas.grid import grid_points
 from naslab.nas.names import Name, Names
 from naslab.nas.racing import Looks
-from naslab.nas.sampling import check_sampler
+from naslab.nas.sampling import check_sampler, enqueued
 from naslab.nas.statistics import Critical, student
 from naslab.runs.constraints import Constraints
 from naslab.runs.executors.options import ExecutorChoice, Local, gpus_of
@@ -251,6 +251,22 @@ class Study(Options):
             raise InputError(
                 f"ranking.gain_over: {base!r} is no control of this task; use {', '.join(names)} or reference"
             )
+        return task
+
+    def make_checked_task(self, device: torch.device) -> Task:
+        """The task on `device`, whose data bears every point that the study names.
+
+        Raises:
+            InputError: see `make_task`; or a point of a grid, or an enqueued one, that its data does not bear.
+        """
+        task = self.make_task(device)
+        for arm in self.arms:
+            enqueue = enqueued(arm, self.search_space) if isinstance(arm, Sampled) else ()
+            for point in self.grids.get(arm.name, enqueue):
+                try:
+                    task.check(point)
+                except InputError as error:
+                    raise InputError(f"arm {arm.name}: {error}") from None
         return task
 
     def document(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import nn
 
 from naslab.efficiency.inputs import Inputs
 from naslab.errors import NaslabError
+from naslab.search_spaces.configuration import Configuration
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.space import SearchSpace
 from naslab.search_spaces.splits import Split as Split
@@ -89,6 +90,13 @@ class Task(ABC):
     def training_plan(self) -> TrainingPlan | None:
         """What hours are predicted from before a run; None where a task does not say."""
         return None
+
+    def check(self, configuration: Configuration) -> None:  # noqa: B027 - most data bears every configuration
+        """Refuse a configuration that the data does not bear; asked of points that a study names, before it runs.
+
+        Raises:
+            InputError: why.
+        """
 
     @abstractmethod
     def train(self, model: nn.Module, seed: int, checkpoint: Path | None = None) -> Iterator[Rung]:

@@ -26,6 +26,7 @@ from naslab.search_spaces.common.training import adamw, train_in_rungs
 from naslab.search_spaces.common.training.adaptation import Adaptation, AdaptationOptions
 from naslab.search_spaces.common.training.best import Best
 from naslab.search_spaces.common.training.choice import Wanted
+from naslab.search_spaces.configuration import Configuration
 from naslab.search_spaces.data.placing import sent_batch
 from naslab.search_spaces.data.text import LabelledText, PoolOptions, Sentences, load_pool, shuffled_rows
 from naslab.search_spaces.data.text.places import data_of
@@ -117,11 +118,22 @@ class FewShot(StepTask):
         for name, part in (("to learn from", self.pool.pool), ("for the test", self.pool.test)):
             for texts in (part.texts, part.seconds):
                 self.tokenizer.read_worded(texts, f"task.data, {name}")
-        encode, special, shown = self.tokenizer.encode, self.tokenizer.special, self.pool.pool.pair(0)
         for template in self.space.templates:
-            template.fill(encode, special, shown, self._limits)
-        # The reference, and the control that learns in context.
-        self.space.templates[0].fill(encode, special, shown, self._limits, [(shown, special.unk)] * self.space.classes)
+            self._check_room(template, demonstrations=False)
+        # Of the reference, and of the control that learns in context.
+        self._check_room(self.space.templates[0], demonstrations=True)
+
+    def _check_room(self, template: Template, demonstrations: bool) -> None:
+        shown, special = self.pool.pool.pair(0), self.tokenizer.special
+        examples = [(shown, special.unk)] * (self.space.classes if demonstrations else 0)
+        template.fill(self.tokenizer.encode, special, shown, self._limits, examples)
+
+    def check(self, configuration: Configuration) -> None:
+        """Refuse more shots than there are examples of a class, and demonstrations that do not fit."""
+        chosen = configuration.into(Chosen)
+        self.split(chosen.shots, PUBLISHED_SEEDS[0])
+        if chosen.method == "prompt" and chosen.template != SEARCHED:
+            self._check_room(parse_template(chosen.template), chosen.demonstrations != "none")
 
     def _tokenizer(self) -> PromptTokenizer:
         options = self.space.options

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 from fake_cuda import CUDA, fake_cuda
-from lmbff_small import built, infiller, made, saved, write_rows
+from lmbff_small import BRIEF, built, infiller, made, saved, write_rows
 
 from naslab.errors import InputError
+from naslab.runs.dry_run import here_or_not
+from naslab.runs.facts import check_here
+from naslab.runs.study import parse_study
 from naslab.search_spaces import TrainingDiverged, find_space, seed_everything
 from naslab.search_spaces.common.objectives.masked_words import MaskedWords
 from naslab.search_spaces.common.scores.label_words import search_mappings
@@ -40,7 +43,11 @@ def test_demonstrations_that_do_not_fit(rows):
         made(rows, {"templates": [longer]})
     space, task = made(rows, {"templates": [shorter, longer]})
     task.evaluate(built(space), "validation")
-    task.evaluate(built(space, demonstrations="none", template=longer), "validation")
+    without = {"demonstrations": "none", "template": longer}
+    task.evaluate(built(space, **without), "validation")
+    task.check(space.configuration({**space.published["prompt"], **without}))
+    with pytest.raises(InputError, match=r"space.options.length: too short for template"):
+        task.check(space.configuration({**space.reference, "template": longer}))
 
 
 def test_the_split_of_a_model_is_its_seeds_and_the_best_of_its_rungs_is_kept(rows):
@@ -208,6 +215,24 @@ def test_more_shots_than_examples(rows):
     space, task = made(rows)
     with pytest.raises(InputError, match="shots: 64 for training and as many for validation are more than the 90"):
         next(iter(task.train(built(space, shots=64), 13)))
+
+
+def test_points_of_a_study_that_the_data_does_not_bear_are_refused_before_it_runs(rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    document = {
+        "schema": "naslab.study/1", "name": "few", "seeds": [13],
+        "space": {"name": "lmbff", "preset": "tiny", "options": {"vocabulary": 200}},
+        "task": {"data": {"name": "files", "root": str(rows)}, **BRIEF},
+    }  # fmt: skip
+    grid = {"name": "many", "engine": "grid", "vary": {"shots": [8, 64]}}
+    sampled = {"name": "many", "engine": "optuna", "sampler": "random", "trials": 2, "enqueue": [{"shots": 64}]}
+    for arm in (grid, sampled):
+        study = parse_study({**document, "arms": [arm]}, "the study")
+        for check in (check_here, here_or_not):
+            with pytest.raises(InputError, match=r"arm many: shots: 64 for training .* more than the 90 sentences"):
+                check(study)
+    study = parse_study({**document, "arms": [{**grid, "vary": {"shots": [8, 32]}}]}, "the study")
+    assert here_or_not(study)[1] is None
 
 
 def test_a_text_without_words_and_a_class_without_texts(tmp_path):

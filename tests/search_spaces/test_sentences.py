@@ -12,11 +12,13 @@ import torch
 from naslab.errors import InputError
 from naslab.search_spaces.data.text import (
     ParallelOptions,
+    PoolOptions,
     SentenceOptions,
     SpecialIds,
     TextOptions,
     few_shot,
     load_parallel,
+    load_pool,
     load_sentences,
     read_corpus,
     segmenter,
@@ -163,6 +165,17 @@ def test_tables_are_of_pairs_all_or_none(tmp_path, paired):
         table(tmp_path / f"{name}.tsv", second=name == paired)
     with pytest.raises(InputError, match=rf"{paired} has a column text_b, \w+ has none"):
         load(tmp_path)
+
+
+def test_a_validation_table_beside_few_shots_is_told_to_be_unused(tmp_path):
+    for name, first in (("train", 0), ("dev", 60)):
+        rows = "".join(f"text {i}\t{'ab'[i % 2]}\n" for i in range(first, first + 60))
+        (tmp_path / f"{name}.tsv").write_text(f"text\tlabel\n{rows}")
+    with pytest.warns(UserWarning, match="the validation table is not used"):
+        data = load(tmp_path, per_class=4)
+    assert max(int(text.split()[1]) for text in data.validation.texts) < 60
+    with pytest.warns(UserWarning, match="the validation table is not used"):
+        load_pool(PoolOptions(name="files", root=tmp_path))
 
 
 def test_classes_that_training_does_not_know_are_refused(tmp_path):

@@ -8,6 +8,7 @@ same for every seed. The published seeds are 13, 21, 42, 87 and 100.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -127,6 +128,7 @@ def load_sentences(options: SentenceOptions) -> LabelledText:
     found, classes, digest = _read(options)
     whole, test = _pool(options, found)
     if options.per_class is not None:
+        _warn_of_unread(found, options.name)
         return SentencePool(whole, test, options.name, classes, digest).few_shot(options.per_class, options.seed)
     if (validation := found.get("validation")) is not None:
         warn_of_repeats(whole.keys, validation.keys, f"{options.name}, validation")
@@ -139,6 +141,7 @@ def load_sentences(options: SentenceOptions) -> LabelledText:
 def load_pool(options: PoolOptions) -> SentencePool:
     """Read, and set the test part apart; K and seed are asked of the pool. Raises as `load_sentences`."""
     found, classes, digest = _read(options)
+    _warn_of_unread(found, options.name)
     return SentencePool(*_pool(options, found), options.name, classes, digest)
 
 
@@ -174,6 +177,13 @@ def few_shot(
         train.append(members[:per_class])
         validation.append(members[per_class : 2 * per_class])
     return torch.cat(train), torch.cat(validation)
+
+
+def _warn_of_unread(found: Mapping[str, Sentences], name: str) -> None:
+    if "validation" in found:
+        warnings.warn(
+            f"{name}: the validation table is not used; K of each class are drawn from training", stacklevel=3
+        )
 
 
 Tables = Mapping[str, Sequence[Mapping[str, str]]]
