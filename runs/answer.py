@@ -21,7 +21,7 @@ from naslab.nas.statistics import (
     ratio_interval,
     spread_of_difference,
 )
-from naslab.nas.verdict import seeds_to_tell, tellable
+from naslab.nas.verdict import MOST_SEEDS, seeds_to_tell, tellable
 from naslab.runs.rows import Baseline, Row, interval_dict
 from naslab.runs.standing import Standing
 
@@ -345,6 +345,8 @@ def resolution(standing: Standing, rows: Sequence[Row]) -> str:
     if wanted is not None and wanted > seeds:
         more = "1 more seed" if wanted - seeds == 1 else f"{wanted - seeds} more seeds"
         return f"{text}; {more} each would tell {standing.margin:.3g}."
+    if wanted is None and standing.margin:
+        return f"{text}; {MOST_SEEDS:,} seeds each would not tell {standing.margin:.3g}."
     return f"{text}."
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -30,11 +30,15 @@ def race_jobs(study: Study, metric: str, trials: Sequence[Trial]) -> Iterator[Jo
         if trial.job.role in ("reference", "final") and trial.job.configuration is not None:
             groups.setdefault(trial.job.configuration, []).append(trial)
     published = groups.get(study.search_space.reference, [])
-    pairs = bool(published) and not _breaks(published)
+    broken = _breaks(published)
+    pairs = bool(published) and not broken
     if not pairs:
         groups.pop(study.search_space.reference, None)
     rows = {c: _contender(study, c, group, metric) for c, group in groups.items()}
-    floor, margin = _floor(study, metric, rows.get(study.search_space.reference), trials)
+    own = rows.get(study.search_space.reference)
+    floor, margin = _floor(
+        study, metric, own.quality if own else {}, _best_baseline(study, metric, trials) if broken else []
+    )
     known = [row for row in rows.values() if row.quality]
     wanted = set(next_seeds(known, floor, margin, Looks(len(study.seeds), study.race_to), TIE))
     for configuration, group in groups.items():
@@ -77,17 +81,22 @@ def _hours(trial: Trial) -> float:
 
 
 def _floor(
-    study: Study, metric: str, reference: Contender | None, trials: Sequence[Trial]
+    study: Study, metric: str, reference: Mapping[int, float], instead: Sequence[float]
 ) -> tuple[Floor | None, float]:
+    """The floor of the race, which is that of the ranking (see `floor_of`), and the margin; None without one.
+
+    Args:
+        reference: its quality by seed; empty where it has no finished run, or breaks a constraint.
+        instead: scores of what stands for one that breaks a constraint.
+    """
     asked, sign = study.ranking.floor, study.objective.sign
     if asked == "none":
         return None, 0.0
     if asked != "reference":
         return (sign * asked,), study.margin(metric, asked)
-    if reference is not None and reference.quality:
-        return dict(reference.quality), study.margin(metric, fmean(reference.quality.values()))
-    scores = _best_baseline(study, metric, trials)
-    return (tuple(sign * one for one in scores), study.margin(metric, fmean(scores))) if scores else (None, 0.0)
+    if reference:
+        return dict(reference), study.margin(metric, fmean(reference.values()))
+    return (tuple(sign * one for one in instead), study.margin(metric, fmean(instead))) if instead else (None, 0.0)
 
 
 def _best_baseline(study: Study, metric: str, trials: Sequence[Trial]) -> list[float]:

@@ -33,6 +33,8 @@ def _title(document: Mapping[str, Any]) -> str:
 
 def _head(document: Mapping[str, Any]) -> list[str]:
     hours = document["cost_unit"].replace("_", " ").replace("gpu", "GPU").replace("cpu", "CPU")
+    if document["clock"] == "core":
+        hours = "core hours"
     metric = document["metric"]
     return ["rank", "configuration", metric, f"{hours} a run", f"{metric} per {hours[:-1]}", "Pareto", "seeds", "name"]
 
@@ -68,6 +70,8 @@ def _foot(document: Mapping[str, Any]) -> str:
     floor = document["floor"]
     margin = document["margin"]
     below = (
-        "no floor" if floor is None else f"floor {floor:.4g}, margin {margin:.3g}: rows marked - are shown to be worse"
+        "no floor"
+        if floor is None
+        else f"floor {floor:.4g}, margin {margin:.3g}: rows marked - are shown to be worse, or have no rank"
     )
     return f"{below}; ±: 95 % interval over seeds"

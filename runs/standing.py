@@ -15,6 +15,9 @@ from naslab.runs.rows import Baseline, Refused, Row
 from naslab.runs.spend import ArmSpend, CostUnit
 from naslab.runs.trial import Phase
 
+HUGE = 1e9
+"""Values of the metric from here on, such as a loss that has diverged, are written with an exponent."""
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -70,7 +73,7 @@ class Standing:
         Args:
             sign: "+" writes the sign of what is positive, too.
         """
-        return f"{value:{sign}.{self.decimals}f}"
+        return f"{value:{sign}.6g}" if abs(value) >= HUGE else f"{value:{sign}.{self.decimals}f}"
 
     @cached_property
     def decimals(self) -> int:

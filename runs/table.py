@@ -29,7 +29,7 @@ PADDING = 3
 HELD = "\u2060"
 """Stands for a space at which no line may end."""
 VALUE = re.compile(
-    r"[-+\d.]+(?: higher| lower)? \[[^\]]*\]|\w+ \d[\d.,]*(?=[;.] )|\w+: \S+ > \S+|\d+ %(?: interval)?|"
+    r"[-+\de.]+(?: higher| lower)? \[[^\]]*\]|\w+ \d[\d.,]*(?=[;.] )|\w+: \S+ > \S+|\d+ %(?: interval)?|"
     r"\S+ (?:GPU )?hours predicted on \S+|\(\S+ to \S+\)"
 )
 

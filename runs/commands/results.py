@@ -131,7 +131,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
         elif key == "breaks":
             flat[key] = " ".join(check["constraint"] for check in value)
         elif key == "configuration":
-            flat[key] = " ".join(f"{k}={'·'.join(v) if isinstance(v, list) else v}" for k, v in value.items())
+            flat[key] = " ".join(f"{k}={'·'.join(map(str, v)) if isinstance(v, list) else v}" for k, v in value.items())
         else:
             flat[key] = " ".join(map(str, value)) if isinstance(value, list) else value
     return flat

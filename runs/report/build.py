@@ -18,7 +18,7 @@ from naslab.runs.beside import Neighbour
 from naslab.runs.hours import by_clock
 from naslab.runs.ranking import rank
 from naslab.runs.report.kernels import kernels
-from naslab.runs.report.markup import Html, html, join, tag
+from naslab.runs.report.markup import Html, html, join, numeric_cells, tag
 from naslab.runs.report.section import Findings, Section
 from naslab.runs.report.sections import all_sections, seconds_in_hours
 from naslab.runs.study import Study
@@ -90,6 +90,8 @@ def build_report(
         summary=html(_summary(found)),
         navigation=join(Html(f'<a href="#{s.id}">{html(s.title)}</a>') for s in shown),
         sections=join(_section(s) for s in shown),
+        numbers=numeric_cells("th", "td"),
+        figures=numeric_cells("td"),
         download=Html(
             f'<a class="button" id="download" download="{html(study.name)}-ranking.json">Ranking as JSON</a>'
         ),

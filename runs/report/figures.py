@@ -64,8 +64,8 @@ def _points(figure: go.Figure, rows: Sequence[Row], name: str, shade: str, symbo
     hours, few = ranking.objective.cost is None, len(ranking.rows) <= 3 * FEW
     cost = "%{x:.4g} h" if hours else "%{x:.4g}"
     figure.add_scatter(
-        x=[row.cost for row in rows],
-        y=[row.metric.mean for row in rows],
+        x=[short(row.cost) for row in rows],
+        y=[short(row.metric.mean, 8) for row in rows],
         error_x=_bars([row.device_hours for row in rows]) if hours and few else None,
         error_y=_bars([row.metric for row in rows]) if few else None,
         mode="markers",
@@ -79,6 +79,11 @@ def _points(figure: go.Figure, rows: Sequence[Row], name: str, shade: str, symbo
         customdata=[", ".join(map(str, row.trials)) for row in rows],
         hovertemplate=f"%{{text}}<br>%{{y:.{ranking.decimals}f}} at {cost}<br>trials %{{customdata}}",
     )
+
+
+def short(value: float | None, digits: int = 5) -> float | None:
+    """With as many digits as a reader can see in a figure: hundreds of points are a good part of a page."""
+    return None if value is None else float(f"{value:.{digits}g}")
 
 
 def _bars(values: Sequence[Interval]) -> dict[str, Any]:
@@ -111,8 +116,9 @@ def _curves(figure: go.Figure, group: Sequence[Trial], ranking: Ranking, shade: 
     for trial in group:
         rungs = [rung for rung in trial.rungs if metric in rung.scores]
         before = sum(trial.carried_seconds.values()) if trial.reused else 0.0
-        x += [*(round((before + rung.device_seconds) / SECONDS_PER_HOUR, 7) for rung in rungs), None]
-        y += [*(rung.scores[metric] for rung in rungs), None]
+        hours = ((before + rung.device_seconds) / SECONDS_PER_HOUR for rung in rungs)
+        x += [*map(short, hours), None]
+        y += [*(round(rung.scores[metric], ranking.decimals) for rung in rungs), None]
         told += [*(f"epoch {rung.epoch}, trial {trial.number}" for rung in rungs), ""]
     if any(value is not None for value in x):
         figure.add_scatter(

@@ -57,9 +57,9 @@ def _tools(ranking: Ranking) -> Html:
 
 def _row(row: Row, ranking: Ranking) -> list[object]:
     values = row.configuration.as_dict().items()
-    lines = [tag("span", f"{key}: {_words(value)}", css="bounds") for key, value in values]
-    broken = [tag("span", f"breaks {_broken(row.breaks)}, so it has no rank", css="bounds")] if row.breaks else []
-    waited = [tag("span", "waited for its cores", css="bounds")] if row.contended else []
+    lines = [tag("small", f"{key}: {_words(value)}") for key, value in values]
+    broken = [tag("small", f"breaks {_broken(row.breaks)}, so it has no rank")] if row.breaks else []
+    waited = [tag("small", "waited for its cores")] if row.contended else []
     return [
         row.rank if row.rank is not None else "—",
         join([tag("strong", row.name), *lines, *broken]),

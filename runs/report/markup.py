@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import zip_longest
 
 import plotly.graph_objects as go
 
@@ -36,19 +37,34 @@ def note(text: object) -> Html:
     return tag("p", text, css="note")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "", css: str = "") -> Html:
-    """A table that scrolls sideways by itself. A column whose name starts with "#" holds numbers."""
-    numeric = [column.startswith("#") for column in columns]
+MOST_COLUMNS = 24
+"""Columns that may hold numbers: each has a rule in the page's style, as a class on every cell would be much longer."""
 
-    def line(cells: Sequence[object], name: str) -> Html:
-        return tag(
-            "tr", *(tag(name, cell, css="n" if right else "") for cell, right in zip(cells, numeric, strict=True))
-        )
 
-    head = tag("thead", line([column.removeprefix("#") for column in columns], "th"))
-    body = tag("tbody", *(line(row, "td") for row in rows))
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "", css: str = "", ids: Sequence[str] = ()
+) -> Html:
+    """A table that scrolls sideways by itself. A column whose name starts with "#" holds numbers.
+
+    Args:
+        ids: of the rows, so that links find them.
+    """
+    numeric = [f"n{place}" for place, column in enumerate(columns, start=1) if column.startswith("#")]
+    head = tag("thead", _line([column.removeprefix("#") for column in columns], "th"))
+    body = tag("tbody", *(_line(row, "td", id) for row, id in zip_longest(rows, ids, fillvalue="")))
     title = tag("caption", caption) if caption else ""
-    return tag("div", tag("table", title, head, body, css=css), css="scroll")
+    return tag("div", tag("table", title, head, body, css=" ".join([css, *numeric]).strip()), css="scroll")
+
+
+def _line(cells: Sequence[object], name: str, id: str = "") -> Html:
+    opening = f'<tr id="{escape(id)}">' if id else "<tr>"
+    return Html(f"{opening}{join(tag(name, cell) for cell in cells)}</tr>")
+
+
+def numeric_cells(*kinds: str) -> Html:
+    """The selector of the cells that hold numbers, of the kinds th and td."""
+    places = range(1, MOST_COLUMNS + 1)
+    return Html(", ".join(f".n{place} {kind}:nth-child({place})" for kind in kinds for place in places))
 
 
 def plot(figure: go.Figure, label: str) -> Html:
@@ -63,8 +79,8 @@ def plot(figure: go.Figure, label: str) -> Html:
 
 def trial_links(numbers: Iterable[int]) -> Html:
     """Trial numbers, each a link to its line in the ledger table."""
-    links = (f'<a href="#trial-{number}">{number}</a>' for number in numbers)
-    return Html(f'<span class="trials">{", ".join(links)}</span>')
+    links = ", ".join(f'<a href="#trial-{number}">{number}</a>' for number in numbers)
+    return Html(f"<span>{links}</span>")  # one item where a row of a table is a list
 
 
 def interval(value: Interval | None, digits: int = 2, significant: int | None = None) -> Html:
@@ -77,4 +93,4 @@ def interval(value: Interval | None, digits: int = 2, significant: int | None = 
 
     if value.low is None or value.high is None:
         return html(text(value.mean))
-    return join([text(value.mean), tag("span", f"{text(value.low)} to {text(value.high)}", css="bounds")])
+    return join([text(value.mean), tag("small", f"{text(value.low)} to {text(value.high)}")])

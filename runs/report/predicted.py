@@ -37,8 +37,8 @@ def predicted(found: Findings) -> Section:
 def _cell(hours: Mapping[str, Any] | None) -> Html:
     if hours is None:
         return html("—")
-    beneath = [tag("span", text, css="bounds words") for text in [fit_words(hours["memory"])] if text]
+    beneath = [tag("small", text, css="words") for text in [fit_words(hours["memory"])] if text]
     if hours["hours"] is None:
-        return join(["—", tag("span", hours["refused"], css="bounds words"), *beneath])
+        return join(["—", tag("small", hours["refused"], css="words"), *beneath])
     mean, low, high = (significant_digits(hours[key], 2) for key in ("hours", "low", "high"))
-    return join([mean, tag("span", f"{low} to {high}", css="bounds"), *beneath])
+    return join([mean, tag("small", f"{low} to {high}"), *beneath])

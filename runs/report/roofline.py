@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from naslab.efficiency import EfficiencyProfile
 from naslab.errors import InputError
 from naslab.runs.output import significant_digits
-from naslab.runs.report.figures import QUIET, colour, figure_of, plain
+from naslab.runs.report.figures import FEW, QUIET, colour, figure_of, plain, short
 from naslab.runs.report.markup import Html, join, note, plot, table, trial_links
 
 HOW = "the device is not calibrated for it: run `naslab devices calibrate`, then profile again"
@@ -45,10 +45,12 @@ def roofline(profiles: Sequence[tuple[str, Mapping[str, Any]]], *, by_kind: bool
     marks = [profile["roofline"]["intensity"] for _, profile in profiles]
     for (_, peak, copy), label in roofs.items():
         figure.add_scatter(**_roof(peak, copy, label, marks))
-    for index, (name, profile) in enumerate(profiles):
+    for index, (name, profile) in enumerate(profiles[:FEW]):
         figure.add_scatter(**_point(name, profile, index))
         if by_kind:
             figure.add_scatter(**_kinds(profile, index))
+    if len(profiles) > FEW:
+        figure.add_scatter(**_others(profiles[FEW:]))
     figure.update_xaxes(type="log")
     figure.update_yaxes(type="log")
     return figure
@@ -115,6 +117,19 @@ def _point(name: str, profile: Mapping[str, Any], index: int) -> dict[str, Any]:
         "marker": {"size": 12, "color": colour(index)},
         "name": plain(name),
         "hovertemplate": f"%{{y:.4g}} GFLOP/s at %{{x:.3g}} FLOPs a byte<br>roof explains {found['explained']:.0%}",
+    }
+
+
+def _others(profiles: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """All further points as one: a legend of each would eat the plot."""
+    return {
+        "x": [short(profile["roofline"]["intensity"]) for _, profile in profiles],
+        "y": [short(achieved_flops_per_second(profile) / 1e9) for _, profile in profiles],
+        "mode": "markers",
+        "marker": {"size": 8, "color": QUIET},
+        "name": f"{len(profiles)} others",
+        "text": [plain(name) for name, _ in profiles],
+        "hovertemplate": "%{text}: %{y:.4g} GFLOP/s at %{x:.3g} FLOPs a byte",
     }
 
 

@@ -10,7 +10,7 @@ from naslab.nas.health import HealthReport
 from naslab.runs.output import significant_digits
 from naslab.runs.ranking import Ranking
 from naslab.runs.report import figures
-from naslab.runs.report.leaderboard import leaderboard, trials_of
+from naslab.runs.report.leaderboard import FEW, leaderboard, trials_of
 from naslab.runs.report.markup import (
     Html,
     html,
@@ -27,7 +27,7 @@ from naslab.runs.report.proposals import proposals
 from naslab.runs.report.roofline import HOW, drawable, roofline_body
 from naslab.runs.report.section import Findings, Section, empty
 from naslab.runs.spend import SECONDS_PER_HOUR
-from naslab.runs.trial import Trial
+from naslab.runs.trial import GIVEN_UP, Trial
 
 DRAWN = 12
 """How many architectures are drawn."""
@@ -66,15 +66,21 @@ def controls(found: Findings) -> Section:
 def front(found: Findings) -> Section:
     """Pareto front of metric against hours."""
     id, title, ranking = "pareto", f"{found.ranking.metric} against {found.against}", found.ranking
-    if not ranking.rows:
-        return empty(id, title, "No configuration has finished yet.")
+    if all(row.cost is None for row in ranking.rows):
+        why = (
+            f"No configuration has a known {found.against} yet."
+            if ranking.rows
+            else "No configuration has finished yet."
+        )
+        return empty(id, title, why)
     best = [row.name for row in ranking.rows if row.pareto]
+    named = ", ".join(best) if len(best) <= FEW else f"{len(best)} of {len(ranking.rows)} configurations"
     text = (
-        "Filled: on the Pareto front, no other configuration is at once as good and as cheap "
-        f"({', '.join(best)}). Bars: 95 % intervals over seeds. Dashed: controls."
+        f"Filled: on the Pareto front, no other configuration is at once as good and as cheap ({named}). "
+        "Bars: 95 % intervals over seeds. Dashed: controls."
     )
     figure = figures.pareto(ranking)
-    return Section(id, title, join([plot(figure, f"{title}; front: {', '.join(best)}"), note(text)]))
+    return Section(id, title, join([plot(figure, f"{title}; front: {named}"), note(text)]))
 
 
 def health(found: Findings) -> Section:
@@ -201,7 +207,7 @@ def roof(found: Findings) -> Section:
 
 def _costs(profile: Mapping[str, Any]) -> list[object]:
     flops, latency = profile.get("flops", {}), profile.get("latency_ms", {})
-    spread = tag("span", f"{latency['p10']:.2f} to {latency['p90']:.2f}", css="bounds") if "p10" in latency else ""
+    spread = tag("small", f"{latency['p10']:.2f} to {latency['p90']:.2f}") if "p10" in latency else ""
     return [
         _number(profile.get("parameters")),
         _number(profile.get("batch_size")),
@@ -247,22 +253,22 @@ def ledger(found: Findings) -> Section:
     rows = [_ledger_row(trial, found.ranking) for trial in found.trials]
     summary = tag("summary", f"{len(rows)} trials of the ledger")
     text = "Figures above name the trials that they come from; this is what the ledger holds of each."
-    return Section(id, title, join([note(text), tag("details", summary, table(columns, rows))]))
+    ids = [f"trial-{trial.number}" for trial in found.trials]
+    return Section(id, title, join([note(text), tag("details", summary, table(columns, rows, css="ledger", ids=ids))]))
 
 
 def _ledger_row(trial: Trial, ranking: Ranking) -> list[object]:
     digest = trial.job.configuration.digest if trial.job.configuration else ""
-    anchor = Html(f'<span id="trial-{trial.number}">{trial.number}</span>')
     return [
-        anchor,
+        trial.number,
         trial.job.role,
         html(trial.job.arm or ""),
-        tag("span", trial.state, css=f"state {trial.state}"),
+        tag("span", trial.state, css="lost") if trial.state in GIVEN_UP else trial.state,
         trial.job.seed,
-        tag("code", digest),
+        digest,
         ranking.shown(trial.scores[ranking.metric]) if ranking.metric in trial.scores else "",
         f"{trial.device_seconds:.1f}",
-        tag("code", trial.job.key),
+        trial.job.key,
         trial.error or "",
     ]
 

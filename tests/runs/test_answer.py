@@ -288,6 +288,19 @@ def test_a_long_front_is_named_by_its_ends():
     assert f", {len(heads) - 4} more, {front[-1].name} (" in found.answer.sentence
 
 
+def test_a_huge_metric_is_no_row_of_digits():
+    loss = {"objective": {"direction": "minimize"}, "ranking": {"by": "gain"}}
+    found = ranked(finals("reference", PUBLISHED, (3e30, 3.1e30, 3.2e30), 0),
+                   finals("tpe", BY_TPE, (1e3, 1.1e3, 1.2e3), 10), **loss)  # fmt: skip
+    assert "is 3.1e+30 lower [-3.34" in found.answer.sentence
+    assert "1100.00" in found.answer.sentence
+
+
+def test_what_no_number_of_seeds_would_settle_is_said():
+    (still,) = ranked(REFERENCE, finals("tpe", BY_TPE, (40.0, 80.0, 120.0), 10)).answer.of("open")
+    assert still.text.endswith("; 1,000 seeds each would not tell 1.")
+
+
 @st.composite
 def studies(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))

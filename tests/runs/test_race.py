@@ -17,7 +17,7 @@ from naslab.nas.verdict import tellable
 from naslab.runs.dry_run import seed_advice, seed_words
 from naslab.runs.ledger import Ledger
 from naslab.runs.limits import forecast_hours
-from naslab.runs.race import _floor, is_race_job, race_jobs
+from naslab.runs.race import _best_baseline, _floor, is_race_job, race_jobs
 from naslab.runs.ranking import rank
 from naslab.runs.study import load_study, parse_study
 from naslab.runs.table import columns_of, spoken
@@ -151,7 +151,7 @@ def test_the_race_and_the_ranking_hold_a_row_against_the_same_floor(scores, base
         *(trial(20 + s, "random", v, configuration=BY_DARTS, seed=s) for s, v in enumerate(baseline)),
     ]
     (row,) = [row for row in rank(study, trials).rows if not row.reference]
-    floor, found = _floor(study, "knn_top1", None, trials)
+    floor, found = _floor(study, "knn_top1", {}, _best_baseline(study, "knn_top1", trials))
     contender = Contender("row", dict(enumerate(scores)), dict(enumerate(scores)))
     assert found == margin
     assert _verdict(contender, floor, margin, study.critical) == row.verdict
@@ -231,14 +231,14 @@ def test_of_a_loss_the_lowest_baseline_is_the_floor():
         trial(5, "control", 0.1, label="failed", state="failed"),
         trial(6, "proposal", 0.1, arm="tpe", configuration=BY_TPE),
     ]
-    assert _floor(study, "knn_top1", None, baselines) == ((-5.0, -0.5), 0.5), "random architectures: 2.75 in the mean"
-    assert _floor(study, "knn_top1", None, baselines[:4]) == ((-3.0, -3.2), 0.5)
-    assert _floor(study, "knn_top1", None, []) == (None, 0.0)
+    best = {number: _best_baseline(study, "knn_top1", baselines[:number]) for number in (0, 4, len(baselines))}
+    assert _floor(study, "knn_top1", {}, best[7]) == ((-5.0, -0.5), 0.5), "random architectures: 2.75 in the mean"
+    assert _floor(study, "knn_top1", {}, best[4]) == ((-3.0, -3.2), 0.5)
+    assert _floor(study, "knn_top1", {}, best[0]) == (None, 0.0)
     own = Contender("reference", {0: -2.0, 1: -3.0}, {})
-    assert _floor(study, "knn_top1", own, baselines) == ({0: -2.0, 1: -3.0}, 0.5)
-    assert _floor(study, "knn_top1", Contender("reference", {}, {}), baselines[:1]) == ((-4.0,), 0.5)
+    assert _floor(study, "knn_top1", own.quality, []) == ({0: -2.0, 1: -3.0}, 0.5)
     number = make_study(objective=objective, ranking={"floor": 2.5})
-    assert _floor(number, "knn_top1", own, baselines) == ((-2.5,), 1.0)
+    assert _floor(number, "knn_top1", own.quality, []) == ((-2.5,), 1.0)
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3])
@@ -257,3 +257,15 @@ def test_a_race_may_be_ranked_before_its_first_look(seeds, apart):
     assert (row.difference.low is None) is (seeds < 3)
     assert (row.metric.low is None) is (seeds < 3)
     assert ("fewer than the race of seeds begins with" in said) is (seeds == 2)
+
+
+def test_without_a_finished_reference_the_race_has_no_floor_as_the_ranking_has_none():
+    """A control stands for a reference that breaks a constraint, not for one that failed."""
+    lost = [trial(s, "reference", 0.0, configuration=PUBLISHED, seed=s, state="failed") for s in range(3)]
+    control = [trial(9, "control", 99.0, label="pixels")]
+    both = runs_of(BY_TPE, (75.0, 80.0, 85.0), (300.0, 360.0, 420.0), 10)
+    both += runs_of(BY_DARTS, (76.0, 80.0, 84.0), (360.0,) * 3, 20)
+    study = make_study(seeds={"from": 3, "to": 5})
+    assert rank(study, [*lost, *control, *both]).floor is None
+    asked = {job.configuration for job in race_jobs(study, "knn_top1", [*lost, *control, *both]) if job.role == "final"}
+    assert asked == {BY_TPE, BY_DARTS}, "their order is open, and nothing is below"

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 from synthetic_study import BY_DARTS, BY_TPE, METRIC, OPERATIONS, PUBLISHED, head, make_study, make_trials, trial
 
@@ -18,6 +19,7 @@ from naslab.runs.ranking import rank
 from naslab.runs.report import Report, build_report, proposals
 from naslab.runs.report.findings import parameter_free_share
 from naslab.runs.report.markup import interval
+from naslab.runs.trial import RungRecord
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "schemas" / "report.json"
 SECTIONS = ["leaderboard", "pareto", "controls", "proposals", "health", "drawings", "alphas", "curves", "spend",
@@ -199,6 +201,56 @@ def test_three_hundred_rows_are_less_than_a_megabyte_more_than_three():
     assert all(sum(trace.get("showlegend", True) for trace in figure["data"]) <= 12 for figure in figures), "a legend"
 
 
+def test_nor_are_they_with_all_that_a_study_records():
+    """Core and wall hours, a profile of every row under its roof, five rungs, scores with all their digits."""
+    rng = np.random.default_rng(0)
+
+    def recorded(rows):
+        trials = []
+        for t in many(rows):
+            rungs = tuple(
+                RungRecord(e + 1, 31.4159 * (e + 1), {METRIC: rng.uniform(70, 85)}, 30.1 * (e + 1)) for e in range(5)
+            )
+            final = t.job.role in ("final", "reference")
+            scores = {METRIC: t.scores[METRIC] + rng.normal()} if t.scores else {}
+            key = f"final/{t.job.configuration.digest}/seed{t.job.seed}" if final else t.job.key
+            cores = {phase: seconds * rng.uniform(0.9, 1) for phase, seconds in t.seconds.items()}
+            trials.append(replace(t, job=replace(t.job, key=key), rungs=rungs if final else t.rungs, scores=scores,
+                                  core_seconds=cores, threads=1))  # fmt: skip
+        profile = next(t.result["profile"] for t in make_trials() if t.result.get("profile"))
+        for i, one in enumerate(dict.fromkeys(t.job.configuration for t in trials if t.job.role == "final")):
+            trials.append(trial(3000 + i, "profile", 0.0, configuration=one, result={"profile": profile}, threads=1))
+        return [t if t.core_seconds else replace(t, core_seconds=t.seconds) for t in trials]
+
+    few, more = (build_report(make_study(), recorded(rows)) for rows in (3, 300))
+    assert len(more.page.encode()) - len(few.page.encode()) < 1e6
+    figures = [json.loads(text) for text in Page(more.page).scripts["figure"]]
+    assert all(sum(trace.get("showlegend", True) for trace in figure["data"]) <= 12 for figure in figures), "a legend"
+
+
+def test_numbers_stand_to_the_right_in_every_column_that_has_them():
+    made = build_report(make_study(), make_trials())
+    style = made.page.split("</style>", 1)[0]
+    for classes in re.findall(r'<table class="([^"]*)"', made.page):
+        for place in re.findall(r"\bn(\d+)\b", classes):
+            assert f".n{place} td:nth-child({place})" in style
+    assert 'class="ledger n1 n5 n7 n8"' in made.page
+    (row,) = re.findall(r'<tr id="trial-11">.*?</tr>', made.page)
+    assert row.startswith('<tr id="trial-11"><td>11</td><td>final</td>')
+
+
+@pytest.mark.parametrize(("rows", "against", "said"), [
+    (3, "latency", "No configuration has a known latency in ms yet."),
+    (300, "hours", "configurations). Bars"),
+])  # fmt: skip
+def test_a_front_of_nothing_is_left_out_and_one_of_many_is_counted(rows, against, said):
+    trials = [t for t in many(rows) if t.job.role != "profile"]
+    made = build_report(make_study(objective={"kind": "pareto", "against": against}), trials)
+    section = next(s for s in made.sections if s.id == "pareto")
+    assert section.empty is (against == "latency")
+    assert said in section.body
+
+
 def test_the_plots_of_proposals_are_optunas():
     made = build_report(make_study(), many(3))
     for name in ("history", "importance", "slices", "coordinates"):
@@ -302,4 +354,4 @@ def test_the_reference_of_a_study_beside_is_drawn_and_listed_as_any_other_row():
 def test_interval_cells():
     assert interval(None) == "—"
     assert interval(Interval(1.234, None, None)) == "1.23"
-    assert interval(Interval(1.0, 0.5, 1.5)) == '1.00<span class="bounds">0.50 to 1.50</span>'
+    assert interval(Interval(1.0, 0.5, 1.5)) == "1.00<small>0.50 to 1.50</small>"
