@@ -258,8 +258,9 @@ def _searches(standing: Standing) -> Iterator[Finding]:
         row = next((row for row in standing.own_rows if arm.arm in row.arms and not row.reference), None)
         if not arm.search_hours or row is None:
             continue
-        runs = arm.search_hours / row.device_hours.mean if row.device_hours.mean else math.inf
-        cost = f"its search took {arm.search_hours:.3g} {standing.unit}s, as much as {runs:.2g} runs of what it found"
+        cost = f"its search took {arm.search_hours:.3g} {standing.unit}s"
+        if row.device_hours.mean:  # a run may be too short for its clock
+            cost += f", as much as {arm.search_hours / row.device_hours.mean:.2g} runs of what it found"
         if standing.random is None:
             yield Finding(
                 "search", f"{arm.arm}: no random architecture was measured, so luck cannot be ruled out; {cost}."

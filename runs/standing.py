@@ -77,8 +77,12 @@ class Standing:
 
     @cached_property
     def decimals(self) -> int:
-        """Of the metric, as it is written: as many as its margin has, two at least."""
-        scale = self.margin or 0.01 * max((abs(row.metric.mean) for row in self.rows), default=0.0)
+        """Of the metric, as it is written: as many as its margin has, two at least.
+
+        A margin of 0, or above every value, says nothing of them: a hundredth of the largest stands for it.
+        """
+        largest = max((abs(row.metric.mean) for row in self.rows), default=0.0)
+        scale = self.margin if self.margin and self.margin <= largest else 0.01 * largest
         return 2 if not 0 < scale < 0.1 else min(1 - math.floor(math.log10(scale)), 15)
 
     @property

@@ -124,6 +124,13 @@ def test_a_search_is_held_against_random_architectures_and_its_own_cost():
     assert "luck cannot be ruled out" in unknown.text
 
 
+def test_a_search_is_not_held_against_runs_too_short_for_the_clock():
+    search = [trial(50, "proposal", 70.0, arm="tpe", seconds=3600.0, configuration=head("elu"), rungs=(70.0,))]
+    free = [replace(t, seconds={"train": 0.0}) for t in CHEAPER]
+    (gained,) = ranked(REFERENCE, free, RANDOM, search).answer.of("search")
+    assert gained.text.endswith("; its search took 1 CPU hours.")
+
+
 @pytest.mark.parametrize("trained", [True, False])
 def test_a_control_as_good_as_the_best_is_said_and_a_trained_one_called_trained(trained):
     control = [trial(60, "control", 82.3, label="scratch", result={"trained": trained})]
@@ -294,6 +301,14 @@ def test_a_huge_metric_is_no_row_of_digits():
                    finals("tpe", BY_TPE, (1e3, 1.1e3, 1.2e3), 10), **loss)  # fmt: skip
     assert "is 3.1e+30 lower [-3.34" in found.answer.sentence
     assert "1100.00" in found.answer.sentence
+
+
+@pytest.mark.parametrize("margin", [0.0, 5.0])
+def test_a_margin_that_says_nothing_of_the_metric_takes_no_decimals_from_it(margin):
+    reference = finals("reference", PUBLISHED, (0.00120, 0.00121, 0.00122), 0)
+    better = finals("tpe", BY_TPE, (0.00130, 0.00131, 0.00132), 10)
+    (best,) = ranked(reference, better, ranking={"margin": margin}).answer.of("best")
+    assert "of 0.001310 is 0.000100 higher" in best.text
 
 
 def test_what_no_number_of_seeds_would_settle_is_said():
