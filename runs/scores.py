@@ -13,13 +13,16 @@ from typing import Any
 from naslab.errors import NaslabError
 from naslab.search_spaces import Rung
 
+LARGEST = 1e100
+"""A score as far from 0 as this has diverged as one that is infinite has; squares of several may exceed all floats."""
+
 
 class BadScores(NaslabError):
     """A task handed over something that is no score; the trial fails, the study goes on."""
 
 
 def read_scores(given: object, metric: str, source: str = "evaluate") -> dict[str, float]:
-    """Named scores as floats; the metric is finite, another score that is not finite is left out.
+    """Named scores as floats; the metric is finite and below LARGEST, another score that is not is left out.
 
     Args:
         given: what the task returned.
@@ -27,13 +30,14 @@ def read_scores(given: object, metric: str, source: str = "evaluate") -> dict[st
         source: who returned it, for the message.
 
     Raises:
-        BadScores: no mapping of names to numbers, no score of the metric's name, or a metric that is not finite.
+        BadScores: no mapping of names to numbers, no score of the metric's name, or one that is not finite or too large.
     """
     scores = _numbers(given, source)
     if metric not in scores:
         raise BadScores(f"{source} returned {_names(scores)}, but no {metric!r}, which is the task's metric")
-    if not math.isfinite(scores[metric]):
-        raise BadScores(f"{source}: {metric} is {scores[metric]}")
+    if not _is_usable(scores[metric]):
+        beyond = f", beyond {LARGEST:g}" if math.isfinite(scores[metric]) else ""
+        raise BadScores(f"{source}: {metric} is {scores[metric]}{beyond}")
     return _finite(scores)
 
 
@@ -84,7 +88,11 @@ def _number(value: object, place: str) -> float:
 
 
 def _finite(scores: Mapping[str, float]) -> dict[str, float]:
-    return {name: score for name, score in scores.items() if math.isfinite(score)}
+    return {name: score for name, score in scores.items() if _is_usable(score)}
+
+
+def _is_usable(score: float) -> bool:
+    return math.isfinite(score) and abs(score) < LARGEST
 
 
 def _names(scores: Mapping[str, float]) -> str:

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from naslab.runs.scores import BadScores, read_rung, read_scores
+from naslab.nas.statistics import mean_interval
+from naslab.runs.scores import LARGEST, BadScores, read_rung, read_scores
 from naslab.search_spaces import Rung
 
 
@@ -30,11 +31,20 @@ def test_a_tensor_that_asks_for_its_gradient_is_a_number():
     assert read_scores({"score": torch.tensor(2.0, requires_grad=True, dtype=torch.bfloat16)}, "score")["score"] == 2.0
 
 
-@given(st.dictionaries(st.text(), st.floats()), st.floats(allow_nan=False, allow_infinity=False))
-def test_what_comes_out_is_finite_and_as_it_was(others, metric):
+@given(
+    st.dictionaries(st.text(), st.floats() | st.floats(-1e9, 1e9)),
+    st.floats(-LARGEST, LARGEST, exclude_min=True, exclude_max=True),
+)
+def test_what_comes_out_is_usable_and_as_it_was(others, metric):
     scores = read_scores({**others, "score": metric}, "score")
-    assert all(math.isfinite(value) for value in scores.values())
-    assert scores == {k: v for k, v in {**others, "score": metric}.items() if math.isfinite(v)}
+    assert scores == {k: v for k, v in {**others, "score": metric}.items() if abs(v) < LARGEST}
+
+
+@given(st.lists(st.floats(-LARGEST, LARGEST, exclude_min=True, exclude_max=True), min_size=2, max_size=9))
+def test_an_interval_of_usable_scores_overflows_nowhere(scores):
+    found = mean_interval(scores)
+    assert math.isfinite(found.low)
+    assert math.isfinite(found.high)
 
 
 class Raises:
@@ -79,6 +89,7 @@ def test_what_is_no_real_number_is_no_score(value):
         ({"score": np.ones(2)}, "ndarray"),
         ({"score": float("nan")}, "score is nan"),
         ({"score": torch.tensor(float("inf"))}, "score is inf"),
+        ({"score": 1e200}, "score is 1e+200, beyond 1e+100"),
         ({"score": 10**400}, "not a number"),
         ({"score": 0.9, "loss": "low"}, "loss is 'low'"),
     ],
