@@ -30,7 +30,7 @@ def read_scores(given: object, metric: str, source: str = "evaluate") -> dict[st
         source: who returned it, for the message.
 
     Raises:
-        BadScores: no mapping of names to numbers, no score of the metric's name, or one that is not finite or too large.
+        BadScores: no mapping of names to numbers, no score of the metric's name, or one not finite or too large.
     """
     scores = _numbers(given, source)
     if metric not in scores:
