@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 from results_file import write_result
-from study_result import interval_text, run_study, table_row
+from study_result import interval_text, run_study, seconds_of, table_row
 from torch import nn
 
 from naslab.efficiency import count_forward, count_training_step
 from naslab.nas.statistics import difference_interval, mean_interval
+from naslab.runs.hours import by_clock, clock_of
 from naslab.runs.ledger import Ledger
 from naslab.runs.ranking import rank
 from naslab.search_spaces import find_space
@@ -146,7 +147,9 @@ def ratio(a: list[float], b: list[float]) -> dict[str, float]:
 
 def summarise(ledger: Ledger) -> dict[str, Any]:
     """Accuracy with intervals, training seconds, and both held against the dense model."""
-    trials = [t for t in ledger.trials() if t.state == "complete"]
+    recorded = ledger.trials()
+    clock = clock_of([recorded])  # core hours, which a neighbour does not move, as in the ranking
+    trials = [t for t in by_clock(recorded, clock) if t.state == "complete"]
     groups: dict[str, dict[str, Any]] = {}
     for trial in trials:
         if trial.job.configuration is None or trial.job.role not in ("reference", "final"):
@@ -172,7 +175,8 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
             name: {s: asdict(mean_interval([row[s] for row in rows])) for s in SCORES if s in rows[0]}
             for name, rows in controls.items()
         },
-        "ranking": rank(ledger.study, ledger.trials()).to_dict(),
+        "clock": clock,
+        "ranking": rank(ledger.study, recorded).to_dict(),
     }
 
 
@@ -239,7 +243,7 @@ def _study(found: dict[str, Any] | None) -> str:
     if not found:
         return "Not measured."
     shown = ("mean_recall", "qa_top1")
-    head = ["frames masked", "text masked", "kept of tokens", "of frames", "training s", "dense time over its"]
+    head = ["frames masked", "text masked", "kept of tokens", "of frames", seconds_of(found), "dense time over its"]
     head += [cell for score in shown for cell in (score, "less dense")] + ["choice_top1"]
     lines = [table_row(head), table_row(["---"] * len(head))]
     for group in found["configurations"].values():

@@ -22,6 +22,7 @@ import yaml
 from results_file import RESULTS, read_result, write_result
 
 from naslab.nas.statistics import mean_interval, paired_interval
+from naslab.runs.hours import by_clock, clock_of
 from naslab.runs.ledger import Ledger
 from naslab.runs.ranking import rank
 
@@ -37,7 +38,9 @@ def run_study(path: str, storage: str, slots: int, changes: Mapping[str, Any] | 
 
 
 def summarise(ledger: Ledger) -> dict[str, Any]:
-    """The study, its ranking and its finished trials as plain values."""
+    """The study, its ranking and its finished trials as plain values, their seconds by the ranking's clock."""
+    recorded = ledger.trials()
+    clock = clock_of([recorded])
     trials = [
         {
             "role": trial.job.role,
@@ -48,12 +51,13 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
             "scores": dict(trial.scores),
             "seconds": dict(trial.seconds),
         }
-        for trial in ledger.trials()
+        for trial in by_clock(recorded, clock)
         if trial.state == "complete" and trial.job.role != "profile"
     ]
     return {
         "study": ledger.study.document(),
-        "ranking": rank(ledger.study, ledger.trials()).to_dict(),
+        "clock": clock,
+        "ranking": rank(ledger.study, recorded).to_dict(),
         "trials": trials,
     }
 
@@ -73,7 +77,7 @@ def table(name: str, scores: Sequence[str]) -> str:
         "configuration",
         *(cell for score in scores for cell in (score, "less the reference")),
         "seeds",
-        "training s",
+        seconds_of(found),
     ]
     lines = [table_row([*head, "reference's time over its"]), table_row(["---"] * (len(head) + 1))]
     for group, members in groups.items():
@@ -99,6 +103,11 @@ def interval_text(found: Mapping[str, Any], sign: bool = False) -> str:
     if low is None or high is None:
         return f"{mean:{style}}"
     return f"{mean:{style}} [{low:{style}}, {high:{style}}]"
+
+
+def seconds_of(found: dict[str, Any]) -> str:
+    """The head of a column of training seconds: by which clock they are; files of earlier days have those of a wall."""
+    return "training core s" if found.get("clock") == "core" else "training s"
 
 
 def table_row(cells: Sequence[str]) -> str:
