@@ -68,7 +68,7 @@ def adapted(steps: int, folder: str) -> dict[str, Any]:
     loss = None
     if steps:
         options = RECIPE.model_copy(update={"steps": steps})
-        loss = adapt(model.language_model, task.tokenizer.special, tokens, options, 0)
+        loss = adapt(model.language_model, task.tokenizer.special, tokens, options, 0).loss
     spent = time.process_time() - began
     model.save_pretrained(Path(folder))
     task.tokenizer.save(Path(folder))

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from naslab.nas.arms import Sampled
 from naslab.nas.statistics import ratio_interval
@@ -122,10 +122,16 @@ def _shares(trials: Sequence[Trial]) -> Iterable[str]:
 
 
 def _policies(trials: Sequence[Trial]) -> Iterable[str]:
-    policies = [Policy(**t.result["policy"]) for t in trials if "policy" in t.result]
+    policies = [_policy(t.result) for t in trials if "policy" in t.result]
     if len(counts := Counter(policies)) > 1:
         listed = ", ".join(f"{number} in {policy}" for policy, number in counts.most_common())
         yield f"Trials were trained by different policies ({listed}): their hours, and perhaps scores, are not alike."
+
+
+def _policy(result: Mapping[str, Any]) -> str:
+    """That of a trial's training, and those of what came before it."""
+    earlier = [f" with {name} in {Policy(**how)}" for name, how in sorted(result.get("earlier_policies", {}).items())]
+    return "".join([str(Policy(**result["policy"])), *earlier])
 
 
 def _contended(trials: Sequence[Trial]) -> Iterable[str]:

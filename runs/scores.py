@@ -53,7 +53,8 @@ def read_rung(rung: object) -> Rung:
         epoch = operator.index(rung.epoch)
     except TypeError:
         raise BadScores(f"train yielded a rung at epoch {_short(rung.epoch)}, not a whole number") from None
-    return Rung(epoch, _finite(_numbers(rung.facts, "train")), _policy(rung.policy))
+    earlier = _policy(rung.earlier) or {}
+    return Rung(epoch, _finite(_numbers(rung.facts, "train")), _policy(rung.policy), earlier)
 
 
 def _policy(given: object) -> Mapping[str, Any] | None:

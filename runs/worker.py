@@ -226,6 +226,8 @@ class _Work:
                 rung = read_rung(yielded)
                 if rung.policy is not None:
                     self.result["policy"] = dict(rung.policy)
+                if rung.earlier:
+                    self.result["earlier_policies"] = dict(rung.earlier)
                 if rung.epoch == self.carried.told:  # the checkpoint's own
                     agree(True)
                     continue

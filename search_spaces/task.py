@@ -27,12 +27,14 @@ class TrainingDiverged(NaslabError):
 class Rung:
     """What training reports after each unit of fidelity: `epoch` counts from 1, `facts` are named numbers.
 
-    `policy` is how the steps ran (precision, memory format, ...), where the task's training has one.
+    `policy` is how the steps ran (precision, memory format, ...), where the task's training has one; `earlier` the same
+    of what came before them, by name, such as an adaptation.
     """
 
     epoch: int
     facts: Mapping[str, float] = field(default_factory=dict)
     policy: Mapping[str, Any] | None = None
+    earlier: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,15 @@ from naslab.search_spaces.lmbff.chosen import Chosen
 
 
 class Kept(NamedTuple):
-    """What training found: the split's seed, the numbers of the label words, the template. None before it."""
+    """What training found: the split's seed, the numbers of the label words, the template. None before it.
+
+    And the policy that the adaptation followed, as plain values; None without one.
+    """
 
     split: int | None = None
     words: tuple[int, ...] | None = None
     template: str | None = None
+    adapted_by: dict[str, Any] | None = None
 
 
 class FewShotModel(nn.Module):
@@ -58,8 +62,8 @@ class FewShotModel(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take `kept` from a checkpoint."""
-        split, words, template = json.loads(bytes(state.tolist()))
-        self.kept = Kept(split, None if words is None else tuple(words), template)
+        split, words, *others = json.loads(bytes(state.tolist()))
+        self.kept = Kept(split, None if words is None else tuple(words), *others)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the language model as transformers loads it."""

@@ -176,19 +176,22 @@ class FewShot(StepTask):
         for rung in rungs:
             if best is not None and rung.epoch == options.epochs:
                 best.restore(few_shot)
-            yield replace(rung, facts={**rung.facts, "steps": rung.epoch * self.steps_per_epoch, **facts})
+            steps = {"steps": rung.epoch * self.steps_per_epoch}
+            yield replace(rung, facts={**rung.facts, **steps, **facts}, earlier=_earlier(few_shot.kept))
         if best is not None:
             best.restore(few_shot)
 
     def _prepare(self, model: FewShotModel, seed: int) -> None:
         """Adaptation and search, and what they found kept in the model."""
-        self._adapt(model, seed)
+        policy = self._adapt(model, seed)
         template, words = self._setting(model, model.chosen, self.split(model.chosen.shots, seed))
-        model.kept = Kept(seed, words, template.source)
+        model.kept = Kept(seed, words, template.source, policy)
 
-    def _adapt(self, model: FewShotModel, seed: int) -> None:
-        if self.adaptation is not None:
-            self.adaptation(model.language_model, seed)
+    def _adapt(self, model: FewShotModel, seed: int) -> dict[str, Any] | None:
+        """The policy that it followed."""
+        if self.adaptation is None:
+            return None
+        return self.adaptation(model.language_model, seed, Wanted.by(self)).policy.to_dict()
 
     def _setting(self, model: FewShotModel, chosen: Chosen, data: LabelledText) -> tuple[Template, tuple[int, ...]]:
         """Template and words: as training kept them, or as chosen, or searched with the model as it is."""
@@ -312,6 +315,10 @@ class FewShot(StepTask):
         prompter = self._prompter(data, chosen, self.space.templates[0], next(iter(self.manual.values())))
         rows = [prompter.row(data.validation, index % len(data.validation)) for index in range(batch_size)]
         return sent_batch(prompter.batch(rows, self.space.options.length), self.device)
+
+
+def _earlier(kept: Kept) -> Mapping[str, Mapping[str, Any]]:
+    return {} if kept.adapted_by is None else {"adaptation": kept.adapted_by}
 
 
 def _loss(model: nn.Module, batch: Batch) -> Tensor:

@@ -9,6 +9,7 @@ from naslab.runs.beside import Neighbour
 from naslab.runs.ranking import rank
 
 POLICY = {"precision": "float32", "memory_format": "contiguous", "compile": False}
+ADAPTED = {"adaptation": {**POLICY, "precision": "bfloat16"}}
 
 
 def run(number: int, seed: int, *, wall: float = 360.0, core: float | None = 350.0, threads: int = 1, **changes):
@@ -39,6 +40,10 @@ def test_runs_alike_leave_no_doubt():
         (
             (run(0, 0, result={"policy": POLICY}), run(1, 1, result={"policy": {**POLICY, "precision": "bfloat16"}})),
             "trained by different policies (1 in float32, 1 in bfloat16)",
+        ),
+        (
+            (run(0, 0, result={"policy": POLICY}), run(1, 1, result={"policy": POLICY, "earlier_policies": ADAPTED})),
+            "trained by different policies (1 in float32, 1 in float32 with adaptation in bfloat16)",
         ),
     ],
 )

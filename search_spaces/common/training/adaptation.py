@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from naslab.errors import InputError
 from naslab.search_spaces.common.modules.language_models import check_positions, words_head
 from naslab.search_spaces.common.objectives.masked_words import MaskedWords, mask_words
 from naslab.search_spaces.common.objectives.vocabulary_loss import vocabulary_loss
+from naslab.search_spaces.common.training.choice import Training, Wanted, policy_for
 from naslab.search_spaces.common.training.optimisers import adamw
+from naslab.search_spaces.common.training.policy import Policy
 from naslab.search_spaces.common.training.schedule import set_learning_rate
+from naslab.search_spaces.common.training.step import Stepper
+from naslab.search_spaces.common.training.together import gathered, mean_values, rank
 from naslab.search_spaces.data.placing import sent
 from naslab.search_spaces.data.text import IGNORED, SpecialIds, TextOptions, read_corpus, window_starts
 from naslab.search_spaces.data.text.places import data_of
@@ -27,6 +32,7 @@ from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.task import TrainingDiverged
 
 WARMUP = 0.06
+CLIP_NORM = 1.0
 FEW_LINES = 64
 """Lines that are tokenized at once to see whether a text is long enough."""
 
@@ -67,10 +73,17 @@ class Adaptation:
         """See `corpus_tokens`."""
         return corpus_tokens(self.options, self.tokenizer.encode_all)
 
-    def __call__(self, language_model: Any, seed: int) -> float:
-        """Adapt a model; see `adapt`. Global generators go on from the seed."""
-        seed_everything(derive_seed(seed, "adaptation"))
-        return adapt(language_model, self.tokenizer.special, self.tokens_N, self.options, seed)
+    def __call__(self, language_model: Any, seed: int, wanted: Wanted) -> Adapted:
+        """Adapt a model; see `adapt`. Global generators go on from the seed, in each process from another.
+
+        Args:
+            wanted: what is asked of the trainings that follow. The adaptation is measured by itself, as its steps are
+                others. Compiled it is only where that is asked for: its batches differ in how many words are hidden.
+        """
+        seed_everything(derive_seed(seed, "adaptation", *([rank()] if rank() else [])))
+        compiled = wanted.asked.compile if wanted.asked.compile != "auto" else "off"
+        own = wanted.of(self.options.steps, compile=compiled, adaptation=True)
+        return adapt(language_model, self.tokenizer.special, self.tokens_N, self.options, seed, own)
 
 
 Encode: TypeAlias = Callable[[list[str]], list[list[int]]]
@@ -101,38 +114,75 @@ def _lines(options: AdaptationOptions) -> list[str]:
     return [line for line in read_corpus(options.text).splitlines() if line.strip()]
 
 
-def adapt(language_model: Any, special: SpecialIds, tokens_N: Tensor, options: AdaptationOptions, seed: int) -> float:
-    """Train a masked language model in place, on its device; mean loss over the last tenth of the steps, in nats.
+class Adapted(NamedTuple):
+    """What an adaptation came to: its mean loss over the last tenth of the steps, in nats, and how its steps ran."""
+
+    loss: float
+    policy: Policy
+
+
+def adapt(
+    language_model: Any,
+    special: SpecialIds,
+    tokens_N: Tensor,
+    options: AdaptationOptions,
+    seed: int,
+    wanted: Wanted | None = None,
+) -> Adapted:
+    """Train a masked language model in place, on its device.
+
+    All texts of a batch have as many hidden words, as the windows are of words alone: a batch's mean over these is the
+    mean over its parts, which gradient accumulation and several processes take.
+
+    Args:
+        wanted: the policy that is asked for; None: plain PyTorch.
 
     Raises:
-        TrainingDiverged: that is not finite.
+        TrainingDiverged: the loss is not finite.
     """
-    device = next(language_model.parameters()).device
     optimiser = adamw(language_model.named_parameters(), options.learning_rate, 0.01, (0.9, 0.98))
-    span = options.length - 2
-    per_pass = (len(tokens_N) - 1) // (span * options.batch_size)
-    size = language_model.config.vocab_size
-    language_model.train()
-    late, losses = options.steps - max(options.steps // 10, 1), []
-    for step in range(options.steps):
-        generator = torch.Generator().manual_seed(derive_seed(seed, "masks", step))
-        starts = window_starts(len(tokens_N), span, options.batch_size, derive_seed(seed, "windows"), step, per_pass)
-        ids = F.pad(tokens_N[starts[:, None] + torch.arange(span)], (1, 0), value=special.cls)
-        ids = F.pad(ids, (0, 1), value=special.sep)
-        noise = torch.rand(*ids.shape, 3, generator=generator)
-        batch = (sent(part, device) for part in at_places(mask_words(ids, noise, options.masked, special, size)))
-        set_learning_rate(optimiser, step / options.steps, WARMUP)
-        loss = masked_loss(language_model, *batch)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(language_model.parameters(), 1.0)
-        optimiser.step()
-        if step >= late:
-            losses.append(loss.detach())
-    mean = float(torch.stack(losses).mean())
+    batches = _Batches(special, tokens_N, options, seed, language_model.config.vocab_size)
+    policy = policy_for(wanted, Training(language_model, optimiser, batches, _loss, CLIP_NORM))
+    step = Stepper(language_model, optimiser, _loss, policy, CLIP_NORM)
+    step.model.train()
+    with policy.blocks(step.model):
+        losses = [step(batch)["loss"] for batch in batches(step.model, step.optimiser, 0)]
+    if step.model is not language_model:
+        language_model.load_state_dict(gathered(step.model.state_dict()))
+    late = torch.stack(losses[-max(options.steps // 10, 1) :])
+    mean = mean_values({"loss": late.mean()})["loss"].item()
     if not math.isfinite(mean):
         raise TrainingDiverged(f"the loss of the adaptation is {mean}; lower task.adaptation.learning_rate")
-    return mean
+    return Adapted(mean, policy)
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """The batches of an adaptation, all one epoch; see policy.Batches."""
+
+    special: SpecialIds
+    tokens_N: Tensor
+    options: AdaptationOptions
+    seed: int
+    vocabulary: int
+
+    def __call__(self, model: nn.Module, optimiser: torch.optim.Optimizer, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+        options, device = self.options, next(model.parameters()).device
+        for step in range(options.steps):
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "masks", step))
+            ids_BL = self._texts(step)
+            noise = torch.rand(*ids_BL.shape, 3, generator=generator)
+            masked = mask_words(ids_BL, noise, options.masked, self.special, self.vocabulary)
+            set_learning_rate(optimiser, step / options.steps, WARMUP)
+            yield tuple(sent(part, device) for part in at_places(masked))
+
+    def _texts(self, step: int) -> Tensor:
+        size, span = self.options.batch_size, self.options.length - 2
+        number = len(self.tokens_N)
+        per_pass = (number - 1) // (span * size)
+        starts = window_starts(number, span, size, derive_seed(self.seed, "windows"), step, per_pass)
+        ids = F.pad(self.tokens_N[starts[:, None] + torch.arange(span)], (1, 0), value=self.special.cls)
+        return F.pad(ids, (0, 1), value=self.special.sep)
 
 
 def at_places(masked: MaskedWords) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,3 +201,7 @@ def masked_loss(language_model: Any, ids_BL: Tensor, places_BM: Tensor, labels_B
     found = language_model(ids_BL).logits if head is None else language_model.base_model(ids_BL)[0]
     chosen = found.gather(1, places_BM[..., None].expand(-1, -1, found.shape[-1]))
     return vocabulary_loss(chosen if head is None else head(chosen), labels_BM, "mean")
+
+
+def _loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    return masked_loss(model, *batch)

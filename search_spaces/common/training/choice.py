@@ -39,6 +39,7 @@ from naslab.search_spaces.common.training.policy import (
     Precision,
 )
 from naslab.search_spaces.common.training.step import Stepper
+from naslab.search_spaces.common.training.together import world
 from naslab.search_spaces.task import Task
 from naslab.version import naslab_version
 
@@ -141,6 +142,16 @@ def decide(wanted: Wanted, training: Training) -> Policy:
         return known or plain
     with _alone(path):
         return _recorded(path) or _keep(path, _measured(wanted, training), plain)
+
+
+def policy_for(wanted: Wanted | None, training: Training) -> Policy:
+    """That of a training that begins; None: plain PyTorch.
+
+    Several processes measure nothing, as they would have to choose alike.
+    """
+    if wanted is None:
+        return Policy()
+    return decide(wanted, training) if world() == 1 else wanted.asked.plain
 
 
 def _measured(wanted: Wanted, training: Training) -> dict[str, Any]:

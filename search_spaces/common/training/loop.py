@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from naslab.search_spaces.common.training.checkpoint import resume_training, save_training
-from naslab.search_spaces.common.training.choice import Training, Wanted, decide
+from naslab.search_spaces.common.training.choice import Training, Wanted, policy_for
 from naslab.search_spaces.common.training.policy import Batches, Loss, Policy
 from naslab.search_spaces.common.training.step import Stepper, accumulate
-from naslab.search_spaces.common.training.together import check_divisible, gathered, mean_values, rank, world
+from naslab.search_spaces.common.training.together import check_divisible, gathered, mean_values, rank
 from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.task import Rung, TrainingDiverged
 
@@ -60,7 +60,7 @@ def train_in_rungs(
     start, state = resume_training(checkpoint, model, optimiser, next(model.parameters()).device)
     if start == 0:
         seed_everything(derive_seed(seed, "train"))
-        policy = _policy(wanted, training)
+        policy = policy_for(wanted, training)
     else:
         policy = Policy(**state.get("policy", {}))
     if rank() > 0:  # random numbers of its own; the samples' order is from generators that all have alike
@@ -99,10 +99,3 @@ def _means(steps: Iterator[dict[str, Tensor]]) -> dict[str, float]:
         number += 1
         accumulate(totals, values)
     return {name: total.item() / number for name, total in mean_values(totals).items()}
-
-
-def _policy(wanted: Wanted | None, training: Training) -> Policy:
-    """That of a training that begins; several processes measure nothing, as they would have to choose alike."""
-    if wanted is None:
-        return Policy()
-    return decide(wanted, training) if world() == 1 else wanted.asked.plain
