@@ -288,7 +288,7 @@ def _cross_checks(
 
 
 def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+    return tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 def _clocks(names: Sequence[str], device: torch.device) -> list[Clock]:

@@ -88,6 +88,34 @@ def test_simclr_does_not_collapse_in_bfloat16():
     assert deviations["bfloat16"] == pytest.approx(deviations["float32"], rel=0.1)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_every_map_and_its_gradient_have_the_layout_that_the_policy_names(channels, precision):
+    """Images of one channel too, which PyTorch takes for laid out either way: one map in another order costs copies."""
+    space = find_space("nasiam", "tiny", {"framework": "simclr", "in_channels": channels})
+    model = space.build(space.reference).train()
+    maps = []
+
+    def seen(module, _, result):
+        if result.ndim == 4 and result.shape[2] > 1:
+            maps.append(("map", result.stride(), result.shape))
+            result.register_hook(lambda g: maps.append(("gradient", g.stride(), g.shape)))
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.ReLU):
+            module.register_forward_hook(seen)
+    stepper = Stepper(model, torch.optim.SGD(model.parameters()), _views_loss, Policy(precision, "channels_last"))
+    stepper(Views(*torch.randn(2, 8, channels, 28, 28)))
+    assert {name for name, *_ in maps} == {"map", "gradient"}
+    for name, stride, shape in maps:
+        written_out = torch.empty(shape).to(memory_format=torch.channels_last).stride()
+        assert stride == written_out or (name == "gradient" and stride[2:] == (0, 0)), (name, stride, shape)
+
+
+def _views_loss(model, views):
+    return model.loss(views)
+
+
 def test_parts_of_a_batch_give_the_gradient_of_the_whole():
     """Without batch statistics; the parts of 8 samples in 3 are 3, 3 and 2."""
     torch.manual_seed(0)

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 from naslab.kernels._compiling import hear_torch_compile
 from naslab.search_spaces.common.training.explicit_attention import ExplicitAttention
+from naslab.search_spaces.common.training.explicit_convolution import ExplicitConvolution
 from naslab.search_spaces.common.training.recomputation import recomputed_blocks
 from naslab.search_spaces.options import Mechanical, Options
 from naslab.search_spaces.parameters import When
@@ -101,6 +102,7 @@ class Policy:
         with (
             torch.autocast(device.type, getattr(torch, self.precision)),
             nullcontext() if fused else ExplicitAttention(),
+            nullcontext() if fused else ExplicitConvolution(),
         ):
             yield
 
@@ -127,11 +129,11 @@ class Policy:
         layout = self._layout
         for parameter in model.parameters():
             if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=layout)
+                parameter.data = parameter.data.to(memory_format=layout)
         for weight, state in optimiser.state.items():
             for name, value in state.items():
                 if isinstance(value, Tensor) and value.ndim == 4 and value.shape == weight.shape:
-                    state[name] = value.contiguous(memory_format=layout)
+                    state[name] = value.to(memory_format=layout)
 
     def parts(self, batch: Any) -> Iterator[tuple[Any, float]]:
         """The batch, laid out, as parts as even as can be, with the share of the samples that each has."""
@@ -155,4 +157,4 @@ class Policy:
 
     def _laid_out(self, value: Any) -> Any:
         is_images = isinstance(value, Tensor) and value.ndim == 4 and self.memory_format == "channels_last"
-        return value.contiguous(memory_format=self._layout) if is_images else value
+        return value.to(memory_format=self._layout) if is_images else value
