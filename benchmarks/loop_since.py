@@ -30,6 +30,7 @@ LOOPS: dict[str, dict[str, str] | None] = {
     "before": None,
     "float32": {"precision": "float32", "memory_format": "contiguous", "compile": "off"},
     "bfloat16": {"precision": "bfloat16", "memory_format": "contiguous", "compile": "off"},
+    "bfloat16 channels_last": {"precision": "bfloat16", "memory_format": "channels_last", "compile": "off"},
 }
 """The policy of each loop; the earlier commit has none."""
 PROGRAM = """

@@ -51,7 +51,9 @@ COMPILED = {
     "compile": Policy(compile=True),
     "bfloat16 compile": Policy("bfloat16", compile=True),
     "bfloat16 channels_last compile": Policy("bfloat16", "channels_last", compile=True),
+    "bfloat16 CUDA graphs": Policy("bfloat16", compile=True, cuda_graphs=True),
 }
+ON_A_GPU = ("tf32", "bfloat16 CUDA graphs")
 
 
 @dataclass
@@ -140,10 +142,10 @@ def auto(found: Mapping[str, Any]) -> str | None:
 
 
 def policies(case: Case, chosen: Mapping[str, Policy]) -> dict[str, Callable[[], Callable[[], None]]]:
-    """Those that make a difference: TF32 on a GPU, channels last to convolutions."""
+    """Those that make a difference: some on a GPU alone, channels last to convolutions."""
     steps = {}
     for name, policy in chosen.items():
-        if (name == "tf32" and case.device.type != "cuda") or ("channels_last" in name and not case.convolutional):
+        if (name in ON_A_GPU and case.device.type != "cuda") or ("channels_last" in name and not case.convolutional):
             continue
         steps[name] = lambda policy=policy: case.step(policy)
     return steps

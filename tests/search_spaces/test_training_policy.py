@@ -196,3 +196,36 @@ def test_a_study_may_ask_for_a_policy_and_the_rungs_say_it():
         make_task(space, {**values, "policy": {"precision": "bf16"}}, torch.device("cpu"))
     with pytest.raises(InputError, match=r"task\.policy\.cuda_graphs: applies only with compile"):
         make_task(space, {**values, "policy": {"cuda_graphs": True}}, torch.device("cpu"))
+
+
+class Attending(nn.Module):
+    """A convolution over a small map, and attention over its places: both have own forms in bfloat16 on a CPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(32, 8, 3, padding=1)
+
+    def forward(self, images):
+        tokens = self.convolution(images).flatten(2).transpose(1, 2)
+        return nn.functional.scaled_dot_product_attention(tokens, tokens, tokens).float().square().mean()
+
+
+def test_what_is_compiled_has_our_forms_of_operations_too_and_is_traced_once():
+    torch.manual_seed(0)
+    model, images = Attending(), torch.randn(2, 32, 4, 4)
+    policy, names, found = Policy("bfloat16"), [], []
+
+    def kept(graph, inputs):
+        names.append(" ".join(str(node.target) for node in graph.graph.nodes))
+        return graph
+
+    compiled = torch.compile(model, backend=kept, fullgraph=True)
+    for forward in (model, compiled, compiled):
+        with policy.forward(torch.device("cpu")):
+            value = forward(images)
+        found.append([value, *torch.autograd.grad(value, tuple(model.parameters()))])
+    assert len(names) == 1
+    assert "scaled_dot_product" not in names[0]
+    assert "softmax" in names[0]
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        assert (ours - theirs).norm() <= 2**-6 * theirs.norm()

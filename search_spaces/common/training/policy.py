@@ -98,11 +98,11 @@ class Policy:
         if self.precision == "float32":
             yield
             return
-        fused = device.type != "cpu" or self.compile or self.recompute  # a second forward must do as the first
+        ours = device.type == "cpu" and not self.recompute  # a second forward must do as the first
         with (
             torch.autocast(device.type, getattr(torch, self.precision)),
-            nullcontext() if fused else ExplicitAttention(),
-            nullcontext() if fused else ExplicitConvolution(),
+            ExplicitAttention() if ours else nullcontext(),
+            ExplicitConvolution() if ours else nullcontext(),
         ):
             yield
 
