@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from together_ranks import EPOCHS, OPTIMISERS, WAYS, WORLD, train
+from together_ranks import EPOCHS, OPTIMISERS, WAYS, WORLD, adapted, train
 
 HERE = Path(__file__).parent
 EXACT = 1e-9
@@ -55,3 +55,9 @@ def test_each_goes_on_from_the_others_checkpoints(folder, optimiser):
     for begun in WAYS:
         resumed = train(optimiser, folder / f"{optimiser}-{begun}")
         torch.testing.assert_close(resumed[EPOCHS], alone[EPOCHS], rtol=0, atol=EXACT)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_processes_adapt_as_one(folder, way):
+    """In float32: their sums round otherwise by 1e-7, and AdamW divides by the size of the gradient."""
+    torch.testing.assert_close(torch.load(folder / f"adapted-{way}.pt"), adapted(), rtol=1e-3, atol=1e-4)

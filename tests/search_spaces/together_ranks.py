@@ -8,12 +8,15 @@ from types import SimpleNamespace
 import torch
 import torch.distributed as dist
 from torch import nn
+from transformers import BertConfig, BertForMaskedLM
 
 from naslab.search_spaces.common.training import train_in_rungs
+from naslab.search_spaces.common.training.adaptation import AdaptationOptions, adapt
 from naslab.search_spaces.common.training.choice import Wanted
 from naslab.search_spaces.common.training.optimisers import adamw
 from naslab.search_spaces.common.training.policy import PolicyOptions
 from naslab.search_spaces.common.training.together import choose, rank
+from naslab.search_spaces.data.text import SpecialIds
 
 WORLD, SIZES, EPOCHS = 2, (10, 9, 6, 5), 3
 OPTIMISERS = {
@@ -74,9 +77,25 @@ def train(optimiser, checkpoint, until=EPOCHS):
     return found
 
 
+def adapted():
+    """The weights of a small BERT after an adaptation to random words, and its loss."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(**sizes, intermediate_size=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    bert, words = BertForMaskedLM(config), torch.randint(5, 30, (500,))
+    options = AdaptationOptions(steps=6, batch_size=5, length=12, masked=0.3)
+    loss = adapt(bert, SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4), words, options, 0).loss
+    return {"loss": torch.tensor(loss), **{name: tensor.clone() for name, tensor in bert.state_dict().items()}}
+
+
 def main(number, folder):
     """All ways and optimisers from the start, and from what one process and the other way have begun."""
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=number, world_size=WORLD)
+    for way in WAYS:
+        choose(way)
+        together = adapted()
+        if rank() == 0:
+            torch.save(together, folder / f"adapted-{way}.pt")
     for optimiser in OPTIMISERS:
         for way in WAYS:
             choose(way)
