@@ -33,7 +33,12 @@ from naslab.efficiency.roofline import Roof
 from naslab.efficiency.schemas import operation_name
 from naslab.search_spaces.common.training.policy import Policy
 
-POLICIES = {"float32": Policy(), "bfloat16": Policy("bfloat16")}
+POLICIES = {
+    "float32": Policy(),
+    "bfloat16": Policy("bfloat16"),
+    "bfloat16 channels_last": Policy("bfloat16", "channels_last"),
+}
+"""The last for convolutions alone."""
 WARM_UP_STEPS = 3
 LEAST_STEPS = 5
 LARGEST = 3
@@ -174,7 +179,11 @@ def main() -> None:
     cases: dict[str, Any] = {}
     for task in arguments.tasks.split(","):
         case = make_case(task, arguments.preset, device, arguments.batch_size)
-        rows = {name: profiled(case, policy, Roof.of(ceilings), arguments.seconds) for name, policy in POLICIES.items()}
+        rows = {
+            name: profiled(case, policy, Roof.of(ceilings), arguments.seconds)
+            for name, policy in POLICIES.items()
+            if case.convolutional or policy.memory_format == "contiguous"
+        }
         cases[case.name] = {"batch_size": case.batch_size, "policies": rows}
         for name, row in rows.items():
             print(f"{case.name} {name}: {', '.join(described(row))}", flush=True)
