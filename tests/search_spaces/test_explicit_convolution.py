@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from naslab.efficiency import count
 from naslab.search_spaces.common.training.explicit_convolution import (
     LARGEST,
     LEAST_CHANNELS,
@@ -122,6 +123,19 @@ def test_large_maps_are_pytorchs():
     side = int(LARGEST**0.5)
     assert OURS in asked(Policy("bfloat16"), side=side)
     assert OURS not in asked(Policy("bfloat16"), side=side + 1)
+
+
+def test_what_is_counted_is_what_runs():
+    """A counter looks at convolutions through entries of its own."""
+    layer, x = nn.Conv2d(LEAST_CHANNELS, 4, 3, padding=1), torch.randn(2, LEAST_CHANNELS, 4, 4)
+
+    def step():
+        with Policy("bfloat16").forward(CPU):
+            result = layer(x)
+        result.float().sum().backward()
+
+    found = count(step)
+    assert [o.work.contraction for o in found.operations if o.name == "mm"] == [2 * 32 * 4 * LEAST_CHANNELS * 9]
 
 
 def test_a_forward_in_float32_within_is_left_alone():

@@ -15,6 +15,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+CONVOLUTION = F.conv2d
+"""Whatever stands under that name later: counters put entries of their own there."""
 LARGEST = 16
 """Places of the output map, up to which the matrix of patches is worth its copies."""
 LEAST_CHANNELS = 32
@@ -32,7 +34,7 @@ class ExplicitConvolution(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func is F.conv2d and _suits(*args, **kwargs):
+        if func is CONVOLUTION and _suits(*args, **kwargs):
             return explicit_convolution(*args, **kwargs)
         return func(*args, **kwargs)
 
