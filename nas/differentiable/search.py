@@ -34,6 +34,7 @@ from naslab.search_spaces import (
 from naslab.search_spaces.common.training.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
 from naslab.search_spaces.common.training.choice import Training, Wanted, decide
 from naslab.search_spaces.common.training.policy import Policy, PolicyOptions
+from naslab.search_spaces.common.training.step import accumulate
 
 WEIGHT_SHARE, ALPHA_SHARE = (0.0, 0.5), (0.5, 1.0)
 HELD_OUT_BATCHES = 4
@@ -181,7 +182,7 @@ class _Search:
         """Train alphas and weights through one epoch of the weights' half."""
         steps = self.task.num_batches(WEIGHT_SHARE)
         held_out = self._alpha_batches(epoch * steps)
-        losses: dict[str, list[torch.Tensor]] = {"train": [], "held_out": []}
+        totals: dict[str, torch.Tensor] = {}  # not all losses: small numbers kept between large matrices scatter memory
         self.supernet.train()
         with self.policy.blocks(self.supernet):
             for step, training in enumerate(self._batches(epoch)):
@@ -190,9 +191,9 @@ class _Search:
                 self.task.set_learning_rate(self.weight_optimiser, progress)
                 if epoch >= self.arm.warmup_epochs:
                     self._alpha_step(next(held_out), training, progress)
-                losses["train"].append(self._weight_step(training, progress))
-        losses["held_out"] += self._held_out_losses()
-        means = {name: float(torch.stack(values).mean()) for name, values in losses.items()}
+                accumulate(totals, {"train": self._weight_step(training, progress)})
+        held_out_loss = torch.stack(self._held_out_losses()).mean()
+        means = {"train": float(totals["train"]) / steps, "held_out": float(held_out_loss)}
         for name, mean in means.items():
             if not math.isfinite(mean):
                 raise TrainingDiverged(f"the search's {name} loss is {mean} in epoch {epoch + 1}")

@@ -1,6 +1,7 @@
 """Adaptation to a text: its steps are the shared ones, under the policy that the study asks for."""
 
 import json
+import weakref
 
 import pytest
 import torch
@@ -105,6 +106,34 @@ def test_bfloat16_rounds_the_products_and_no_more(rows, given):
     assert not torch.equal(weights(plain), weights(rounded))
     assert found.loss == pytest.approx(wide.loss, rel=2**-7)
     assert all(p.dtype == torch.float32 for p in rounded.parameters())
+
+
+def test_the_loss_is_the_mean_over_the_last_tenth(rows, given, monkeypatch):
+    losses, step = [], adaptation.Stepper.__call__
+
+    def told(self, batch):
+        losses.append(step(self, batch)["loss"])
+        return {"loss": losses[-1]}
+
+    monkeypatch.setattr(adaptation.Stepper, "__call__", told)
+    _, found = adapted(rows, given, steps=25)
+    assert found.loss == pytest.approx((losses[-2] + losses[-1]).item() / 2, rel=1e-6)
+
+
+def test_nothing_of_a_step_is_kept_past_the_next(rows, given, monkeypatch):
+    """A kept number lies where large matrices were, which then no longer fit: memory grew by one of these a step."""
+    seen, alive, step = [], [], adaptation.Stepper.__call__
+
+    def watched(self, batch):
+        alive.append(sum(reference() is not None for reference in seen))
+        values = step(self, batch)
+        seen.append(weakref.ref(values["loss"]))
+        return values
+
+    monkeypatch.setattr(adaptation.Stepper, "__call__", watched)
+    adapted(rows, given, steps=30)
+    assert len(alive) == 30
+    assert max(alive) <= 2
 
 
 def test_a_batch_in_parts_is_the_batch(rows, given):

@@ -21,7 +21,7 @@ from naslab.search_spaces.common.training.choice import Training, Wanted, policy
 from naslab.search_spaces.common.training.optimisers import adamw
 from naslab.search_spaces.common.training.policy import Policy
 from naslab.search_spaces.common.training.schedule import set_learning_rate
-from naslab.search_spaces.common.training.step import Stepper
+from naslab.search_spaces.common.training.step import Stepper, accumulate
 from naslab.search_spaces.common.training.together import gathered, mean_values, rank
 from naslab.search_spaces.data.placing import sent
 from naslab.search_spaces.data.text import IGNORED, SpecialIds, TextOptions, read_corpus, window_starts
@@ -146,14 +146,28 @@ def adapt(
     step = Stepper(language_model, optimiser, _loss, policy, CLIP_NORM)
     step.model.train()
     with policy.blocks(step.model):
-        losses = [step(batch)["loss"] for batch in batches(step.model, step.optimiser, 0)]
+        late = _mean_of_late(step, batches(step.model, step.optimiser, 0), options.steps)
     if step.model is not language_model:
         language_model.load_state_dict(gathered(step.model.state_dict()))
-    late = torch.stack(losses[-max(options.steps // 10, 1) :])
-    mean = mean_values({"loss": late.mean()})["loss"].item()
+    mean = mean_values(late)["loss"].item()
     if not math.isfinite(mean):
         raise TrainingDiverged(f"the loss of the adaptation is {mean}; lower task.adaptation.learning_rate")
     return Adapted(mean, policy)
+
+
+def _mean_of_late(step: Stepper, batches: Iterator[Any], steps: int) -> dict[str, Tensor]:
+    """Take all steps; the mean over the last tenth.
+
+    A running total: a number kept of each step would lie in memory that the step's large matrices have left, and the
+    next step's would no longer fit there.
+    """
+    totals: dict[str, Tensor] = {}
+    number = max(steps // 10, 1)
+    for done, batch in enumerate(batches):
+        values = step(batch)
+        if done >= steps - number:
+            accumulate(totals, values)
+    return {name: total / number for name, total in totals.items()}
 
 
 @dataclass(frozen=True)
