@@ -29,7 +29,7 @@ pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 
 @given(
-    samples=st.integers(1, 3),
+    samples=st.integers(0, 3),
     channels=pairs,
     side=st.tuples(st.integers(3, 8), st.integers(3, 8)),
     kernel=pairs,
@@ -142,6 +142,66 @@ def test_a_forward_in_float32_within_is_left_alone():
     layer = nn.Conv2d(LEAST_CHANNELS, 4, 3, padding=1)
     with Policy("bfloat16").forward(CPU), torch.autocast("cpu", enabled=False):
         assert layer(torch.randn(2, LEAST_CHANNELS, 4, 4)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("numbers", [{"stride": (2,)}, {"padding": [1]}, {"stride": [2], "padding": (1,)}], ids=str)
+def test_one_number_in_a_sequence_is_for_both_sides(numbers):
+    x, weight = torch.randn(2, LEAST_CHANNELS, 6, 6), torch.randn(4, LEAST_CHANNELS, 3, 3, requires_grad=True)
+    with Policy("bfloat16").forward(CPU):
+        ours = F.conv2d(x, weight, **numbers)
+        theirs = F.conv2d(x, weight.detach(), **{name: 2 * tuple(value) for name, value in numbers.items()})
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("shape", "numbers"),
+    [((4, LEAST_CHANNELS, 3), {}), ((4, LEAST_CHANNELS, 3, 3), {"stride": 0}),
+     ((4, LEAST_CHANNELS, 3, 3), {"stride": (1, 2, 3)}), ((4, LEAST_CHANNELS, 3, 3), {"padding": -1})],
+    ids=str,
+)  # fmt: skip
+def test_what_is_wrong_fails_as_pytorch_says(shape, numbers):
+    x, weight = torch.randn(2, LEAST_CHANNELS, 6, 6), torch.randn(shape, requires_grad=True)
+    said = []
+    for context in (torch.autocast("cpu", torch.bfloat16), Policy("bfloat16").forward(CPU)):
+        with pytest.raises(RuntimeError) as error, context:
+            F.conv2d(x, weight, **numbers)
+        said.append(str(error.value))
+    assert said[0] == said[1]
+
+
+def test_an_empty_batch_gives_its_weights_a_gradient_of_zero():
+    layer = nn.Conv2d(LEAST_CHANNELS, 4, 3, padding=1)
+    with Policy("bfloat16").forward(CPU):
+        result = layer(torch.randn(0, LEAST_CHANNELS, 4, 4))
+    result.float().sum().backward()
+    assert torch.equal(layer.weight.grad, torch.zeros_like(layer.weight))
+
+
+def test_gradients_of_single_samples_are_pytorchs():
+    """What `torch.func` transforms has no functions of autograd's own."""
+    layer, x = nn.Conv2d(LEAST_CHANNELS, 4, 3, padding=1), torch.randn(3, LEAST_CHANNELS, 4, 4)
+
+    def total(weights, image):
+        return torch.func.functional_call(layer, weights, image[None]).float().sum()
+
+    weights = {name: p.detach() for name, p in layer.named_parameters()}
+    with Policy("bfloat16").forward(CPU):
+        each = torch.func.vmap(torch.func.grad(total), (None, 0))(weights, x)
+        whole = torch.func.grad(lambda given: layer_sum(layer, given, x))(weights)
+    torch.testing.assert_close(each["weight"].sum(0), whole["weight"], rtol=2**-6, atol=2**-4)
+
+
+def layer_sum(layer, weights, x):
+    return torch.func.functional_call(layer, weights, x).float().sum()
+
+
+def test_a_second_derivative_is_refused():
+    layer, x = nn.Conv2d(LEAST_CHANNELS, 4, 3, padding=1), torch.randn(2, LEAST_CHANNELS, 4, 4, requires_grad=True)
+    with Policy("bfloat16").forward(CPU):
+        value = layer(x).float().square().sum()
+    (slope,) = torch.autograd.grad(value, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        slope.square().sum().backward()
 
 
 def test_a_map_that_the_kernel_does_not_fit_fails_as_pytorch_says():

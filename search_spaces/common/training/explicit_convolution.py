@@ -48,12 +48,16 @@ def _suits(
     dilation: Any = 1,
     groups: int = 1,
 ) -> bool:
-    if input.ndim != 4 or input.device.type != "cpu" or groups != 1 or isinstance(padding, str):
+    strides, paddings = _pair(stride), _pair(padding)
+    if not input.ndim == weight.ndim == 4 or input.device.type != "cpu" or groups != 1:
         return False
-    sizes = zip(input.shape[2:], weight.shape[2:], _pair(stride), _pair(padding), strict=True)
-    places = [(side + 2 * around - kernel) // step + 1 for side, kernel, step, around in sizes]
+    if strides is None or paddings is None:
+        return False
+    sizes = zip(input.shape[2:], weight.shape[2:], strides, paddings, strict=True)
+    places = [(side + 2 * around - kernel) // max(step, 1) + 1 for side, kernel, step, around in sizes]
     return (
         torch.is_grad_enabled()
+        and not torch._C._are_functorch_transforms_active()
         and weight.requires_grad
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
@@ -116,11 +120,15 @@ def weight_gradient(
     patches = around.as_strided(
         (len(x), *g.shape[2:], *kernel, channels), (n, down * stride[0], across * stride[1], down, across, 1)
     )
-    columns = patches.reshape(g.shape[0] * g.shape[2] * g.shape[3], -1)
-    product = g.permute(1, 0, 2, 3).reshape(out, -1) @ columns
+    places = g.shape[0] * g.shape[2] * g.shape[3]
+    columns = patches.reshape(places, kernel[0] * kernel[1] * channels)
+    product = g.permute(1, 0, 2, 3).reshape(out, places) @ columns
     return product.view(out, *kernel, channels).permute(0, 3, 1, 2)
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    first, second = (value, value) if isinstance(value, int) else value
-    return first, second
+def _pair(value: Any) -> tuple[int, int] | None:
+    """Two numbers, of one or two, as PyTorch reads them; None: padding by name, or what is an error there."""
+    numbers = (value,) if isinstance(value, int) else tuple(value)
+    if len(numbers) not in (1, 2) or isinstance(value, str):
+        return None
+    return numbers[0], numbers[-1]
