@@ -6,9 +6,11 @@ import pytest
 import torch
 from small_training import batches, equal_states, loss, made
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from naslab.errors import InputError
 from naslab.search_spaces import find_space, seed_everything
+from naslab.search_spaces.common.modules.backbones import GlobalAveragePool
 from naslab.search_spaces.common.training import train_in_rungs
 from naslab.search_spaces.common.training.choice import Wanted
 from naslab.search_spaces.common.training.policy import Policy, PolicyOptions
@@ -114,6 +116,35 @@ def test_every_map_and_its_gradient_have_the_layout_that_the_policy_names(channe
 
 def _views_loss(model, views):
     return model.loss(views)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_pool_is_the_mean_of_a_map_in_every_number_format(dtype):
+    """Of a sum of 784 places that each are 90, float16 has no number."""
+    x = (90 + torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))).to(dtype).requires_grad_()
+    mean = GlobalAveragePool()(x)
+    assert mean.shape == (2, 3, 1, 1)
+    assert mean.dtype == dtype
+    # Sums are of float32 at least; sum and quotient are rounded once more each.
+    rtol = 2 * torch.finfo(dtype).eps + 784 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    torch.testing.assert_close(mean.double(), x.double().mean((2, 3), keepdim=True), rtol=rtol, atol=0)
+    (slope,) = torch.autograd.grad(mean.sum(), x)
+    torch.testing.assert_close(slope, torch.ones_like(slope) / 784, rtol=rtol, atol=0)
+
+
+def test_a_model_that_recomputes_by_itself_trains_where_the_policy_says_so():
+    torch.manual_seed(0)
+    model, images = Attending(), torch.randn(2, 32, 4, 4)
+    found = []
+    for way in (_attending, lambda model, images: checkpoint(model, images, use_reentrant=False)):
+        stepper = Stepper(model, torch.optim.SGD(model.parameters(), lr=0.0), way, Policy("bfloat16", recompute=True))
+        stepper(images)
+        found.append([p.grad.clone() for p in model.parameters()])
+    assert all(map(torch.equal, *found))
+
+
+def _attending(model, images):
+    return model(images)
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole():

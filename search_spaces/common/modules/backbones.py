@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from naslab.errors import InputError
@@ -40,11 +41,14 @@ class GlobalAveragePool(nn.Module):
     """Mean over the places of a map: (batch, channels, height, width) to (batch, channels, 1, 1).
 
     The gradient of a mean is written out, whatever the map's memory layout, in PyTorch's default one; with the channels
-    innermost the activation before it then takes several times its time. That of a sum is not written out.
+    innermost the activation before it then takes several times its time. That of a sum is not written out. In float16,
+    whose largest number is 65504, the sum of a large map may be infinite where the mean is not.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
+        if x.dtype == torch.float16:
+            return x.mean((2, 3), keepdim=True)
         return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
 
 
