@@ -78,7 +78,7 @@ class Adaptation:
 
         Args:
             wanted: what is asked of the trainings that follow. The adaptation is measured by itself, as its steps are
-                others. Compiled it is only where that is asked for: its batches differ in how many words are hidden.
+                others. Compiled it is only where that is asked for: to try it takes a minute or more.
         """
         seed_everything(derive_seed(seed, "adaptation", *([rank()] if rank() else [])))
         compiled = wanted.asked.compile if wanted.asked.compile != "auto" else "off"
