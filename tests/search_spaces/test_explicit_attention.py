@@ -113,3 +113,12 @@ def test_grouped_queries_are_pytorchs():
     with Policy("bfloat16").forward(CPU):
         result = F.scaled_dot_product_attention(query, key[:, :1], value[:, :1], enable_gqa=True)
     assert result.shape == (B, H, T, 2 * K)
+
+
+@pytest.mark.parametrize("wrong", [{"dtype": torch.bool, "is_causal": True}, {"dtype": torch.int32}], ids=str)
+def test_a_mask_that_pytorch_refuses_is_refused(wrong):
+    """Two masks, of which one would be left out, and numbers that might mean either kind."""
+    query, key, value = parts(torch.float32)
+    mask = torch.ones(T, S, dtype=wrong["dtype"])
+    with pytest.raises(RuntimeError, match="attn_mask"), Policy("bfloat16").forward(CPU):
+        F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal="is_causal" in wrong)

@@ -34,7 +34,19 @@ class ExplicitAttention(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _suits(query: Tensor, key: Tensor, value: Tensor, *_: Any, enable_gqa: bool = False, **__: Any) -> bool:
+def _suits(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    enable_gqa: bool = False,
+    **_: Any,
+) -> bool:
+    if attn_mask is not None and (is_causal or not (attn_mask.dtype == torch.bool or attn_mask.is_floating_point())):
+        return False  # PyTorch says what is wrong
     return key.shape[-2] <= LONGEST and not enable_gqa and query.device.type == "cpu"
 
 
