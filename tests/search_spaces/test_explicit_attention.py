@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from naslab.search_spaces.common.training.explicit_attention import LONGEST, ExplicitAttention, explicit_attention
+from naslab.search_spaces.common.training.explicit import ExplicitForms
+from naslab.search_spaces.common.training.explicit_attention import LONGEST, explicit_attention
 from naslab.search_spaces.common.training.policy import Policy
 
 CPU = torch.device("cpu")
@@ -98,7 +99,7 @@ def test_bfloat16_is_as_near_as_its_inputs_are():
     """Inputs, scores' operands, weights and result are rounded: to 2^-9 of themselves each."""
     query, key, value = (part.detach().clamp(-2, 2) for part in parts())
     exact = F.scaled_dot_product_attention(query, key, value)
-    with torch.autocast("cpu", torch.bfloat16), ExplicitAttention():
+    with torch.autocast("cpu", torch.bfloat16), ExplicitForms():
         near = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
     assert near.dtype == torch.bfloat16
     unit = 2.0**-8

@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from naslab.efficiency import count
+from naslab.search_spaces.common.training.explicit import ExplicitForms
 from naslab.search_spaces.common.training.explicit_convolution import (
     LARGEST,
     LEAST_CHANNELS,
-    ExplicitConvolution,
     weight_gradient,
 )
 from naslab.search_spaces.common.training.policy import Policy
@@ -61,7 +61,7 @@ def gradients(x, layer, context):
 def test_within_autocast_only_the_weights_gradient_is_computed_otherwise(layout, bias):
     layer = nn.Conv2d(LEAST_CHANNELS, 8, 3, 2, 1, bias=bias).to(memory_format=layout)
     x = drawn(4, LEAST_CHANNELS, 7, 7).float().to(memory_format=layout)
-    ours, theirs = gradients(x, layer, ExplicitConvolution()), gradients(x, layer, torch.enable_grad())
+    ours, theirs = gradients(x, layer, ExplicitForms()), gradients(x, layer, torch.enable_grad())
     assert [value.dtype for value in ours] == [value.dtype for value in theirs]
     for place, (our, their) in enumerate(zip(ours, theirs, strict=True)):
         if place != 2:

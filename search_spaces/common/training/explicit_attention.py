@@ -6,35 +6,17 @@ products themselves, at 50 tokens most of a training step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 LONGEST = 256
 """Keys, up to which the matrix of weights is no larger than what a block keeps of its tokens anyway."""
 
 
-class ExplicitAttention(TorchFunctionMode):
-    """Within it, short attention is computed by `explicit_attention`, whoever asks PyTorch for it."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention and _suits(*args, **kwargs):
-            return explicit_attention(*args, **kwargs)
-        return func(*args, **kwargs)
-
-
-def _suits(
+def suits_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -45,6 +27,7 @@ def _suits(
     enable_gqa: bool = False,
     **_: Any,
 ) -> bool:
+    """Whether a call of `torch.nn.functional.scaled_dot_product_attention` is one for `explicit_attention`."""
     if attn_mask is not None and (is_causal or not (attn_mask.dtype == torch.bool or attn_mask.is_floating_point())):
         return False  # PyTorch says what is wrong
     return key.shape[-2] <= LONGEST and not enable_gqa and query.device.type == "cpu"

@@ -1,45 +1,25 @@
 """Gradients of a convolution's weights by one matrix product, for small maps in bfloat16 on a CPU.
 
-PyTorch's own walk the rows of the output. On a CPU with matrix units they take 2 to 15 times as long as the product
+PyTorch's own walk the rows of the output. On a CPU with matrix units they take several times as long as the product
 where a row has four places or fewer: in the last stages of a network for small images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-CONVOLUTION = F.conv2d
-"""Whatever stands under that name later: counters put entries of their own there."""
 LARGEST = 16
 """Places of the output map, up to which the matrix of patches is worth its copies."""
 LEAST_CHANNELS = 32
 """Of the input: below, the matrix is too narrow."""
 
 
-class ExplicitConvolution(TorchFunctionMode):
-    """Within it, and within autocast to bfloat16, small convolutions are `explicit_convolution`, whoever asks."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is CONVOLUTION and _suits(*args, **kwargs):
-            return explicit_convolution(*args, **kwargs)
-        return func(*args, **kwargs)
-
-
-def _suits(
+def suits_convolution(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -48,6 +28,7 @@ def _suits(
     dilation: Any = 1,
     groups: int = 1,
 ) -> bool:
+    """Whether a call of `torch.nn.functional.conv2d` is one for `explicit_convolution`: small, autocast to bfloat16."""
     strides, paddings = _pair(stride), _pair(padding)
     if not input.ndim == weight.ndim == 4 or input.device.type != "cpu" or groups != 1:
         return False

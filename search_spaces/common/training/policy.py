@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from naslab.kernels._compiling import hear_torch_compile
-from naslab.search_spaces.common.training.explicit_attention import ExplicitAttention
-from naslab.search_spaces.common.training.explicit_convolution import ExplicitConvolution
+from naslab.search_spaces.common.training.explicit import ExplicitForms
 from naslab.search_spaces.common.training.recomputation import recomputed_blocks
 from naslab.search_spaces.options import Mechanical, Options
 from naslab.search_spaces.parameters import When
@@ -101,8 +100,7 @@ class Policy:
         ours = device.type == "cpu" and not self.recompute  # a second forward must do as the first
         with (
             torch.autocast(device.type, getattr(torch, self.precision)),
-            ExplicitAttention() if ours else nullcontext(),
-            ExplicitConvolution() if ours else nullcontext(),
+            ExplicitForms() if ours else nullcontext(),
         ):
             yield
 
