@@ -18,6 +18,7 @@ from naslab.search_spaces import find_space, seed_everything
 from naslab.search_spaces.common.objectives.float32 import in_float32
 from naslab.search_spaces.common.training import adamw
 from naslab.search_spaces.common.training.policy import Loss, Policy
+from naslab.search_spaces.common.training.recording import Recorded
 from naslab.search_spaces.common.training.step import Stepper
 from naslab.search_spaces.data import Augmentation, AugmentationOptions, CropAndFlip
 from naslab.search_spaces.nasiam.frameworks import Views
@@ -37,7 +38,8 @@ class Case:
     batch_size: int
     device: torch.device
     make: Callable[[], tuple[nn.Module, torch.optim.Optimizer]]
-    batch: Callable[[], Any]
+    batch: Callable[[bool], Any]
+    """Whether its random views are replayed from a CUDA graph."""
     loss: Loss
     convolutional: bool
 
@@ -47,7 +49,7 @@ class Case:
         stepper = Stepper(model.train(), optimiser, self.loss, policy)
 
         def step() -> None:
-            stepper(self.batch())
+            stepper(self.batch(policy.cuda_graphs))
             if hasattr(model, "after_step"):
                 model.after_step(0.5)
 
@@ -72,27 +74,33 @@ def make_case(task: str, preset: str, device: torch.device, batch_size: int | No
     return Case(f"{task} {preset}", size, device, make, batch, loss, convolutional=bool(framework))
 
 
-def _parts(task: str, space: Any, size: int, device: torch.device) -> tuple[Callable[[], Any], Loss]:
+def _parts(task: str, space: Any, size: int, device: torch.device) -> tuple[Callable[[bool], Any], Loss]:
     if task == "altup":
         batch = _on(space.example_input(size), device)
-        return (lambda: batch), lambda model, batch: model(**batch)
+        return (lambda records: batch), lambda model, batch: model(**batch)
     if task == "smaug":
         batch = _on(space.example_input(size), device)
-        return (lambda: batch), lambda model, batch: model(**batch)["loss"]
+        return (lambda records: batch), lambda model, batch: model(**batch)["loss"]
     options = space.options
     channels, side = options.in_channels, options.image_size
     images = torch.randint(256, (size, channels, side, side), dtype=torch.uint8).to(device)
     generator = torch.Generator(device).manual_seed(0)
     grey = AugmentationOptions.for_framework(task, channels) if task in FRAMEWORKS else CropAndFlip()
-    view = Augmentation(grey, (0.5,) * channels, (0.25,) * channels)
+    augmentation = Augmentation(grey, (0.5,) * channels, (0.25,) * channels)
+    recorded = Recorded(augmentation, "a random view")
+
+    def view(records: bool) -> torch.Tensor:
+        seen: torch.Tensor = (recorded if records else augmentation)(images, generator=generator)
+        return seen
+
     if task in FRAMEWORKS:
-        return (lambda: Views(view(images, generator), view(images, generator))), lambda model, views: model.loss(views)
+        return (lambda records: Views(view(records), view(records))), lambda model, views: model.loss(views)
     if task == "mae":
         tokens = space.most_tokens
         noise = lambda: torch.rand(size, tokens, generator=generator, device=device)  # noqa: E731
-        return (lambda: (view(images, generator), noise())), lambda model, batch: model(*batch).loss
+        return (lambda records: (view(records), noise())), lambda model, batch: model(*batch).loss
     labels = torch.randint(options.num_classes, (size,)).to(device)
-    return (lambda: (view(images, generator), labels)), _classification
+    return (lambda records: (view(records), labels)), _classification
 
 
 def _classification(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

@@ -89,7 +89,7 @@ def vit_mae(case: Case, preset: str) -> Mapping[str, Make]:
             norm_pix_loss=True,
         )
         model = transformers.ViTMAEForPreTraining(config)
-        return _loop(model, case, lambda: model(pixel_values=case.batch()[0]).loss)
+        return _loop(model, case, lambda: model(pixel_values=case.batch(False)[0]).loss)
 
     return {"transformers ViTMAE": make}
 
@@ -110,7 +110,7 @@ def plain_vit(case: Case, preset: str) -> Mapping[str, Make]:
         )
 
         def loss() -> torch.Tensor:
-            images, labels = case.batch()
+            images, labels = case.batch(False)
             return F.cross_entropy(model(images), labels)
 
         return _loop(model, case, loss)
@@ -124,7 +124,7 @@ def plain_gpt(case: Case, preset: str) -> Mapping[str, Make]:
     def make() -> Callable[[], None]:
         options = find_space("altup", preset).options
         model = GPT(options)
-        return _loop(model, case, lambda: model(**case.batch()))
+        return _loop(model, case, lambda: model(**case.batch(False)))
 
     return {"plain PyTorch GPT": make}
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 
 from naslab.efficiency.device import synchronise
+from naslab.efficiency.graphs import capture
 from naslab.errors import InputError
 
 END_TO_END, KERNEL, GRAPH = "end to end", "kernel", "graph"
@@ -166,24 +167,22 @@ class GraphClock:
         Raises:
             InputError: it cannot be captured; the reason is named.
         """
-        graph = self._captured(function, before)
+        replay = self._captured(function, before)
 
         def sample() -> float:
             before()
             start, end = (self._cuda.Event(enable_timing=True) for _ in range(2))
             self._cuda.synchronize(self._device)
             start.record()
-            graph.replay()
+            replay()
             end.record()
             self._cuda.synchronize(self._device)
             return float(start.elapsed_time(end))
 
         return sample
 
-    def _captured(self, function: Callable[[], Any], before: Prepare) -> Any:
-        graph, stream = self._cuda.CUDAGraph(), self._cuda.Stream(self._device)
-        before_stream, generator = self._cuda.current_stream(self._device), self._generator()
-        before_state = generator.clone_state()
+    def _captured(self, function: Callable[[], Any], before: Prepare) -> Callable[[], None]:
+        stream = self._cuda.Stream(self._device)
         try:
             # Captures need memory and library handles that were first made outside, on a stream of their own.
             stream.wait_stream(self._cuda.current_stream(self._device))
@@ -193,17 +192,7 @@ class GraphClock:
                     function()
                 before()
             self._cuda.current_stream(self._device).wait_stream(stream)
-            with self._cuda.graph(graph):
-                function()
+            return capture(function, self._device, cuda=self._cuda)
         except RuntimeError as error:
-            # A capture that breaks off leaves its stream as the current one, and the generator recording.
-            self._cuda.set_stream(before_stream)
-            generator.graphsafe_set_state(before_state)
             reason = str(error).strip().split("\n")[0]
             raise InputError(f"clock: {GRAPH!r} cannot capture this model: {reason}") from None
-        return graph
-
-    def _generator(self) -> torch.Generator:
-        index = self._cuda.current_device() if self._device.index is None else self._device.index
-        generator: torch.Generator = self._cuda.default_generators[index]
-        return generator

@@ -13,6 +13,7 @@ from torch import Tensor
 from naslab.errors import InputError
 from naslab.search_spaces.common.scores.evaluation import Evaluation, Scoring
 from naslab.search_spaces.common.training.policy import PolicyOptions
+from naslab.search_spaces.common.training.recording import Recorded
 from naslab.search_spaces.common.training.schedule import Fall, set_learning_rate
 from naslab.search_spaces.data import Augmentation, DatasetOptions, check_fit, load_dataset
 from naslab.search_spaces.data.images import WholeImages
@@ -38,6 +39,8 @@ class EpochTask(Task):
             raise InputError(
                 f"task.policy.accumulation: {parts} parts are too many for a batch of {size}; at most {most}"
             )
+        if options.policy.cuda_graphs == "on" and device.type != "cuda":
+            raise InputError(f"task.policy.cuda_graphs: on, but the study runs on {device.type}; leave it out")
 
     @property
     @abstractmethod
@@ -120,6 +123,8 @@ class SampleTask(EpochTask):
         self.train_images = self.data.train.to(device)
         self.train_labels = self.data.train.labels.to(device)
         self.augmentation = self.views()
+        records = options.policy.cuda_graphs != "off"
+        self._random_views = Recorded(self.augmentation, "a random view") if records else self.augmentation
         self.scores = Evaluation(self.data, self.augmentation, device, self.scoring, dataset.seed)
 
     @abstractmethod
@@ -147,8 +152,8 @@ class SampleTask(EpochTask):
 
     def view(self, batch: Batch) -> Tensor:
         """A random view of each sample of the batch, standardised, on the device."""
-        views: Tensor = self.augmentation(batch.samples, batch.generator)
-        return views
+        view: Tensor = self._random_views(batch.samples, generator=batch.generator)
+        return view
 
     def examples(self, number: int) -> tuple[Tensor, Tensor]:
         """Standardised validation samples and their labels, on the device."""

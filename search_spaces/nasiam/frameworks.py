@@ -141,6 +141,8 @@ class MoCoV2(MomentumFramework):
 
     has_predictor = False
     queue: Tensor
+    _new_keys: Tensor
+    _number: Tensor
 
     def __init__(
         self,
@@ -158,7 +160,9 @@ class MoCoV2(MomentumFramework):
         self.momentum = momentum
         self.key_groups = key_groups
         self.register_buffer("queue", F.normalize(torch.randn(queue_size, width), dim=1))
-        self._new_keys: list[Tensor] = []
+        # In place: a step may be recorded. What comes behind the queue's end is too much.
+        self.register_buffer("_new_keys", torch.zeros(queue_size + 1, width), persistent=False)
+        self.register_buffer("_number", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def encode(self, views: Views) -> Encoded:
         """Query features, and key features from the momentum backbone."""
@@ -181,21 +185,26 @@ class MoCoV2(MomentumFramework):
         self._keep(keys)
         return loss
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.no_grad()
     def _keep(self, keys: Tensor) -> None:
-        """Not compiled: it would be, again, for each number of parts, whose results CUDA graphs write over."""
-        self._new_keys.append(keys.clone())
+        places = self._number + torch.arange(len(keys), device=keys.device)
+        self._new_keys.index_copy_(0, places.clamp(max=len(self.queue)), keys.to(self.queue.dtype))
+        self._number += len(keys)
 
+    @torch.no_grad()
     def before_step(self) -> None:
         """Forget the keys of other losses, such as those of alphas."""
-        self._new_keys = []
+        self._number.zero_()
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         """Momentum step, then the newest keys replace the oldest (the queue is kept in order of age)."""
         self.follow(self.momentum)
-        self.queue = torch.cat([*self._new_keys, self.queue])[: self.queue.shape[0]]
-        self._new_keys = []
+        size = len(self.queue)
+        places = torch.arange(size, device=self.queue.device)
+        both = torch.cat([self._new_keys[:size], self.queue])
+        self.queue.copy_(both[torch.where(places < self._number, places, size + places - self._number)])
+        self._number.zero_()
 
 
 class BYOL(MomentumFramework):

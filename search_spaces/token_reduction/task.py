@@ -101,10 +101,9 @@ class Classification(SampleTask):
         )
 
     def _wanted(self) -> Wanted:
-        """A keep rate that falls gives other shapes at each step: `auto` compiles nothing then."""
+        """A keep rate that falls gives other shapes at each step: `auto` compiles and records nothing then."""
         wanted = Wanted.by(self)
-        falls = self.options.anneal and wanted.asked.compile == "auto"
-        return wanted.of(wanted.steps, compile="off") if falls else wanted
+        return wanted.without("compile", "cuda_graphs") if self.options.anneal else wanted
 
     def keep_rate(self, target: float, epoch: float) -> float:
         """The rate in training after `epoch` epochs, fractions included."""

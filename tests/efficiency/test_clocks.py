@@ -61,7 +61,8 @@ class FakeCuda:
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
-    def graph(self, graph):
+    def graph(self, graph, stream, capture_error_mode):
+        assert capture_error_mode == "thread_local", "other threads go on meanwhile"
         if self._error:
             raise RuntimeError(self._error)
         yield

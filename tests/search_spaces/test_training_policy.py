@@ -225,8 +225,10 @@ def test_a_study_may_ask_for_a_policy_and_the_rungs_say_it():
     assert rung.policy == Policy("bfloat16").to_dict()
     with pytest.raises(InputError, match=r"task\.policy\.precision: must be .*float32"):
         make_task(space, {**values, "policy": {"precision": "bf16"}}, torch.device("cpu"))
-    with pytest.raises(InputError, match=r"task\.policy\.cuda_graphs: applies only with compile"):
-        make_task(space, {**values, "policy": {"cuda_graphs": True}}, torch.device("cpu"))
+    for word in ("on", True):
+        with pytest.raises(InputError, match=r"task\.policy\.cuda_graphs: on, but the study runs on cpu; leave it out"):
+            make_task(space, {**values, "policy": {"cuda_graphs": word}}, torch.device("cpu"))
+    make_task(space, {**values, "policy": {"cuda_graphs": False}}, torch.device("cpu"))
 
 
 class Attending(nn.Module):

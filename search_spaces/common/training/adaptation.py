@@ -81,8 +81,7 @@ class Adaptation:
                 others. Compiled it is only where that is asked for: to try it takes a minute or more.
         """
         seed_everything(derive_seed(seed, "adaptation", *([rank()] if rank() else [])))
-        compiled = wanted.asked.compile if wanted.asked.compile != "auto" else "off"
-        own = wanted.of(self.options.steps, compile=compiled, adaptation=True)
+        own = wanted.of(self.options.steps, adaptation=True).without("compile")
         return adapt(language_model, self.tokenizer.special, self.tokens_N, self.options, seed, own)
 
 

@@ -39,7 +39,7 @@ from naslab.search_spaces.common.training.policy import (
     Precision,
 )
 from naslab.search_spaces.common.training.step import Stepper
-from naslab.search_spaces.common.training.together import world
+from naslab.search_spaces.common.training.together import check_alone, world
 from naslab.search_spaces.task import Task
 from naslab.version import naslab_version
 
@@ -122,19 +122,22 @@ class Wanted:
         }
         return cls(options.policy, plan.steps if plan else 0, subject, task.trainings)
 
-    def of(self, steps: int, compile: Literal["auto", "off", "on"], **more: Any) -> Wanted:
-        """The same for another number of steps, compilation decided, and with more to say of the subject."""
-        asked = self.asked.model_copy(update={"compile": compile})
-        return replace(self, asked=asked, steps=steps, subject={**self.subject, **more})
+    def of(self, steps: int, **more: Any) -> Wanted:
+        """The same for another number of steps, and with more to say of the subject."""
+        return replace(self, steps=steps, subject={**self.subject, **more})
+
+    def without(self, *tried: Literal["compile", "cuda_graphs"]) -> Wanted:
+        """The same, but that these are used only where they are asked for, and not tried."""
+        off: dict[str, str] = {name: "off" for name in tried if getattr(self.asked, name) == "auto"}
+        return replace(self, asked=self.asked.model_copy(update=off))
 
 
 def decide(wanted: Wanted, training: Training) -> Policy:
     """The policy of a training that begins; nothing that it will do is changed by the measurement."""
     asked, steps = wanted.asked, wanted.steps
     plain = asked.plain
-    if wanted.trainings * steps < LEAST_STEPS or (
-        len(candidates(asked, training.model)) == 1 and asked.compile != "auto"
-    ):
+    is_open = asked.compile == "auto" or records(asked, training.device)
+    if wanted.trainings * steps < LEAST_STEPS or (len(candidates(asked, training.model)) == 1 and not is_open):
         return plain
     path = _path(wanted, training.device)
     known = _recorded(path)
@@ -151,6 +154,8 @@ def policy_for(wanted: Wanted | None, training: Training) -> Policy:
     """
     if wanted is None:
         return Policy()
+    if wanted.asked.cuda_graphs == "on":
+        check_alone("a CUDA graph is one process's")
     return decide(wanted, training) if world() == 1 else wanted.asked.plain
 
 
@@ -184,6 +189,20 @@ def candidates(asked: PolicyOptions, model: nn.Module) -> list[Policy]:
     return [replace(plain, precision=p, memory_format=f) for p, f in product(precisions, formats)]  # type: ignore[arg-type]
 
 
+def records(asked: PolicyOptions, device: torch.device) -> bool:
+    """Whether recording is to be tried."""
+    return asked.cuda_graphs == "auto" and device.type == "cuda"
+
+
+def _compared(asked: PolicyOptions, training: Training) -> list[list[Policy]]:
+    """The candidates, group after group. One that records is alone: it holds where weights lie, others move them."""
+    eager = candidates(asked, training.model)
+    recorded = [[replace(policy, cuda_graphs=True)] for policy in eager]
+    if asked.cuda_graphs == "on":
+        return recorded
+    return [eager, *recorded] if records(asked, training.device) else [eager]
+
+
 def measure(wanted: Wanted, training: Training) -> list[Sampled]:
     """Samples of the plain policy and, where the trainings are long enough for it, of the others, all in turn.
 
@@ -196,17 +215,22 @@ def measure(wanted: Wanted, training: Training) -> list[Sampled]:
     total = wanted.trainings * one
     if total < LEAST_SECONDS:
         return [plain]
-    try:
-        eager = _sampled(training, candidates(asked, training.model), min(SHARE * total, MOST_SECONDS))
-    except Exception:  # noqa: BLE001 - what cannot run, such as an operation without bfloat16, is no choice
-        return [plain]
+    groups = _compared(asked, training)
+    seconds = min(SHARE * total, MOST_SECONDS) / len(groups)
+    samples: list[Sampled] = []
+    for group in groups:
+        try:
+            samples += _sampled(training, group, seconds)
+        except Exception:  # noqa: BLE001 - what cannot run, as an operation without bfloat16, is no choice
+            if not samples:
+                return [plain]
     if asked.compile != "auto" or one < SECONDS_TO_COMPILE:
-        return eager
-    compiled = replace(best(eager, wanted.steps), compile=True)
+        return samples
+    compiled = replace(best(samples, wanted.steps), compile=True)
     try:
-        return [*eager, *_sampled(training, [compiled], 0.0)]
+        return [*samples, *_sampled(training, [compiled], 0.0)]
     except Exception:  # noqa: BLE001 - whatever a compiler raises, the training goes without it
-        return eager
+        return samples
     finally:
         torch.compiler.reset()
 

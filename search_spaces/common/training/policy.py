@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
@@ -20,7 +20,6 @@ from naslab.kernels._compiling import hear_torch_compile
 from naslab.search_spaces.common.training.explicit import ExplicitForms
 from naslab.search_spaces.common.training.recomputation import recomputed_blocks
 from naslab.search_spaces.options import Mechanical, Options
-from naslab.search_spaces.parameters import When
 
 Precision = Literal["float32", "bfloat16", "float16"]
 MemoryFormat = Literal["contiguous", "channels_last"]
@@ -36,6 +35,11 @@ the `yield` comes after the step.
 """
 
 
+def _in_words(value: Any) -> Any:
+    """Older studies say false and true."""
+    return {False: "off", True: "on"}[value] if isinstance(value, bool) else value
+
+
 class PolicyOptions(Options):
     """What a study may ask of every task's training; `auto` is decided by a measurement (docs/training.md)."""
 
@@ -44,8 +48,8 @@ class PolicyOptions(Options):
     memory_format: Annotated[Literal["auto", MemoryFormat], Mechanical()] = "auto"
     compile: Annotated[Literal["auto", "off", "on"], Mechanical()] = "auto"
     """torch.compile of the loss."""
-    cuda_graphs: Annotated[bool, When("compile", ("on",)), Mechanical()] = False
-    """On a GPU: launch a whole step at once."""
+    cuda_graphs: Annotated[Literal["auto", "off", "on"], BeforeValidator(_in_words), Mechanical()] = "auto"
+    """On a GPU: record what a step launches, and then launch it at once; `off` records no random views either."""
     accumulation: int = Field(1, ge=1)
     """Parts that a batch is cut into, one after the other through the model: less memory, the same batch."""
     recompute: Annotated[bool, Mechanical()] = False
@@ -58,7 +62,7 @@ class PolicyOptions(Options):
             "float32" if self.precision == "auto" else self.precision,
             "contiguous" if self.memory_format == "auto" else self.memory_format,
             self.compile == "on",
-            self.cuda_graphs,
+            self.cuda_graphs == "on",
             self.accumulation,
             self.recompute,
         )
@@ -117,7 +121,7 @@ class Policy:
         if not self.compile:
             return loss
         hear_torch_compile()
-        return torch.compile(loss, mode="reduce-overhead" if self.cuda_graphs else "default")
+        return torch.compile(loss)
 
     def place(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
         """Give the weights of convolutions, and what the optimiser keeps of them, the policy's layout.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from naslab.search_spaces.common.training.policy import Loss, Policy
+from naslab.search_spaces.common.training.recording import Recorded, state_of
 from naslab.search_spaces.common.training.together import LossModule, backward, held_back, joined, own_model, own_part
 
 
@@ -16,6 +17,13 @@ def accumulate(totals: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
     """Add each value to the total of its name, on the device."""
     for name, value in values.items():
         totals[name] = totals[name] + value if name in totals else value
+
+
+class Gradients(NamedTuple):
+    """What comes of a batch before the optimiser's step: the means of its parts, and a gradient of each parameter."""
+
+    means: dict[str, Tensor]
+    of_parameters: list[Tensor | None]
 
 
 class Stepper:
@@ -35,19 +43,22 @@ class Stepper:
         self.loss = joined(LossModule(self.model, policy.compiled(loss)), self.optimiser)
         self.device = next(model.parameters()).device
         self.scaler = policy.scaler(self.device)
+        self._parameters = list(self.model.parameters())
+        self._gradients = self._recorded() if policy.cuda_graphs else self._computed
+
+    def _recorded(self) -> Recorded:
+        return Recorded(self._computed, "a training step", state_of(self.model), shared=True)
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:
         """Descend the loss of `batch`; the means of its parts, detached, `loss` among them.
 
         Of several processes each returns those of its own part of the batch, weighted by its size.
         """
-        self.optimiser.zero_grad(set_to_none=True)
-        means: dict[str, Tensor] = {}
-        own, own_share = own_part(batch)
-        parts = list(self.policy.parts(own))
-        for number, (part, share) in enumerate(parts, start=1):
-            with held_back(self.loss, until_last=number == len(parts)):
-                accumulate(means, self._backward(part, share * own_share))
+        means, gradients = self._gradients(batch)
+        if self.policy.cuda_graphs:  # a replay fills those of its recording
+            means = {name: value.clone() for name, value in means.items()}
+            for parameter, gradient in zip(self._parameters, gradients, strict=True):
+                parameter.grad = gradient
         self._step()
         return means
 
@@ -59,6 +70,16 @@ class Stepper:
         """Go on with the scale of `state`."""
         if state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
+
+    def _computed(self, batch: Any) -> Gradients:
+        self.optimiser.zero_grad(set_to_none=True)
+        means: dict[str, Tensor] = {}
+        own, own_share = own_part(batch)
+        parts = list(self.policy.parts(own))
+        for number, (part, share) in enumerate(parts, start=1):
+            with held_back(self.loss, until_last=number == len(parts)):
+                accumulate(means, self._backward(part, share * own_share))
+        return Gradients(means, [parameter.grad for parameter in self._parameters])
 
     def _backward(self, part: Any, share: float) -> dict[str, Tensor]:
         with self.policy.forward(self.device):
