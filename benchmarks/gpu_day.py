@@ -65,13 +65,16 @@ def steps(out: Path, device: str, processes: int) -> list[Step]:
     return [
         tests("compile", 65, "operations"),
         tests("kernels", 40, "kernels"),
-        tests("tests", 75, "study", "tasks"),  # the longest first
+        tests("tests", 95, "recording", "study", "tasks"),  # the longest first
         tests("profiler", 45, "profiler", alone=True),  # it measures times
-        script("first", 50, "gpu_first", "--seconds", "0.3"),
+        script("first", 40, "gpu_first", "--seconds", "0.2"),
         script("kernel_table", 55, "gpu_kernel_table", "--minutes", "0.7"),
+        script("training_speed", 120, "training_speed", "--seconds", "70", "--presets", "small"),
+        script("nas_step_cost", 40, "nas_step_cost", "--cases", "2"),
+        # What comes from here on is for a longer day than `make gpu`: GPU_DAY="--minutes 11"
+        script("step_profiles", 70, "step_profiles", "--seconds", "1"),
         Step("calibration", (python, "-m", "naslab", "devices", "calibrate", "--device", device,
                              "--seconds", "8", "--step-seconds", "12", "--json"), 35),
-        script("training_speed", 60, "training_speed", "--seconds", "40"),
         script("precision_scores", 55, "precision_scores", "--quick", "--seconds", "40"),
     ]  # fmt: skip
 

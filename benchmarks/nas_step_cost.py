@@ -1,6 +1,6 @@
 """Cost of a NAS step (one alpha step and one weight step) over a plain SSL step of the same backbone and policy.
 
-Usage: python benchmarks/nas_step_cost.py [--repeats 15] [--out benchmarks/results/nas_step_cost.json]
+Usage: python benchmarks/nas_step_cost.py [--device cpu|cuda] [--repeats 15] [--cases 7] [--out FILE]
 
 All are timed in turn (A B C A B C ...) in one process on the same batches; the ratio is of medians, with a bootstrap
 interval over the repeats. Goal: at most 1.45 in first order and 3 in second. The limit of the first order is about 4/3:
@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from results_file import write_result
+from results_file import RESULTS, write_result
 from torch import Tensor
 
+from naslab.efficiency.device import resolve_device, synchronise
 from naslab.nas.arms import AlphaOptimiser
-from naslab.nas.differentiable.bilevel import first_order, second_order
+from naslab.nas.differentiable.bilevel import Bilevel
 from naslab.search_spaces import find_space, seed_everything
 from naslab.search_spaces.common.training.policy import Policy
 from naslab.search_spaces.common.training.step import Stepper
@@ -41,9 +42,14 @@ CASES = [
     ("simsiam", "timm:resnet18", 64),
 ]
 POLICIES = (Policy(), Policy("bfloat16", "channels_last"))
+WARM_UP_STEPS = 4
+"""What is recorded is so by then."""
+ON_A_GPU = (*POLICIES, Policy("bfloat16", "channels_last", cuda_graphs=True))
 
 
-def steps(framework: str, backbone: str, batch_size: int, policy: Policy) -> dict[str, Callable[[], None]]:
+def steps(
+    framework: str, backbone: str, batch_size: int, policy: Policy, device: torch.device
+) -> dict[str, Callable[[], None]]:
     """The steps to time, each on its own model and the same batch, as plain training and the search take them."""
     image = (
         {"in_channels": 3, "image_size": 32} if backbone.startswith("timm") else {"in_channels": 1, "image_size": 28}
@@ -52,9 +58,10 @@ def steps(framework: str, backbone: str, batch_size: int, policy: Policy) -> dic
     assert isinstance(space, NASiam)
     seed_everything(0)
     side = image["image_size"]
-    batch = Views(*(torch.randn(batch_size, image["in_channels"], side, side) for _ in range(2)))
-    plain = space.build(space.reference)
-    supernet = space.supernet(lambda alpha: alpha.softmax(-1))
+    views = (torch.randn(batch_size, image["in_channels"], side, side, device=device) for _ in range(2))
+    batch = policy.laid_out(Views(*views))
+    plain = space.build(space.reference).to(device)
+    supernet = space.supernet(lambda alpha: alpha.softmax(-1)).to(device)
     recipe = RECIPES[framework]
     weights = supernet.weights()
     plain_step = Stepper(
@@ -67,18 +74,18 @@ def steps(framework: str, backbone: str, batch_size: int, policy: Policy) -> dic
     alphas = supernet.architecture()
     defaults = AlphaOptimiser()
     alpha_optimiser = torch.optim.Adam(alphas, lr=defaults.learning_rate, betas=defaults.betas)
-    forward = lambda: policy.forward(torch.device("cpu"))  # noqa: E731
-    nothing = lambda: torch.zeros(())  # noqa: E731
+    policy.place(supernet, weight_optimiser)
+    nothing = lambda: torch.zeros((), device=device)  # noqa: E731
+    bilevel = Bilevel(supernet, nothing, lambda: policy.forward(device), records=policy.cuda_graphs)
 
     def whole_plain_step() -> None:
         plain_step(batch)
         plain.after_step(0.0)
 
     def weight_step() -> None:
-        weight_optimiser.zero_grad(set_to_none=True)
-        with forward():
-            loss = supernet.loss(batch)
-        loss.backward(inputs=weights)
+        supernet.before_step()
+        for weight, gradient in zip(weights, bilevel.weights(batch)[1], strict=True):
+            weight.grad = gradient
         weight_optimiser.step()
         supernet.after_step(0.0)
 
@@ -91,15 +98,17 @@ def steps(framework: str, backbone: str, batch_size: int, policy: Policy) -> dic
     return {
         "plain": whole_plain_step,
         "supernet_weights": weight_step,
-        "nas": lambda: nas_step(lambda: first_order(supernet, batch, nothing, forward)),
-        "second_order": lambda: nas_step(lambda: second_order(supernet, batch, batch, recipe.learning_rate, nothing)),
+        "nas": lambda: nas_step(lambda: bilevel.first_order(batch)),
+        "second_order": lambda: nas_step(lambda: bilevel.second_order(batch, batch, recipe.learning_rate)),
     }
 
 
-def seconds(step: Callable[[], None]) -> float:
-    """Wall time of one call; these benchmarks run on the CPU, where nothing is asynchronous."""
+def seconds(step: Callable[[], None], device: torch.device) -> float:
+    """Wall time of one call, the device idle before and after."""
+    synchronise(device)
     start = time.perf_counter()
     step()
+    synchronise(device)
     return time.perf_counter() - start
 
 
@@ -112,15 +121,16 @@ def ratio(a: list[float], b: list[float]) -> dict[str, float]:
     return {"ratio": float(np.median(a) / np.median(b)), "low": float(low), "high": float(high)}
 
 
-def measure(framework: str, backbone: str, batch_size: int, policy: Policy, repeats: int) -> dict[str, Any]:
+def measure(
+    framework: str, backbone: str, batch_size: int, policy: Policy, repeats: int, device: torch.device
+) -> dict[str, Any]:
     """One row of the table."""
-    timed = steps(framework, backbone, batch_size, policy)
+    timed = steps(framework, backbone, batch_size, policy, device)
     samples: dict[str, list[float]] = {name: [] for name in timed}
-    for step in timed.values():
-        step()
+    for step, _ in itertools.product(timed.values(), range(WARM_UP_STEPS)):
         step()
     for _, (name, step) in itertools.product(range(repeats), timed.items()):
-        samples[name].append(seconds(step))
+        samples[name].append(seconds(step, device))
     return {
         "framework": framework,
         "backbone": backbone,
@@ -136,17 +146,21 @@ def measure(framework: str, backbone: str, batch_size: int, policy: Policy, repe
 def main() -> None:
     """Measure every case and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/nas_step_cost.json"))
+    parser.add_argument("--cases", type=int, default=len(CASES), help="the first so many")
+    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    device = resolve_device(arguments.device)
     rows = []
-    for case, policy in itertools.product(CASES, POLICIES):
-        row = measure(*case, policy, arguments.repeats)
+    for case, policy in itertools.product(CASES[: arguments.cases], ON_A_GPU if device.type == "cuda" else POLICIES):
+        row = measure(*case, policy, arguments.repeats, device)
         rows.append(row)
         costs = (row["nas_over_plain"], row["second_order_over_plain"])
         told = ", ".join(f"{cost['ratio']:.2f} [{cost['low']:.2f}, {cost['high']:.2f}]" for cost in costs)
         print(f"{row['framework']:8} {row['backbone']:14} {policy}: {told}", flush=True)
-    write_result(arguments.out, {"schema": "naslab.nas_step_cost/1", "rows": rows, "seed": 0})
+    out = arguments.out or RESULTS / ("gpu/nas_step_cost.json" if device.type == "cuda" else "nas_step_cost.json")
+    write_result(out, {"schema": "naslab.nas_step_cost/1", "rows": rows, "seed": 0}, str(device))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ Usage: python benchmarks/step_profiles.py [--device cpu|cuda] [--seconds 6] [--t
                                           [--out FILE]
 
 A step is timed as it is, then with a clock around each operation that PyTorch dispatches, forward, backward and
-optimiser. The bound of an operation is the roofline's (`naslab.efficiency.roofline`): its FLOPs and bytes at the
+optimiser. On a GPU the step is a CUDA graph's, and an operation's time that of its kernels in an eager one (PyTorch's
+profiler). The bound of an operation is the roofline's (`naslab.efficiency.roofline`): its FLOPs and bytes at the
 ceilings that this run measured. `table` renders the file.
 """
 
@@ -15,7 +16,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,10 @@ POLICIES = {
     "bfloat16 channels_last": Policy("bfloat16", "channels_last"),
 }
 """The last for convolutions alone."""
+ON_A_GPU = ("float32", "bfloat16 channels_last")
+"""bfloat16 alone where there are none."""
+CALLED = {"cudnn_convolution": "convolution", "cudnn_batch_norm": "native_batch_norm"}
+"""Names under which kernels are launched, and those under which operations are counted."""
 WARM_UP_STEPS = 3
 LEAST_STEPS = 5
 LARGEST = 3
@@ -55,17 +60,15 @@ class Spent:
 
 
 class Clock(TorchDispatchMode):
-    """Seconds in each operation; on a GPU each is waited for."""
+    """Seconds in each operation on a CPU."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.device, self.spent = device, defaultdict[str, Spent](Spent)
+        self.spent = defaultdict[str, Spent](Spent)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        synchronise(self.device)
         start = time.perf_counter()
         outputs = func(*args, **(kwargs or {}))
-        synchronise(self.device)
         spent = self.spent[operation_name(func)]
         spent.calls += 1
         spent.seconds += time.perf_counter() - start
@@ -74,13 +77,13 @@ class Clock(TorchDispatchMode):
 
 def profiled(case: Case, policy: Policy, roof: Roof, seconds: float) -> dict[str, Any]:
     """Samples of whole steps, and for each operation its calls, seconds and least seconds a step."""
-    step = case.step(policy)
+    step = case.step(replace(policy, cuda_graphs=case.device.type == "cuda"))
     for _ in range(WARM_UP_STEPS):
         step()
     samples = repeated(step, case.device, seconds / 2)
-    clock = Clock(case.device)
-    with clock:
-        clocked = len(repeated(step, case.device, seconds / 2))
+    step = case.step(policy)
+    step()
+    found, clocked = clocked_operations(step, case.device, seconds / 2)
     bounds: dict[str, float] = defaultdict(float)
     for operation in count(step).operations:
         bounds[operation.name] += roof.seconds(operation)
@@ -91,9 +94,28 @@ def profiled(case: Case, policy: Policy, roof: Roof, seconds: float) -> dict[str
             "seconds": spent.seconds / clocked,
             "bound_seconds": bounds.get(name, 0.0),
         }
-        for name, spent in sorted(clock.spent.items(), key=lambda item: -item[1].seconds)
+        for name, spent in sorted(found.items(), key=lambda item: -item[1].seconds)
     ]
     return {"step_seconds": samples, "bound_seconds": sum(bounds.values()), "operations": operations}
+
+
+def clocked_operations(step: Callable[[], None], device: torch.device, seconds: float) -> tuple[dict[str, Spent], int]:
+    """What each operation of a number of steps took, and that number."""
+    if device.type != "cuda":
+        clock = Clock()
+        with clock:
+            number = len(repeated(step, device, seconds))
+        return clock.spent, number
+    found = defaultdict[str, Spent](Spent)
+    with torch.profiler.profile() as profile:
+        number = len(repeated(step, device, 0.0))
+    for event in profile.key_averages():
+        name = event.key.rpartition("::")[2]
+        if event.device_type == torch.autograd.DeviceType.CPU and event.self_device_time_total:
+            spent = found[CALLED.get(name, name)]
+            spent.calls += event.count
+            spent.seconds += event.self_device_time_total / 1e6
+    return found, number
 
 
 def repeated(step: Callable[[], None], device: torch.device, seconds: float) -> list[float]:
@@ -144,14 +166,26 @@ def table(place: str, name: str) -> str:
                         case,
                         str(row["batch_size"]),
                         precision,
-                        f"{1e3 * middle:.0f} [{1e3 * low:.0f}, {1e3 * high:.0f}]",
-                        f"{1e3 * profile['bound_seconds']:.0f}",
+                        f"{_milliseconds(middle)} [{_milliseconds(low)}, {_milliseconds(high)}]",
+                        _milliseconds(profile["bound_seconds"]),
                         f"{profile['bound_seconds'] / middle:.0%}",
                         ", ".join(described(profile)),
                     ]
                 )
             )
     return "\n".join(lines)
+
+
+def _milliseconds(seconds: float) -> str:
+    """Three digits, or all of whole milliseconds."""
+    return f"{1e3 * seconds:.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.3g}"
+
+
+def is_wanted(name: str, policy: Policy, case: Case) -> bool:
+    """On a GPU, where time is short, the plain one and the one that is best."""
+    if case.device.type == "cuda" and case.convolutional:
+        return name in ON_A_GPU
+    return case.convolutional or policy.memory_format == "contiguous"
 
 
 def described(profile: dict[str, Any]) -> list[str]:
@@ -182,7 +216,7 @@ def main() -> None:
         rows = {
             name: profiled(case, policy, Roof.of(ceilings), arguments.seconds)
             for name, policy in POLICIES.items()
-            if case.convolutional or policy.memory_format == "contiguous"
+            if is_wanted(name, policy, case)
         }
         cases[case.name] = {"batch_size": case.batch_size, "policies": rows}
         for name, row in rows.items():

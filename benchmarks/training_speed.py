@@ -30,7 +30,7 @@ from naslab.search_spaces.common.training.choice import Sampled, best
 from naslab.search_spaces.common.training.policy import Policy
 
 RESULTS = Path(__file__).parent / "results"
-EAGER_SHARE = 0.6
+EAGER_SHARE = 0.8
 """Of the time, for what is not compiled."""
 BURST_SECONDS = 0.05
 WARM_UP_STEPS = 3

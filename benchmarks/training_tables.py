@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from results_file import read_result
 
-POLICIES = ("tf32", "bfloat16", "channels_last", "bfloat16 channels_last")
-COMPILED = ("compile", "bfloat16 compile", "bfloat16 channels_last compile")
+POLICIES = (
+    *("tf32", "bfloat16", "channels_last", "bfloat16 channels_last"),
+    *("CUDA graphs", "bfloat16 CUDA graphs", "bfloat16 channels_last CUDA graphs"),
+)
+COMPILED = ("compile", "bfloat16 compile", "bfloat16 channels_last compile", "bfloat16 CUDA graphs compile")
 
 
 def speeds() -> str:
@@ -21,27 +24,29 @@ def speed(name: str) -> str:
     found = read_result(name)
     if found is None:
         return "Speed: not measured."
-    heads = ("task", "batch", "float32, samples a second", *POLICIES, *COMPILED, "peer")
+    shown = [name for name in (*POLICIES, *COMPILED) if any(name in timed for _, timed in _timed(found))]
+    heads = ("task", "batch", "float32, samples a second", *shown, "peer")
     lines = [
         f"Speed on {_machine(found)}; each policy over float32 of the same rounds, 95 % interval.",
         "",
         *_head(heads),
     ]
-    for case, parts in found["cases"].items():
-        eager = parts.get("eager") or {}
-        timed = {key: value for key, value in eager.get("policies", {}).items() if "samples_per_second" in value}
-        if "float32" not in timed:
-            continue
+    for case, timed in _timed(found):
         peers = [f"{key.removeprefix('peer: ')} {_ratio(value)}" for key, value in timed.items() if "peer" in key]
-        timed |= {
-            key: value
-            for key, value in ((parts.get("compiled") or {}).get("policies") or {}).items()
-            if key in COMPILED and "speed_up" in value
-        }
-        cells = [_ratio(timed[policy]) if policy in timed else "-" for policy in (*POLICIES, *COMPILED)]
+        cells = [_ratio(timed[policy]) if policy in timed else "-" for policy in shown]
         per_second = f"{timed['float32']['samples_per_second'][0]:,.0f}"
-        lines.append(_row((case, str(eager["batch_size"]), per_second, *cells, ", ".join(peers) or "-")))
+        size = str(found["cases"][case]["eager"]["batch_size"])
+        lines.append(_row((case, size, per_second, *cells, ", ".join(peers) or "-")))
     return "\n".join(lines)
+
+
+def _timed(found: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each case with the policies and peers that were timed, the compiled ones by float32 of their own rounds."""
+    for case, parts in found["cases"].items():
+        eager, compiled = ((parts.get(kind) or {}).get("policies", {}) for kind in ("eager", "compiled"))
+        timed = {key: value for key, value in eager.items() if "speed_up" in value}
+        if "float32" in timed:
+            yield case, timed | {k: compiled[k] for k in COMPILED if "speed_up" in compiled.get(k, {})}
 
 
 def since() -> str:

@@ -13,6 +13,7 @@ def capture(
     device: torch.device,
     stream: torch.cuda.Stream | None = None,
     generator: torch.Generator | None = None,
+    pool: Any = None,
     *,
     cuda: Any = torch.cuda,
 ) -> Callable[[], None]:
@@ -21,6 +22,7 @@ def capture(
     Args:
         stream: to record on; None: one of its own.
         generator: random numbers of the function's own, beside the device's.
+        pool: memory that other graphs use too, which are not replayed while the results of this one are needed.
         cuda: torch.cuda; replaced in tests.
 
     Raises:
@@ -35,7 +37,7 @@ def capture(
         graph.register_generator_state(generator)
     try:
         # Other threads, which may fetch the next batch, are none of the recording's business.
-        with cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        with cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             function()
     except RuntimeError:
         # A capture that breaks off leaves its stream as the current one, and the generators recording.

@@ -2,70 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from naslab.efficiency.surroundings import random_states_kept
 from naslab.search_spaces import Supernet
+from naslab.search_spaces.common.training.recording import Recorded, state_of
 
 Penalty = Callable[[], Tensor]
+T = TypeVar("T")
 
 
-def first_order(
-    supernet: Supernet,
-    held_out: Any,
-    penalty: Penalty,
-    forward: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> list[Tensor]:
-    """Gradient at the present weights: no backward through what lies before the searched cells.
+class Bilevel:
+    """Gradients of a supernet's losses in its weights and in its alphas.
 
-    Args:
-        forward: context of the forward, such as a training policy's.
-    """
-    with forward():
-        loss = supernet.architecture_loss(held_out)
-    loss = loss + penalty()
-    return list(torch.autograd.grad(loss, supernet.architecture()))
-
-
-def second_order(supernet: Supernet, held_out: Any, training: Any, rate: float, penalty: Penalty) -> list[Tensor]:
-    """Gradient at the weights after one virtual step, with the Hessian-vector product by finite difference.
-
-    With w' = w - rate grad_w L_train(w): grad_a L_val(w') - rate (grad_a L_train(w + e v) - grad_a L_train(w - e v))
-    / 2e, where v = grad_w' L_val(w') and e = .01 / |v| (equations 7 and 8). Weights, buffers (batch statistics,
-    queues) and the random generator are left as they were, so that the step that follows sees none of this. All of it
-    is float32 whatever the policy: the difference is smaller than what bfloat16 rounds away.
+    What each derives from a batch is recorded on a GPU, where that is asked for: a supernet's step is made of small
+    operations. Results are valid until the next call.
 
     Args:
-        held_out, training: one batch of each half of the training set.
-        rate: the weight optimiser's present learning rate, the paper's xi.
+        penalty: added to the loss of the alphas; of tensors that change in place.
+        forward: context of the forwards, such as a training policy's. The second order has none: its finite
+            difference is smaller than what bfloat16 rounds away.
+        records: as CUDA graphs.
     """
-    weights, alphas = supernet.weights(), supernet.architecture()
-    with _untouched(supernet):
-        ahead = torch.autograd.grad(supernet.loss(training), weights, allow_unused=True)
-        step = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, ahead, strict=True)]
-        with _moved(weights, step, -rate):
-            loss = supernet.loss(held_out) + penalty()
-            found = torch.autograd.grad(loss, [*alphas, *weights], allow_unused=True)
-        direct = [_or_zero(a, g) for a, g in zip(alphas, found, strict=False)]
-        direction = [_or_zero(w, g) for w, g in zip(weights, found[len(alphas) :], strict=True)]
-        size = 0.01 / torch.nn.utils.get_total_norm(direction).clamp(min=1e-12)
-        curvature = _difference(supernet, training, direction, size)
-    return [d - rate * c for d, c in zip(direct, curvature, strict=True)]
 
+    def __init__(
+        self,
+        supernet: Supernet,
+        penalty: Penalty,
+        forward: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        *,
+        records: bool = False,
+    ) -> None:
+        self.supernet, self._penalty, self._forward = supernet, penalty, forward
+        self._state = state_of(supernet) if records else None
+        self.weights = self._recorded(self._weights)
+        self.first_order = self._recorded(self._first_order)
+        self._ahead = self._recorded(self._plain_weights)
+        self._both = self._recorded(self._alphas_and_weights)
+        self._alphas = self._recorded(self._plain_alphas, shared=False)  # both sides of the difference
 
-def _difference(supernet: Supernet, training: Any, direction: list[Tensor], size: Tensor) -> list[Tensor]:
-    step = list(torch._foreach_mul(direction, size))  # the size stays on the device: nobody waits for it
-    sides = []
-    for sign in (1, -1):
-        with _moved(supernet.weights(), step, sign), random_states_kept(held_by(supernet)):
-            gradients = torch.autograd.grad(supernet.loss(training), supernet.architecture())
-            sides.append(gradients)
-    return [(up - down) / (2 * size) for up, down in zip(*sides, strict=True)]
+    def _recorded(self, function: Callable[..., T], *, shared: bool = True) -> Callable[..., T]:
+        if self._state is None:
+            return function
+        return Recorded(function, "a step of the search", self._state, shared=shared)
+
+    def _weights(self, training: Any) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """The loss of a weight step, detached, and its gradients; None of weights that have no part in it."""
+        with self._forward():
+            loss = self.supernet.loss(training)
+        return loss.detach(), torch.autograd.grad(loss, self.supernet.weights(), allow_unused=True)
+
+    def _first_order(self, held_out: Any) -> Sequence[Tensor]:
+        """Gradient in the alphas at the present weights: no backward through what lies before the searched cells."""
+        with self._forward():
+            loss = self.supernet.architecture_loss(held_out)
+        return torch.autograd.grad(loss + self._penalty(), self.supernet.architecture())
+
+    def second_order(self, held_out: Any, training: Any, rate: float) -> list[Tensor]:
+        """Gradient in the alphas after one virtual step; the Hessian-vector product by finite difference.
+
+        With w' = w - rate grad_w L_train(w): grad_a L_val(w') - rate (grad_a L_train(w + e v) - grad_a L_train(w - e
+        v)) / 2e, where v = grad_w' L_val(w') and e = .01 / |v| (equations 7 and 8). Weights, buffers (batch
+        statistics, queues) and the random generator are left as they were, so that the step that follows sees none
+        of this.
+
+        Args:
+            held_out, training: one batch of each half of the training set.
+            rate: the weight optimiser's present learning rate, the paper's xi.
+        """
+        weights, alphas = self.supernet.weights(), self.supernet.architecture()
+        with _untouched(self.supernet):
+            step = [_or_zero(w, g) for w, g in zip(weights, self._ahead(training), strict=True)]
+            with _moved(weights, step, -rate):
+                found = self._both(held_out)
+            direct = [_or_zero(a, g) for a, g in zip(alphas, found, strict=False)]
+            direction = [_or_zero(w, g) for w, g in zip(weights, found[len(alphas) :], strict=True)]
+            size = 0.01 / torch.nn.utils.get_total_norm(direction).clamp(min=1e-12)
+            curvature = self._difference(training, direction, size)
+        return [d - rate * c for d, c in zip(direct, curvature, strict=True)]
+
+    def _plain_weights(self, training: Any) -> Sequence[Tensor | None]:
+        return torch.autograd.grad(self.supernet.loss(training), self.supernet.weights(), allow_unused=True)
+
+    def _alphas_and_weights(self, held_out: Any) -> Sequence[Tensor | None]:
+        loss = self.supernet.loss(held_out) + self._penalty()
+        return torch.autograd.grad(loss, [*self.supernet.architecture(), *self.supernet.weights()], allow_unused=True)
+
+    def _plain_alphas(self, training: Any) -> Sequence[Tensor]:
+        return torch.autograd.grad(self.supernet.loss(training), self.supernet.architecture())
+
+    def _difference(self, training: Any, direction: list[Tensor], size: Tensor) -> list[Tensor]:
+        step = list(torch._foreach_mul(direction, size))  # the size stays on the device: nobody waits for it
+        sides = []
+        for sign in (1, -1):
+            with _moved(self.supernet.weights(), step, sign), random_states_kept(held_by(self.supernet)):
+                sides.append(self._alphas(training))
+        return [(up - down) / (2 * size) for up, down in zip(*sides, strict=True)]
 
 
 def held_by(supernet: Supernet) -> torch.device:

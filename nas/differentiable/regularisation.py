@@ -10,7 +10,7 @@ from naslab.nas.differentiable.relaxation import entropy, shares
 from naslab.search_spaces import Supernet
 
 
-def penalty(supernet: Supernet, arm: Differentiable, progress: float) -> Tensor:
+def penalty(supernet: Supernet, arm: Differentiable, progress: float | Tensor) -> Tensor:
     """Sum of the arm's penalties at `progress` (0 to 1) of the search; zero where all weights are zero.
 
     - entropy, weight raised linearly from 0: explore first, decide at the end;

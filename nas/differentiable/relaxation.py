@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,13 +27,13 @@ class Gumbel:
     (Dong & Yang 2019). The noise comes from torch's global generator. `temperature` is lowered as the search goes.
     """
 
-    def __init__(self, hard: bool, temperature: float) -> None:
+    def __init__(self, hard: bool, temperature: float, device: torch.device | None = None) -> None:
         self.hard = hard
-        self.temperature = temperature
+        self.temperature = torch.tensor(temperature, device=device)  # a recorded step reads it there
 
     def __call__(self, alpha_LO: Tensor) -> Tensor:
         """One sample per layer."""
-        return F.gumbel_softmax(alpha_LO, tau=self.temperature, hard=self.hard, dim=-1)
+        return F.gumbel_softmax(alpha_LO, tau=cast(float, self.temperature), hard=self.hard, dim=-1)
 
 
 def discrete(alpha_LO: Tensor) -> Tensor:
@@ -39,22 +41,22 @@ def discrete(alpha_LO: Tensor) -> Tensor:
     return F.one_hot(alpha_LO.argmax(-1), alpha_LO.shape[-1]).to(alpha_LO.dtype)
 
 
-def make_relaxation(arm: Differentiable) -> Relaxation:
-    """The relaxation that the arm names."""
+def make_relaxation(arm: Differentiable, device: torch.device | None = None) -> Relaxation:
+    """The relaxation that the arm names, of alphas on a device."""
     match arm.relaxation:
         case "softmax":
             return softmax
         case "sigmoid":
             return sigmoid
         case "gumbel":
-            return Gumbel(arm.gumbel_hard, arm.temperature[0])
+            return Gumbel(arm.gumbel_hard, arm.temperature[0], device)
 
 
 def anneal(relaxation: Relaxation, arm: Differentiable, progress: float) -> None:
     """Lower a Gumbel temperature geometrically; `progress` from 0 to 1. Other relaxations have none."""
     if isinstance(relaxation, Gumbel):
         start, end = arm.temperature
-        relaxation.temperature = start * (end / start) ** progress
+        relaxation.temperature.fill_(start * (end / start) ** progress)
 
 
 def shares(alpha_LO: Tensor, arm: Differentiable) -> Tensor:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ import torch
 from naslab.efficiency.surroundings import random_states_kept
 from naslab.errors import InputError
 from naslab.nas.arms import Differentiable
-from naslab.nas.differentiable.bilevel import first_order, second_order
+from naslab.nas.differentiable.bilevel import Bilevel
 from naslab.nas.differentiable.regularisation import penalty
 from naslab.nas.differentiable.relaxation import anneal, discrete, entropy, make_relaxation, shares
 from naslab.search_spaces import (
@@ -124,7 +125,8 @@ def search_policy(
     if asked.accumulation > 1:
         raise InputError("task.policy.accumulation: a search by gradient takes whole batches; use 1")
     alone = replace(Wanted.by(task), trainings=1)  # a study has many trainings, but few searches
-    wanted = alone.of(epochs * task.num_batches(WEIGHT_SHARE), supernet=True, compile="off")
+    alone = replace(alone, asked=asked.model_copy(update={"compile": "off"}))
+    wanted = alone.of(epochs * task.num_batches(WEIGHT_SHARE), supernet=True)
     batches = lambda model, optimiser, epoch: task.batches(seed, epoch, WEIGHT_SHARE)  # noqa: E731
     loss = lambda model, batch: cast(Supernet, model).loss(batch)  # noqa: E731
     policy = decide(wanted, Training(supernet, optimiser, batches, loss))
@@ -138,7 +140,7 @@ class _Search:
     def __init__(self, space: RelaxableSpace, task: GradientTask, arm: Differentiable, seed: int) -> None:
         self.space, self.task, self.arm, self.seed = space, task, arm, seed
         seed_everything(derive_seed(seed, "search"))
-        self.relaxation = make_relaxation(arm)
+        self.relaxation = make_relaxation(arm, task.device)
         self.supernet: Supernet = space.supernet(self.relaxation, arm.partial_channels).to(task.device)
         self.weight_optimiser = task.optimiser(self.supernet, self.supernet.weights())
         self.alpha_optimiser = torch.optim.Adam(
@@ -149,6 +151,7 @@ class _Search:
         )
         self.trajectory: list[SearchEpoch] = []
         self.policy = Policy()
+        self.progress = torch.zeros((), device=task.device)  # from 0 to 1, as the penalties read it
 
     def state(self, epoch: int) -> dict[str, Any]:
         """Everything that the rest of the search depends on."""
@@ -188,9 +191,10 @@ class _Search:
             for step, training in enumerate(self._batches(epoch)):
                 progress = (epoch + step / steps) / self.arm.epochs
                 anneal(self.relaxation, self.arm, progress)
+                self.progress.fill_(progress)
                 self.task.set_learning_rate(self.weight_optimiser, progress)
                 if epoch >= self.arm.warmup_epochs:
-                    self._alpha_step(next(held_out), training, progress)
+                    self._alpha_step(next(held_out), training)
                 accumulate(totals, {"train": self._weight_step(training, progress)})
         held_out_loss = torch.stack(self._held_out_losses()).mean()
         means = {"train": float(totals["train"]) / steps, "held_out": float(held_out_loss)}
@@ -212,29 +216,31 @@ class _Search:
         )
         return map(self.policy.laid_out, itertools.islice(endless, skip, None))
 
-    def _alpha_step(self, held_out: Any, training: Any, progress: float) -> None:
-        def regulariser() -> torch.Tensor:
-            return penalty(self.supernet, self.arm, progress)
+    @cached_property
+    def bilevel(self) -> Bilevel:
+        """Of the policy, which is decided by then."""
+        regulariser = lambda: penalty(self.supernet, self.arm, self.progress)  # noqa: E731
+        return Bilevel(self.supernet, regulariser, self._forward, records=self.policy.cuda_graphs)
 
+    def _alpha_step(self, held_out: Any, training: Any) -> None:
         if self.arm.order == "first":
-            gradients = first_order(self.supernet, held_out, regulariser, self._forward)
+            gradients = self.bilevel.first_order(held_out)
         else:
             rate = self.weight_optimiser.param_groups[0]["lr"]
-            gradients = second_order(self.supernet, held_out, training, rate, regulariser)
+            gradients = self.bilevel.second_order(held_out, training, rate)
         for alpha, gradient in zip(self.supernet.architecture(), gradients, strict=True):
             alpha.grad = gradient
         self.alpha_optimiser.step()
         self.alpha_optimiser.zero_grad(set_to_none=True)
 
     def _weight_step(self, training: Any, progress: float) -> torch.Tensor:
-        self.weight_optimiser.zero_grad(set_to_none=True)
         self.supernet.before_step()
-        with self._forward():
-            loss = self.supernet.loss(training)
-        loss.backward(inputs=self.supernet.weights())
+        loss, gradients = self.bilevel.weights(training)
+        for weight, gradient in zip(self.supernet.weights(), gradients, strict=True):
+            weight.grad = gradient
         self.weight_optimiser.step()
         self.supernet.after_step(progress)
-        return loss.detach()
+        return loss.clone()
 
     def _forward(self) -> AbstractContextManager[Any]:
         return self.policy.forward(self.task.device)

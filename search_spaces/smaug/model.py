@@ -24,7 +24,8 @@ from naslab.search_spaces.common.objectives.contrastive import contrastive_loss,
 from naslab.search_spaces.common.objectives.float32 import in_float32
 from naslab.search_spaces.common.objectives.masked_words import labelled_loss, mask_words
 from naslab.search_spaces.common.objectives.matching import hard_negatives, matching_loss
-from naslab.search_spaces.data.video.sets import frame_times
+from naslab.search_spaces.data.placing import constant
+from naslab.search_spaces.data.video.sets import middle_frames
 from naslab.search_spaces.smaug.design import Design
 from naslab.search_spaces.smaug.encoder import Encoded, FrameDecoder, FrameEncoder, frame_features
 from naslab.search_spaces.smaug.options import SMAUGOptions
@@ -124,7 +125,9 @@ class VideoLanguageModel(nn.Module):
 
     def _own_frames(self, values_BT: Tensor) -> Tensor:
         given, wanted = values_BT.shape[1], self.design.frames
-        return values_BT if given == wanted else values_BT[:, frame_times(given, wanted, 1)[0]]
+        if given == wanted:
+            return values_BT
+        return values_BT[:, constant(middle_frames(given, wanted), values_BT.device)]
 
     def _watch(self, frames: Tensor, noise: Tensor, text_BD: Tensor) -> tuple[Video, Tensor | None]:
         """Encode the visible patches in training, of all frames or those that the text keeps; rebuild the masked."""

@@ -61,7 +61,7 @@ class FakeCuda:
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
-    def graph(self, graph, stream, capture_error_mode):
+    def graph(self, graph, pool, stream, capture_error_mode):
         assert capture_error_mode == "thread_local", "other threads go on meanwhile"
         if self._error:
             raise RuntimeError(self._error)

@@ -52,7 +52,7 @@ def test_the_temperature_falls_geometrically():
     seen = []
     for progress in (0.0, 0.5, 1.0):
         anneal(relaxation, options, progress)
-        seen.append(relaxation.temperature)
+        seen.append(float(relaxation.temperature))
     assert seen == pytest.approx([10.0, 1.0, 0.1])
 
 

@@ -62,7 +62,7 @@ def written(func, args, kwargs):
     return tensors(found)
 
 
-def capture(function, device, stream=None, generator=None):
+def capture(function, device, stream=None, generator=None, pool=None):
     tape, default = Tape(), torch.get_rng_state()
     state = None if generator is None else generator.get_state()
     with tape:
@@ -86,7 +86,8 @@ def on_a_cpu(monkeypatch):
     """Record there from now on; what is recorded, by name."""
     made = []
 
-    def told(function, device, stream=None, generator=None):
+    def told(function, device, stream, generator, pool):
+        assert pool == "a pool"
         made.append("views" if generator is not None else "step")
         return capture(function, device, stream, generator)
 
@@ -94,6 +95,7 @@ def on_a_cpu(monkeypatch):
     monkeypatch.setattr(
         recording, "on_one_gpu", lambda leaves: bool(leaves) and all(type(leaf) is torch.Tensor for leaf in leaves)
     )
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "a pool")
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)

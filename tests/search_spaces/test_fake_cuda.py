@@ -18,7 +18,7 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from naslab.nas.arms import Differentiable
-from naslab.nas.differentiable.bilevel import first_order, second_order
+from naslab.nas.differentiable.bilevel import Bilevel
 from naslab.nas.differentiable.regularisation import penalty
 from naslab.nas.differentiable.relaxation import make_relaxation
 from naslab.search_spaces import find_space
@@ -145,8 +145,10 @@ def test_a_step_of_the_architecture_reads_no_number(order):
     arm = Differentiable(engine="differentiable", name="a", epochs=1, order=order, entropy_weight=1, skip_weight=1)
     supernet = space.supernet(make_relaxation(arm))
     held_out, training = itertools.islice(task.batches(0, 0), 2)
+    bilevel = Bilevel(supernet, lambda: penalty(supernet, arm, 0.5))
     with NoReads():
         if order == "first":
-            first_order(supernet, held_out, lambda: penalty(supernet, arm, 0.5))
+            bilevel.first_order(held_out)
         else:
-            second_order(supernet, held_out, training, 0.1, lambda: penalty(supernet, arm, 0.5))
+            bilevel.second_order(held_out, training, 0.1)
+        bilevel.weights(training)

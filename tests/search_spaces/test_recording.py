@@ -216,14 +216,14 @@ class Gpu:
     def CUDAGraph(self):
         return self
 
-    def graph(self, graph, stream, capture_error_mode):
+    def graph(self, graph, pool, stream, capture_error_mode):
         raise RuntimeError("operation not permitted")
 
 
 def test_a_capture_that_breaks_off_gives_back_stream_and_generators():
     cuda = Gpu()
     with pytest.raises(RuntimeError, match="operation not permitted"):
-        capture(lambda: None, torch.device("cuda", 0), None, cuda, cuda=cuda)
+        capture(lambda: None, torch.device("cuda", 0), generator=cuda, cuda=cuda)
     assert cuda.done == ["registered", "before", "state", "state"]
 
 

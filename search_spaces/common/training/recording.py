@@ -51,7 +51,7 @@ class Recorded:
         function: of tensors, or trees of them, and at last of a generator where it is called with one. Whatever else
             it depends on is in `state`; it changes nothing but tensors in place and what the next call sets anew.
         name: of what is recorded, for the warning.
-        shared: every replay writes over the results of the one before, which saves a copy.
+        shared: every replay, of whatever form, writes over the results of the one before, which saves a copy.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Recorded:
         self._left = MOST
         self._stream: torch.cuda.Stream | None = None
         self._generator: torch.Generator | None = None
+        self._pool: Any = None
 
     def __call__(self, *arguments: Any, generator: torch.Generator | None = None) -> Any:
         """The function's result."""
@@ -108,8 +109,9 @@ class Recorded:
         def call() -> None:
             form.outputs = self._function(*arguments, *_given(self._generator if generator is not None else None))
 
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
         try:
-            form.replay = capture(call, leaves[0].device, self._stream, self._generator)
+            form.replay = capture(call, leaves[0].device, self._stream, self._generator, self._pool)
         except RuntimeError as error:
             self._left, self._forms = 0, []
             reason = str(error).strip().split("\n")[0]

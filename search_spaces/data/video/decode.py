@@ -13,7 +13,7 @@ from torch import Tensor
 
 from naslab.errors import InputError
 from naslab.search_spaces.data.images import centre_square
-from naslab.search_spaces.data.video.sets import frame_times
+from naslab.search_spaces.data.video.sets import middle_frames
 
 Decoder = Literal["pyav", "torchcodec"]
 PACKAGES = {"pyav": "av", "torchcodec": "torchcodec"}
@@ -140,7 +140,7 @@ def _places(total: int, frames: int) -> list[int]:
     if total < 1:
         raise Unreadable("holds no frame")
     if total >= frames:
-        return frame_times(total, frames, 1)[0].tolist()
+        return list(middle_frames(total, frames))
     return [number * total // frames for number in range(frames)]
 
 

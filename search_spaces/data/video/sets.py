@@ -115,6 +115,17 @@ class VideoTextData(Splits[VideoText]):
     words: tuple[str, ...]
 
 
+def middle_frames(stored: int, frames: int) -> tuple[int, ...]:
+    """The frames in the middles of `frames` equal segments; see frame_times."""
+    _check_frames(stored, frames)
+    return tuple(int((number + 0.5) * stored / frames) for number in range(frames))
+
+
+def _check_frames(stored: int, frames: int) -> None:
+    if not 1 <= frames <= stored:
+        raise InputError(f"frames: {frames} asked for, but a clip has {stored}; allowed are 1 to {stored}")
+
+
 def frame_times(stored: int, frames: int, batch: int, generator: torch.Generator | None = None) -> Tensor:
     """Which of `stored` frames to take, int64 (batch, frames): one of each of `frames` equal segments, rising.
 
@@ -123,11 +134,9 @@ def frame_times(stored: int, frames: int, batch: int, generator: torch.Generator
     Raises:
         InputError: frames not in 1 to stored.
     """
-    if not 1 <= frames <= stored:
-        raise InputError(f"frames: {frames} asked for, but a clip has {stored}; allowed are 1 to {stored}")
     if generator is None:
-        place = torch.full((batch, frames), 0.5)
-    else:
-        place = torch.rand(batch, frames, generator=generator, device=generator.device).cpu()
+        return torch.tensor(middle_frames(stored, frames)).expand(batch, frames)
+    _check_frames(stored, frames)
+    place = torch.rand(batch, frames, generator=generator, device=generator.device).cpu()
     # In float64: rounding must not lift the last draw of a segment over its end.
     return ((torch.arange(frames) + place.double()) * stored / frames).long().clamp(max=stored - 1)
