@@ -63,16 +63,16 @@ def steps(out: Path, device: str, processes: int) -> list[Step]:
         return Step(name, (*command, *arguments), limit_s)
 
     return [
-        tests("compile", 65, "operations"),
-        tests("kernels", 40, "kernels"),
-        tests("tests", 95, "recording", "study", "tasks"),  # the longest first
-        tests("profiler", 45, "profiler", alone=True),  # it measures times
-        script("first", 40, "gpu_first", "--seconds", "0.2"),
-        script("kernel_table", 55, "gpu_kernel_table", "--minutes", "0.7"),
+        tests("compile", 80, "operations"),
+        tests("kernels", 55, "kernels"),
+        tests("tests", 90, "recording", "study", "tasks"),  # the longest first
+        tests("profiler", 40, "profiler", alone=True),  # it measures times
+        script("first", 35, "gpu_first", "--seconds", "0.2"),
+        script("kernel_table", 50, "gpu_kernel_table", "--minutes", "0.6"),
         script("training_speed", 120, "training_speed", "--seconds", "70", "--presets", "small"),
-        script("nas_step_cost", 40, "nas_step_cost", "--cases", "2"),
+        script("nas_step_cost", 75, "nas_step_cost", "--cases", "2", "--repeats", "9"),
         # What comes from here on is for a longer day than `make gpu`: GPU_DAY="--minutes 11"
-        script("step_profiles", 70, "step_profiles", "--seconds", "1"),
+        script("step_profiles", 120, "step_profiles", "--seconds", "1"),
         Step("calibration", (python, "-m", "naslab", "devices", "calibrate", "--device", device,
                              "--seconds", "8", "--step-seconds", "12", "--json"), 35),
         script("precision_scores", 55, "precision_scores", "--quick", "--seconds", "40"),

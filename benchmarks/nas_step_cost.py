@@ -152,6 +152,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     device = resolve_device(arguments.device)
+    out = arguments.out or RESULTS / ("gpu/nas_step_cost.json" if device.type == "cuda" else "nas_step_cost.json")
     rows = []
     for case, policy in itertools.product(CASES[: arguments.cases], ON_A_GPU if device.type == "cuda" else POLICIES):
         row = measure(*case, policy, arguments.repeats, device)
@@ -159,8 +160,7 @@ def main() -> None:
         costs = (row["nas_over_plain"], row["second_order_over_plain"])
         told = ", ".join(f"{cost['ratio']:.2f} [{cost['low']:.2f}, {cost['high']:.2f}]" for cost in costs)
         print(f"{row['framework']:8} {row['backbone']:14} {policy}: {told}", flush=True)
-    out = arguments.out or RESULTS / ("gpu/nas_step_cost.json" if device.type == "cuda" else "nas_step_cost.json")
-    write_result(out, {"schema": "naslab.nas_step_cost/1", "rows": rows, "seed": 0}, str(device))
+        write_result(out, {"schema": "naslab.nas_step_cost/1", "rows": rows, "seed": 0}, str(device))
 
 
 if __name__ == "__main__":

@@ -221,8 +221,8 @@ def main() -> None:
         cases[case.name] = {"batch_size": case.batch_size, "policies": rows}
         for name, row in rows.items():
             print(f"{case.name} {name}: {', '.join(described(row))}", flush=True)
-    document = {"schema": "naslab.step_profiles/1", "ceilings": ceilings.to_dict(), "cases": cases}
-    write_result(arguments.out or RESULTS / f"step_profiles_{device.type}.json", document, str(device))
+        document = {"schema": "naslab.step_profiles/1", "ceilings": ceilings.to_dict(), "cases": cases}
+        write_result(arguments.out or RESULTS / f"step_profiles_{device.type}.json", document, str(device))
 
 
 if __name__ == "__main__":

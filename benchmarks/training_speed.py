@@ -179,6 +179,17 @@ def main() -> None:
     names = [(t, p) for p in arguments.presets.split(",") for t in arguments.tasks.split(",")]
     rows: dict[str, Any] = {f"{task} {preset}": {"eager": None, "compiled": None} for task, preset in names}
     end = start + arguments.seconds
+
+    def write() -> None:
+        """After each case: a lent machine may be gone before the last."""
+        document = {
+            "schema": "naslab.training_speed/1",
+            "unit": "samples a second: median, low, high (95 %); speed_up: over float32 of the same rounds",
+            "seconds": time.perf_counter() - start,
+            "cases": rows,
+        }
+        write_result(arguments.out or RESULTS / f"training_speed_{device.type}.json", document, str(device))
+
     for index, (task, preset) in enumerate(names):
         left = start + EAGER_SHARE * arguments.seconds - time.perf_counter()
         if left <= 0:
@@ -189,6 +200,7 @@ def main() -> None:
         row = summary(case, measure(policies(case, EAGER) | peers, device, until))
         rows[case.name]["eager"] = row
         tell(case.name, "eager", row)
+        write()
     for index, (task, preset) in enumerate(names):
         if (left := end - time.perf_counter()) < LEAST_TO_COMPILE:
             break
@@ -198,13 +210,7 @@ def main() -> None:
         row = summary(case, measure(policies(case, COMPILED), device, until))
         rows[case.name]["compiled"] = row
         tell(case.name, "compiled", row)
-    document = {
-        "schema": "naslab.training_speed/1",
-        "unit": "samples a second: median, low, high (95 %); speed_up: over float32 of the same rounds",
-        "seconds": time.perf_counter() - start,
-        "cases": rows,
-    }
-    write_result(arguments.out or RESULTS / f"training_speed_{device.type}.json", document, str(device))
+        write()
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ def test_what_is_measured_once_is_weighed_against_all_trainings_and_charged_apar
     many = choice.measure(Wanted(PolicyOptions(), 1, {}, trainings), training.copied())
     assert len(many) == 4
     assert not any(sample.policy.compile for sample in many), "no single training is long enough"
-    wanted = Wanted(PolicyOptions(), 1, {}, trainings=2).of(3, compile="off")
+    wanted = Wanted(PolicyOptions(), 1, {}, trainings=2).of(3).without("compile")
     assert (wanted.steps, wanted.trainings) == (3, 2)
     monkeypatch.setattr(choice, "LEAST_STEPS", 6)
     with telling(lambda seconds, threads: told.append((seconds, threads))):
@@ -230,7 +230,7 @@ def test_what_is_measured_once_is_weighed_against_all_trainings_and_charged_apar
     assert threads == torch.get_num_threads()
     monkeypatch.setattr(choice, "LEAST_STEPS", 7)
     monkeypatch.setattr(choice, "measure", None)  # would raise
-    assert decide(wanted.of(3, compile="off", another="subject"), training) == Policy()
+    assert decide(wanted.of(3, another="subject"), training) == Policy()
 
 
 def test_another_policy_must_surely_be_faster_and_pay_for_its_compilation():
