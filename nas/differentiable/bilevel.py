@@ -17,6 +17,40 @@ Penalty = Callable[[], Tensor]
 T = TypeVar("T")
 
 
+class _Losses:
+    """Gradients of both losses at the present weights, each a function of a batch."""
+
+    def __init__(
+        self, supernet: Supernet, penalty: Penalty, forward: Callable[[], AbstractContextManager[Any]]
+    ) -> None:
+        self.supernet, self.penalty, self.forward = supernet, penalty, forward
+
+    def weights(self, training: Any) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """The loss of a weight step, detached, and its gradients; None of weights that have no part in it."""
+        with self.forward():
+            loss = self.supernet.loss(training)
+        return loss.detach(), torch.autograd.grad(loss, self.supernet.weights(), allow_unused=True)
+
+    def alphas(self, held_out: Any) -> Sequence[Tensor]:
+        """Without a backward through what lies before the searched cells."""
+        with self.forward():
+            loss = self.supernet.architecture_loss(held_out)
+        return torch.autograd.grad(loss + self.penalty(), self.supernet.architecture())
+
+    def plain_weights(self, training: Any) -> Sequence[Tensor | None]:
+        """In float32, and so the two below."""
+        return torch.autograd.grad(self.supernet.loss(training), self.supernet.weights(), allow_unused=True)
+
+    def plain_both(self, held_out: Any) -> Sequence[Tensor | None]:
+        """In alphas, then weights."""
+        loss = self.supernet.loss(held_out) + self.penalty()
+        return torch.autograd.grad(loss, [*self.supernet.architecture(), *self.supernet.weights()], allow_unused=True)
+
+    def plain_alphas(self, training: Any) -> Sequence[Tensor]:
+        """Of the weights' own loss."""
+        return torch.autograd.grad(self.supernet.loss(training), self.supernet.architecture())
+
+
 class Bilevel:
     """Gradients of a supernet's losses in its weights and in its alphas.
 
@@ -38,30 +72,22 @@ class Bilevel:
         *,
         records: bool = False,
     ) -> None:
-        self.supernet, self._penalty, self._forward = supernet, penalty, forward
-        self._state = state_of(supernet) if records else None
-        self.weights = self._recorded(self._weights)
-        self.first_order = self._recorded(self._first_order)
-        self._ahead = self._recorded(self._plain_weights)
-        self._both = self._recorded(self._alphas_and_weights)
-        self._alphas = self._recorded(self._plain_alphas, shared=False)  # both sides of the difference
+        state = state_of(supernet) if records else None
 
-    def _recorded(self, function: Callable[..., T], *, shared: bool = True) -> Callable[..., T]:
-        if self._state is None:
-            return function
-        return Recorded(function, "a step of the search", self._state, shared=shared)
+        def recorded(function: Callable[..., T], *, shared: bool = True) -> Callable[..., T]:
+            return function if state is None else Recorded(function, "a step of the search", state, shared=shared)
 
-    def _weights(self, training: Any) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """The loss of a weight step, detached, and its gradients; None of weights that have no part in it."""
-        with self._forward():
-            loss = self.supernet.loss(training)
-        return loss.detach(), torch.autograd.grad(loss, self.supernet.weights(), allow_unused=True)
+        losses = _Losses(supernet, penalty, forward)
+        self.supernet = supernet
+        self.weights = recorded(losses.weights)
+        self._first_order = recorded(losses.alphas)
+        self._ahead = recorded(losses.plain_weights)
+        self._both = recorded(losses.plain_both)
+        self._alphas = recorded(losses.plain_alphas, shared=False)  # both sides of the difference
 
-    def _first_order(self, held_out: Any) -> Sequence[Tensor]:
-        """Gradient in the alphas at the present weights: no backward through what lies before the searched cells."""
-        with self._forward():
-            loss = self.supernet.architecture_loss(held_out)
-        return torch.autograd.grad(loss + self._penalty(), self.supernet.architecture())
+    def first_order(self, held_out: Any) -> Sequence[Tensor]:
+        """Gradient in the alphas at the present weights."""
+        return self._first_order(held_out)
 
     def second_order(self, held_out: Any, training: Any, rate: float) -> list[Tensor]:
         """Gradient in the alphas after one virtual step; the Hessian-vector product by finite difference.
@@ -85,16 +111,6 @@ class Bilevel:
             size = 0.01 / torch.nn.utils.get_total_norm(direction).clamp(min=1e-12)
             curvature = self._difference(training, direction, size)
         return [d - rate * c for d, c in zip(direct, curvature, strict=True)]
-
-    def _plain_weights(self, training: Any) -> Sequence[Tensor | None]:
-        return torch.autograd.grad(self.supernet.loss(training), self.supernet.weights(), allow_unused=True)
-
-    def _alphas_and_weights(self, held_out: Any) -> Sequence[Tensor | None]:
-        loss = self.supernet.loss(held_out) + self._penalty()
-        return torch.autograd.grad(loss, [*self.supernet.architecture(), *self.supernet.weights()], allow_unused=True)
-
-    def _plain_alphas(self, training: Any) -> Sequence[Tensor]:
-        return torch.autograd.grad(self.supernet.loss(training), self.supernet.architecture())
 
     def _difference(self, training: Any, direction: list[Tensor], size: Tensor) -> list[Tensor]:
         step = list(torch._foreach_mul(direction, size))  # the size stays on the device: nobody waits for it

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -219,8 +218,9 @@ class _Search:
     @cached_property
     def bilevel(self) -> Bilevel:
         """Of the policy, which is decided by then."""
-        regulariser = lambda: penalty(self.supernet, self.arm, self.progress)  # noqa: E731
-        return Bilevel(self.supernet, regulariser, self._forward, records=self.policy.cuda_graphs)
+        supernet, arm, progress, policy, device = self.supernet, self.arm, self.progress, self.policy, self.task.device
+        regulariser = lambda: penalty(supernet, arm, progress)  # noqa: E731
+        return Bilevel(supernet, regulariser, lambda: policy.forward(device), records=policy.cuda_graphs)
 
     def _alpha_step(self, held_out: Any, training: Any) -> None:
         if self.arm.order == "first":
@@ -241,9 +241,6 @@ class _Search:
         self.weight_optimiser.step()
         self.supernet.after_step(progress)
         return loss.clone()
-
-    def _forward(self) -> AbstractContextManager[Any]:
-        return self.policy.forward(self.task.device)
 
     @torch.no_grad()
     def _held_out_losses(self) -> list[torch.Tensor]:

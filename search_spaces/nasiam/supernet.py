@@ -43,6 +43,8 @@ class MixedNorm(nn.BatchNorm1d):
         statistics = None
         if not self.training:
             statistics = self.running_mean.unflatten(0, shape), self.running_var.unflatten(0, shape)
+        if stacked_BKD.device.type == "cpu":
+            stacked_BKD = stacked_BKD.float()  # the fused loops take no other
         mixed = mixed_activation(stacked_BKD, mixing_K, scale_KD, shift_KD, self.activations, statistics, self.eps)
         if self.training:
             self._follow(mixed.mean_KD.flatten(), mixed.variance_KD.flatten(), len(stacked_BKD))

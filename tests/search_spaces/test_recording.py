@@ -1,6 +1,8 @@
 """CUDA graphs of training steps and random views, on a CPU that repeats operations as a graph would."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -250,3 +252,21 @@ def test_auto_tries_recordings_on_a_gpu_alone(monkeypatch):
     assert choice._compared(PolicyOptions(cuda_graphs="on"), training) == recorded
     assert choice._compared(PolicyOptions(cuda_graphs="off"), training) == [eager]
     assert choice.WARM_UP_STEPS >= WARM_UP, "what is timed is replays"
+
+
+def test_a_recordings_memory_is_given_back_with_its_stepper(monkeypatch):
+    """No cycle of references holds it until some later collection."""
+    on_a_cpu(monkeypatch)
+    for graphs in (False, True):
+        model, optimiser = made()
+        stepper = Stepper(model, optimiser, loss, Policy(cuda_graphs=graphs))
+        for batch in batches(model, optimiser, 0):
+            stepper(batch)
+        known = weakref.ref(stepper)
+        gc.collect()
+        gc.disable()
+        try:
+            del stepper
+            assert known() is None
+        finally:
+            gc.enable()

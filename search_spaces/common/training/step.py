@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +26,35 @@ class Gradients(NamedTuple):
     of_parameters: list[Tensor | None]
 
 
+class _Passes:
+    """Forward and backward of a batch, part by part."""
+
+    def __init__(
+        self, model: nn.Module, loss: nn.Module, policy: Policy, scaler: torch.amp.GradScaler, device: torch.device
+    ) -> None:
+        self.parameters = list(model.parameters())
+        self.loss, self.policy, self.scaler, self.device = loss, policy, scaler, device
+
+    def __call__(self, batch: Any) -> Gradients:
+        for parameter in self.parameters:
+            parameter.grad = None
+        means: dict[str, Tensor] = {}
+        own, own_share = own_part(batch)
+        parts = list(self.policy.parts(own))
+        for number, (part, share) in enumerate(parts, start=1):
+            with held_back(self.loss, until_last=number == len(parts)):
+                accumulate(means, self._of_part(part, share * own_share))
+        return Gradients(means, [parameter.grad for parameter in self.parameters])
+
+    def _of_part(self, part: Any, share: float) -> dict[str, Tensor]:
+        with self.policy.forward(self.device):
+            values = self.loss(part)
+        if share != 1:
+            values = {name: value * share for name, value in values.items()}
+        backward(self.scaler.scale(values["loss"]))
+        return {name: value.detach() for name, value in values.items()}
+
+
 class Stepper:
     """Takes optimiser steps; nothing in one waits for the device."""
 
@@ -43,11 +72,10 @@ class Stepper:
         self.loss = joined(LossModule(self.model, policy.compiled(loss)), self.optimiser)
         self.device = next(model.parameters()).device
         self.scaler = policy.scaler(self.device)
-        self._parameters = list(self.model.parameters())
-        self._gradients = self._recorded() if policy.cuda_graphs else self._computed
-
-    def _recorded(self) -> Recorded:
-        return Recorded(self._computed, "a training step", state_of(self.model), shared=True)
+        self._passes = _Passes(self.model, self.loss, policy, self.scaler, self.device)
+        self._gradients: Callable[[Any], Gradients] = self._passes
+        if policy.cuda_graphs:
+            self._gradients = Recorded(self._passes, "a training step", state_of(self.model), shared=True)
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:
         """Descend the loss of `batch`; the means of its parts, detached, `loss` among them.
@@ -57,7 +85,7 @@ class Stepper:
         means, gradients = self._gradients(batch)
         if self.policy.cuda_graphs:  # a replay fills those of its recording
             means = {name: value.clone() for name, value in means.items()}
-            for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            for parameter, gradient in zip(self._passes.parameters, gradients, strict=True):
                 parameter.grad = gradient
         self._step()
         return means
@@ -70,24 +98,6 @@ class Stepper:
         """Go on with the scale of `state`."""
         if state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
-
-    def _computed(self, batch: Any) -> Gradients:
-        self.optimiser.zero_grad(set_to_none=True)
-        means: dict[str, Tensor] = {}
-        own, own_share = own_part(batch)
-        parts = list(self.policy.parts(own))
-        for number, (part, share) in enumerate(parts, start=1):
-            with held_back(self.loss, until_last=number == len(parts)):
-                accumulate(means, self._backward(part, share * own_share))
-        return Gradients(means, [parameter.grad for parameter in self._parameters])
-
-    def _backward(self, part: Any, share: float) -> dict[str, Tensor]:
-        with self.policy.forward(self.device):
-            values = self.loss(part)
-        if share != 1:
-            values = {name: value * share for name, value in values.items()}
-        backward(self.scaler.scale(values["loss"]))
-        return {name: value.detach() for name, value in values.items()}
 
     def _step(self) -> None:
         if self.clip_norm is not None:
