@@ -166,8 +166,8 @@ def table(place: str, name: str) -> str:
                         case,
                         str(row["batch_size"]),
                         precision,
-                        f"{_milliseconds(middle)} [{_milliseconds(low)}, {_milliseconds(high)}]",
-                        _milliseconds(profile["bound_seconds"]),
+                        f"{milliseconds(middle)} [{milliseconds(low)}, {milliseconds(high)}]",
+                        milliseconds(profile["bound_seconds"]),
                         f"{profile['bound_seconds'] / middle:.0%}",
                         ", ".join(described(profile)),
                     ]
@@ -176,7 +176,7 @@ def table(place: str, name: str) -> str:
     return "\n".join(lines)
 
 
-def _milliseconds(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
     """Three digits, or all of whole milliseconds."""
     return f"{1e3 * seconds:.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.3g}"
 

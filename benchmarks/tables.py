@@ -6,6 +6,7 @@ Usage: python benchmarks/tables.py
 from __future__ import annotations
 
 import json
+import statistics
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,15 +60,30 @@ def heads() -> str:
 
 
 def step_cost() -> str:
-    """NAS step over plain step."""
+    """NAS step over plain step, on a CPU and on a GPU."""
+    return "\n\n".join(_step_cost(*source) for source in (("CPU", "nas_step_cost"), ("GPU", "gpu/nas_step_cost")))
+
+
+def _step_cost(place: str, name: str) -> str:
+    found = read_result(name)
+    if found is None:
+        return f"Cost of a NAS step on a {place}: not measured."
+    facts = found["provenance"]
     lines = [
-        "| framework | backbone | batch | policy | NAS step over plain | in second order | supernet's weight step |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        f"{place}: {facts['device']}, {facts['torch_threads']} threads, torch {facts['torch']}.",
+        "",
+        "| framework | backbone | batch | policy | plain step, ms | NAS step, ms | NAS step over plain "
+        "| in second order | supernet's weight step |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for row in read_result("nas_step_cost", {"rows": []})["rows"]:
-        ratios = " | ".join(ratio_text(row[f"{name}_over_plain"]) for name in STEPS)
-        lines.append(f"| {row['framework']} | {row['backbone']} | {row['batch_size']} | {row['policy']} | {ratios} |")
-    return "\n".join(lines) if len(lines) > 2 else "Cost of a NAS step: not measured."
+    for row in found["rows"]:
+        spent = " | ".join(
+            step_profiles.milliseconds(statistics.median(row["samples_s"][kind])) for kind in ("plain", "nas")
+        )
+        ratios = " | ".join(ratio_text(row[f"{kind}_over_plain"]) for kind in STEPS)
+        what = f"{row['framework']} | {row['backbone']} | {row['batch_size']} | {row['policy']}"
+        lines.append(f"| {what} | {spent} | {ratios} |")
+    return "\n".join(lines)
 
 
 def ratio_text(ratio: dict[str, float]) -> str:

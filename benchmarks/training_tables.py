@@ -11,12 +11,14 @@ POLICIES = (
     *("tf32", "bfloat16", "channels_last", "bfloat16 channels_last"),
     *("CUDA graphs", "bfloat16 CUDA graphs", "bfloat16 channels_last CUDA graphs"),
 )
+SPEEDS = ("gpu/training_speed", "gpu/training_speed_h200", "training_speed_cpu")
+"""The second is of the loop before it had CUDA graphs of its own."""
 COMPILED = ("compile", "bfloat16 compile", "bfloat16 channels_last compile", "bfloat16 CUDA graphs compile")
 
 
 def speeds() -> str:
     """Speed on a GPU and on a CPU, and that of the loop before there was a policy."""
-    return "\n\n".join((*(speed(name) for name in ("gpu/training_speed", "training_speed_cpu")), since()))
+    return "\n\n".join((*(speed(name) for name in SPEEDS), since()))
 
 
 def speed(name: str) -> str:
