@@ -9,6 +9,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from naslab.kernels import (
     bipartite_match,
     class_scores,
     distill_kl,
+    feature_pool,
     gather_visible,
     info_nce,
     merge_tokens,
@@ -83,6 +85,9 @@ def _cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
         leaves = (leaf(b, 4, d), leaf(4), leaf(4, d), leaf(4, d))
         yield Case("mixed_activation", f"{b}x4x{d}", leaves, _mix, traffic)
 
+    for b, d in ((8, 16), (64, 128), (256, 512), (256, 2048)):
+        yield from _pool_cases(leaf, b, d, size)
+
     for b, side, p in ((2, 8, 4), (8, 32, 4), (16, 224, 16)):
         yield _patch_case(leaf, b, side, p, size)
 
@@ -141,6 +146,15 @@ def _imitate(expert_NV: Tensor) -> Callable[..., Tensor]:
 
 def _mix(x_BKD: Tensor, mixing_K: Tensor, scale_KD: Tensor, shift_KD: Tensor) -> Tensor:
     return mixed_activation(x_BKD, mixing_K, scale_KD, shift_KD, tuple(ACTIVATIONS)).output
+
+
+def _pool_cases(leaf: Callable[..., Tensor], batch: int, width: int, element_bytes: int) -> Iterator[Case]:
+    module = importlib.import_module("naslab.kernels.feature_pool")
+    for kind in get_args(module.Pool):
+        sizes = (batch, width, element_bytes, kind == "maxpool")
+        traffic = module.traffic_bytes(*sizes) + module.traffic_bytes(*sizes, backward=True)
+        step = partial(feature_pool, kind=kind)
+        yield Case("feature_pool", f"{batch}x{width} {kind}", (leaf(batch, width),), step, traffic)
 
 
 def _patch_case(leaf: Callable[..., Tensor], batch: int, side: int, patch: int, element_bytes: int) -> Case:

@@ -10,6 +10,7 @@ from naslab.efficiency.work import Call, Formula, Work, free
 altup = importlib.import_module("naslab.kernels.altup")
 class_scores = importlib.import_module("naslab.kernels.class_scores")
 distill_kl = importlib.import_module("naslab.kernels.distill_kl")
+feature_pool = importlib.import_module("naslab.kernels.feature_pool")
 info_nce = importlib.import_module("naslab.kernels.info_nce")
 mixed_activation = importlib.import_module("naslab.kernels.mixed_activation")
 negative_cosine = importlib.import_module("naslab.kernels.negative_cosine")
@@ -27,6 +28,13 @@ def _altup(backward: bool) -> Callable[[Call], Work]:
 
 def _mixed_activation(backward: bool) -> Callable[[Call], Work]:
     return lambda call: Work(pointwise=mixed_activation.flops(*call.shape("x"), backward=backward))
+
+
+def _feature_pool(backward: bool) -> Callable[[Call], Work]:
+    def formula(call: Call) -> Work:
+        return Work(pointwise=feature_pool.flops(*call.shape("x"), call.arguments["maximum"], backward=backward))
+
+    return formula
 
 
 def _patch_loss(backward: bool) -> Callable[[Call], Work]:
@@ -120,6 +128,7 @@ KERNELS: dict[str, Formula] = {
     "naslab::info_nce_backward": _info_nce_backward,
     **_both_ways("altup", _altup),
     **_both_ways("mixed_activation", _mixed_activation),
+    **_both_ways("feature_pool", _feature_pool),
     **_both_ways("negative_cosine", _negative_cosine),
     **_both_ways("nt_xent", _nt_xent),
     **_both_ways("patch_loss", _patch_loss),

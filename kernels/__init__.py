@@ -3,6 +3,7 @@
 from naslab.kernels.altup import altup
 from naslab.kernels.class_scores import class_scores
 from naslab.kernels.distill_kl import distill_kl
+from naslab.kernels.feature_pool import feature_pool
 from naslab.kernels.info_nce import info_nce
 from naslab.kernels.mixed_activation import ACTIVATIONS, Mixed, mixed_activation
 from naslab.kernels.negative_cosine import negative_cosine
@@ -24,6 +25,7 @@ __all__ = [
     "bipartite_match",
     "class_scores",
     "distill_kl",
+    "feature_pool",
     "gather_visible",
     "info_nce",
     "merge_tokens",

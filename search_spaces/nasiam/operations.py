@@ -8,12 +8,15 @@ authors found to keep the predictor's output stable.
 from __future__ import annotations
 
 import itertools
+from typing import get_args
 
+import torch
 from torch import Tensor, nn
 
-from naslab.kernels import ACTIVATIONS
+from naslab.kernels import ACTIVATIONS, feature_pool
+from naslab.kernels.feature_pool import Pool
 
-POOLINGS = ("maxpool", "avgpool")
+POOLINGS: tuple[Pool, ...] = get_args(Pool)
 OPERATIONS = (*POOLINGS, "identity", *ACTIVATIONS)
 """Candidate names in the order of the architecture parameters' columns, as in the published code."""
 
@@ -21,9 +24,9 @@ PARAMETER_FREE = frozenset((*POOLINGS, "identity"))
 """What adds no linear where the width stays: a cell made of these alone has collapsed."""
 
 
-def pool(name: str) -> nn.Module:
-    """Pooling along the features: window 3, stride 1, padding 1."""
-    return nn.MaxPool1d(3, 1, 1) if name == "maxpool" else nn.AvgPool1d(3, 1, 1)
+def as_loops_take_it(x: Tensor) -> Tensor:
+    """In float32 on a CPU, whose fused loops take no other."""
+    return x.float() if x.device.type == "cpu" and x.dtype == torch.bfloat16 else x
 
 
 class Activation(nn.Module):
@@ -43,17 +46,21 @@ class Activation(nn.Module):
 
 
 class FeaturePool(nn.Module):
-    """Pooling of a (batch, width) tensor along its width, then batch normalisation."""
+    """Pooling of a (batch, width) tensor along its width (window 3, stride 1, padding 1), then batch normalisation."""
 
-    def __init__(self, name: str, width: int) -> None:
+    def __init__(self, name: Pool, width: int) -> None:
         super().__init__()
-        self.pool = pool(name)
+        self.name = name
         self.norm = nn.BatchNorm1d(width)
 
     def forward(self, x_BD: Tensor) -> Tensor:
         """Shape kept."""
-        pooled: Tensor = self.norm(self.pool(x_BD.unsqueeze(1)).squeeze(1))
+        pooled: Tensor = self.norm(feature_pool(as_loops_take_it(x_BD), self.name))
         return pooled
+
+    def extra_repr(self) -> str:
+        """Name of the pooling."""
+        return self.name
 
 
 def operation(name: str, width_in: int, width_out: int) -> nn.Module:

@@ -18,7 +18,13 @@ from naslab.kernels import ACTIVATIONS, mixed_activation
 from naslab.search_spaces.data.placing import constant
 from naslab.search_spaces.nasiam.frameworks import Framework, Views
 from naslab.search_spaces.nasiam.heads import Sizes, tail
-from naslab.search_spaces.nasiam.operations import OPERATIONS, PARAMETER_FREE, POOLINGS, FeaturePool
+from naslab.search_spaces.nasiam.operations import (
+    OPERATIONS,
+    PARAMETER_FREE,
+    POOLINGS,
+    FeaturePool,
+    as_loops_take_it,
+)
 from naslab.search_spaces.supernet import Relaxation, Supernet
 
 NUM_POOLINGS = len(POOLINGS)
@@ -43,8 +49,7 @@ class MixedNorm(nn.BatchNorm1d):
         statistics = None
         if not self.training:
             statistics = self.running_mean.unflatten(0, shape), self.running_var.unflatten(0, shape)
-        if stacked_BKD.device.type == "cpu":
-            stacked_BKD = stacked_BKD.float()  # the fused loops take no other
+        stacked_BKD = as_loops_take_it(stacked_BKD)
         mixed = mixed_activation(stacked_BKD, mixing_K, scale_KD, shift_KD, self.activations, statistics, self.eps)
         if self.training:
             self._follow(mixed.mean_KD.flatten(), mixed.variance_KD.flatten(), len(stacked_BKD))

@@ -18,7 +18,9 @@ def gpu_day(monkeypatch):
 
 
 def test_every_step_has_its_time_within_eight_minutes(gpu_day, tmp_path):
-    assert sum(step.limit_s for step in gpu_day.steps(tmp_path, "cuda:0", 8)) <= 8 * 60
+    first, more = gpu_day.steps(tmp_path, "cuda:0", 8), gpu_day.longer(tmp_path, "cuda:0")
+    assert sum(step.limit_s for step in first) <= 8 * 60
+    assert sum(step.limit_s for step in (*first, *more)) <= 13 * 60
 
 
 def test_the_files_of_its_tests_are_all_that_there_are(gpu_day, tmp_path):

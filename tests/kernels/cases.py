@@ -18,6 +18,7 @@ from naslab.kernels import (
     bipartite_match,
     class_scores,
     distill_kl,
+    feature_pool,
     gather_visible,
     info_nce,
     merge_tokens,
@@ -136,6 +137,8 @@ CASES: dict[str, Case] = {
         lambda n: (normal(5, 2, n), normal(2), normal(2, n), normal(2, n)),
         tolerance=5e-6,
     ),
+    "feature_pool by maximum": Case(lambda x: feature_pool(x, "maxpool"), lambda n: (normal(n, 70),)),
+    "feature_pool by mean": Case(lambda x: feature_pool(x, "avgpool"), lambda n: (normal(5, n),)),
     "patch_loss": Case(
         lambda predicted: patch_loss(predicted, *images_for(predicted), patch_size=4),
         lambda n: (normal(2, n, 48),),
