@@ -220,7 +220,7 @@ class _Search:
         """Of the policy, which is decided by then."""
         supernet, arm, progress, policy, device = self.supernet, self.arm, self.progress, self.policy, self.task.device
         regulariser = lambda: penalty(supernet, arm, progress)  # noqa: E731
-        return Bilevel(supernet, regulariser, lambda: policy.forward(device), records=policy.cuda_graphs)
+        return Bilevel(supernet, regulariser, lambda: policy.forward(device), records=policy.records)
 
     def _alpha_step(self, held_out: Any, training: Any) -> None:
         if self.arm.order == "first":

@@ -41,6 +41,10 @@ class EpochTask(Task):
             )
         if options.policy.cuda_graphs == "on" and device.type != "cuda":
             raise InputError(f"task.policy.cuda_graphs: on, but the study runs on {device.type}; leave it out")
+        if options.policy.cuda_graphs == "on" and options.policy.recompute:
+            raise InputError(
+                "task.policy.cuda_graphs: on, but with recompute nothing is recorded; leave out one of them"
+            )
 
     @property
     @abstractmethod

@@ -200,11 +200,37 @@ class MoCoV2(MomentumFramework):
     def after_step(self, progress: float) -> None:
         """Momentum step, then the newest keys replace the oldest (the queue is kept in order of age)."""
         self.follow(self.momentum)
-        size = len(self.queue)
-        places = torch.arange(size, device=self.queue.device)
-        both = torch.cat([self._new_keys[:size], self.queue])
-        self.queue.copy_(both[torch.where(places < self._number, places, size + places - self._number)])
+        if self.queue.device.type == "cpu":
+            enqueue(self.queue, self._new_keys, int(self._number))
+        else:
+            enqueue_unread(self.queue, self._new_keys, self._number)
         self._number.zero_()
+
+
+MOVED_AT_ONCE = 2048
+"""Keys whose copies stay in a core's cache."""
+
+
+@torch.no_grad()
+def enqueue(queue: Tensor, keys: Tensor, number: int) -> None:
+    """Put the first `number` keys at the head of the queue, in place; its tail is dropped.
+
+    In place and in small parts: a new queue at each step costs several times as much, most of it for fresh memory.
+    """
+    size, number = len(queue), min(number, len(queue))
+    for end in range(size, number, -MOVED_AT_ONCE):
+        start = max(end - MOVED_AT_ONCE, number)
+        queue[start:end] = queue[start - number : end - number].clone()
+    queue[:number] = keys[:number]
+
+
+@torch.no_grad()
+def enqueue_unread(queue: Tensor, keys: Tensor, number: Tensor) -> None:
+    """The same where the number is on a GPU, and nobody waits for it."""
+    size = len(queue)
+    places = torch.arange(size, device=queue.device)
+    both = torch.cat([keys[:size], queue])
+    queue.copy_(both[torch.where(places < number, places, size + places - number)])
 
 
 class BYOL(MomentumFramework):

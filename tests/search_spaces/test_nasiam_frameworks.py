@@ -9,7 +9,7 @@ from naslab.errors import InputError
 from naslab.kernels import negative_cosine, nt_xent
 from naslab.search_spaces import find_space, make_task
 from naslab.search_spaces.common.training.policy import Policy
-from naslab.search_spaces.nasiam.frameworks import Views
+from naslab.search_spaces.nasiam.frameworks import MOVED_AT_ONCE, Views, enqueue, enqueue_unread
 from naslab.search_spaces.nasiam.operations import OPERATIONS, operation
 from naslab.search_spaces.nasiam.supernet import KeepingLayer, NarrowingLayer, PartialLayer, WideningLayer
 
@@ -109,6 +109,22 @@ def test_moco_queue_takes_the_newest_keys_first_and_drops_the_oldest():
     assert torch.allclose(model.queue[:8].norm(dim=1), torch.ones(8))
     model.after_step(0.0)
     assert torch.equal(model.queue[8:], old[:12]), "a second step without new keys changes nothing"
+
+
+@pytest.mark.parametrize("size", [1, 3, 20, 2 * MOVED_AT_ONCE + 5])
+def test_a_queue_is_the_newest_keys_then_the_older_ones(size):
+    """Wherever it lies, and however many keys come, in place."""
+    keys, queue = torch.randn(size + 1, 2), torch.randn(size, 2)
+    for number in {0, 1, 2, size - 1, size, size + 7}:
+        expected = torch.cat([keys[:number], queue])[:size]
+        for found, given, put in (
+            (queue.clone(), number, enqueue),
+            (queue.clone(), torch.tensor(number), enqueue_unread),
+        ):
+            place = found.data_ptr()
+            put(found, keys, given)
+            assert torch.equal(found, expected)
+            assert found.data_ptr() == place
 
 
 def test_moco_queue_takes_the_keys_of_all_parts_of_a_batch_and_of_nothing_else():

@@ -62,7 +62,8 @@ def trained(name, graphs, precision="float32"):
     task = make_task(find_space(space, preset or "tiny", options), {**values, "policy": policy}, torch.device("cpu"))
     seed_everything(0)
     model = task.space.build(task.space.reference)
-    chosen = Policy(precision, cuda_graphs=graphs, accumulation=parts)
+    recompute = values.get("policy", {}).get("recompute", False)
+    chosen = Policy(precision, cuda_graphs=graphs, accumulation=parts, recompute=recompute)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "policy_for", lambda wanted, training: chosen)
         losses = [rung.facts["loss"] for rung in task.train(model, 5)]
@@ -156,6 +157,118 @@ def test_what_a_model_holds_beside_its_weights_makes_another_recording(monkeypat
     assert called() == 4
     model[0].weight.data.mul_(2)
     assert called() == 4, "numbers change in place"
+
+
+class Keeping(nn.Module):
+    """Holds more than weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.last, self.odd = None, False
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 2)
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("other", torch.ones(3))
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+def stepped(forward, graphs, steps=12, before=lambda model, number: None):
+    """Losses of steps of a model."""
+    torch.manual_seed(0)
+    model = Keeping()
+    step = Stepper(
+        model,
+        torch.optim.SGD(model.parameters(), 0.1),
+        lambda model, x: forward(model, x).square().mean(),
+        Policy(cuda_graphs=graphs),
+    )
+    losses = []
+    for number in range(steps):
+        before(model, number)
+        losses.append(float(step(torch.randn(4, 3))["loss"]))
+    return losses
+
+
+def test_a_tensor_that_a_forward_leaves_behind_is_no_state(monkeypatch):
+    """It is another at each step, and may hold a graph."""
+
+    def forward(model, x):
+        model.last = model(x)
+        return model.last
+
+    eager, recorded = stepped(forward, graphs=False), on_a_cpu(monkeypatch)
+    assert stepped(forward, graphs=True) == eager
+    assert recorded == ["step"]
+    model = Keeping()
+    state = state_of(model)
+    empty = state()
+    forward(model, torch.randn(4, 3))
+    assert state() == empty
+
+
+def toggled(model, x):
+    model.odd = not model.odd
+    return model(x) * (2 if model.odd else 1)
+
+
+def exchanged(model, x):
+    model.mean, model.other = model.other, model.mean
+    return model(x - model.mean)
+
+
+@pytest.mark.parametrize("forward", [toggled, exchanged])
+def test_what_a_call_changes_beside_tensors_in_place_is_no_recording(forward, monkeypatch):
+    """A replay would not change it."""
+    eager, recorded = stepped(forward, graphs=False), on_a_cpu(monkeypatch)
+    with pytest.warns(UserWarning, match="a training step cannot be recorded, .*: a call changes numbers, words or"):
+        assert stepped(forward, graphs=True) == eager
+    assert not recorded
+
+
+def test_parameters_that_are_frozen_later_get_no_gradients(monkeypatch):
+    def freeze(model, number):
+        model.first.requires_grad_(number < 6)
+
+    eager, recorded = stepped(Keeping.forward, graphs=False, before=freeze), on_a_cpu(monkeypatch)
+    assert stepped(Keeping.forward, graphs=True, before=freeze) == eager
+    assert recorded == ["step", "step"]
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_gradients_of_what_is_trained_beside_the_model_do_not_add_up(graphs, monkeypatch):
+    on_a_cpu(monkeypatch)
+    scale, model = nn.Parameter(torch.ones(())), nn.Linear(3, 1)
+    optimiser = torch.optim.SGD([*model.parameters(), scale], 0.0)
+    step = Stepper(model, optimiser, lambda model, x: (model(x) * scale).sum(), Policy(cuda_graphs=graphs))
+    for _ in range(5):
+        x = torch.randn(4, 3)
+        step(x)
+        torch.testing.assert_close(scale.grad, model(x).sum())
+
+
+def test_what_is_computed_again_is_not_recorded(monkeypatch):
+    """Its random numbers are those of the first time, which no graph puts back."""
+    monkeypatch.setitem(TASKS, "again", ("dysi", {}, TRANSLATION | {"policy": {"recompute": True}}))
+    eager, _ = trained("again", graphs=False)
+    recorded = on_a_cpu(monkeypatch)
+    assert trained("again", graphs=True)[0] == eager
+    assert not recorded
+    assert not choice.records(PolicyOptions(recompute=True), torch.device("cuda"))
+
+
+def test_what_was_recorded_is_still_replayed_when_nothing_more_is(monkeypatch):
+    recorded = on_a_cpu(monkeypatch)
+    calls = []
+    function = Recorded(lambda x: (calls.append(len(x)), doubled(x))[1], "it")
+    for size in range(1, MOST + 3):
+        for _ in range(WARM_UP + 1):
+            function(torch.ones(size))
+    assert len(recorded) == MOST
+    del calls[:]
+    function(torch.ones(MOST + 2))
+    assert function(torch.full((MOST,), 3.0))["twice"].tolist() == [6.0] * MOST
+    assert calls == [MOST + 2]
 
 
 def test_many_forms_are_not_recorded_without_end(monkeypatch):

@@ -229,6 +229,8 @@ def test_a_study_may_ask_for_a_policy_and_the_rungs_say_it():
         with pytest.raises(InputError, match=r"task\.policy\.cuda_graphs: on, but the study runs on cpu; leave it out"):
             make_task(space, {**values, "policy": {"cuda_graphs": word}}, torch.device("cpu"))
     make_task(space, {**values, "policy": {"cuda_graphs": False}}, torch.device("cpu"))
+    with pytest.raises(InputError, match=r"task\.policy\.cuda_graphs: on, but with recompute nothing is recorded"):
+        make_task(space, {**values, "policy": {"cuda_graphs": "on", "recompute": True}}, torch.device("cuda"))
 
 
 class Attending(nn.Module):

@@ -191,7 +191,7 @@ def candidates(asked: PolicyOptions, model: nn.Module) -> list[Policy]:
 
 def records(asked: PolicyOptions, device: torch.device) -> bool:
     """Whether recording is to be tried."""
-    return asked.cuda_graphs == "auto" and device.type == "cuda"
+    return asked.cuda_graphs == "auto" and not asked.recompute and device.type == "cuda"
 
 
 def _compared(asked: PolicyOptions, training: Training) -> list[list[Policy]]:

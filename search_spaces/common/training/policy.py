@@ -87,6 +87,11 @@ class Policy:
         words += [f"{self.accumulation} parts a batch"] if self.accumulation > 1 else []
         return " ".join([*words, *(["recomputed"] if self.recompute else [])])
 
+    @property
+    def records(self) -> bool:
+        """Whether steps are to be CUDA graphs; none can put back random numbers for what is computed again."""
+        return self.cuda_graphs and not self.recompute
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoint and record."""
         return asdict(self)

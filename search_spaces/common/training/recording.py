@@ -67,24 +67,30 @@ class Recorded:
     def __call__(self, *arguments: Any, generator: torch.Generator | None = None) -> Any:
         """The function's result."""
         leaves, structure = tree_flatten(arguments)
-        if not self._left or not on_one_gpu(leaves):
+        form = self._form(leaves, structure) if on_one_gpu(leaves) else None
+        if form is None:
             return self._function(*arguments, *_given(generator))
-        form = self._form(leaves, structure)
         form.calls += 1
         if form.calls <= WARM_UP:
-            return self._aside(arguments, generator)
+            outputs = self._aside(arguments, generator)
+            if form.calls == WARM_UP and self._state() != form.state:
+                self._give_up("a call changes numbers, words or addresses that the model holds, and a replay does not")
+            return outputs
         if form.replay is None and not self._record(form, leaves, generator):
             return self._function(*arguments, *_given(generator))
         torch._foreach_copy_(form.arguments, leaves)
         self._replay(form, generator)
         return form.outputs if self._shared else tree_map_only(Tensor, Tensor.clone, form.outputs)
 
-    def _form(self, leaves: list[Tensor], structure: TreeSpec) -> Form:
+    def _form(self, leaves: list[Tensor], structure: TreeSpec) -> Form | None:
+        """That of a call; None: it is not recorded, and shall not be."""
         layouts = [(leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in leaves]
         state = self._state()
         for form in reversed(self._forms):
             if form.layouts == layouts and form.state == state and form.structure == structure:
-                return form
+                return form if form.replay or self._left else None
+        if not self._left:
+            return None
         self._forms = [*self._forms[1 - KEPT :], Form(structure, layouts, state)]
         return self._forms[-1]
 
@@ -113,12 +119,14 @@ class Recorded:
         try:
             form.replay = capture(call, leaves[0].device, self._stream, self._generator, self._pool)
         except RuntimeError as error:
-            self._left, self._forms = 0, []
-            reason = str(error).strip().split("\n")[0]
-            warnings.warn(f"{self._name} cannot be recorded, and runs without CUDA graphs: {reason}", stacklevel=2)
+            self._give_up(str(error).strip().split("\n")[0])
             return False
         self._left -= 1
         return True
+
+    def _give_up(self, reason: str) -> None:
+        self._left, self._forms = 0, []
+        warnings.warn(f"{self._name} cannot be recorded, and runs without CUDA graphs: {reason}", stacklevel=4)
 
     def _replay(self, form: Form, generator: torch.Generator | None) -> None:
         assert form.replay is not None
@@ -145,9 +153,10 @@ def _given(generator: torch.Generator | None) -> tuple[torch.Generator, ...]:
 
 
 def state_of(model: nn.Module) -> Callable[[], State]:
-    """What a recording of a model's step holds of the model: addresses of its tensors, and plain values of its modules.
+    """What a recording of a model's step holds of the model.
 
-    Modules that are put in later are not seen.
+    These are the addresses of parameters and buffers, which parameters are trained, and the plain values of modules.
+    Modules and names that are put in later are not seen, nor is what lists, other objects and plain tensors hold.
     """
     tensors: list[tuple[dict[str, Any], str]] = [
         (own, name) for m in model.modules() for own in (m._parameters, m._buffers) for name in own
@@ -157,12 +166,20 @@ def state_of(model: nn.Module) -> Callable[[], State]:
         (vars(module), name)
         for module in model.modules()
         for name, value in vars(module).items()
-        if name == "training" or (isinstance(value, int | float | str | None) and name not in common)
+        if name == "training" or ((value is None or _is_plain(value)) and name not in common)
     ]
 
     def state() -> State:
-        held = (own.get(name) for own, name in tensors)
-        addresses = (None if tensor is None else tensor.data_ptr() for tensor in held)
-        return (*addresses, *(own.get(name) for own, name in values))
+        held = [own.get(name) for own, name in tensors]
+        now = [own.get(name) for own, name in values]
+        return (
+            *(None if tensor is None else tensor.data_ptr() for tensor in held),
+            *(None if tensor is None else tensor.requires_grad for tensor in held),
+            *(value if _is_plain(value) else None for value in now),  # a tensor that a forward leaves there is no state
+        )
 
     return state
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, int | float | str)

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from naslab.search_spaces.common.training.policy import Loss, Policy
 from naslab.search_spaces.common.training.recording import Recorded, state_of
-from naslab.search_spaces.common.training.together import LossModule, backward, held_back, joined, own_model, own_part
+from naslab.search_spaces.common.training.together import (
+    LossModule,
+    backward,
+    held_back,
+    joined,
+    own_model,
+    own_part,
+    world,
+)
 
 
 def accumulate(totals: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
@@ -30,9 +38,14 @@ class _Passes:
     """Forward and backward of a batch, part by part."""
 
     def __init__(
-        self, model: nn.Module, loss: nn.Module, policy: Policy, scaler: torch.amp.GradScaler, device: torch.device
+        self,
+        parameters: list[nn.Parameter],
+        loss: nn.Module,
+        policy: Policy,
+        scaler: torch.amp.GradScaler,
+        device: torch.device,
     ) -> None:
-        self.parameters = list(model.parameters())
+        self.parameters = parameters
         self.loss, self.policy, self.scaler, self.device = loss, policy, scaler, device
 
     def __call__(self, batch: Any) -> Gradients:
@@ -72,9 +85,10 @@ class Stepper:
         self.loss = joined(LossModule(self.model, policy.compiled(loss)), self.optimiser)
         self.device = next(model.parameters()).device
         self.scaler = policy.scaler(self.device)
-        self._passes = _Passes(self.model, self.loss, policy, self.scaler, self.device)
+        self._passes = _Passes(self._parameters(), self.loss, policy, self.scaler, self.device)
         self._gradients: Callable[[Any], Gradients] = self._passes
-        if policy.cuda_graphs:
+        self._records = policy.records and world() == 1
+        if self._records:
             self._gradients = Recorded(self._passes, "a training step", state_of(self.model), shared=True)
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:
@@ -83,7 +97,7 @@ class Stepper:
         Of several processes each returns those of its own part of the batch, weighted by its size.
         """
         means, gradients = self._gradients(batch)
-        if self.policy.cuda_graphs:  # a replay fills those of its recording
+        if self._records:  # a replay fills those of its recording
             means = {name: value.clone() for name, value in means.items()}
             for parameter, gradient in zip(self._passes.parameters, gradients, strict=True):
                 parameter.grad = gradient
@@ -98,6 +112,11 @@ class Stepper:
         """Go on with the scale of `state`."""
         if state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
+
+    def _parameters(self) -> list[nn.Parameter]:
+        """The model's, and what the optimiser trains beside them."""
+        trained = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        return list(dict.fromkeys([*self.model.parameters(), *trained]))
 
     def _step(self) -> None:
         if self.clip_norm is not None:
