@@ -29,7 +29,9 @@ class _Losses:
         """The loss of a weight step, detached, and its gradients; None of weights that have no part in it."""
         with self.forward():
             loss = self.supernet.loss(training)
-        return loss.detach(), torch.autograd.grad(loss, self.supernet.weights(), allow_unused=True)
+        weights = self.supernet.weights()
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+        return loss.detach(), [_laid_as(w, g) for w, g in zip(weights, gradients, strict=True)]
 
     def alphas(self, held_out: Any) -> Sequence[Tensor]:
         """Without a backward through what lies before the searched cells."""
@@ -124,6 +126,13 @@ class Bilevel:
 def held_by(supernet: Supernet) -> torch.device:
     """The device that the supernet is on."""
     return supernet.architecture()[0].device
+
+
+def _laid_as(weight: Tensor, gradient: Tensor | None) -> Tensor | None:
+    """The gradient in the weight's memory order, by which fused optimisers walk both; backward() would see to it."""
+    if gradient is None or gradient.stride() == weight.stride():
+        return gradient
+    return torch.empty_like(weight).copy_(gradient)
 
 
 def _or_zero(parameter: Tensor, gradient: Tensor | None) -> Tensor:

@@ -77,3 +77,36 @@ def test_penalties_reach_the_gradient():
     alone = Bilevel(net, zero).second_order(HELD_OUT, TRAIN, 0.1)[0]
     with_penalty = Bilevel(net, lambda: 2 * net.alphas["cell"].sum()).second_order(HELD_OUT, TRAIN, 0.1)[0]
     assert torch.allclose(with_penalty - alone, torch.full((2, 3), 2.0, dtype=torch.float64))
+
+
+class Turned(torch.autograd.Function):
+    """The identity, whose gradient lies transposed in memory, as that of some convolutions does."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.t().contiguous().t()
+
+
+class Square(Quadratic):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 3))
+
+    def loss(self, batch):
+        return (Turned.apply(self.weight) * batch).sum()
+
+
+def test_gradients_lie_in_memory_as_their_weights():
+    """Fused optimisers walk both in memory order, whatever the strides."""
+    supernet, batch = Square(), torch.arange(9.0).view(3, 3)
+    _, gradients = Bilevel(supernet, lambda: torch.zeros(())).weights(batch)
+    optimiser = torch.optim.SGD(supernet.weights(), lr=1.0, fused=True)
+    before = supernet.weight.detach().clone()
+    for weight, gradient in zip(supernet.weights(), gradients, strict=True):
+        weight.grad = gradient
+    optimiser.step()
+    torch.testing.assert_close(supernet.weight.detach(), before - batch)
