@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 
 from naslab.efficiency.device import synchronise
-from naslab.efficiency.graphs import capture
+from naslab.efficiency.graphs import aside, capture, reason
 from naslab.errors import InputError
 
 END_TO_END, KERNEL, GRAPH = "end to end", "kernel", "graph"
@@ -184,15 +184,11 @@ class GraphClock:
     def _captured(self, function: Callable[[], Any], before: Prepare) -> Callable[[], None]:
         stream = self._cuda.Stream(self._device)
         try:
-            # Captures need memory and library handles that were first made outside, on a stream of their own.
-            stream.wait_stream(self._cuda.current_stream(self._device))
-            with self._cuda.stream(stream):
+            with aside(stream, self._device, cuda=self._cuda):
                 for _ in range(CAPTURE_WARM_UP):
                     before()
                     function()
                 before()
-            self._cuda.current_stream(self._device).wait_stream(stream)
             return capture(function, self._device, cuda=self._cuda)
         except RuntimeError as error:
-            reason = str(error).strip().split("\n")[0]
-            raise InputError(f"clock: {GRAPH!r} cannot capture this model: {reason}") from None
+            raise InputError(f"clock: {GRAPH!r} cannot capture this model: {reason(error)}") from None

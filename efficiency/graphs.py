@@ -1,11 +1,30 @@
-"""Capture of a CUDA graph that leaves nothing behind where it fails."""
+"""CUDA graphs: runs beforehand on a stream aside, and a capture that leaves nothing behind where it fails."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+
+@contextmanager
+def aside(stream: torch.cuda.Stream, device: torch.device, *, cuda: Any = torch.cuda) -> Iterator[None]:
+    """Work on a stream of its own, behind what the current one has to do and before what it gets to do next.
+
+    So must run what is to be captured: a capture needs memory and library handles that were first made outside.
+    """
+    current = cuda.current_stream(device)
+    stream.wait_stream(current)
+    with cuda.stream(stream):
+        yield
+    current.wait_stream(stream)
+
+
+def reason(error: RuntimeError) -> str:
+    """What of a failed capture's error tells why, without CUDA's general advice."""
+    return str(error).strip().split("\n")[0]
 
 
 def capture(

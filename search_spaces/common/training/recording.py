@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
-from naslab.efficiency.graphs import capture
+from naslab.efficiency.graphs import aside, capture, reason
 
 WARM_UP = 2
 """Calls of a form that run as they are, and make what a recording may not: handles, workspaces, compiled kernels."""
@@ -72,7 +73,8 @@ class Recorded:
             return self._function(*arguments, *_given(generator))
         form.calls += 1
         if form.calls <= WARM_UP:
-            outputs = self._aside(arguments, generator)
+            with self._aside(leaves[0].device):
+                outputs = self._function(*arguments, *_given(generator))
             if form.calls == WARM_UP and self._state() != form.state:
                 self._give_up("a call changes numbers, words or addresses that the model holds, and a replay does not")
             return outputs
@@ -94,16 +96,10 @@ class Recorded:
         self._forms = [*self._forms[1 - KEPT :], Form(structure, layouts, state)]
         return self._forms[-1]
 
-    def _aside(self, arguments: tuple[Any, ...], generator: torch.Generator | None) -> Any:
+    def _aside(self, device: torch.device) -> AbstractContextManager[None]:
         """On the stream that will be recorded, whose gradients must not come from another."""
-        device = tree_flatten(arguments)[0][0].device
         self._stream = self._stream or torch.cuda.Stream(device)
-        current = torch.cuda.current_stream(device)
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            outputs = self._function(*arguments, *_given(generator))
-        current.wait_stream(self._stream)
-        return outputs
+        return aside(self._stream, device)
 
     def _record(self, form: Form, leaves: list[Tensor], generator: torch.Generator | None) -> bool:
         """Whether it could be recorded."""
@@ -119,14 +115,14 @@ class Recorded:
         try:
             form.replay = capture(call, leaves[0].device, self._stream, self._generator, self._pool)
         except RuntimeError as error:
-            self._give_up(str(error).strip().split("\n")[0])
+            self._give_up(reason(error))
             return False
         self._left -= 1
         return True
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, why: str) -> None:
         self._left, self._forms = 0, []
-        warnings.warn(f"{self._name} cannot be recorded, and runs without CUDA graphs: {reason}", stacklevel=4)
+        warnings.warn(f"{self._name} cannot be recorded, and runs without CUDA graphs: {why}", stacklevel=4)
 
     def _replay(self, form: Form, generator: torch.Generator | None) -> None:
         assert form.replay is not None
