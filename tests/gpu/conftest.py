@@ -9,6 +9,7 @@ import torch
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "kernels"))  # the cases of every operation
+sys.path.insert(0, str(HERE.parent / "search_spaces"))  # and of every task
 
 NAMED = os.environ.get("NASLAB_TEST_DEVICE")
 MISSING = None if NAMED or torch.cuda.is_available() else "no CUDA or ROCm device"

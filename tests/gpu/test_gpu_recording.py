@@ -6,7 +6,8 @@ from functools import partial
 
 import pytest
 import torch
-from test_gpu_tasks import IMAGES, TASKS, built, made
+from small_tasks import IMAGES, TASKS
+from test_gpu_tasks import built, made
 
 from naslab.nas.arms import Differentiable
 from naslab.nas.differentiable.search import search
