@@ -2,11 +2,12 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,19 @@ def wait_for(condition, driver, pause=0.2):
         assert driver.poll() is None, driver.stderr.read()
         assert time.time() < deadline, "waited in vain"
         time.sleep(pause)  # looking costs the driver a core
+
+
+def stopped_between_writes(driver):
+    """Whether it stands, and does not hold the database: whoever stands with that in hand keeps all others from it."""
+    driver.send_signal(signal.SIGSTOP)
+    os.waitpid(driver.pid, os.WUNTRACED)
+    try:
+        with closing(sqlite3.connect("runs.db", timeout=0, isolation_level=None)) as database:
+            database.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        driver.send_signal(signal.SIGCONT)
+        return False
+    return True
 
 
 def end(driver):
@@ -171,7 +185,7 @@ def test_a_driver_that_was_stopped_for_too_long_stops_by_itself(toy_file, tmp_pa
     path = toy_file(**gated(gate), seeds=[1])
     first = start(path)
     wait_for(waits_at_the_gate, first)
-    first.send_signal(signal.SIGSTOP)
+    wait_for(lambda: stopped_between_writes(first), first)
     wait_for(lambda: time.time() - Ledger.open("runs.db", "toy").sessions()[-1]["seen"] > 3, first)
     second = start(path)
     wait_for(lambda: len(Ledger.open("runs.db", "toy").sessions()) == 2 and waits_at_the_gate(), second)
