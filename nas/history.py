@@ -7,12 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from naslab.errors import InputError
 from naslab.nas.arms import Sampled
 from naslab.search_spaces import Configuration, SearchSpace
-
-REFUSALS = 1000
-"""How often a draw that the space refuses is drawn anew."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +43,5 @@ class Ask:
 
 
 def random_configuration(space: SearchSpace, seed: int) -> Configuration:
-    """A configuration drawn uniformly from what engines may propose, drawn anew where the space refuses it.
-
-    Raises:
-        InputError: the space refused every one of REFUSALS draws.
-    """
-    rng = np.random.default_rng(seed)
-    for _ in range(REFUSALS - 1):
-        try:
-            return space.random(rng)
-        except InputError:
-            continue
-    return space.random(rng)
+    """A configuration drawn uniformly from what engines may propose: see SearchSpace.random."""
+    return space.random(np.random.default_rng(seed))

@@ -15,6 +15,9 @@ from naslab.search_spaces.configuration import Configuration
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import Parameter, Value
 
+DRAWS = 1000
+"""How often a random configuration that the space refuses is drawn anew."""
+
 
 class SearchSpace(ABC):
     """Typed parameters, the published setting as `reference`, `build`, and the task that trains what is built.
@@ -110,7 +113,19 @@ class SearchSpace(ABC):
         return Configuration(self.name, tuple(self.canonicalise(self.validated(values)).items()))
 
     def random(self, rng: np.random.Generator) -> Configuration:
-        """A configuration drawn uniformly from what an engine may propose."""
+        """A configuration drawn uniformly from what an engine may propose, drawn anew where the space refuses it.
+
+        Raises:
+            InputError: the space refused every one of DRAWS draws.
+        """
+        for _ in range(DRAWS - 1):
+            try:
+                return self._drawn(rng)
+            except InputError:  # values that do not go together
+                continue
+        return self._drawn(rng)
+
+    def _drawn(self, rng: np.random.Generator) -> Configuration:
         chosen: dict[str, Value] = {}
         for parameter in self.parameters:
             if parameter.when is None or parameter.when.holds(chosen):

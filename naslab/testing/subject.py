@@ -148,13 +148,10 @@ def objective(outputs: list[Tensor]) -> Tensor:
 
 
 def _drawn(space: SearchSpace, rng: np.random.Generator) -> Configuration:
-    """The first draw that no constraint refuses."""
-    for _ in range(DRAWS):
-        try:
-            return space.random(rng)
-        except InputError:
-            continue
-    raise Broken(f"the space refuses {DRAWS} of {DRAWS} configurations that it proposes")
+    try:
+        return space.random(rng)
+    except InputError as error:
+        raise Broken(f"the space refuses what it proposes, draw after draw: {error}") from None
 
 
 def _others(parameter: Parameter, value: Value, rng: np.random.Generator) -> list[Value]:

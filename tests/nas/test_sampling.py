@@ -220,6 +220,16 @@ def test_values_that_do_not_go_together_are_drawn_anew():
 
     for sampler in ("random", "tpe", "nsga2"):
         assert all(t.configuration.chain("cell")[0] == "a" for t in run(sampler, Fussy(Options()), planted, 6, 0))
+    assert all(Fussy(Options()).random(np.random.default_rng(seed)).chain("cell")[0] == "a" for seed in range(50))
+
+
+def test_a_space_that_refuses_everything_says_so():
+    class Closed(Cells):
+        def canonicalise(self, values):
+            raise InputError("cell: closed today")
+
+    with pytest.raises(InputError, match="closed today"):
+        Closed(Options()).random(np.random.default_rng(0))
 
 
 class Numbers(Mixed):
