@@ -111,8 +111,7 @@ def _queue_logsumexp(query: Tensor, queue: Tensor, temperature: float, mean: Ten
     for j in parts(queue.shape[0], QUEUE_TILE):
         for i in parts(query.shape[0], TILE):
             tile = tile_of(buffer, query[i], queue[j])
-            sizes = (*tile.shape, width, tile.shape[1], 1 / temperature)
-            _native.call(LOOPS, "fold_rows", tile, tops[i], sums[i], mean[i], *sizes)
+            _native.call(LOOPS, "fold_rows", tile, tops[i], sums[i], mean[i], *tile.shape, width, 1 / temperature)
             if width:
                 mean[i].addmm_(tile, queue[j])
     if width:

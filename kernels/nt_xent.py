@@ -15,6 +15,7 @@ Names: N = 2B rows, D width, t temperature.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, no_type_check
 
 import torch
@@ -50,8 +51,9 @@ if TYPE_CHECKING:
 CROSSOVER = 2**18
 """Similarities from which the C++ loops win on a CPU (`naslab bench kernels`): 512 rows, a batch of 256."""
 
-LEFT_OUT = -1e30
-"""A similarity that counts nothing, finite where it is the only one of a row."""
+SHARPEST = 1 / 40
+"""Lowest temperature t of the C++ loops: similarities are between -1 and 1, so exp((s - 1) / t) needs no maximum, until
+exp(-2 / t) leaves float32."""
 
 
 @full_precision
@@ -104,7 +106,7 @@ def nt_xent_backward(
 
 @torch.library.custom_op("naslab::nt_xent", mutates_args=())
 def _nt_xent(z: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    path, rows = way(z, LOOPS), z.shape[0]
+    path, rows = way(z, _loops(temperature)), z.shape[0]
     if path == "reference" or not rows:
         nothing_N = z.new_zeros(rows, dtype=torch.float32)
         return reference_nt_xent(z, temperature), nothing_N, torch.zeros_like(nothing_N)
@@ -128,7 +130,7 @@ def _(z: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.library.custom_op("naslab::nt_xent_backward", mutates_args=())
 def _nt_xent_backward(grad: Tensor, lse: Tensor, of_positive: Tensor, z: Tensor, temperature: float) -> Tensor:
-    path, dtype = way(z, LOOPS), z.dtype
+    path, dtype = way(z, _loops(temperature)), z.dtype
     if path == "reference" or not z.numel():
         return fallback(reference_nt_xent, [True], grad, z, temperature)[0]
     factor = grad.float() / (temperature * z.shape[0])
@@ -148,39 +150,38 @@ def _(grad: Tensor, lse: Tensor, of_positive: Tensor, z: Tensor, temperature: fl
     return torch.empty_like(z)
 
 
+def _loops(temperature: float) -> str:
+    return LOOPS if temperature >= SHARPEST else ""
+
+
 def _symmetric_logsumexp(z: Tensor, temperature: float) -> Tensor:
     """Log-sum-exp over the negatives; each tile above the diagonal serves its rows and its columns."""
-    tops, sums, buffer = z.new_full((z.shape[0],), float("-inf")), z.new_zeros(z.shape[0]), z.new_empty(TILE * TILE)
-    for i in parts(z.shape[0], TILE):
-        for j in parts(z.shape[0], TILE):
-            if j.start < i.start:
-                continue
-            tile = tile_of(buffer, z[i], z[j])
-            for half in (z.shape[0] // 2, -(z.shape[0] // 2)):
-                positives = i.start - j.start + half  # row r has its own in column r + positives of the tile
-                if -tile.shape[0] < positives < tile.shape[1]:
-                    tile.diagonal(positives).fill_(LEFT_OUT)
-            sizes = (*tile.shape, 0, i.start - j.start, 1 / temperature)
-            _native.call(LOOPS, "fold_rows", tile, tops[i], sums[i], sums, *sizes)
-            if i.start != j.start:
-                _native.call(LOOPS, "fold_columns", tile, tops[j], sums[j], *tile.shape, 1 / temperature)
-    return tops + sums.log_()
+    sums_N = z.new_zeros(z.shape[0])
+    for i, j, tile in _upper_tiles(z):
+        sizes = (*tile.shape, i.start, j.start, z.shape[0], 1 / temperature)
+        _native.call(LOOPS, "add_exponentials", tile, sums_N[i], sums_N[j], *sizes)
+    return sums_N.log_() + 1 / temperature
 
 
 def _symmetric_backward(z: Tensor, lse: Tensor, of_positive: Tensor, temperature: float) -> Tensor:
     """sum_j w_ij z_j; each tile above the diagonal serves its rows and its columns."""
-    dz, buffer = torch.zeros_like(z), z.new_empty(TILE * TILE)
+    dz, inverse_sums_N = torch.zeros_like(z), (1 / temperature - lse).exp_()
+    for i, j, tile in _upper_tiles(z):
+        sizes = (*tile.shape, i.start, j.start, z.shape[0], 1 / temperature)
+        _native.call(LOOPS, "weights", tile, inverse_sums_N, of_positive, *sizes)
+        dz[i].addmm_(tile, z[j])
+        if i.start != j.start:
+            dz[j].addmm_(tile.T, z[i])
+    return dz
+
+
+def _upper_tiles(z: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Rows, columns and products of the tiles on and above the diagonal, one after another in the same memory."""
+    buffer = z.new_empty(TILE * TILE)
     for i in parts(z.shape[0], TILE):
         for j in parts(z.shape[0], TILE):
-            if j.start < i.start:
-                continue
-            tile = tile_of(buffer, z[i], z[j])
-            sizes = (*tile.shape, i.start, j.start, z.shape[0], 1 / temperature)
-            _native.call(LOOPS, "weights", tile, lse, of_positive, *sizes)
-            dz[i].addmm_(tile, z[j])
-            if i.start != j.start:
-                dz[j].addmm_(tile.T, z[i])
-    return dz
+            if j.start >= i.start:
+                yield i, j, tile_of(buffer, z[i], z[j])
 
 
 _operation = differentiable("nt_xent", reference_nt_xent, leading=1)
@@ -204,7 +205,7 @@ def nt_xent(z_a_BD: Tensor, z_b_BD: Tensor, temperature: float) -> Tensor:
     same_device("z_b_BD", z_b_BD, z_a_BD)
     check_temperature(temperature)
     z_ND = _normalised(z_a_BD, z_b_BD)
-    if fused(z_ND, elements_from(z_ND, z_ND.shape[0], CROSSOVER), LOOPS, on_gpu(z_ND)):
+    if fused(z_ND, elements_from(z_ND, z_ND.shape[0], CROSSOVER), _loops(temperature), on_gpu(z_ND)):
         loss: Tensor = _operation(z_ND.contiguous(), float(temperature))[0]
         return loss
     return reference_nt_xent(z_ND, temperature)

@@ -69,6 +69,24 @@ def test_sharp_temperatures_neither_overflow_nor_lose_the_gradient(way):
 
 
 @ways
+@pytest.mark.parametrize("temperature", [1 / 40, 1 / 41])
+@pytest.mark.parametrize("batch", [2, 300])
+def test_views_opposite_to_each_other_cost_as_much_as_float64_says(way, temperature, batch):
+    """Where exp((s - 1) / t) is as small as it gets, on either side of where the C++ loops end."""
+    z_a = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0]]) + 1e-3 * torch.randn(batch, 2), dim=1)
+    inputs = [z_a.requires_grad_(), (-z_a).detach().requires_grad_()]
+    exact = [z.detach().double().requires_grad_() for z in inputs]
+    with switched("reference"):
+        expected = nt_xent(*exact, temperature)
+    with switched(way):
+        actual = nt_xent(*inputs, temperature)
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-5)
+    back = zip(torch.autograd.grad(actual, inputs), torch.autograd.grad(expected, exact), strict=True)
+    # Only what is across the row is left of a gradient, and a similarity is known to some 2^-23.
+    assert all((a - e).norm() <= 8 * 2**-23 / temperature**2 for a, e in back)
+
+
+@ways
 @pytest.mark.parametrize("temperature", [0.01, 0.07])
 @pytest.mark.parametrize("batch", [3, 512])
 def test_aligned_pairs_cost_next_to_nothing_and_never_less(way, temperature, batch):
