@@ -3,10 +3,11 @@
 Usage: python benchmarks/nas_step_cost.py [--device cpu|cuda] [--repeats 15] [--cases 7] [--out FILE]
 
 All are timed in turn (A B C A B C ...) in one process on the same batches; the ratio is of medians, with a bootstrap
-interval over the repeats. Goal: at most 1.45 in first order and 3 in second. The limit of the first order is about 4/3:
-its alpha step has no backward through the backbone, so it costs one forward where a plain step costs a forward and a
-backward of about two; that of the second order about 11/3: five forwards and three backwards. Its alpha step is float32
-under each policy.
+interval over the repeats. Goal: at most 1.45 in first order and 3 in second. Beside them stand the FLOPs of these steps
+over the plain step's, counted in matrix products and convolutions. Of a large backbone the first order takes about 4/3
+of them: its alpha step has no backward through the backbone, so it costs one forward where a plain step costs a forward
+and a backward of about two; the second order about 11/3: five forwards and three backwards. The two forwards of its
+finite difference are float32 under each policy.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from results_file import RESULTS, write_result
 from torch import Tensor
 
 from naslab.efficiency.device import resolve_device, synchronise
+from naslab.efficiency.flops import count
 from naslab.nas.arms import AlphaOptimiser
 from naslab.nas.differentiable.bilevel import Bilevel
 from naslab.search_spaces import find_space, seed_everything
@@ -98,7 +100,7 @@ def steps(
 
     return {
         "plain": whole_plain_step,
-        "supernet_weights": weight_step,
+        "supernet_weight_step": weight_step,
         "nas": lambda: nas_step(lambda: bilevel.first_order(batch)),
         "second_order": lambda: nas_step(lambda: bilevel.second_order(batch, batch, recipe.learning_rate)),
     }
@@ -130,6 +132,7 @@ def measure(
     samples: dict[str, list[float]] = {name: [] for name in timed}
     for step, _ in itertools.product(timed.values(), range(WARM_UP_STEPS)):
         step()
+    flops = {name: count(step).work.contraction for name, step in timed.items()} if not policy.cuda_graphs else {}
     for _, (name, step) in itertools.product(range(repeats), timed.items()):
         samples[name].append(seconds(step, device))
     return {
@@ -139,7 +142,8 @@ def measure(
         "policy": str(policy),
         "nas_over_plain": ratio(samples["nas"], samples["plain"]),
         "second_order_over_plain": ratio(samples["second_order"], samples["plain"]),
-        "supernet_weight_step_over_plain": ratio(samples["supernet_weights"], samples["plain"]),
+        "supernet_weight_step_over_plain": ratio(samples["supernet_weight_step"], samples["plain"]),
+        "flops": flops,
         "samples_s": samples,
     }
 

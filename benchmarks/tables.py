@@ -72,18 +72,24 @@ def _step_cost(place: str, name: str) -> str:
     lines = [
         f"{place}: {facts['device']}, {facts['torch_threads']} threads, torch {facts['torch']}.",
         "",
-        "| framework | backbone | batch | policy | plain step, ms | NAS step, ms | NAS step over plain "
-        "| in second order | supernet's weight step |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| framework | backbone | batch | policy | plain step, ms | NAS step, ms | NAS step over plain | its FLOPs "
+        "| in second order | its FLOPs | supernet's weight step | its FLOPs |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in found["rows"]:
         spent = " | ".join(
             step_profiles.milliseconds(statistics.median(row["samples_s"][kind])) for kind in ("plain", "nas")
         )
-        ratios = " | ".join(ratio_text(row[f"{kind}_over_plain"]) for kind in STEPS)
+        ratios = " | ".join(f"{ratio_text(row[f'{kind}_over_plain'])} | {_by_flops(row, kind)}" for kind in STEPS)
         what = f"{row['framework']} | {row['backbone']} | {row['batch_size']} | {row['policy']}"
         lines.append(f"| {what} | {spent} | {ratios} |")
     return "\n".join(lines)
+
+
+def _by_flops(row: dict[str, Any], kind: str) -> str:
+    """A step's matrix products and convolutions over a plain one's; of CUDA graphs they are not counted."""
+    flops = row.get("flops")
+    return f"{flops[kind] / flops['plain']:.2f}" if flops else ""
 
 
 def ratio_text(ratio: dict[str, float]) -> str:

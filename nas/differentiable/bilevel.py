@@ -39,18 +39,16 @@ class _Losses:
             loss = self.supernet.architecture_loss(held_out)
         return torch.autograd.grad(loss + self.penalty(), self.supernet.architecture())
 
-    def plain_weights(self, training: Any) -> Sequence[Tensor | None]:
-        """In float32, and so the two below."""
-        return torch.autograd.grad(self.supernet.loss(training), self.supernet.weights(), allow_unused=True)
-
-    def plain_both(self, held_out: Any) -> Sequence[Tensor | None]:
+    def both(self, held_out: Any) -> Sequence[Tensor | None]:
         """In alphas, then weights."""
-        loss = self.supernet.loss(held_out) + self.penalty()
-        return torch.autograd.grad(loss, [*self.supernet.architecture(), *self.supernet.weights()], allow_unused=True)
+        with self.forward():
+            loss = self.supernet.loss(held_out)
+        parameters = [*self.supernet.architecture(), *self.supernet.weights()]
+        return torch.autograd.grad(loss + self.penalty(), parameters, allow_unused=True)
 
-    def plain_alphas(self, training: Any) -> Sequence[Tensor]:
-        """Of the weights' own loss."""
-        return torch.autograd.grad(self.supernet.loss(training), self.supernet.architecture())
+    def exact_alphas(self, training: Any) -> Sequence[Tensor]:
+        """Of the weights' own loss, in float32: bfloat16 would round away what a finite difference is made of."""
+        return torch.autograd.grad(self.supernet.architecture_loss(training), self.supernet.architecture())
 
 
 class Bilevel:
@@ -61,8 +59,7 @@ class Bilevel:
 
     Args:
         penalty: added to the loss of the alphas; of tensors that change in place.
-        forward: context of the forwards, such as a training policy's. The second order has none: its finite
-            difference is smaller than what bfloat16 rounds away.
+        forward: context of the forwards, such as a training policy's, but for those of a finite difference.
         records: as CUDA graphs.
     """
 
@@ -83,9 +80,8 @@ class Bilevel:
         self.supernet = supernet
         self.weights = recorded(losses.weights)
         self._first_order = recorded(losses.alphas)
-        self._ahead = recorded(losses.plain_weights)
-        self._both = recorded(losses.plain_both)
-        self._alphas = recorded(losses.plain_alphas, shared=False)  # both sides of the difference
+        self._both = recorded(losses.both)
+        self._exact_alphas = recorded(losses.exact_alphas, shared=False)  # both sides of the difference
 
     def first_order(self, held_out: Any) -> Sequence[Tensor]:
         """Gradient in the alphas at the present weights."""
@@ -105,7 +101,7 @@ class Bilevel:
         """
         weights, alphas = self.supernet.weights(), self.supernet.architecture()
         with _untouched(self.supernet):
-            step = [_or_zero(w, g) for w, g in zip(weights, self._ahead(training), strict=True)]
+            step = [_or_zero(w, g) for w, g in zip(weights, self.weights(training)[1], strict=True)]
             with _moved(weights, step, -rate):
                 found = self._both(held_out)
             direct = [_or_zero(a, g) for a, g in zip(alphas, found, strict=False)]
@@ -119,7 +115,7 @@ class Bilevel:
         sides = []
         for sign in (1, -1):
             with _moved(self.supernet.weights(), step, sign), random_states_kept(held_by(self.supernet)):
-                sides.append(self._alphas(training))
+                sides.append(self._exact_alphas(training))
         return [(up - down) / (2 * size) for up, down in zip(*sides, strict=True)]
 
 

@@ -1,3 +1,5 @@
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import nn
@@ -70,6 +72,21 @@ def test_second_order_leaves_weights_buffers_and_random_numbers_as_they_were():
     torch.manual_seed(3)
     assert torch.equal(drawn, torch.rand(1))
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_a_policy_holds_for_all_forwards_but_those_of_the_finite_difference():
+    """Two sides that differ by less than bfloat16 tells apart would differ by nothing, or by one rounding."""
+    net, seen, inside = Quadratic(), [], []
+
+    @contextmanager
+    def policy():
+        inside.append(True)
+        yield
+        inside.pop()
+
+    net.value = lambda *arguments: (seen.append(bool(inside)), Quadratic.value(net, *arguments))[1]
+    Bilevel(net, zero, policy).second_order(HELD_OUT, TRAIN, 0.1)
+    assert seen == [True, True, False, False]
 
 
 def test_penalties_reach_the_gradient():
