@@ -33,11 +33,11 @@ def _trilinear(call: Call) -> Work:
     return Work(2 * prod(max(sizes) for sizes in zip(*expanded, strict=True)))
 
 
-def _factor(numerator: int, denominator: int, *, matrix: str = "A", solves: str | None = None) -> Formula:
+def _factor(numerator: int, denominator: int, *, solves: str | None = None) -> Formula:
     """`numerator / denominator` n^3 FLOPs a matrix, and 2 n^2 for each right-hand side in the argument `solves`."""
 
     def formula(call: Call) -> Work:
-        name = matrix if matrix in call.arguments else "self"
+        name = "A" if "A" in call.arguments else "self"
         *batch, rows, _ = call.shape(name)
         flops = prod(batch) * numerator * rows**3 // denominator
         columns = call.elements // rows if solves is not None else 0

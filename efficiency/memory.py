@@ -80,11 +80,6 @@ def peak_memory(model: nn.Module, inputs: Inputs) -> tuple[int, int | None]:
     return live.peak, None
 
 
-def cuda_peak_bytes(function: Callable[[], Any], device: torch.device) -> int:
-    """`torch.cuda.max_memory_allocated` of one call."""
-    return cuda_peaks(function, device)[0]
-
-
 def cuda_peaks(function: Callable[[], Any], device: torch.device) -> tuple[int, int]:
     """`torch.cuda.max_memory_allocated` and `max_memory_reserved` of one call: what tensors held, and what the
     allocator took from the device for them, blocks cut and kept for later included.

@@ -56,15 +56,6 @@ def resident_memory(rebuild: Rebuild, *, training: bool = False) -> ResidentMemo
         raise InputError(f"resident memory: the model cannot be made in a fresh process: {error}") from None
 
 
-def resident_peak_bytes(build: Rebuild, *, training: bool = False) -> int:
-    """`growth` of `resident_memory`: what corresponds to a count of tensors.
-
-    Raises:
-        InputError: as for `resident_memory`.
-    """
-    return resident_memory(build, training=training).growth
-
-
 def _measure(rebuild: Rebuild, training: bool) -> ResidentMemory:
     # Libraries that are first loaded by making a model (on meta it comes without its weights) or by training one are
     # not the model's memory.

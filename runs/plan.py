@@ -7,7 +7,7 @@ every seed; profiles of what is ranked, one at a time while nothing else runs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
@@ -49,30 +49,16 @@ class Plan:
     state: Literal["ready", "waiting", "done"]
 
 
-def next_job(
-    study: Study,
-    controls: Sequence[NamedControl],
-    metric: str,
-    trials: Iterable[Trial],
-    forgiven: frozenset[int] = frozenset(),
-    warm: Mapping[str, Sequence[Observation]] = MappingProxyType({}),
-) -> Plan:
-    """The job to start now; `plan_next` of these trials.
-
-    Args:
-        controls: of the study's task.
-        metric: the name of the score that ranks.
-        trials: every attempt so far, running ones included.
-        forgiven: numbers of attempts that failed and whose jobs are to be tried again.
-        warm: what each arm's sampler knows from another study, by the arm's name.
-    """
-    return plan_next(Past(study, metric, trials, forgiven), controls, warm)
-
-
 def plan_next(
     past: Past, controls: Sequence[NamedControl], warm: Mapping[str, Sequence[Observation]] = MappingProxyType({})
 ) -> Plan:
-    """The job to start now, or why there is none."""
+    """The job to start now, or why there is none.
+
+    Args:
+        past: every attempt so far, running ones included.
+        controls: of the study's task.
+        warm: what each arm's sampler knows from another study, by the arm's name.
+    """
     for stage in (_fixed_jobs_of(past, controls), _arm_jobs(past, warm), _final_jobs(past)):
         for job in stage:
             if past.is_open(job.key):
@@ -225,7 +211,7 @@ def _spent(past: Past, arm: Sampled) -> bool:
     seconds, finished = past.spent(arm.name, "proposal")
     mean = seconds / finished if finished else 0.0
     running = len(_running(past, arm))
-    return seconds + (running + 0.5) * mean > 3600 * arm.device_hours or (not finished and running > 0)
+    return seconds + (running + 0.5) * mean > SECONDS_PER_HOUR * arm.device_hours or (not finished and running > 0)
 
 
 def arm_is_done(past: Past, arm: Arm) -> bool:

@@ -32,6 +32,8 @@ info_nce, negative_cosine = in_float32(kernels.info_nce), in_float32(kernels.neg
 nt_xent = in_float32(kernels.nt_xent)
 Encoded = tuple[Tensor, ...]
 MakeHead = Callable[[], nn.Module]
+KEY_GROUPS = 4
+"""Parts of a batch of keys, each with batch statistics of its own."""
 
 
 class Framework(nn.Module, ABC):
@@ -135,7 +137,7 @@ class MomentumFramework(Framework):
 class MoCoV2(MomentumFramework):
     """He et al. 2020, Chen et al. 2020: queries against their keys and a queue of earlier keys (InfoNCE).
 
-    The key encoder sees the batch shuffled and in `key_groups` parts with their own batch statistics, the one-device
+    The key encoder sees the batch shuffled and in KEY_GROUPS parts with their own batch statistics, the one-device
     form of shuffling BatchNorm, so that the query cannot recognise its key by them.
     """
 
@@ -153,12 +155,10 @@ class MoCoV2(MomentumFramework):
         momentum: float,
         queue_size: int,
         width: int,
-        key_groups: int = 4,
     ) -> None:
         super().__init__(backbone, projector, predictor)
         self.temperature = temperature
         self.momentum = momentum
-        self.key_groups = key_groups
         self.register_buffer("queue", F.normalize(torch.randn(queue_size, width), dim=1))
         # In place: a step may be recorded. What comes behind the queue's end is too much.
         self.register_buffer("_new_keys", torch.zeros(queue_size + 1, width), persistent=False)
@@ -171,7 +171,7 @@ class MoCoV2(MomentumFramework):
     @torch.no_grad()
     def _shuffled(self, images_BCHW: Tensor) -> Tensor:
         order = torch.randperm(images_BCHW.shape[0], device=images_BCHW.device)
-        groups = images_BCHW[order].chunk(min(self.key_groups, max(images_BCHW.shape[0] // 2, 1)))
+        groups = images_BCHW[order].chunk(min(KEY_GROUPS, max(images_BCHW.shape[0] // 2, 1)))
         encoded = torch.cat([self.target_backbone(group) for group in groups])
         return encoded[torch.argsort(order)]
 

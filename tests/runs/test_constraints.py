@@ -15,8 +15,8 @@ from naslab.errors import InputError
 from naslab.runs.cli import run_command_line
 from naslab.runs.constraints import Check, Constraints, checks_of, find_costs
 from naslab.runs.ledger import Ledger
-from naslab.runs.past import tell
-from naslab.runs.plan import next_job
+from naslab.runs.past import Past, tell
+from naslab.runs.plan import plan_next
 from naslab.runs.ranking import rank
 from naslab.runs.report import build_report
 from naslab.runs.study import load_study, parse_study
@@ -93,7 +93,7 @@ def test_a_point_that_breaks_one_is_not_trained_and_not_ranked(toy_file):
     assert "breaks max_params: 25 &gt; 10" in build_report(ledger.study, trials).page
     controls = ledger.study.make_task(torch.device("cpu")).controls()
     for i in range(len(trials)):
-        assert next_job(ledger.study, controls, "score", trials[:i]).job.key == trials[i].job.key
+        assert plan_next(Past(ledger.study, "score", trials[:i]), controls).job.key == trials[i].job.key
     assert len(run(path).trials()) == len(trials), "a finished study runs nothing again"
 
 

@@ -11,8 +11,8 @@ from naslab.nas.sampling import Observation, propose
 from naslab.runs.driver import run_study
 from naslab.runs.faults import disk_is_full
 from naslab.runs.ledger import Ledger
-from naslab.runs.past import last_score
-from naslab.runs.plan import next_job
+from naslab.runs.past import Past, last_score
+from naslab.runs.plan import plan_next
 from naslab.runs.progress import Progress
 from naslab.runs.ranking import rank
 from naslab.runs.report import build_report
@@ -88,10 +88,10 @@ def test_asking_again_after_any_prefix_gives_the_same_next_job(toy_file, inline)
     trials = ledger.trials()
     controls = ledger.study.make_task(__import__("torch").device("cpu")).controls()
     for i in range(len(trials)):
-        plan = next_job(ledger.study, controls, "score", trials[:i])
+        plan = plan_next(Past(ledger.study, "score", trials[:i]), controls)
         assert plan.job is not None
         assert plan.job.key == trials[i].job.key
-    assert next_job(ledger.study, controls, "score", trials).state == "done"
+    assert plan_next(Past(ledger.study, "score", trials), controls).state == "done"
 
 
 def test_growing_a_study_runs_only_what_is_new(toy_file, inline):

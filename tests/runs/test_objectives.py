@@ -6,8 +6,8 @@ from synthetic_study import BY_DARTS, PUBLISHED, head, make_study, make_trials, 
 from test_constraints import SIZED, run
 
 from naslab.errors import InputError
-from naslab.runs.past import tell
-from naslab.runs.plan import found_by, next_job
+from naslab.runs.past import Past, tell
+from naslab.runs.plan import found_by, plan_next
 from naslab.runs.ranking import rank
 from naslab.runs.study import load_study
 
@@ -155,4 +155,4 @@ def test_a_whole_search_for_a_front(toy_file):
     assert sum(bool(row.arms) for row in ranking.rows) <= 3
     controls = ledger.study.make_task(torch.device("cpu")).controls()
     for i in range(len(trials)):
-        assert next_job(ledger.study, controls, "score", trials[:i]).job.key == trials[i].job.key
+        assert plan_next(Past(ledger.study, "score", trials[:i]), controls).job.key == trials[i].job.key

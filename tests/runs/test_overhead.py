@@ -12,7 +12,7 @@ from naslab.runs import optuna_record, past
 from naslab.runs.lease import engine_of
 from naslab.runs.ledger import Ledger
 from naslab.runs.past import Past
-from naslab.runs.plan import next_job, plan_next
+from naslab.runs.plan import plan_next
 from naslab.runs.ranking import rank
 from naslab.runs.study import load_study
 from naslab.runs.trial import Job, Trial
@@ -112,7 +112,7 @@ def test_what_is_kept_up_is_what_would_be_read_anew(toy_file):
     kept, trials = Past(study, "score"), {}
     for step in range(200):
         plan = plan_next(kept, controls)
-        assert plan == next_job(study, controls, "score", trials.values())
+        assert plan == plan_next(Past(study, "score", trials.values()), controls)
         running = [t for t in trials.values() if t.state == "running"]
         if plan.job is not None and (not running or derive_seed(step) % 2):
             trial = Trial(len(trials), plan.job, "running")

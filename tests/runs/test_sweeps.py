@@ -11,7 +11,8 @@ from jsonschema import Draft202012Validator
 from naslab.errors import InputError
 from naslab.runs.cli import run_command_line
 from naslab.runs.ledger import Ledger
-from naslab.runs.plan import expected_jobs, expected_trainings, next_job
+from naslab.runs.past import Past
+from naslab.runs.plan import expected_jobs, expected_trainings, plan_next
 from naslab.runs.ranking import rank
 from naslab.runs.report import build_report
 from naslab.runs.study import load_study
@@ -41,7 +42,7 @@ def test_every_point_is_trained_with_every_seed_and_ranked(toy_file):
     assert rows[tuple(GOOD)].name.startswith("cells cell=good·good·good·good ")
     assert rows[tuple(POOR)].rank is None
     for i in range(len(trials)):
-        assert next_job(ledger.study, controls, "score", trials[:i]).job is not None
+        assert plan_next(Past(ledger.study, "score", trials[:i]), controls).job is not None
     report = build_report(ledger.study, trials)
     assert {s.id: s.empty for s in report.sections}["health"]
     assert not any("luck" in one.text for one in report.answer.findings)

@@ -96,20 +96,6 @@ def test_words_are_masked_by_count_and_never_the_special_ones(ratio):
     assert torch.equal(masked.ids_BL[~hidden], ids[~hidden])
 
 
-@pytest.mark.parametrize("ratio", [0.15, 0.5, 0.9])
-def test_the_tokens_of_a_word_are_hidden_together(ratio):
-    numbers = torch.tensor([[-1, 0, 0, 1, 2, 2, 2, 3, 4, -1, -1, -1], [-1, 0, 1, 2, -1, -1, -1, -1, -1, -1, -1, -1]])
-    ids = torch.where(numbers >= 0, 10 + torch.arange(12), 0)
-    ids[:, 0] = 1
-    ids[0, 9] = ids[1, 4] = 2
-    masked = mask_words(ids, drawn(2, 12, 3, seed=5), ratio, SpecialIds(), 50, numbers)
-    for hidden, row, number in zip(masked.labels_BL != IGNORED, numbers, (5, 3), strict=True):
-        whole = [set(hidden[row == word].tolist()) for word in range(number)]
-        assert all(len(one) == 1 for one in whole)
-        assert sum(one == {True} for one in whole) == max(1, round(ratio * number))
-        assert not hidden[row < 0].any()
-
-
 def test_hidden_words_become_masks_others_and_themselves_8_1_1():
     special = SpecialIds()
     ids = torch.full((2000, 12), 40)

@@ -67,9 +67,9 @@ class DividedBert(nn.Module):
             x = layer(x, attended)
         return x
 
-    def fuse(self, text_BLD: Tensor, ids_BL: Tensor, seen_BND: Tensor, mask_B1LL: Tensor | None = None) -> Tensor:
-        """Encoded texts that look at other tokens, all of them, (B, L, D); the mask is of the texts, as in `encode`."""
-        seen, attended = self.see(seen_BND), self._unpadded(ids_BL) if mask_B1LL is None else mask_B1LL
+    def fuse(self, text_BLD: Tensor, ids_BL: Tensor, seen_BND: Tensor) -> Tensor:
+        """Encoded texts that look at other tokens, all of them, (B, L, D); of the texts at all but padding."""
+        seen, attended = self.see(seen_BND), self._unpadded(ids_BL)
         for layer in self.fusion_layers:
             text_BLD = layer(text_BLD, attended, seen)
         return text_BLD

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from naslab.search_spaces.common.objectives.fates import PUBLISHED, corrupted
@@ -28,33 +27,19 @@ def mask_words(
     ratio: float,
     special: SpecialIds,
     vocabulary: int,
-    word_numbers_BL: Tensor | None = None,
 ) -> MaskedWords:
     """Hide a share `ratio` of each text's words, at least one: 80 % by [MASK], 10 % by any word, 10 % stay.
 
     Args:
         ids_BL: texts with special tokens, which are never hidden.
         noise_BL3: uniform in [0, 1): which words, what with, and by which word.
-        word_numbers_BL: number of the word that each token belongs to; its tokens, side by side, are hidden together
-            (whole-word masking). None: every token is a word.
     """
     words = special.are_words(ids_BL)
-    places = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
-    first_BL = places if word_numbers_BL is None else _first_of_word(word_numbers_BL, places)
-    leading = words & (first_BL == places)
-    rank = noise_BL3[..., 0].masked_fill(~leading, 2.0).argsort(dim=1, stable=True).argsort(dim=1, stable=True)
-    chosen = leading & (rank < hidden_words(leading.sum(1), ratio)[:, None])
-    hidden = words & chosen.gather(1, first_BL)
+    rank = noise_BL3[..., 0].masked_fill(~words, 2.0).argsort(dim=1, stable=True).argsort(dim=1, stable=True)
+    hidden = words & (rank < hidden_words(words.sum(1), ratio)[:, None])
     _, fate_BL, word_BL = noise_BL3.unbind(-1)
     ids = corrupted(ids_BL, hidden, fate_BL, word_BL, PUBLISHED, special, vocabulary)
     return MaskedWords(ids, ids_BL.masked_fill(~hidden, IGNORED))
-
-
-def _first_of_word(word_numbers_BL: Tensor, places_BL: Tensor) -> Tensor:
-    """Place of the first token of each token's word."""
-    new = word_numbers_BL != word_numbers_BL.roll(1, 1)
-    new[:, 0] = True
-    return torch.where(new, places_BL, 0).cummax(1).values
 
 
 def hidden_words(words_B: Tensor, ratio: float) -> Tensor:

@@ -35,9 +35,9 @@ def gold_share(schedule: Schedule, step: float, half: float) -> float:
     return 0.0
 
 
-def linear(step: float, start: float, slope: float, floor: float = 0.0) -> float:
-    """max(floor, start - slope i)."""
-    return max(floor, start - slope * step)
+def linear(step: float, start: float, slope: float) -> float:
+    """max(0, start - slope i)."""
+    return max(0.0, start - slope * step)
 
 
 def exponential(step: float, base: float) -> float:

@@ -11,15 +11,15 @@ from naslab.search_spaces.task import TrainingDiverged
 
 PROBE_L2 = 1e-3
 """Weight of the probe's squared norm; on standardised features it only keeps separable data finite."""
+ITERATIONS = 100
+"""Of L-BFGS."""
 ON_HOST = 10**8
 """Multiply-adds of one pass over the bank up to which the host fits the probe: L-BFGS is ten thousands of operations in
 sequence, of a few numbers each. On a GPU each waits for its launch, and where trials share the GPU for their turns too:
 a probe of 4,000 rows took ten times its training."""
 
 
-def linear_probe_accuracy(
-    bank_x: Tensor, bank_y: Tensor, x: Tensor, y: Tensor, num_classes: int, iterations: int = 100
-) -> float:
+def linear_probe_accuracy(bank_x: Tensor, bank_y: Tensor, x: Tensor, y: Tensor, num_classes: int) -> float:
     """Share of queries that multinomial logistic regression on the frozen features classifies right.
 
     Features are standardised by the bank's statistics; L-BFGS from zero on the whole bank, so deterministic. A small
@@ -36,7 +36,7 @@ def linear_probe_accuracy(
     train, queries = (train - mean) / std, (x.float() - mean) / std
     if not bool(train.isfinite().all() & queries.isfinite().all()):
         raise TrainingDiverged("the features that the model gives are not finite, or too large to tell apart")
-    weight, bias = fit_probe(train, classes, num_classes, iterations)
+    weight, bias = fit_probe(train, classes, num_classes, ITERATIONS)
     return accuracy(queries @ weight + bias, y)
 
 

@@ -58,8 +58,8 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
         raise InputError(f"{folder}: the checkpoint cannot be written: {error.strerror or error}") from None
 
 
-def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-    """The state that `save_checkpoint` put in `folder`, tensors on `device`; None when there is none.
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The state that `save_checkpoint` put in `folder`, tensors on the CPU; None when there is none.
 
     Raises:
         InputError: there is one, but it is damaged, of another version, or cannot be read.
@@ -75,8 +75,7 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[st
         blob = (folder / document["tensors"]).read_bytes()
         if document["schema"] != SCHEMA or _digest(document["state"], blob) != document["digest"]:
             raise ValueError("contents and digest disagree")
-        tensors = {name: tensor.to(device) for name, tensor in safetensors.torch.load(blob).items()}
-        state = _decode(document["state"], tensors)
+        state = _decode(document["state"], safetensors.torch.load(blob))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         raise InputError(f"{folder}: the checkpoint is damaged; delete the folder to start afresh") from None
     return dict(state)
