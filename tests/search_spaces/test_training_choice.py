@@ -16,8 +16,9 @@ import torch
 from small_training import batches, equal_states, loss, made
 
 from naslab.kernels._compiling import telling
-from naslab.search_spaces.common.training import choice, train_in_rungs
+from naslab.search_spaces.common.training import choice, choice_store, train_in_rungs
 from naslab.search_spaces.common.training.choice import Sampled, Training, Wanted, best, decide
+from naslab.search_spaces.common.training.choice_store import alone, keep, kept, path_of
 from naslab.search_spaces.common.training.policy import Policy, PolicyOptions
 
 
@@ -72,13 +73,13 @@ def test_a_choice_is_made_once_and_then_taken_from_the_cache(measured, monkeypat
 def test_the_first_of_two_processes_decides(measured):
     path = measured / "x.json"
     measured.mkdir(parents=True)
-    first = {"schema": choice.SCHEMA, "policy": Policy("bfloat16").to_dict()}
+    first = {"schema": choice_store.SCHEMA, "policy": Policy("bfloat16").to_dict()}
     second = {**first, "policy": Policy().to_dict()}
-    assert choice._keep(path, first, Policy()) == choice._keep(path, second, Policy()) == Policy("bfloat16")
+    assert keep(path, first) == keep(path, second) == Policy("bfloat16")
     assert list(measured.iterdir()) == [path]
 
 
-KEPT = {"schema": choice.SCHEMA, "policy": Policy("bfloat16").to_dict()}
+KEPT = {"schema": choice_store.SCHEMA, "policy": Policy("bfloat16").to_dict()}
 DAMAGED = {
     "empty": b"",
     "cut off": json.dumps(KEPT).encode()[:-7],
@@ -88,7 +89,7 @@ DAMAGED = {
     "nothing": b"null",
     "deep": b"[" * 100_000,
     "another schema": json.dumps({**KEPT, "schema": "naslab.policy/0"}).encode(),
-    "no policy": json.dumps({"schema": choice.SCHEMA}).encode(),
+    "no policy": json.dumps({"schema": choice_store.SCHEMA}).encode(),
     "no mapping": json.dumps({**KEPT, "policy": [1]}).encode(),
     "another key": json.dumps({**KEPT, "policy": {"colour": "red"}}).encode(),
     "another precision": json.dumps({**KEPT, "policy": {"precision": "bf16"}}).encode(),
@@ -101,8 +102,8 @@ def test_a_damaged_choice_is_made_again(measured, damaged):
     path = measured / "x.json"
     measured.mkdir(parents=True)
     path.write_bytes(damaged)
-    assert choice._recorded(path) is None
-    assert choice._keep(path, KEPT, Policy()) == Policy("bfloat16")
+    assert kept(path) is None
+    assert keep(path, KEPT) == Policy("bfloat16")
     assert list(measured.iterdir()) == [path]
 
 
@@ -112,15 +113,15 @@ def test_a_choice_is_kept_where_a_file_system_has_no_links(measured, monkeypatch
 
     monkeypatch.setattr(os, "link", without_links)
     path = measured / "x.json"
-    assert choice._keep(path, KEPT, Policy()) == Policy("bfloat16")
-    assert choice._keep(path, {**KEPT, "policy": Policy().to_dict()}, Policy()) == Policy("bfloat16")
+    assert keep(path, KEPT) == Policy("bfloat16")
+    assert keep(path, {**KEPT, "policy": Policy().to_dict()}) == Policy("bfloat16")
     assert list(measured.iterdir()) == [path]
 
 
 @pytest.fixture
 def blocked(monkeypatch):
     """Set once a process has to wait for the lock."""
-    found, has_locked = Event(), choice._has_locked
+    found, has_locked = Event(), choice_store._has_locked
 
     def announced(file):
         locked = has_locked(file)
@@ -128,20 +129,20 @@ def blocked(monkeypatch):
             found.set()
         return locked
 
-    monkeypatch.setattr(choice, "_has_locked", announced)
+    monkeypatch.setattr(choice_store, "_has_locked", announced)
     return found
 
 
 def test_trials_that_begin_together_measure_once_and_the_wait_is_no_training(measured, monkeypatch, blocked):
     training, told = Training(*made(), batches, loss), []
     wanted = Wanted(PolicyOptions(compile="off"), 50, {"of": "test"})
-    path = choice._path(wanted, training.device)
+    path = path_of(wanted.subject, wanted.steps, training.device)
     path.parent.mkdir(parents=True)
     monkeypatch.setattr(choice, "measure", None)  # would raise
-    with telling(lambda *fact: told.append(fact)), ThreadPoolExecutor() as other, choice._alone(path):
+    with telling(lambda *fact: told.append(fact)), ThreadPoolExecutor() as other, alone(path):
         later = other.submit(decide, wanted, training)
         assert blocked.wait(60)
-        choice._keep(path, KEPT, Policy())
+        keep(path, KEPT)
         assert later.result(60) == Policy("bfloat16"), "the choice is enough, whoever holds the lock"
     ((seconds, threads),) = told
     assert seconds > 0
@@ -157,9 +158,9 @@ def test_whoever_waits_measures_itself_where_the_first_is_killed_or_stopped(
 ):
     training = Training(*made(), batches, loss)
     wanted = Wanted(PolicyOptions(compile="off"), 50, {"of": "test"})
-    path = choice._path(wanted, training.device)
+    path = path_of(wanted.subject, wanted.steps, training.device)
     path.parent.mkdir(parents=True)
-    monkeypatch.setattr(choice, "PATIENCE_SECONDS", patience)
+    monkeypatch.setattr(choice_store, "PATIENCE_SECONDS", patience)
     lock = str(path.with_suffix(".lock"))
     first = subprocess.Popen([sys.executable, "-c", HOLD, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
@@ -168,7 +169,7 @@ def test_whoever_waits_measures_itself_where_the_first_is_killed_or_stopped(
             later = other.submit(decide, wanted, training)
             assert blocked.wait(60)
             first.send_signal(end)
-            assert later.result(60) == choice._recorded(path)
+            assert later.result(60) == kept(path)
     finally:
         first.kill()
         first.communicate()
@@ -177,12 +178,12 @@ def test_whoever_waits_measures_itself_where_the_first_is_killed_or_stopped(
 def test_what_was_forked_during_a_measurement_does_not_hold_others_up(measured):
     """As data loaders that live as long as their training: they have the lock's file open, too."""
     measured.mkdir(parents=True)
-    with choice._alone(measured / "x.json"):
+    with alone(measured / "x.json"):
         child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
         child.start()
     try:
         with (measured / "x.lock").open("w") as file:
-            assert choice._has_locked(file)
+            assert choice_store._has_locked(file)
     finally:
         child.kill()
         child.join()
@@ -192,7 +193,7 @@ def test_a_choice_is_made_where_nothing_can_be_locked(measured, monkeypatch):
     def without_locks(*_):
         raise OSError("no locks available")
 
-    monkeypatch.setattr(choice.fcntl, "flock", without_locks)
+    monkeypatch.setattr(choice_store.fcntl, "flock", without_locks)
     decide(Wanted(PolicyOptions(compile="off"), 50, {"of": "test"}), Training(*made(), batches, loss))
     assert len(list(measured.glob("*.json"))) == 1
 

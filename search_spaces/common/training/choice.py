@@ -1,49 +1,34 @@
 """What `auto` means: a policy chosen by a short measurement of real steps, once for a study's space on a device.
 
-The choice is kept in the user's cache with its samples and provenance, and every later training of the same subject
-takes it from there, so that the rows of a study are trained alike. Where it cannot be kept, or where the trainings of a
-study are too short, all together, to pay for a measurement, `auto` is plain PyTorch.
+The choice is kept (choice_store.py), and every later training of the same subject takes it from there, so that the
+rows of a study are trained alike. Where it cannot be kept, or where the trainings of a study are too short, all
+together, to pay for a measurement, `auto` is plain PyTorch.
 """
 
 from __future__ import annotations
 
 import copy
-import fcntl
-import hashlib
-import json
-import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
-from typing import Any, Literal, TextIO, get_args
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from naslab.efficiency import collect_provenance
-from naslab.efficiency.device import device_name, synchronise
+from naslab.efficiency.device import synchronise
 from naslab.efficiency.latency import ratio_interval
-from naslab.kernels._cache import cache_folder, replace_file
 from naslab.kernels._compiling import compiling
 from naslab.search_spaces.common.training.checkpoint import restore_rng, rng_state
-from naslab.search_spaces.common.training.policy import (
-    Batches,
-    Loss,
-    MemoryFormat,
-    Policy,
-    PolicyOptions,
-    Precision,
-)
+from naslab.search_spaces.common.training.choice_store import SCHEMA, alone, can_keep, keep, kept, path_of
+from naslab.search_spaces.common.training.policy import Batches, Loss, Policy, PolicyOptions
 from naslab.search_spaces.common.training.step import Stepper
 from naslab.search_spaces.common.training.together import check_alone, world
 from naslab.search_spaces.task import Task
-from naslab.version import naslab_version
 
-SCHEMA = "naslab.policy/1"
 LEAST_STEPS = 200
 """A study whose trainings have fewer steps in all is not measured: what it does depends on no clock."""
 LEAST_SECONDS = 120.0
@@ -55,10 +40,6 @@ LEAST_ROUNDS = 5
 WARM_UP_STEPS = 2
 SECONDS_TO_COMPILE = 1800.0
 """From one expected training of so long on, compiling is tried: each takes a minute or more for it."""
-PATIENCE_SECONDS = 600.0
-"""How long others wait for a measurement: whoever makes it may have been stopped, or be on a machine that hangs."""
-LOOK_SECONDS = 0.2
-"""How often one that waits looks again."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +120,12 @@ def decide(wanted: Wanted, training: Training) -> Policy:
     is_open = asked.compile == "auto" or records(asked, training.device)
     if wanted.trainings * steps < LEAST_STEPS or (len(candidates(asked, training.model)) == 1 and not is_open):
         return plain
-    path = _path(wanted, training.device)
-    known = _recorded(path)
-    if known is not None or not _writable(path.parent):
+    path = path_of(wanted.subject, steps, training.device)
+    known = kept(path)
+    if known is not None or not can_keep(path):
         return known or plain
-    with _alone(path):
-        return _recorded(path) or _keep(path, _measured(wanted, training), plain)
+    with alone(path):
+        return kept(path) or keep(path, _measured(wanted, training)) or plain
 
 
 def policy_for(wanted: Wanted | None, training: Training) -> Policy:
@@ -161,12 +142,12 @@ def policy_for(wanted: Wanted | None, training: Training) -> Policy:
 
 def _measured(wanted: Wanted, training: Training) -> dict[str, Any]:
     """The document of a measurement, after which random numbers are those that would have come without it."""
-    kept = rng_state(training.device)
+    before = rng_state(training.device)
     try:
         with compiling(torch.get_num_threads()):
             samples = measure(wanted, training.copied())
     finally:
-        restore_rng(kept, training.device)
+        restore_rng(before, training.device)
     return {
         "schema": SCHEMA,
         "subject": dict(wanted.subject),
@@ -272,90 +253,3 @@ def _endless(training: Training) -> Iterator[Any]:
     training.model.train()
     while True:
         yield from training.batches(training.model, training.optimiser, 0)
-
-
-def _path(wanted: Wanted, device: torch.device) -> Path:
-    key = {
-        "subject": dict(wanted.subject),
-        "steps": wanted.steps,
-        "device": device_name(device),
-        "threads": torch.get_num_threads() if device.type == "cpu" else None,
-        "torch": torch.__version__,
-        "naslab": naslab_version(),
-    }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
-    return cache_folder() / "policies" / f"{digest[:24]}.json"
-
-
-def _recorded(path: Path) -> Policy | None:
-    """The choice that is kept there; None where there is none that can be read."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        kept = Policy(**document["policy"])
-        known = kept.precision in get_args(Precision) and kept.memory_format in get_args(MemoryFormat)
-        return kept if known and document["schema"] == SCHEMA else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-
-
-def _writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process at a time: trials that begin together would disturb each other's samples, and pay twice."""
-    with ExitStack() as held:
-        with suppress(OSError):  # a full disk, or one without locks: of choices made together the first is kept
-            file = held.enter_context(path.with_suffix(".lock").open("w"))
-            _lock(file, path)
-            held.callback(_unlock, file)
-        yield
-
-
-def _lock(file: TextIO, path: Path) -> None:
-    """Wait for the lock, or for the choice; in the end go on without either, as does one that has no lock at all.
-
-    The wait is no part of the training, and no core works meanwhile.
-    """
-    if _has_locked(file):
-        return
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    with compiling(threads=0):
-        while time.monotonic() < deadline and not _has_locked(file) and _recorded(path) is None:
-            time.sleep(LOOK_SECONDS)
-
-
-def _has_locked(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _unlock(file: TextIO) -> None:
-    """Not by closing alone: processes forked meanwhile, such as data loaders, have the file open for longer."""
-    with suppress(OSError):
-        fcntl.flock(file, fcntl.LOCK_UN)
-
-
-def _keep(path: Path, document: Mapping[str, Any], plain: Policy) -> Policy:
-    """Keep a choice unless another process was first; the one that is kept, `plain` where none can be."""
-    mine = path.with_suffix(f".{os.getpid()}")
-    try:
-        replace_file(mine, json.dumps(document, indent=1).encode())
-        try:
-            os.link(mine, path)
-        except OSError:
-            if _recorded(path) is None:  # damaged; or a file system without links
-                os.replace(mine, path)
-        finally:
-            mine.unlink(missing_ok=True)
-    except OSError:
-        pass
-    return _recorded(path) or plain
