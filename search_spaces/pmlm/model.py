@@ -17,6 +17,7 @@ from transformers import BertForMaskedLM
 from naslab.errors import InputError
 from naslab.search_spaces.common.modules.masked_lm import BertSizes, fresh_masked_lm, load_masked_lm
 from naslab.search_spaces.common.modules.relative_bias import BiasSizes, RelativeBias
+from naslab.search_spaces.common.objectives.hidden_places import at_places
 from naslab.search_spaces.common.objectives.masked_blocks import Masked, Masking, Slots, mask
 from naslab.search_spaces.common.objectives.masked_words import labelled_loss
 from naslab.search_spaces.data.text import IGNORED, SpecialIds
@@ -132,11 +133,6 @@ class PseudoMaskedLM(nn.Module):
             return seen
         bias: Tensor = self.relative_bias(query_places, key_places)
         return bias.masked_fill(~seen, -torch.inf)
-
-
-def at_places(states_BLD: Tensor, places_BM: Tensor) -> Tensor:
-    """States (B, M, D) at given places."""
-    return states_BLD.gather(1, places_BM[..., None].expand(-1, -1, states_BLD.shape[-1]))
 
 
 def to_hugging_face(model: PseudoMaskedLM) -> BertForMaskedLM:

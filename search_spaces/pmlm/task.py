@@ -17,6 +17,7 @@ from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
 from naslab.search_spaces.common import controls
 from naslab.search_spaces.common.objectives.fates import Fates
+from naslab.search_spaces.common.objectives.hidden_places import at_places
 from naslab.search_spaces.common.objectives.masked_blocks import NOISE, Masked, Masking, mask
 from naslab.search_spaces.common.tasks import StepBudget, StepTask
 from naslab.search_spaces.common.training import adamw, train_in_rungs
@@ -28,7 +29,7 @@ from naslab.search_spaces.data.text.places import data_of
 from naslab.search_spaces.parameters import When
 from naslab.search_spaces.pmlm.classification import Classification, ClassificationOptions
 from naslab.search_spaces.pmlm.generation import Generation, GenerationOptions
-from naslab.search_spaces.pmlm.model import PseudoMaskedLM, at_places
+from naslab.search_spaces.pmlm.model import PseudoMaskedLM
 from naslab.search_spaces.pmlm.space import PMLM
 from naslab.search_spaces.seeds import derive_seed
 from naslab.search_spaces.task import Control, Rung, Split

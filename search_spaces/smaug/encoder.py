@@ -19,6 +19,7 @@ from naslab.search_spaces.common.modules.positions import line_positions, plane_
 from naslab.search_spaces.common.modules.tokens import Reduction, kept_places, mask_at, nothing_masked, sparse_block
 from naslab.search_spaces.common.modules.vit import EPSILON, initialise, make_blocks
 from naslab.search_spaces.common.modules.vit import Sizes as ViTSizes
+from naslab.search_spaces.common.objectives.hidden_places import at_places
 from naslab.search_spaces.smaug.options import SMAUGOptions
 
 
@@ -116,7 +117,7 @@ class FrameDecoder(nn.Module):
             tokens = unmerge_tokens(tokens, matching)
         x = restore_tokens(tokens[:, 1:], encoded.mask, self.mask_token)[:, : self.patches] + self.positions_LD
         x = self.norm(self.blocks(x))
-        predicted_FMP: Tensor = self.predict(x.gather(1, masked_FM[..., None].expand(-1, -1, x.shape[2])))
+        predicted_FMP: Tensor = self.predict(at_places(x, masked_FM))
         return predicted_FMP
 
 

@@ -22,6 +22,7 @@ from naslab.search_spaces.common.modules.masked_lm import load_masked_lm
 from naslab.search_spaces.common.modules.top_k import Chosen
 from naslab.search_spaces.common.objectives.contrastive import contrastive_loss, same_text
 from naslab.search_spaces.common.objectives.float32 import in_float32
+from naslab.search_spaces.common.objectives.hidden_places import at_places
 from naslab.search_spaces.common.objectives.masked_words import labelled_loss, mask_words
 from naslab.search_spaces.common.objectives.matching import hard_negatives, matching_loss
 from naslab.search_spaces.data.placing import constant
@@ -135,7 +136,7 @@ class VideoLanguageModel(nn.Module):
         if self.selector is not None and self.design.selection == "before":
             chosen = self.selector(frame_features(patches), text_BD)
             patches, frames = chosen.take(patches), chosen.take(frames).detach()
-            noise = noise.gather(1, chosen.kept_BK[..., None].expand(-1, -1, noise.shape[2]))
+            noise = at_places(noise, chosen.kept_BK)
         batch, times = frames.shape[:2]
         mask = None
         if self.design.visual_masking_ratio > 0:

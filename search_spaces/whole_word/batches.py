@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from naslab.search_spaces.common.objectives.hidden_places import hidden_places
 from naslab.search_spaces.common.objectives.masked_units import Masked, mask_units, unit_index
 from naslab.search_spaces.common.objectives.units import units_of
 from naslab.search_spaces.data.text import IGNORED, Batch, SpecialIds, window_starts
@@ -66,10 +67,9 @@ def packed(masked: Masked, most: int) -> Batch:
 
     The weights (B,) are such that the mean over texts is one over hidden tokens, in parts of the batch, too.
     """
-    hidden = masked.labels_BL != IGNORED
-    places_BM = hidden.int().argsort(dim=1, descending=True, stable=True)[:, :most]
-    labels_BM = masked.labels_BL.gather(1, places_BM)
-    weight_B = torch.full((len(hidden),), len(hidden) / max(int(hidden.sum()), 1))
+    places_BM, labels_BM = hidden_places(masked.labels_BL, most)
+    texts, hidden = len(labels_BM), int((labels_BM != IGNORED).sum())
+    weight_B = torch.full((texts,), texts / max(hidden, 1))
     return {"ids_BL": masked.ids_BL, "places_BM": places_BM, "labels_BM": labels_BM, "weight_B": weight_B}
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import BertForMaskedLM
 
 from naslab.search_spaces.common.objectives.fates import Fates
+from naslab.search_spaces.common.objectives.hidden_places import at_places
 from naslab.search_spaces.common.objectives.masked_units import Budget
 from naslab.search_spaces.common.objectives.units import Unit
 from naslab.search_spaces.common.objectives.vocabulary_loss import vocabulary_loss
@@ -54,6 +55,5 @@ class WholeWordModel(nn.Module):
             weight_B: of each masked token of a text.
         """
         states_BLD = self.encode(ids_BL)
-        chosen = states_BLD.gather(1, places_BM[..., None].expand(-1, -1, states_BLD.shape[2]))
-        nats_B: Tensor = vocabulary_loss(self.bert.cls(chosen), labels_BM).sum(1)
+        nats_B: Tensor = vocabulary_loss(self.bert.cls(at_places(states_BLD, places_BM)), labels_BM).sum(1)
         return (nats_B * weight_B).mean()

@@ -14,7 +14,7 @@ from naslab.runs.dry_run import here_or_not
 from naslab.runs.facts import check_here
 from naslab.runs.study import parse_study
 from naslab.search_spaces import TrainingDiverged, find_space, seed_everything
-from naslab.search_spaces.common.objectives.masked_words import MaskedWords
+from naslab.search_spaces.common.objectives.hidden_places import hidden_places
 from naslab.search_spaces.common.scores.label_words import search_mappings
 from naslab.search_spaces.common.training import adaptation
 from naslab.search_spaces.data.text import IGNORED
@@ -115,10 +115,9 @@ def test_the_loss_of_the_adaptation_is_that_of_the_hidden_words(rows, monkeypatc
     ids = torch.randint(5, 200, (3, 12))
     hidden = torch.zeros_like(ids, dtype=torch.bool)
     hidden[0, 1:4] = hidden[1, 2:3] = True
-    masked = MaskedWords(ids, ids.masked_fill(~hidden, IGNORED))
     wanted = torch.nn.functional.cross_entropy(network(ids).logits[hidden], ids[hidden])
-    torch.testing.assert_close(adaptation.masked_loss(network, *adaptation.at_places(masked)), wanted)
-    batch = adaptation.at_places(masked)
+    batch = (ids, *hidden_places(ids.masked_fill(~hidden, IGNORED)))
+    torch.testing.assert_close(adaptation.masked_loss(network, *batch), wanted)
     with fake_cuda(monkeypatch) as crossings:
         there, sent = network.to(CUDA), [part.to(CUDA) for part in batch]
         crossings.watching = True

@@ -12,10 +12,11 @@ from naslab.errors import InputError
 from naslab.search_spaces import find_space
 from naslab.search_spaces.common.modules.masked_lm import BertSizes
 from naslab.search_spaces.common.modules.relative_bias import BiasSizes
+from naslab.search_spaces.common.objectives.hidden_places import at_places
 from naslab.search_spaces.common.objectives.masked_blocks import NOISE, Masking, Slots, mask
 from naslab.search_spaces.data.text import SpecialIds
 from naslab.search_spaces.pmlm.attention import pseudo_masked_attention, step_codes, visible
-from naslab.search_spaces.pmlm.model import Plan, PseudoMaskedLM, at_places, to_hugging_face
+from naslab.search_spaces.pmlm.model import Plan, PseudoMaskedLM, to_hugging_face
 
 SPECIAL = SpecialIds()
 MASKING = Masking(0.4)

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from naslab.errors import InputError
 from naslab.search_spaces.common.modules.language_models import check_positions, words_head
-from naslab.search_spaces.common.objectives.masked_words import MaskedWords, mask_words
+from naslab.search_spaces.common.objectives.hidden_places import at_places, hidden_places
+from naslab.search_spaces.common.objectives.masked_words import mask_words
 from naslab.search_spaces.common.objectives.vocabulary_loss import vocabulary_loss
 from naslab.search_spaces.common.training.choice import Training, Wanted, policy_for
 from naslab.search_spaces.common.training.optimisers import adamw
@@ -24,7 +25,7 @@ from naslab.search_spaces.common.training.schedule import set_learning_rate
 from naslab.search_spaces.common.training.step import Stepper, accumulate
 from naslab.search_spaces.common.training.together import gathered, mean_values, rank
 from naslab.search_spaces.data.placing import sent
-from naslab.search_spaces.data.text import IGNORED, SpecialIds, TextOptions, read_corpus, window_starts
+from naslab.search_spaces.data.text import SpecialIds, TextOptions, read_corpus, window_starts
 from naslab.search_spaces.data.text.places import data_of
 from naslab.search_spaces.data.text.prompt_tokens import PromptTokenizer
 from naslab.search_spaces.options import Options
@@ -45,7 +46,7 @@ class AdaptationOptions(Options):
     batch_size: int = Field(32, ge=1)
     length: int = Field(64, ge=4, le=2**14)
     learning_rate: float = Field(1e-3, gt=0, le=10)
-    """Rises over a sixteenth of the steps and falls to 0 along a cosine."""
+    """Rises over the first 6 % of the steps and falls to 0 along a cosine."""
     masked: float = Field(0.15, gt=0, lt=1)
     """Share of the words that are hidden."""
 
@@ -187,7 +188,7 @@ class _Batches:
             noise = torch.rand(*ids_BL.shape, 3, generator=generator)
             masked = mask_words(ids_BL, noise, options.masked, self.special, self.vocabulary)
             set_learning_rate(optimiser, step / options.steps, WARMUP)
-            yield tuple(sent(part, device) for part in at_places(masked))
+            yield tuple(sent(part, device) for part in (masked.ids_BL, *hidden_places(masked.labels_BL)))
 
     def _texts(self, step: int) -> Tensor:
         size, span = self.options.batch_size, self.options.length - 2
@@ -198,13 +199,6 @@ class _Batches:
         return F.pad(ids, (0, 1), value=self.special.sep)
 
 
-def at_places(masked: MaskedWords) -> tuple[Tensor, Tensor, Tensor]:
-    """Texts (B, L), places of their hidden words and what these are, both (B, M); IGNORED where a text has fewer."""
-    hidden = masked.labels_BL != IGNORED
-    places_BM = hidden.int().argsort(dim=1, descending=True, stable=True)[:, : int(hidden.sum(1).max())]
-    return masked.ids_BL, places_BM, masked.labels_BL.gather(1, places_BM)
-
-
 def masked_loss(language_model: Any, ids_BL: Tensor, places_BM: Tensor, labels_BM: Tensor) -> Tensor:
     """Mean cross-entropy over the hidden words; where the model's kind is known, only those go through its head.
 
@@ -212,7 +206,7 @@ def masked_loss(language_model: Any, ids_BL: Tensor, places_BM: Tensor, labels_B
     """
     head = words_head(language_model)
     found = language_model(ids_BL).logits if head is None else language_model.base_model(ids_BL)[0]
-    chosen = found.gather(1, places_BM[..., None].expand(-1, -1, found.shape[-1]))
+    chosen = at_places(found, places_BM)
     return vocabulary_loss(chosen if head is None else head(chosen), labels_BM, "mean")
 
 
