@@ -130,7 +130,7 @@ def _leader(standing: Standing) -> str:
     if not ranked:
         if standing.floor is None:
             return "No configuration is ranked."
-        return f"No configuration reaches the floor of {standing.shown(standing.floor)} {standing.metric}."
+        return f"No configuration reaches {_floor(standing)}."
     return f"{ranked[0].name} leads with {standing.shown(ranked[0].metric.mean)} {standing.metric}."
 
 

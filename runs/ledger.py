@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,7 +33,7 @@ from naslab.runs.sqlite_storage import settle
 from naslab.runs.storage import connect, storage_errors
 from naslab.runs.storage_url import SQLITE, shown, storage_url
 from naslab.runs.study import Study, parse_study
-from naslab.runs.trial import Job, RungRecord, State, Trial
+from naslab.runs.trial import Job, Outcome, RungRecord, State, Trial
 from naslab.search_spaces import SearchSpace
 
 if TYPE_CHECKING:
@@ -124,6 +125,10 @@ class Ledger:
         """Record plain values with the study."""
         self._writable()
         self._ask(lambda again: self._storage.set_study_user_attr(self._homes()[0], name, value))
+
+    def mark_done(self) -> None:
+        """Say that the study needs nothing more; whoever holds it next finds out anew."""
+        self.set_attribute("naslab", {**self.attribute("naslab"), DONE: True})
 
     def name_metric(self, metric: str) -> None:
         """Say what the values of both Optuna studies are called."""
@@ -290,14 +295,11 @@ class Ledger:
             check_readable(self.study, trials)
         return True
 
-    def mark_done(self) -> None:
-        """Say that the study needs nothing more; whoever holds it next finds out anew."""
-        self.set_attribute("naslab", {**self.attribute("naslab"), DONE: True})
-
     def _record_study(self) -> None:
         exists = self._check_recorded()
         finish_move(self._storage, self.url, self.study.name)
-        names = {self.study.name: optuna_record.directions(self.study), self.study.name + ASIDE: [MAXIMIZE]}
+        searched, aside = self.study.name, self.study.name + ASIDE
+        names = {searched: optuna_record.directions(self.study), aside: [StudyDirection.MAXIMIZE]}
         known = _studies(self._storage)
         for name, directions in names.items():
             if name not in known:
@@ -311,9 +313,6 @@ class Ledger:
             widen_distributions(self._storage, self.study, self._homes())
 
 
-MAXIMIZE = StudyDirection.MAXIMIZE
-
-
 def _studies(storage: BaseStorage) -> dict[str, int]:
     return {study.study_name: study._study_id for study in storage.get_all_studies()}
 
@@ -324,15 +323,8 @@ def _ended(number: int, job: Job, outcome: Mapping[str, Any]) -> Trial:
         job=job,
         state="interrupted" if outcome["state"] == "killed" else outcome["state"],  # the word of earlier versions
         rungs=tuple(RungRecord(**rung) for rung in outcome.get("rungs", ())),
-        **{name: outcome[name] for name in _OUTCOME if name in outcome},
+        **{one.name: outcome[one.name] for one in fields(Outcome) if one.name in outcome and one.name != "state"},
     )
-
-
-_OUTCOME = (
-    *("seconds", "device", "scores", "result", "error", "fault", "cause"),
-    *("carried_seconds", "core_seconds", "carried_core_seconds", "threads"),
-    *("device_share", "carried_wall_seconds"),
-)
 
 
 def _half_made(storage: BaseStorage, study_id: int, name: str) -> bool:

@@ -42,6 +42,7 @@ class Past:
         """Attempts of each arm."""
         self.running: dict[int, Trial] = {}
         self._closing: Counter[str] = Counter()
+        """By key, attempts after which the job is not to be tried again."""
         self._groups: dict[Group, dict[int, Trial]] = {}
         self._made: dict[Group, dict[str, Trial]] = {}
         self._observed: dict[str | None, _History] = {}
@@ -60,8 +61,8 @@ class Past:
         if before is None:
             self.begun[trial.job.arm] += 1
         else:
-            self._closing[key] -= self._closes(before)
-        self._closing[key] += self._closes(trial)
+            self._closing[key] -= not self.is_again(before)
+        self._closing[key] += not self.is_again(trial)
         self._groups.setdefault(group, {})[trial.number] = trial
         self._made.setdefault(group, {})[key] = trial
         self.running.pop(trial.number, None)
@@ -81,9 +82,6 @@ class Past:
             known = trial.state != "running" and trial.job.configuration is not None
             observation = tell(self.study, trial, self.metric) if known else None
             self._observed.setdefault(trial.job.arm, _History()).take(trial.job, observation)
-
-    def _closes(self, trial: Trial) -> bool:
-        return not self.is_again(trial)
 
     def is_again(self, trial: Trial) -> bool:
         """Whether the job of this attempt, its last, is to be tried again."""

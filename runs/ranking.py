@@ -113,7 +113,8 @@ def rank(study: Study, trials: Sequence[Trial], beside: Sequence[Neighbour] = ()
         rows += _rows_beside(study, other, frame, device, clock)
     _check_ratio(study, rows, metric)
     controls, random = _controls(scored, metric), _random(scored, metric)
-    floor = floor_of(study, metric, [row for row in rows if row.study == study.name], _baselines(controls, random))
+    own = [row for row in rows if row.study == study.name]
+    floor = floor_of(study, metric, own, [*controls, *([random] if random else [])])
     rows = judged(rows, floor, study.objective.sign, frame.critical)
     return Ranking(
         study=study.name,
@@ -144,7 +145,8 @@ def rank(study: Study, trials: Sequence[Trial], beside: Sequence[Neighbour] = ()
 
 def _frame(study: Study, scored: Sequence[Trial], metric: str) -> Frame:
     reference = [t for t in scored if t.job.role == "reference"]
-    reference += [t for t in scored if t.job.role == "final" and reference and _same(t, reference[0])]
+    published = reference[0].job.configuration if reference else None
+    reference += [t for t in scored if t.job.role == "final" and t.job.configuration == published]
     base = reference
     if study.ranking.gain_over != "reference":
         base = [t for t in scored if t.job.role == "control" and t.job.label == study.ranking.gain_over]
@@ -219,10 +221,6 @@ def _check_profiles(trials: Sequence[Trial]) -> None:
             )
 
 
-def _same(a: Trial, b: Trial) -> bool:
-    return a.job.configuration == b.job.configuration
-
-
 def _validation_bar(study: Study, reference: Sequence[Trial], metric: str) -> float | None:
     floor = study.ranking.floor
     if floor == "none":
@@ -244,10 +242,6 @@ def _controls(scored: Sequence[Trial], metric: str) -> tuple[Baseline, ...]:
 
 def _random(scored: Sequence[Trial], metric: str) -> Baseline | None:
     return baseline("random architectures", [t for t in scored if t.job.role == "random"], metric)
-
-
-def _baselines(controls: Sequence[Baseline], random: Baseline | None) -> list[Baseline]:
-    return [*controls, *([random] if random else [])]
 
 
 def _points(rows: Sequence[Row], objective: Objective) -> list[tuple[float, float]]:

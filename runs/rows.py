@@ -33,8 +33,6 @@ from naslab.search_spaces import Configuration
 
 RANKED = ("reference", "final")
 """Roles of the trials that a row is made of."""
-
-
 NO_TIME = 1e-12
 """Hours of a run too short for its clock."""
 

@@ -257,12 +257,9 @@ class _Work:
 
     def _stop(self, why: str) -> None:
         if why == "budget":
-            self._stop_for_the_budget()
+            self.state, self.cause, self.note = "interrupted", "budget", "the study's budget is spent"
         else:
             self.state = "pruned"
-
-    def _stop_for_the_budget(self) -> None:
-        self.state, self.cause, self.note = "interrupted", "budget", "the study's budget is spent"
 
     def _evaluate(self, task: Task, model: nn.Module, split: Split, full: bool) -> dict[str, float]:
         with self.trail.phase("evaluate"):
@@ -314,7 +311,7 @@ class _Work:
                 rung = read_rung(Rung(epoch.epoch, {"loss": epoch.train_loss, **epoch.scores}))
                 self._rung(rung.epoch, read_scores(rung.facts, task.metric))
                 if epoch.epoch < arm.epochs and asked_to_stop(self.folder) == "budget":
-                    self._stop_for_the_budget()
+                    self._stop("budget")
                     return
         self.result["supernet_scores"] = read_scores(self.result["supernet_scores"], task.metric)
 

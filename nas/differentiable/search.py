@@ -195,8 +195,7 @@ class _Search:
                 if epoch >= self.arm.warmup_epochs:
                     self._alpha_step(next(held_out), training)
                 accumulate(totals, {"train": self._weight_step(training, progress)})
-        held_out_loss = torch.stack(self._held_out_losses()).mean()
-        means = {"train": float(totals["train"]) / steps, "held_out": float(held_out_loss)}
+        means = {"train": float(totals["train"]) / steps, "held_out": self._held_out_loss()}
         for name, mean in means.items():
             if not math.isfinite(mean):
                 raise TrainingDiverged(f"the search's {name} loss is {mean} in epoch {epoch + 1}")
@@ -243,16 +242,16 @@ class _Search:
         return loss.clone()
 
     @torch.no_grad()
-    def _held_out_losses(self) -> list[torch.Tensor]:
-        """Loss on a few batches of the alphas' half, batch statistics and random numbers left alone."""
+    def _held_out_loss(self) -> float:
+        """Mean loss on a few batches of the alphas' half, batch statistics and random numbers left alone."""
         buffers = {name: buffer.clone() for name, buffer in self.supernet.named_buffers()}
         order = derive_seed(self.seed, "held out")
         batches = itertools.islice(self.task.batches(order, 0, ALPHA_SHARE), HELD_OUT_BATCHES)
         with random_states_kept(self.task.device):
-            losses = [self.supernet.loss(batch) for batch in batches]
+            losses = torch.stack([self.supernet.loss(batch) for batch in batches])
         for name, buffer in self.supernet.named_buffers():
             buffer.copy_(buffers[name])
-        return losses
+        return float(losses.mean())
 
     def _record(self, epoch: int, train_loss: float, held_out_loss: float, scores: dict[str, float]) -> SearchEpoch:
         alphas = {name: alpha.detach().cpu() for name, alpha in self.supernet.alphas.items()}
@@ -281,15 +280,15 @@ class _Search:
             for chain in self.space.chains()
         }
         self.supernet.train()
-        relaxed = torch.stack(self._held_out_losses()).mean()
+        relaxed = self._held_out_loss()
         self.supernet.relaxation = discrete
-        discretised = torch.stack(self._held_out_losses()).mean()
+        discretised = self._held_out_loss()
         self.supernet.relaxation = self.relaxation
         return SearchResult(
             genotype=self.space.genotype(chosen),
             candidates={chain.name: chain.choices for chain in self.space.chains()},
             trajectory=tuple(self.trajectory),
-            relaxed_loss=float(relaxed),
-            discrete_loss=float(discretised),
+            relaxed_loss=relaxed,
+            discrete_loss=discretised,
             policy=self.policy.to_dict(),
         )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
-from naslab.search_spaces.common.controls import trained, untrained
+from naslab.search_spaces.common.controls import trained_as, untrained
 from naslab.search_spaces.common.scores.translation import translation_scores
 from naslab.search_spaces.common.tasks import StepBudget, StepTask
 from naslab.search_spaces.common.training import adamw, train_in_rungs
@@ -28,7 +28,7 @@ from naslab.search_spaces.dysi.pairs import TokenPairs, token_pairs
 from naslab.search_spaces.dysi.scoring import forced_scores, prefix_chrf, written
 from naslab.search_spaces.dysi.space import DySI
 from naslab.search_spaces.options import Mechanical
-from naslab.search_spaces.seeds import derive_seed, seed_everything
+from naslab.search_spaces.seeds import derive_seed
 from naslab.search_spaces.task import Control, Rung, Split
 
 BETAS = (0.9, 0.98)
@@ -92,7 +92,7 @@ class Translation(StepTask):
         self._controls = (
             Control("source", "the source itself as its target", self._source, seeded=False),
             untrained(self),
-            trained("teacher_forcing", gold, self._teacher_forced, self.evaluate),
+            trained_as(self, "teacher_forcing", gold, space.published["teacher-forcing"]),
         )
 
     def _tokenizer(self) -> PairTokenizer:
@@ -117,9 +117,8 @@ class Translation(StepTask):
         recipe, pairs, size = cast(SequenceModel, model).recipe, self.pairs["train"], self.options.batch_size
         whole = self.options.epochs * self.steps_per_epoch
         for step in self.scheduled_steps(optimiser, epoch, self.options.warmup):
-            per_pass = len(pairs) // size
-            order = torch.Generator().manual_seed(derive_seed(seed, "order", step // per_pass))
-            at = step % per_pass * size
+            order = torch.Generator().manual_seed(derive_seed(seed, "order", step // self.batches_per_pass))
+            at = step % self.batches_per_pass * size
             rows = torch.randperm(len(pairs), generator=order)[at : at + size].tolist()
             drawn = torch.Generator().manual_seed(derive_seed(seed, "replaced", step))
             yield sent_batch(pairs.batch(rows, drawn, recipe.share(step, whole)), self.device)
@@ -152,13 +151,6 @@ class Translation(StepTask):
     def _source(self, seed: int, split: Split) -> dict[str, float]:
         part = self.data.of(split)
         return translation_scores(part.sources, part.targets)
-
-    def _teacher_forced(self, seed: int) -> SequenceModel:
-        seed_everything(seed)
-        model = self.space.build(self.space.published["teacher-forcing"])
-        for _ in self.train(model, seed):
-            pass
-        return model
 
     @property
     def benchmark(self) -> Mapping[str, Any]:

@@ -109,7 +109,7 @@ def weight_gradient(
 
 def _pair(value: Any) -> tuple[int, int] | None:
     """Two numbers, of one or two, as PyTorch reads them; None: padding by name, or what is an error there."""
-    numbers = (value,) if isinstance(value, int) else tuple(value)
-    if len(numbers) not in (1, 2) or isinstance(value, str):
+    if isinstance(value, str):
         return None
-    return numbers[0], numbers[-1]
+    numbers = (value,) if isinstance(value, int) else tuple(value)
+    return (numbers[0], numbers[-1]) if len(numbers) in (1, 2) else None

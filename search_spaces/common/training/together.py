@@ -86,8 +86,8 @@ def own_part(batch: Any) -> tuple[Any, float]:
     size = len(leaves[0])
     if size < world():
         raise InputError(f"executor.processes: {world()} processes, and a batch of {size}")
-    part = tree_unflatten([leaf.tensor_split(world())[rank()] for leaf in leaves], structure)
-    return part, len(leaves[0].tensor_split(world())[rank()]) * world() / size
+    own = [leaf.tensor_split(world())[rank()] for leaf in leaves]
+    return tree_unflatten(own, structure), len(own[0]) * world() / size
 
 
 def _is_of_communication(error: RuntimeError) -> bool:
