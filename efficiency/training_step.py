@@ -102,15 +102,13 @@ def training_times(
         return _measure(trained, device_of(model, inputs), max_seconds)
 
 
-def training_step_function(
-    model: nn.Module, inputs: Inputs, *, optimiser: MakeOptimiser = torch.optim.AdamW
-) -> Callable[[], None]:
-    """One whole step as a function to be timed or measured otherwise. The model trains: its caller puts it back.
+def training_step_function(model: nn.Module, inputs: Inputs) -> Callable[[], None]:
+    """One whole step with AdamW as a function to be timed or measured otherwise. The model trains: its caller puts it back.
 
     Raises:
         NoTrainingStep: there is none; the reason is named.
     """
-    trained = _Trained(model, inputs, optimiser)
+    trained = _Trained(model, inputs, torch.optim.AdamW)
 
     def step() -> None:
         with torch.enable_grad():
