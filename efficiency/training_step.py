@@ -103,7 +103,7 @@ def training_times(
 
 
 def training_step_function(model: nn.Module, inputs: Inputs) -> Callable[[], None]:
-    """One whole step with AdamW as a function to be timed or measured otherwise. The model trains: its caller puts it back.
+    """One whole step with AdamW, to be timed or measured otherwise. The model trains: its caller puts it back.
 
     Raises:
         NoTrainingStep: there is none; the reason is named.
