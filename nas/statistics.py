@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import fmean, stdev, variance
 
+LEVEL = 0.95
+"""Of every interval, where nothing else is said."""
 Critical = Callable[[int], float]
 """By how many standard errors an interval of so many observations reaches to each side; infinite where so few have no
 interval yet, as before the first look of a race."""
@@ -48,7 +50,7 @@ def t_quantile(probability: float, degrees: float) -> float:
 
 
 @cache
-def student(observations: int, level: float = 0.95) -> float:
+def student(observations: int, level: float = LEVEL) -> float:
     """The t quantile of a two-sided interval of one look at so many observations."""
     return t_quantile((1 + level) / 2, observations - 1)
 
@@ -69,7 +71,7 @@ def mean_interval(values: Sequence[float], critical: Critical = student) -> Inte
     return Interval(mean, mean - half, mean + half)
 
 
-def difference_interval(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Interval:
+def difference_interval(a: Sequence[float], b: Sequence[float]) -> Interval:
     """Mean of `a` minus mean of `b` with Welch's interval, which does not assume equal variances.
 
     Raises:
@@ -85,7 +87,7 @@ def difference_interval(a: Sequence[float], b: Sequence[float], level: float = 0
     if total == 0:
         return Interval(mean, mean, mean)
     degrees = total**2 / sum(part**2 / (len(side) - 1) for part, side in zip(parts, (a, b), strict=True))
-    half = t_quantile((1 + level) / 2, degrees) * math.sqrt(total)
+    half = t_quantile((1 + LEVEL) / 2, degrees) * math.sqrt(total)
     return Interval(mean, mean - half, mean + half)
 
 

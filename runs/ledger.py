@@ -321,9 +321,8 @@ def _ended(number: int, job: Job, outcome: Mapping[str, Any]) -> Trial:
     return Trial(
         number=number,
         job=job,
-        state="interrupted" if outcome["state"] == "killed" else outcome["state"],  # the word of earlier versions
         rungs=tuple(RungRecord(**rung) for rung in outcome.get("rungs", ())),
-        **{one.name: outcome[one.name] for one in fields(Outcome) if one.name in outcome and one.name != "state"},
+        **{one.name: outcome[one.name] for one in fields(Outcome) if one.name in outcome},
     )
 
 

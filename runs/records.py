@@ -60,11 +60,16 @@ def read_records(storage: BaseStorage, homes: Sequence[int], known: Collection[i
             number=found.get(NUMBER, ends[trial_id].number),
             has_ended=TrialState[ends[trial_id].state].is_finished(),
             job=found[JOB],
-            outcome=found.get(OUTCOME),
+            outcome=_in_words_of_today(found.get(OUTCOME)),
         )
         for trial_id, found in facts.items()
         if JOB in found
     ]
+
+
+def _in_words_of_today(outcome: dict[str, Any] | None) -> dict[str, Any] | None:
+    """An earlier version said `killed` for `interrupted`."""
+    return {**outcome, "state": "interrupted"} if outcome and outcome["state"] == "killed" else outcome
 
 
 def read_judgements(storage: BaseStorage, homes: Sequence[int]) -> list[dict[str, Any]]:

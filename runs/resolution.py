@@ -42,8 +42,7 @@ def _floor_beside(row: Row, standing: Standing) -> Mapping[int, float]:
     """What `row` is held against: by seed, or by numbers that are no seeds where it is several runs of a baseline."""
     if standing.floor is None or standing.floor_of == "reference":
         return standing.reference.metrics if standing.reference else {}
-    baselines = [*standing.controls, *([standing.random] if standing.random else [])]
-    values = next((one.values for one in baselines if one.name == standing.floor_of), ())
+    values = next((one.values for one in standing.baselines if one.name == standing.floor_of), ())
     if len(values) > 1:
         return dict(zip(range(-len(values), 0), values, strict=True))
     return dict.fromkeys(row.metrics, standing.floor)

@@ -91,6 +91,11 @@ class Standing:
         return next((row for row in self.own_rows if row.reference), None)
 
     @property
+    def baselines(self) -> tuple[Baseline, ...]:
+        """The controls, and the random architectures where there are any."""
+        return (*self.controls, *([self.random] if self.random else []))
+
+    @property
     def own_rows(self) -> tuple[Row, ...]:
         """The rows of the study itself, without those of studies beside it."""
         return tuple(row for row in self.rows if row.study == self.study)

@@ -22,6 +22,7 @@ from naslab.runs.lease import Lease, Session, last_sessions
 from naslab.runs.optuna_record import ASIDE
 from naslab.runs.place import MOVED_FROM, files_of, finish_move
 from naslab.runs.records import DELETING, DONE, read_records
+from naslab.runs.spend import SECONDS_PER_HOUR
 from naslab.runs.storage import connect, storage_errors
 from naslab.runs.storage_url import shown, storage_url
 
@@ -155,7 +156,7 @@ class _Shelf:
     def overview(self, name: str) -> Overview:
         records = read_records(self.backend, self.ids(name))
         ends = [record.outcome for record in records if record.has_ended and record.outcome is not None]
-        states = Counter("interrupted" if end["state"] == "killed" else end["state"] for end in ends)
+        states = Counter(end["state"] for end in ends)
         states.update({"running": len(records) - len(ends)})
         session, attribute = self.sessions.get(name), self.attribute(name)
         held = session is not None and session.is_alive
@@ -164,7 +165,7 @@ class _Shelf:
             name=name,
             state="being deleted" if attribute.get(DELETING) else state,
             trials={state: number for state, number in sorted(states.items()) if number},
-            device_hours=sum(sum(end.get("seconds", {}).values()) for end in ends) / 3600,
+            device_hours=sum(sum(end.get("seconds", {}).values()) for end in ends) / SECONDS_PER_HOUR,
             last_seen=None if session is None else session.seen,
             driver=session.driver if held and session is not None else None,
             files=self.files(name),

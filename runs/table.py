@@ -185,8 +185,7 @@ def plus_minus(value: Interval | None, digits: int) -> str:
 
 def footnote(ranking: Ranking) -> str:
     """Floor and margin, what the intervals are, controls, and what was not trained."""
-    beside = [*ranking.controls, *([ranking.random] if ranking.random else [])]
-    controls = "; ".join(f"{one.name} {ranking.shown(one.metric.mean)}" for one in beside) or "none"
+    controls = "; ".join(f"{one.name} {ranking.shown(one.metric.mean)}" for one in ranking.baselines) or "none"
     gain = "" if ranking.gain_over == "reference" else f" Gain over the control {ranking.gain_over}."
     refused = "".join(f"\nNot trained: {one.name}: {'; '.join(map(str, one.breaks))}" for one in ranking.refused)
     predicted = "".join(f"\n{line}" for line in predicted_lines(ranking))

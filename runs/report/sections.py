@@ -43,7 +43,7 @@ def all_sections(found: Findings) -> list[Section]:
 def controls(found: Findings) -> Section:
     """What the metric says without any search."""
     id, title, ranking = "controls", "Controls", found.ranking
-    lines = [*ranking.controls, *([ranking.random] if ranking.random else [])]
+    lines = ranking.baselines
     if not lines:
         return empty(id, title, "No control and no random architecture has finished yet.")
     best = next((row for row in ranking.rows if row.rank is not None), None)

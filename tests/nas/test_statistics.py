@@ -161,12 +161,6 @@ def test_an_interval_with_one_bound_has_none(low, high):
     assert half.scaled(3.0) == Interval(6.0, None, None)
 
 
-def test_the_level_of_a_difference_is_the_share_that_it_covers():
-    a, b = [80.1, 81.3, 79.7, 80.0], [78.0, 80.5, 79.1]
-    welch = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.8)
-    assert difference_interval(a, b, level=0.8).low == pytest.approx(welch.low)
-
-
 @given(
     st.lists(st.floats(-10, 10), min_size=2, max_size=5),
     st.lists(st.floats(-10, 10), min_size=2, max_size=5),
