@@ -52,11 +52,8 @@ def tune_kernels(device: torch.device, dtype: torch.dtype, max_seconds: float, o
         raise InputError(f"--tune: {device} has no launches to tune; use a CUDA or ROCm device")
     chosen = cases(device, dtype, only)
     with current(device):
-        correct, milliseconds = (
-            partial(is_correct, dtype=dtype),
-            partial(time_ms, device=device, max_seconds=max_seconds),
-        )
-        return tune(chosen, correct, milliseconds, device)
+        milliseconds = partial(time_ms, device=device, max_seconds=max_seconds)
+        return tune(chosen, partial(is_correct, dtype=dtype), milliseconds, device)
 
 
 def tune(

@@ -75,7 +75,7 @@ class Predictor:
         for name in FEATURES:
             if features.get(name, 0.0) and name not in self.factors:
                 raise InputError(f"prediction for {self.device}: no measured step had any {name}")
-        seconds = sum(factor * features.get(name, 0.0) for name, factor in self.factors.items())
+        seconds = _seconds(self.factors, features)
         if not self.shortest / REACH <= seconds <= self.longest * REACH:
             raise InputError(
                 f"prediction for {self.device}: {seconds:.3g} s is outside the calibrated range, "
@@ -108,9 +108,12 @@ def leave_one_out(steps: Sequence[StepTime]) -> list[float | None]:
     for step in steps:
         factors = _factors([other for other in steps if other.name != step.name])
         known = all(name in factors for name, value in step.features.items() if value)
-        seconds = sum(factor * step.features.get(name, 0.0) for name, factor in factors.items())
-        predicted.append(seconds if known else None)
+        predicted.append(_seconds(factors, step.features) if known else None)
     return predicted
+
+
+def _seconds(factors: Mapping[str, float], features: Mapping[str, float]) -> float:
+    return sum(factor * features.get(name, 0.0) for name, factor in factors.items())
 
 
 def _factors(steps: Iterable[StepTime]) -> dict[str, float]:

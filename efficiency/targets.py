@@ -13,7 +13,7 @@ from naslab.efficiency.ceilings import ceilings_path
 from naslab.efficiency.device import host_memory_bytes
 from naslab.efficiency.flop_count import FlopCount
 from naslab.efficiency.gpus import DeviceSpec, find_gpu, match_gpu
-from naslab.efficiency.prediction import Prediction, Predictor, StepTimes
+from naslab.efficiency.prediction import Prediction, StepTimes
 from naslab.efficiency.published_rates import predict_published, published_basis
 from naslab.efficiency.roofline import Roof, place
 from naslab.efficiency.step_features import features
@@ -22,12 +22,8 @@ from naslab.kernels._cache import cache_folder
 
 TRAINED_IN = ("bfloat16", "float16")
 """The number formats of the published runs."""
-
-
 MOST_GAP = 0.05
 """Share of a step's FLOPs that operations without a formula may have at most, before its prediction is refused."""
-
-
 HERE = "cpu"
 """The target that is this machine's processor, once `naslab devices calibrate` has timed the suite of models on it."""
 
@@ -140,8 +136,7 @@ def step_seconds(evidence: Evidence, dtype: str, counted: FlopCount, *, training
         names = ", ".join(counted.uncovered)
         raise InputError(f"no formula for {names}, which may be up to {share:.0%} of the FLOPs")
     if evidence.measured is not None:
-        predictor: Predictor = evidence.measured.predictor()
-        found = predictor.predict(features(counted, evidence.roof))
+        found = evidence.measured.predictor().predict(features(counted, evidence.roof))
     elif dtype not in TRAINED_IN:
         raise InputError(f"the published training runs are in half precision, not {dtype}; use --dtype bf16")
     else:

@@ -16,7 +16,7 @@ from torch import nn
 
 from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
-from naslab.search_spaces.altup import flops
+from naslab.search_spaces.altup import costs
 from naslab.search_spaces.altup.coefficients import GEMMA_CLIP, Kind
 from naslab.search_spaces.altup.model import Form, Method, Plan, make_model
 from naslab.search_spaces.altup.stack import Selection
@@ -271,8 +271,8 @@ class AltUp(SearchSpace):
         return {name: torch.randint(options.vocabulary, (batch_size, n)) for name, n in lengths.items()}
 
     def forward_flops(self, configuration: Configuration, batch_size: int) -> int:
-        """See `flops.forward_flops`; the lengths are those of `example_input`."""
+        """See `costs.forward_flops`; the lengths are those of `example_input`."""
         if self.options.form == "decoder":
-            return flops.forward_flops(self.plan(configuration), batch_size, self.options.context)
+            return costs.forward_flops(self.plan(configuration), batch_size, self.options.context)
         shape = span_shape(self.options.context)
-        return flops.forward_flops(self.plan(configuration), batch_size, shape.targets, shape.inputs)
+        return costs.forward_flops(self.plan(configuration), batch_size, shape.targets, shape.inputs)

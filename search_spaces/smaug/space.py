@@ -19,7 +19,7 @@ from naslab.search_spaces.common.counts import roundest, visible_tokens
 from naslab.search_spaces.common.objectives.masked_words import hidden_words
 from naslab.search_spaces.configuration import Configuration, into
 from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Value
-from naslab.search_spaces.smaug import cost
+from naslab.search_spaces.smaug import costs
 from naslab.search_spaces.smaug.design import LAYERS, Design, Layers
 from naslab.search_spaces.smaug.model import VideoLanguageModel
 from naslab.search_spaces.smaug.options import SMAUGOptions
@@ -196,5 +196,5 @@ class SMAUG(SearchSpace):
         }
 
     def forward_flops(self, configuration: Configuration, batch_size: int) -> int:
-        """See `naslab.search_spaces.smaug.cost`; questions, which are trained along, are no part of it."""
-        return cost.forward_flops(self.options, self.bert, configuration.into(Design), batch_size)
+        """See `naslab.search_spaces.smaug.costs`; questions, which are trained along, are no part of it."""
+        return costs.forward_flops(self.options, self.bert, configuration.into(Design), batch_size)

@@ -74,10 +74,8 @@ class VideoLanguage(EpochTask):
         self._check_fit()
         texts = (space.bert.vocab_size, space.options.special, space.options.text_tokens)
         self.pairs = tokenized(self.data, options.tokenizer, *texts)
-        blind, one = (
-            "the reference model, trained and scored on black frames",
-            "the reference model with one frame a clip",
-        )
+        blind = "the reference model, trained and scored on black frames"
+        one = "the reference model with one frame a clip"
         self._controls = (
             Control("chance", "every pair alike, the most frequent answer, any option", self._chance, seeded=False),
             untrained(self),

@@ -10,7 +10,7 @@ from naslab.efficiency.flops import count_forward
 from naslab.errors import InputError
 from naslab.search_spaces import find_space
 from naslab.search_spaces.common.objectives.masked_patches import Masking
-from naslab.search_spaces.smaug.cost import part_macs
+from naslab.search_spaces.smaug.costs import part_macs
 from naslab.search_spaces.smaug.design import LAYERS, Design
 
 CASES = [("tiny", v) for v in VARIANTS] + [("small", v) for v in VARIANTS[:4]] + [("paper", v) for v in VARIANTS[::3]]
