@@ -33,11 +33,6 @@ class DeviceSpec:
     sources: Mapping[str, str]
     cores_per_chip: int = 1
 
-    @property
-    def recalled(self) -> tuple[str, ...]:
-        """The figures that nobody looked up."""
-        return tuple(figure for figure, source in self.sources.items() if source.endswith(RECALLED))
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the published schema."""
         return {**vars(self), "peak_flops": dict(self.peak_flops), "sources": dict(self.sources)}

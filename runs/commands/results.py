@@ -11,20 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from naslab.errors import InputError
+from naslab.runs.commands.model_options import Json
+from naslab.runs.commands.study_options import Storage, StudyName
 from naslab.runs.output import err, print_json, print_whole
 from naslab.runs.output import out as console
 
 if TYPE_CHECKING:
     from naslab.runs.ranking import Ranking
 
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or a study's name.")]
-Storage = Annotated[str | None, typer.Option(help="SQLite file or storage URL; default naslab-runs/naslab.db.")]
 Beside = Annotated[
     list[str] | None,
     typer.Option(metavar="STUDY", help="Also rank this study of the storage; repeatable."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-
 
 INTERVALS = (
     "metric", "device_hours", "score", "gain_per_device_hour", "hours_to_floor", "difference", "wall_hours"
@@ -35,7 +33,7 @@ def rank(
     study: StudyName,
     beside: Beside = None,
     storage: Storage = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one row per configuration.")] = False,
 ) -> None:
     """Rank the configurations of a study by metric per device hour."""
@@ -62,7 +60,7 @@ def report(
     kernels: Annotated[Path | None, typer.Option(help="Include this output of `naslab bench kernels --json`.")] = None,
     beside: Beside = None,
     storage: Storage = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Write one HTML file that answers which configuration is worth its hours."""
     from naslab.runs.beside import load_beside
@@ -87,7 +85,7 @@ def export(
     top: Annotated[int, typer.Option(min=1, help="How many of the best configurations.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Default: exports/ in the study's folder.")] = None,
     storage: Storage = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Export the best configurations with their weights; each is first rebuilt and compared bit for bit."""
     from naslab.runs.export import document as export_document

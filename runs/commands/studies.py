@@ -10,19 +10,18 @@ import typer
 from rich.table import Table
 
 from naslab.errors import InputError
+from naslab.runs.commands.model_options import Json
+from naslab.runs.commands.study_options import Storage
 from naslab.runs.output import err, out, print_json
 
 if TYPE_CHECKING:
     from naslab.runs.studies import Overview
 
-Storage = Annotated[str | None, typer.Option(help="SQLite file or storage URL; default naslab-runs/naslab.db.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-
 group = typer.Typer(help="List, rename or delete the studies of a storage.")
 
 
 @group.callback(invoke_without_command=True)
-def _group(context: typer.Context, storage: Storage = None, as_json: AsJson = False) -> None:
+def _group(context: typer.Context, storage: Storage = None, as_json: Json = False) -> None:
     """All studies of a storage, and the state of each."""
     if context.invoked_subcommand is None:
         studies(storage, as_json)
@@ -53,7 +52,7 @@ def rename(
     old: Annotated[str, typer.Argument(metavar="OLD", help="A study's name.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="The new name.")],
     storage: Storage = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Rename a study and its files. Change the name in its study file too."""
     from naslab.runs.studies import rename_study
@@ -71,7 +70,7 @@ def delete(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A study's name.")],
     yes: Annotated[bool, typer.Option("--yes", help="Confirm the deletion.")] = False,
     storage: Storage = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Delete a study permanently: its records, checkpoints, weights, logs and exports."""
     from naslab.runs.studies import delete_study, list_studies

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from naslab.runs.commands.model_options import Json
+from naslab.runs.commands.study_options import Storage, StudyName
 from naslab.runs.output import err, out, print_json
 from naslab.runs.shipped import find_study_file
 
 if TYPE_CHECKING:
     from naslab.runs.study import Study
-
-Storage = Annotated[str | None, typer.Option(help="SQLite file or storage URL; default naslab-runs/naslab.db.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
 def run(
@@ -32,7 +31,7 @@ def run(
         bool, typer.Option("--retry-failed", help="Retry trials that failed or timed out.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; write nothing.")] = False,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Start or resume a study; no finished trial is repeated.
 
@@ -82,9 +81,9 @@ def _again(command: str, study: str, storage: str | None, *more: str) -> str:
 
 
 def status(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or a study's name.")],
+    study: StudyName,
     storage: Storage = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Progress of a study and where its device time went."""
     from naslab.runs.locate import open_study
@@ -98,10 +97,10 @@ def status(
 
 
 def logs(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or a study's name.")],
+    study: StudyName,
     trial: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's number, or its key for all its attempts.")],
     storage: Storage = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """What the task printed in a trial, and the traceback if it failed."""
     from naslab.runs.locate import open_study
