@@ -106,7 +106,14 @@ def file_digest(path: Path) -> str:
 
 
 def outputs(model: nn.Module, inputs: Inputs) -> dict[str, torch.Tensor]:
-    """Every tensor that the model returns for `inputs`, by position, without gradients."""
+    """Every tensor that the model returns for `inputs`, by position, without gradients.
+
+    Each has memory of its own: safetensors writes no tensor twice, and a loss of one part is that part.
+    """
     with torch.no_grad():
         leaves = torch.utils._pytree.tree_leaves(call_model(model.eval(), inputs))
-    return {str(i): leaf.contiguous() for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)}
+    return {
+        str(i): leaf.clone(memory_format=torch.contiguous_format)
+        for i, leaf in enumerate(leaves)
+        if isinstance(leaf, torch.Tensor)
+    }

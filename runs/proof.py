@@ -35,7 +35,8 @@ def prove(original: nn.Module, folder: Path, inputs: Inputs) -> None:
     Raises:
         ProofFailed: an output differs in shape, type or any bit, or the folder cannot be rebuilt.
     """
-    inputs = map_tensors(torch.Tensor.contiguous, inputs)
+    # Each with memory of its own, as safetensors writes no tensor twice.
+    inputs = map_tensors(lambda tensor: tensor.clone(memory_format=torch.contiguous_format), inputs)
     expected = outputs(original, inputs)
     if not expected:
         raise ProofFailed(f"{folder.name}: the model returns no tensor, so its export cannot be proved")

@@ -16,7 +16,7 @@ from synthetic_study import BY_DARTS, PUBLISHED, make_study, make_trials
 from naslab.errors import InputError
 from naslab.runs.architecture import WEIGHTS, rebuild
 from naslab.runs.export import best_trial, document, export, slug
-from naslab.runs.proof import ProofFailed, prove
+from naslab.runs.proof import ProofFailed, main, prove
 from naslab.runs.ranking import rank
 from naslab.runs.study import Study
 from naslab.runs.trial import Trial
@@ -149,6 +149,16 @@ def test_an_example_input_in_any_layout_is_proved(study, files, tmp_path, monkey
             prove(torch.nn.Identity(), tmp_path, layout)
         assert given["inputs"].is_contiguous()
         assert torch.equal(given["inputs"], layout)
+
+
+def test_outputs_and_inputs_that_share_memory_are_proved(study, files, tmp_path, monkeypatch):
+    """A loss of one part is that part: the model returns one tensor under two names."""
+    original = study.search_space.build(BY_DARTS)
+    monkeypatch.setattr("naslab.runs.proof._in_new_process", lambda folder, given, answer: main(folder, given, answer))
+    monkeypatch.setattr("naslab.runs.proof.rebuild", lambda folder: original)
+    original.forward = lambda a, b: {"loss": a, "part": a, "view": b[:1]}
+    tensor = torch.rand(4)
+    prove(original, tmp_path, {"a": tensor, "b": tensor})
 
 
 def test_a_folder_that_cannot_be_rebuilt_fails_the_proof(tmp_path):
