@@ -67,18 +67,26 @@ class TokenPairs:
 
 
 def token_pairs(pairs: Pairs, tokenizer: PairTokenizer, options: DySIOptions) -> TokenPairs:
-    """The pairs under a tokenizer.
+    """The pairs under a tokenizer, with its special tokens around each source.
 
     Raises:
-        InputError: a text of which the tokenizer makes no token.
+        InputError: a source has no room beside these, or a text of which the tokenizer makes no token.
     """
+    before, after = tokenizer.around
+    special = len(before) + len(after)
+    room = options.source_tokens - special
+    if room < 1:
+        raise InputError(
+            f"space.options.source_tokens: {options.source_tokens} leaves no room beside the {special} special tokens "
+            "of the network's tokenizer"
+        )
     sources, targets = tokenizer.encode(pairs.sources, target=False), tokenizer.encode(pairs.targets, target=True)
     for number, (source, target) in enumerate(zip(sources, targets, strict=True), 1):
         if not source or not target:
             side = "target" if source else "source"
             raise InputError(f"task.data: the {side} of pair {number} has no word that the tokenizer knows")
     return TokenPairs(
-        [source[: options.source_tokens] for source in sources],
+        [[*before, *source[:room], *after] for source in sources],
         [[*target, tokenizer.ids.end][: options.target_tokens] for target in targets],
         pairs.targets,
         tokenizer.ids,

@@ -6,13 +6,14 @@ import pytest
 import sacrebleu
 import torch
 import transformers
-from transformers import PreTrainedTokenizerFast
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from naslab.errors import InputError
 from naslab.search_spaces import find_space, seed_everything
 from naslab.search_spaces.common.scores.translation import translation_scores
 from naslab.search_spaces.data.text import IGNORED, Pairs, ParallelOptions, load_parallel
-from naslab.search_spaces.data.text.pair_tokenizers import BytePairs, NamedPairs
+from naslab.search_spaces.data.text.pair_tokenizers import BytePairs, Ids, NamedPairs
 from naslab.search_spaces.dysi.pairs import token_pairs
 from naslab.search_spaces.dysi.scoring import forced_scores, prefix_chrf, written
 from naslab.search_spaces.find import make_task
@@ -50,6 +51,31 @@ def test_a_batch_is_the_pairs(form):
     assert (batch["source"][:, -1] != tokenizer.ids.pad).all() == (form == "decoder")
     assert batch["weight"].sum().item() == pytest.approx(2)
     assert torch.equal(batch["weight"] > 0, batch["targets"] != IGNORED)
+
+
+def test_a_source_has_the_special_tokens_of_its_network_around_it(tmp_path):
+    """Pre-trained encoders know no text without them; a long one is cut between them. A target has its own."""
+    codes = BytePairs(PAIRS, 270).codes
+    codes.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    PreTrainedTokenizerFast(tokenizer_object=codes, pad_token="<pad>").save_pretrained(tmp_path)
+    named, options = NamedPairs(str(tmp_path), Ids(0, 1, 2), 270), find_space("dysi", "tiny", SIZES).options
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    for form in ("encoder_decoder", "decoder"):
+        pairs = token_pairs(Pairs(["th 1", "x" * 50], ["b", "b"]), named, options.model_copy(update={"form": form}))
+        assert pairs.sources[0] == theirs("th 1")["input_ids"]
+        assert pairs.sources[1] == theirs("x" * 50, truncation=True, max_length=8)["input_ids"]
+        assert pairs.targets[0] == [*theirs("b", add_special_tokens=False)["input_ids"], 2]
+    with pytest.raises(InputError, match="source_tokens: 2 leaves no room beside the 2 special tokens"):
+        token_pairs(PAIRS, named, options.model_copy(update={"source_tokens": 2}))
+
+
+def test_an_end_that_pads_is_learned():
+    """GPT-2 has no padding token; its end stands for it."""
+    options, tokenizer = find_space("dysi", "tiny", {**SIZES, "form": "decoder"}).options, BytePairs(PAIRS, 270)
+    tokenizer.ids = Ids(2, 1, 2)
+    batch = token_pairs(PAIRS, tokenizer, options).batch([0, 20], torch.Generator().manual_seed(0))
+    assert batch["targets"].eq(2).sum(1).tolist() == [1, 1]
+    assert (batch["weight"][batch["targets"] == 2] > 0).all()
 
 
 def test_a_long_target_is_cut_and_has_no_end():
@@ -236,7 +262,7 @@ def test_a_text_without_words_is_named():
     options = find_space("dysi", "tiny", SIZES).options
 
     class Wordless:
-        ids = BytePairs(PAIRS, 270).ids
+        ids, around = BytePairs(PAIRS, 270).ids, ((), ())
 
         def encode(self, texts, target):
             return [[5] if text != "?" else [] for text in texts]

@@ -38,6 +38,11 @@ def load_tokenizer(name: str, where: str) -> Any:
     return tokenizer
 
 
+def number_range(tokenizer: Any) -> int:
+    """One more than the largest token number: numbers may have gaps, so there can be fewer tokens."""
+    return 1 + int(max(tokenizer.get_vocab().values()))
+
+
 def plain_ids(tokenizer: Any, texts: Sequence[str], side: Literal["text", "text_target"] = "text") -> list[list[int]]:
     """Token numbers of texts without special ones: where a text spells one, such as `</s>`, it is text."""
     how = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
@@ -49,6 +54,16 @@ def plain_ids(tokenizer: Any, texts: Sequence[str], side: Literal["text", "text_
             parts = re.split(f"(?=(?:{names}))", texts[number])
             rows[number] = [i for part in tokenizer(**{side: parts}, **how)["input_ids"] for i in part]
     return rows
+
+
+def around(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The special tokens that it puts before and after a text, such as T5's end."""
+    for text in PROBE:
+        bare, whole = (list(tokenizer(text, add_special_tokens=add)["input_ids"]) for add in (False, True))
+        for start in range(len(whole) - len(bare) + 1):
+            if bare and whole[start : start + len(bare)] == bare:
+                return whole[:start], whole[start + len(bare) :]
+    return [], []
 
 
 def _named(name: str) -> Any:

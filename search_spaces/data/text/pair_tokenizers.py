@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from naslab.errors import InputError
 from naslab.search_spaces.data.text.byte_pairs import BEGIN, END, PAD, train_byte_pairs
-from naslab.search_spaces.data.text.hub_tokenizers import load_tokenizer, plain_ids
+from naslab.search_spaces.data.text.hub_tokenizers import around, load_tokenizer, number_range, plain_ids
 from naslab.search_spaces.data.text.parallel import Pairs
 
 
@@ -25,6 +25,8 @@ class PairTokenizer(Protocol):
     """Texts to token numbers without special ones, and back."""
 
     ids: Ids
+    around: tuple[Sequence[int], Sequence[int]]
+    """Special tokens before and after a source, as the network was trained to read it."""
 
     def encode(self, texts: Sequence[str], target: bool) -> list[list[int]]:
         """The tokens of each text."""
@@ -38,6 +40,7 @@ class BytePairs:
 
     def __init__(self, pairs: Pairs, vocabulary: int) -> None:
         self.ids = Ids(PAD, BEGIN, END)
+        self.around: tuple[Sequence[int], Sequence[int]] = ((), ())
         self.codes: Any = train_byte_pairs("\n".join([*pairs.sources, *pairs.targets]), vocabulary)
 
     def encode(self, texts: Sequence[str], target: bool) -> list[list[int]]:
@@ -59,11 +62,11 @@ class NamedPairs:
     def __init__(self, name: str, ids: Ids, vocabulary: int) -> None:
         self.ids = ids
         self.codes: Any = load_tokenizer(name, "space.options.pretrained")
-        if len(self.codes) > vocabulary:
+        if (numbers := number_range(self.codes)) > vocabulary:
             raise InputError(
-                f"space.options.pretrained: the tokenizer of {name!r} has {len(self.codes)} tokens, its network "
-                f"{vocabulary}"
+                f"space.options.pretrained: the tokenizer of {name!r} has {numbers} tokens, its network {vocabulary}"
             )
+        self.around: tuple[Sequence[int], Sequence[int]] = around(self.codes)
 
     def encode(self, texts: Sequence[str], target: bool) -> list[list[int]]:
         """See PairTokenizer."""
