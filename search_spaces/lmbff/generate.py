@@ -138,14 +138,15 @@ def decode(
 
 
 def _grow(part: Filling, scores_V: Tensor, beam: int, tokenizer: Any) -> Iterator[Filling]:
-    """The next tokens that are likeliest; T5's marks are numbered downwards."""
+    """The next tokens that are likeliest."""
     best = scores_V.sort(descending=True, stable=True)
-    first, stop, *others = tokenizer.convert_tokens_to_ids([GAPS[0], ".", *FORBIDDEN])
+    # By name: T5's marks are numbered downwards, those of ByT5 upwards.
+    next_gap, stop, *others = tokenizer.convert_tokens_to_ids([GAPS[1 + part.filled], ".", *FORBIDDEN])
     forbidden = {number for number in others if number != tokenizer.unk_token_id}
     for number, score in zip(best.indices[: beam + 3].tolist(), best.values.tolist(), strict=False):
         doubled = number == stop and part.tokens[-1:] == (stop,)
         if number not in forbidden and not doubled:
-            ends = number in (first - 1 - part.filled, tokenizer.eos_token_id)
+            ends = number in (next_gap, tokenizer.eos_token_id)
             yield Filling((*part.tokens, number), part.score + score, part.filled + ends)
 
 

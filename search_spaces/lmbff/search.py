@@ -40,7 +40,7 @@ def words(
     labels = train.labels.numpy()
     likely = likely_words(logits, labels, prompter.tokenizer.whole_words(logits.shape[1]), options.likely_words)
     if options.neighbours is not None:
-        vectors = network.get_output_embeddings().weight.float().cpu().numpy()
+        vectors = network.get_output_embeddings().weight.detach().float().cpu().numpy()
         likely = nearest_words(likely, prompter.words, vectors, options.neighbours)
     return [mapping.words for mapping in search_mappings(logits, labels, likely, options.searched_words)]
 

@@ -81,10 +81,9 @@ def _tokenizer(
         words = [*(text.text for text in texts.train), *labelled.train.texts]
         return train_wordpiece(words, vocabulary, SpecialIds(), length, RARE)
     found = pretrained_tokenizer(pretrained, length, "space.options.pretrained")
-    if max(found.vocabulary.values()) >= vocabulary:
+    if (numbers := 1 + max(found.vocabulary.values())) > vocabulary:
         raise InputError(
-            f"space.options.pretrained: the tokenizer of {pretrained} has {len(found.vocabulary)} tokens, its model "
-            f"{vocabulary}"
+            f"space.options.pretrained: the tokenizer of {pretrained} has {numbers} tokens, its model {vocabulary}"
         )
     return found
 

@@ -20,7 +20,7 @@ from naslab.search_spaces.common.training import adaptation
 from naslab.search_spaces.data.text import IGNORED
 from naslab.search_spaces.lmbff import search
 from naslab.search_spaces.lmbff import task as tuning
-from naslab.search_spaces.lmbff.generate import generate_templates
+from naslab.search_spaces.lmbff.generate import Filling, _grow, generate_templates
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +80,9 @@ def test_both_methods_learn_what_one_word_tells(method, rows):
     assert task.evaluate(model, "test")["accuracy"] > 80
 
 
-def test_searched_words_are_kept_in_the_model_and_tell_the_classes_apart(rows):
-    space, task = made(rows, {"searched_words": 5, "likely_words": 8})
+@pytest.mark.parametrize("neighbours", [None, 4])
+def test_searched_words_are_kept_in_the_model_and_tell_the_classes_apart(neighbours, rows):
+    space, task = made(rows, {"searched_words": 5, "likely_words": 8, "neighbours": neighbours})
     chosen = {**space.published["prompt"], "label_words": "searched", "words_rank": 0}
     seed_everything(0)
     model = space.build(space.configuration(chosen))
@@ -210,6 +211,13 @@ def test_no_such_embedder(rows, tmp_path):
         made(rows, embedder=str(tmp_path / "none"))
 
 
+def test_what_is_no_sentence_encoder_is_refused_before_any_time_is_spent(rows, tmp_path):
+    name = saved(tmp_path, *infiller())
+    with pytest.raises(InputError, match=r"task.embedder: .*, a t5, cannot be used") as caught:
+        made(rows, embedder=name)
+    assert "\n" not in str(caught.value)
+
+
 def test_more_shots_than_examples(rows):
     space, task = made(rows)
     with pytest.raises(InputError, match="shots: 64 for training and as many for validation are more than the 90"):
@@ -298,6 +306,23 @@ def test_a_beam_finds_what_trying_all_finds():
     words = [np.arange(12)] * 3
     assert search_mappings(logits, labels, words, 1)[0].words == (3, 7, 11)
     assert search_mappings(logits, labels, words, 1, most=10)[0].words == (3, 7, 11)
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_a_gap_ends_where_the_next_is_marked_whichever_way_marks_are_numbered(step):
+    """T5 numbers them downwards, ByT5 upwards."""
+    numbers = {".": 0, "</s>": 1, **{f"<extra_id_{gap}>": 6 + step * gap for gap in range(3)}}
+
+    class Marks:
+        unk_token_id, eos_token_id = 2, 1
+
+        def convert_tokens_to_ids(self, tokens):
+            return [numbers.get(token, 2) for token in tokens]
+
+    for filled in (0, 1):
+        grown = list(_grow(Filling((9,), 0.0, filled), torch.zeros(10), 7, Marks()))
+        ends = {part.tokens[-1] for part in grown if part.filled == filled + 1}
+        assert ends == {1, 6 + step * (filled + 1)}
 
 
 def test_generated_templates_can_be_used(rows, tmp_path):

@@ -3,7 +3,9 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lmbff_small import MANUAL, bert_tokenizer, infiller, roberta_tokenizer
+from lmbff_small import MANUAL, SmallBertTokenizer, bert_tokenizer, infiller, roberta_tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from naslab.errors import InputError
 from naslab.search_spaces import find_space
@@ -78,6 +80,38 @@ def test_label_words_are_one_token(make):
     assert tokenizer.tokenizer.decode([tokenizer.word("great")]).strip() == "great"
     with pytest.raises(InputError, match=r"'zebra': is \d tokens \(.*\); use a word that is one token"):
         tokenizer.word("zebra")
+
+
+def test_a_letter_that_marks_words_elsewhere_marks_none_in_a_word_piece():
+    """Maltese has a Ġ, which in byte-level tokenizers is the space before a word."""
+    plain = dict(bert_tokenizer().get_vocab())
+    found = PromptTokenizer(SmallBertTokenizer(vocab={**plain, "Ġ": len(plain), "▁": len(plain) + 1}), "here")
+    words = found.whole_words(len(found))
+    assert words[plain["great"]]
+    assert words[plain["terrible"]]
+    assert not words[plain["##g"]]
+    assert not words[plain["[MASK]"]]
+
+
+def test_numbers_may_have_gaps():
+    plain = dict(bert_tokenizer().get_vocab())
+    found = PromptTokenizer(SmallBertTokenizer(vocab={**plain, "[MASK]": 400}), "here")
+    assert found.special.mask == 400 < len(found)
+    words = found.whole_words(500)
+    assert words[found.word("great")]
+    assert words.sum() == sum(t.isalpha() for t in plain)
+
+
+def test_a_word_without_a_space_before_it_is_a_label_word_where_the_space_is_a_token():
+    """In SentencePiece's models of Chinese the space is a piece of its own before nearly every word."""
+    pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0), ("好", -1.0), ("差", -1.0)]
+    names = {"cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>", "pad_token": "<pad>"}
+    codes = Tokenizer(models.Unigram(pieces, unk_id=3))
+    codes.pre_tokenizer = pre_tokenizers.Metaspace()
+    found = PromptTokenizer(PreTrainedTokenizerFast(tokenizer_object=codes, unk_token="<unk>", **names), "here")
+    assert found.words(("差", "好"), "here") == (6, 5)
+    with pytest.raises(InputError, match="is 3 tokens"):
+        found.word("好差")
 
 
 def test_a_mask_in_a_text_is_text():

@@ -5,6 +5,7 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
+from lmbff_small import saved_bert
 
 from naslab.search_spaces.common.scores.sentence_vectors import cosines, embedder
 from naslab.search_spaces.data.packages import model_folder
@@ -17,6 +18,12 @@ def test_counts_are_cosines_of_weighted_words():
     )
     found = cosines(embed(["a b", "a c"]), embed(["a b b", "a c"]))
     np.testing.assert_allclose(found, [[1, 0], [0, 1]], atol=1e-6)
+
+
+def test_a_text_longer_than_the_positions_is_cut(tmp_path):
+    embed = embedder(saved_bert(tmp_path), list, 0, [], torch.device("cpu"))  # of 64 positions
+    first, second = embed(["film " * 30 + "good " * 500, "film " * 30 + "good " * 400])
+    np.testing.assert_allclose(first, second)
 
 
 def test_minilm_is_that_of_sentence_transformers():

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from naslab.errors import InputError
+from naslab.search_spaces.common.modules.language_models import usable_positions
 from naslab.search_spaces.common.modules.pretrained import read_pretrained
 from naslab.search_spaces.common.scores.probe import linear_probe_accuracy
 from naslab.search_spaces.data.text.hub_tokenizers import load_tokenizer
@@ -22,6 +23,8 @@ Labelled: TypeAlias = tuple[Sequence[str], torch.Tensor]
 """Texts, and their classes (N,)."""
 Encode: TypeAlias = Callable[[str], Sequence[int]]
 BATCH = 64
+LONGEST = 256
+"""Tokens of a text, as sentence-transformers cuts it for MiniLM."""
 
 
 def embedder(name: str, encode: Encode, size: int, known: Sequence[str], device: torch.device) -> Embed:
@@ -58,7 +61,7 @@ def sentence_states(name: str, device: torch.device) -> Embed:
     """Mean of the last states over the tokens, as sentence-transformers pools them.
 
     Raises:
-        InputError: there is no such encoder, or its checkpoint lacks weights.
+        InputError: there is no such encoder, its checkpoint lacks weights, or it cannot be asked.
     """
     from transformers import AutoModel
 
@@ -67,20 +70,26 @@ def sentence_states(name: str, device: torch.device) -> Embed:
     if lacking := [key for key in missing if not key.startswith("pooler.")]:
         raise InputError(f"{where}: the checkpoint of {name} lacks {len(lacking)} weights, such as {lacking[0]}")
     model, tokenizer = model.to(device).eval(), load_tokenizer(name, where)
+    longest = min(LONGEST, usable_positions(model.config))
 
     @torch.no_grad()
     def embed(texts: Sequence[str]) -> Vectors:
         found = []
         for start in range(0, len(texts), BATCH):
             inputs = tokenizer(
-                list(texts[start : start + BATCH]), padding=True, truncation=True, max_length=256, return_tensors="pt",
-                split_special_tokens=True,
+                list(texts[start : start + BATCH]), padding=True, truncation=True, max_length=longest,
+                return_tensors="pt", split_special_tokens=True,
             ).to(device)  # fmt: skip
             kept = inputs["attention_mask"][..., None]
             mean = (model(**inputs)[0] * kept).sum(1) / kept.sum(1)
             found.append(torch.nn.functional.normalize(mean, dim=1).cpu().numpy())
         return np.concatenate(found).astype(np.float64)
 
+    try:
+        embed(["a " * longest, "the"])
+    except Exception as error:  # noqa: BLE001 - whatever the model or its tokenizer raises, it is no sentence encoder
+        words = " ".join(str(error).split())[:120]
+        raise InputError(f"{where}: {name!r}, a {model.config.model_type}, cannot be used: {words}") from None
     return embed
 
 

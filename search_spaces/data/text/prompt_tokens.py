@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from transformers import BertTokenizer
 
 from naslab.errors import InputError
-from naslab.search_spaces.data.text.hub_tokenizers import load_tokenizer, plain_ids
+from naslab.search_spaces.data.text.hub_tokenizers import PROBE, load_tokenizer, number_range, plain_ids
 from naslab.search_spaces.data.text.wordpiece import SpecialIds, train_wordpiece
 
 BEGINNINGS = ("Ġ", "▁")
@@ -32,10 +33,11 @@ class PromptTokenizer:
                 raise InputError(f"{where}: the tokenizer has no {key} token, which prompts need; use a masked LM's")
         self.tokenizer, self.special = tokenizer, SpecialIds(**numbers)
         self._known: dict[str, list[int]] = {}
+        self._numbers = number_range(tokenizer)
 
     def __len__(self) -> int:
-        """Number of tokens."""
-        return len(self.tokenizer)
+        """One more than the largest token number."""
+        return self._numbers
 
     def encode(self, text: str) -> list[int]:
         """Token numbers without special ones: where a text spells `[MASK]`, it is text."""
@@ -65,12 +67,14 @@ class PromptTokenizer:
         return plain_ids(self.tokenizer, texts)
 
     def word(self, word: str) -> int:
-        """The number of a word, as it stands after a space.
+        """The number of a word, as it stands after a space; of words written without spaces that of the word alone.
 
         Raises:
             InputError: it is not one token.
         """
         ids = self.encode(f" {word}")
+        if len(ids) == 2 and self.tokenizer.convert_ids_to_tokens(ids[0]) in BEGINNINGS:
+            ids = ids[1:]  # the space alone: of text without spaces the word is a token without one
         if ids == [self.special.unk]:
             raise InputError(f"label word {word!r}: is not in the vocabulary; use another")
         if len(ids) != 1:
@@ -94,13 +98,17 @@ class PromptTokenizer:
 
     def whole_words(self, size: int) -> NDArray[np.bool_]:
         """Which of `size` token numbers begin a word, or of a WordPiece are a word."""
-        tokens = self.tokenizer.convert_ids_to_tokens(range(len(self)))
-        marked = [mark for mark in BEGINNINGS if any(token.startswith(mark) for token in tokens)]
-        special = set(self.tokenizer.all_special_tokens)
-        found = np.zeros(max(size, len(tokens)), dtype=bool)
-        for number, token in enumerate(tokens):
-            found[number] = token not in special and (token.startswith(marked[0]) if marked else token.isalpha())
+        special, mark = set(self.tokenizer.all_special_tokens), self._beginning
+        found = np.zeros(max(size, len(self)), dtype=bool)
+        for token, number in self.tokenizer.get_vocab().items():
+            found[number] = token not in special and (token.startswith(mark) if mark else token.isalpha())
         return found[:size]
+
+    @cached_property
+    def _beginning(self) -> str:
+        """What begins a word here; nothing in a WordPiece, among whose letters these marks may be, too."""
+        tokens = [self.tokenizer.convert_ids_to_tokens(ids) for ids in map(self.encode, (f" {word}" for word in PROBE))]
+        return next((mark for mark in BEGINNINGS if any(row and row[0].startswith(mark) for row in tokens)), "")
 
     def save(self, folder: Path) -> None:
         """Write it as transformers loads it."""

@@ -195,7 +195,7 @@ def named_tokenizer(name: str, vocabulary: int, special: SpecialIds, length: int
         raise InputError(
             f"task.tokenizer: {name} numbers its special tokens {numbers}; set space.options.special to that"
         )
-    size = len(found.vocabulary)
+    size = 1 + max(found.vocabulary.values())
     if size > vocabulary:
         raise InputError(f"task.tokenizer: {name} has {size} tokens; set space.options.vocabulary to that")
     return found
