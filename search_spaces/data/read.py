@@ -38,6 +38,7 @@ def read_table(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> li
     """
     # Strict: otherwise a cell that begins with a quote takes in all that follows, up to the next quote.
     reader = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=delimiter, restval="", strict=True)
+    most = csv.field_size_limit(2**31 - 1)  # otherwise a text of 131,072 characters is refused
     try:
         header = list(reader.fieldnames or [])
         rows = list(reader)
@@ -45,6 +46,8 @@ def read_table(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> li
         raise InputError(
             f"{path}: after line {reader.line_num}: {error}; a cell with quotes is quoted whole, its own quotes doubled"
         ) from None
+    finally:
+        csv.field_size_limit(most)
     if twice := [name for name in header if name and header.count(name) > 1]:
         raise InputError(f"{path}: column {twice[0]!r} stands twice in the header; keep one")
     for column in columns:

@@ -1,5 +1,6 @@
 """Labelled sentences with few-shot parts, parallel pairs, and word boundaries."""
 
+import csv
 import importlib.util
 import tarfile
 from collections import Counter
@@ -150,6 +151,29 @@ def test_a_quote_takes_in_no_other_row(tmp_path):
     data = load(path)
     found = {text for part in (data.train, data.validation, data.test) for text in part.texts}
     assert found == {f"{text} {i}" for i, text in enumerate(texts)}
+
+
+@pytest.mark.parametrize(
+    ("names", "order"), [("10 9 1", "1 9 10"), ("0 -1 +1", "-1 0 +1"), ("10 9 b", "10 9 b"), ("b a B", "B a b")]
+)
+def test_classes_that_are_numbers_are_in_their_order(tmp_path, names, order):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + "\n".join(f"text {n},{names.split()[n % 3]}" for n in range(60)))
+    data = load_sentences(SentenceOptions(name="files", root=path))
+    assert list(data.classes) == order.split()
+    texts, labels = data.train.texts, data.train.labels.tolist()
+    for text, label in zip(texts, labels, strict=True):
+        assert data.classes[label] == names.split()[int(text.removeprefix("text ")) % 3]
+
+
+def test_a_long_text_is_read_whole(tmp_path):
+    """Python's reader of tables refuses cells of more than 131,072 characters unless it is told otherwise."""
+    path = tmp_path / "pairs.csv"
+    path.write_text("source,target\n" + "\n".join([*(f"a{n},b{n}" for n in range(20)), f"{'x' * 200_000},y"]))
+    most = csv.field_size_limit()
+    data = load_parallel(ParallelOptions(name="files", root=path))
+    assert max(len(text) for part in (data.train, data.validation, data.test) for text in part.sources) == 200_000
+    assert csv.field_size_limit() == most
 
 
 def test_space_around_a_label_makes_no_class(tmp_path):

@@ -8,8 +8,9 @@ same for every seed. The published seeds are 13, 21, 42, 87 and 100.
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -202,11 +203,17 @@ def _read(options: PoolOptions) -> tuple[dict[str, Sentences], tuple[str, ...], 
             rows = _own(options.root)
     rows = {split: [{**row, "label": row["label"].strip()} for row in part] for split, part in rows.items()}
     _check_pairs(rows, options.name)
-    classes = tuple(sorted({row["label"] for row in rows["train"]}))
+    classes = in_order({row["label"] for row in rows["train"]})
     if len(classes) < 2:
         raise InputError(f"data: {options.name} has {len(classes)} classes; two or more are needed")
     found = {split: _sentences(part, classes, f"{options.name}, {split}") for split, part in rows.items()}
     return found, classes, _digest(rows)
+
+
+def in_order(names: Collection[str]) -> tuple[str, ...]:
+    """Names of classes, sorted; where all are whole numbers by these, so that 10 comes after 9."""
+    numbers = all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names)
+    return tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
 
 
 def _pool(options: PoolOptions, found: Mapping[str, Sentences]) -> tuple[Sentences, Sentences]:

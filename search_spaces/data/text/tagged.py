@@ -7,9 +7,11 @@ million words. Digits and letters as wide as Chinese characters are made narrow,
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -26,6 +28,8 @@ Marked = Literal["nothing", "words", "words_and_tags"]
 NARROW = {ord("．"): ".", ord("％"): "%"} | {
     code: chr(code - 0xFEE0) for first, last in ("０９", "ＡＺ", "ａｚ") for code in range(ord(first), ord(last) + 1)
 }
+RUN_TOGETHER = re.compile("[A-Za-z\u00c0-\u02af\u0370-\u052f]{2}|[0-9]{2}")
+"""Two letters of alphabets whose words are written with spaces (Latin, Greek, Cyrillic), or two digits."""
 
 
 class TaggedOptions(Options):
@@ -36,8 +40,8 @@ class TaggedOptions(Options):
     files: Annotated[tuple[str, ...], When("corpus", ("files",))] = ()
     """UTF-8 text files with a text a line."""
     marked: Annotated[Marked, When("corpus", ("files",))] = "nothing"
-    """words: white space stands between words and nowhere else, as is usual for Chinese; words_and_tags: each word is
-    followed by a slash and its tag."""
+    """words: white space stands between words, as is usual for Chinese, and the text has none but between two words of
+    letters or two numbers, which would run together; words_and_tags: each word is followed by a slash and its tag."""
     validation: float = Field(0.1, gt=0, lt=1)
     test: float = Field(0.1, gt=0, lt=1)
     max_texts: int | None = Field(None, ge=3)
@@ -119,13 +123,19 @@ def _marked(line: _Line, marked: Marked) -> TaggedText:
     pieces = line.text.split()
     if marked == "words":
         words = tuple(piece.translate(NARROW) for piece in pieces)
-        return TaggedText("".join(words), words)
+        return TaggedText(joined(words), words)
     pairs = [piece.rpartition("/") for piece in pieces]
     for piece, (word, _, tag) in zip(pieces, pairs, strict=True):
         if not word or not tag:
             raise InputError(f"{line.path}: text {line.number}: {piece!r} is not a word, a slash and a tag")
     words = tuple(word.translate(NARROW) for word, _, _ in pairs)
-    return TaggedText("".join(words), words, tuple(tag for _, _, tag in pairs))
+    return TaggedText(joined(words), words, tuple(tag for _, _, tag in pairs))
+
+
+def joined(words: Sequence[str]) -> str:
+    """The text of words that is written without spaces, but for those between two words of letters or two numbers."""
+    spaces = [" " if RUN_TOGETHER.fullmatch(a[-1] + b[0]) else "" for a, b in pairwise(words)]
+    return "".join(word + space for word, space in zip(words, [*spaces, ""], strict=False))
 
 
 def _named(files: tuple[str, ...]) -> tuple[str, ...]:
