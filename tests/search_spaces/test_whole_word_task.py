@@ -5,10 +5,11 @@ import json
 
 import pytest
 import torch
+from transformers import AutoTokenizer, BertForMaskedLM, BertTokenizer
 
 from naslab.errors import InputError
 from naslab.search_spaces import find_space, make_task, seed_everything
-from naslab.search_spaces.common.modules.masked_lm import export_masked_lm, load_masked_lm
+from naslab.search_spaces.common.modules.masked_lm import BertSizes, export_masked_lm, fresh_masked_lm, load_masked_lm
 from naslab.search_spaces.common.objectives.masked_units import Masked
 from naslab.search_spaces.data.text import IGNORED, pretrained_tokenizer
 from naslab.search_spaces.whole_word.batches import packed
@@ -156,10 +157,8 @@ def test_held_out_words_have_several_tokens_and_are_hidden_whole(task):
 
 
 def test_a_model_goes_to_a_folder_of_transformers_and_comes_back(task, make, tmp_path):
-    from transformers import AutoTokenizer, BertForMaskedLM
-
     model, _ = trained(task)
-    export_masked_lm(model.bert, task.data.tokenizer.vocabulary, tmp_path / "made")
+    export_masked_lm(model.bert, task.data.tokenizer, tmp_path / "made")
     ids = task.example_input(3)
     model.eval()
     with torch.no_grad():
@@ -178,11 +177,24 @@ def test_a_model_goes_to_a_folder_of_transformers_and_comes_back(task, make, tmp
     assert len(rungs) == 2
 
 
+def test_letters_keep_their_case_on_the_way_out(tmp_path):
+    """The tokenizer of a cased BERT, in whose numbers there is a gap."""
+    tokens = {token: number for number, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b"])}
+    peer = BertTokenizer(vocab={**tokens, "A": 8, "##B": 9}, do_lower_case=False)
+    peer.save_pretrained(tmp_path / "cased")
+    bert = fresh_masked_lm(BertSizes(10, 4, 1, 1, 8, 8))
+    export_masked_lm(bert, pretrained_tokenizer(str(tmp_path / "cased"), 8), tmp_path / "made")
+    again = AutoTokenizer.from_pretrained(tmp_path / "made")
+    assert again("AB ab")["input_ids"] == [2, 8, 9, 5, 6, 3]
+    again = pretrained_tokenizer(str(tmp_path / "made"), 8)
+    assert again(["AB ab"]).tolist() == [[2, 8, 9, 5, 6, 3, 0, 0]]
+
+
 def folder_of(task, path, layers=3):
     space = find_space("whole_word", "tiny", {**SIZES, "layers": layers, "segmenters": ["gold"]})
     seed_everything(3)
     model = space.build(space.reference)
-    export_masked_lm(model.bert, task.data.tokenizer.vocabulary, path)
+    export_masked_lm(model.bert, task.data.tokenizer, path)
     return model
 
 
@@ -234,6 +246,10 @@ def test_a_bert_is_read_as_one_whatever_its_folder_is_called(task, make, tmp_pat
     """The published chinese_roberta_wwm_ext: vocab.txt and a config.json that does not say its kind."""
     folder_of(task, tmp_path / "chinese_roberta_wwm_ext")
     path = tmp_path / "chinese_roberta_wwm_ext" / "config.json"
+    for file in path.parent.glob("tokenizer*"):
+        file.unlink()
+    tokens = sorted(task.data.tokenizer.vocabulary.items(), key=lambda item: item[1])
+    (path.parent / "vocab.txt").write_text("\n".join(token for token, _ in tokens) + "\n", encoding="utf-8")
     known = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("model_type", "architectures")}
     path.write_text(json.dumps(known))
     again = make({"pretrained": str(path.parent), "vocabulary": None, "width": None})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -13,6 +12,7 @@ from naslab.errors import InputError
 from naslab.search_spaces.common import costs
 from naslab.search_spaces.common.modules.bert import bert_config, pretrained_config
 from naslab.search_spaces.common.modules.pretrained import read_pretrained
+from naslab.search_spaces.data.text import TextTokenizer
 
 HEAD = "cls."
 """What names of the head's weights begin with."""
@@ -100,20 +100,17 @@ def load_masked_lm(
     return model  # type: ignore[no-any-return]
 
 
-def export_masked_lm(bert: BertForMaskedLM, tokens: Mapping[str, int], folder: Path) -> None:
-    """Write a folder that transformers loads: `BertForMaskedLM.from_pretrained`, `BertTokenizer.from_pretrained`.
+def export_masked_lm(bert: BertForMaskedLM, tokenizer: TextTokenizer, folder: Path) -> None:
+    """Write a folder that transformers loads: `BertForMaskedLM.from_pretrained`, `AutoTokenizer.from_pretrained`.
 
     Args:
-        tokens: numbers by token, of the tokenizer that the model was trained with.
+        tokenizer: that the model was trained with.
 
     Raises:
-        InputError: the tokens do not number 0, 1, ... without a gap, or the folder cannot be written.
+        InputError: the folder cannot be written.
     """
-    ordered = sorted(tokens, key=tokens.__getitem__)
-    if [tokens[token] for token in ordered] != list(range(len(ordered))):
-        raise InputError(f"{folder}: the tokens are not numbered from 0 without a gap; keep the tokenizer's own files")
     try:
         bert.save_pretrained(folder)
-        (folder / "vocab.txt").write_text("\n".join(ordered) + "\n", encoding="utf-8")
+        tokenizer.save(folder)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from None

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -72,7 +73,10 @@ class Code:
 
 
 class TextTokenizer:
-    """Lower-cased texts as [CLS] words [SEP], cut and padded to one length. `vocabulary`: numbers by token."""
+    """Texts as [CLS] words [SEP], cut and padded to one length.
+
+    `vocabulary`: numbers by token; `peer` makes the same tokenizer of transformers.
+    """
 
     def __init__(
         self,
@@ -80,8 +84,10 @@ class TextTokenizer:
         special: SpecialIds,
         length: int,
         vocabulary: Mapping[str, int],
+        peer: Callable[[], Any],
     ) -> None:
         self._codes, self.special, self.length, self.vocabulary = codes, special, length, vocabulary
+        self._peer = peer
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Token numbers (N, length), int64."""
@@ -120,6 +126,10 @@ class TextTokenizer:
     def codes(self, texts: Sequence[str]) -> list[Code]:
         """The tokens of each text, all of them and without special ones."""
         return self._codes(list(texts)) if texts else []
+
+    def save(self, folder: Path) -> None:
+        """Write it as transformers' AutoTokenizer loads it, letters' case included."""
+        self._peer().save_pretrained(folder)
 
     def _framed(self, rows: Sequence[Sequence[int]], begin: int, end: int, pad: int) -> Tensor:
         framed_NW = torch.full((len(rows), self.length), pad, dtype=torch.long)
@@ -173,7 +183,12 @@ def train_wordpiece(
         encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [Code(encoding.ids, encoding.offsets, encoding.word_ids) for encoding in encodings]
 
-    return TextTokenizer(codes, special, length, learned)
+    def peer() -> Any:
+        from transformers import BertTokenizer
+
+        return BertTokenizer(vocab=learned)
+
+    return TextTokenizer(codes, special, length, learned, peer)
 
 
 def _pipeline(model: Any) -> Any:
@@ -221,4 +236,4 @@ def pretrained_tokenizer(name: str, length: int, where: str = "task.tokenizer") 
         pairs = enumerate(zip(found["input_ids"], found["offset_mapping"], strict=True))
         return [Code(ids, spans, found.word_ids(i)) for i, (ids, spans) in pairs]
 
-    return TextTokenizer(codes, SpecialIds(**numbers), length, tokenizer.get_vocab())
+    return TextTokenizer(codes, SpecialIds(**numbers), length, tokenizer.get_vocab(), lambda: tokenizer)
