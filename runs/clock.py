@@ -7,7 +7,8 @@ import os
 import resource
 import time
 from collections.abc import Iterable
-from pathlib import Path
+
+from naslab.runs.processes import stat_fields
 
 _peers: dict[int, float] = {}
 """Seconds of the other processes of a trial, by process."""
@@ -33,10 +34,5 @@ def cpu_seconds() -> float:
 
 def _of_process(pid: int | None) -> float:
     """User and system time of a living process and of those of its children that have ended; 0 if it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return 0.0
-    # The second field is a name in brackets, which may hold spaces; of the rest, the 12th to 15th are the times.
-    times = text.rpartition(")")[2].split()[11:15]
-    return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+    fields = None if pid is None else stat_fields(pid)
+    return 0.0 if fields is None else sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")

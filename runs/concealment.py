@@ -12,6 +12,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from naslab.runs.processes import stat_fields
 from naslab.runs.storage_url import starred
 
 _ARG_START = 45
@@ -28,8 +29,7 @@ def conceal_passwords() -> None:
 
 
 def _overwrite_arguments() -> None:
-    values = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    start, end = map(int, values[_ARG_START : _ARG_START + 2])
+    start, end = map(int, (stat_fields("self") or ())[_ARG_START : _ARG_START + 2])
     if not 0 < start < end:
         return
     old = ctypes.string_at(start, end - start)

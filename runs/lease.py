@@ -12,13 +12,11 @@ from __future__ import annotations
 import json
 import math
 import os
-import socket
 import threading
 import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -49,6 +47,7 @@ from sqlalchemy.schema import CreateTable
 
 from naslab.errors import InputError, NaslabError
 from naslab.runs.patience import Patience, StorageAway
+from naslab.runs.processes import has_ended, is_of_this_machine, this_process
 
 HEARTBEAT_SECONDS = 2.0
 STALE_SECONDS = 20.0
@@ -93,7 +92,7 @@ class Lease:
         self._study, self._slots = study, slots
         self._patience = patience or Patience()
         self._id = uuid.uuid4().hex
-        self._holder = json.dumps({**_this_process(), "lease": self._id})
+        self._holder = json.dumps({**this_process(), "lease": self._id})
         self.token = 0
         self._released = threading.Event()
         self._lost = self._leaves_nothing = False
@@ -324,39 +323,15 @@ def _now(connection: Connection) -> float:
     return time.time()
 
 
-def _this_process() -> dict[str, Any]:
-    pid = os.getpid()
-    return {"host": socket.gethostname(), "machine": _machine(), "pid": pid, "born": _born(pid)}
-
-
-def _machine() -> str | None:
-    """What tells machines and containers apart; None where it cannot be known."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return None
-
-
 def _is_dead(holder: dict[str, Any], silent: float, stale: float | None = None) -> bool:
     """Whether another driver may take over from this one, which was silent for so many seconds."""
     return silent > (stale_seconds() if stale is None else stale) or _is_gone(holder)
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:
-    """Whether the holder ran on this machine and its process is no more; a process number may have a new owner."""
-    here = _machine()
-    if here is None or holder["machine"] != here:
+    """Whether the holder ran on this machine, and its process is no more or has let the lease go."""
+    if not is_of_this_machine(holder):
         return False
     if holder["pid"] == os.getpid() and "lease" in holder:
         return str(holder["lease"]) not in _here
-    return bool(_born(holder["pid"]) != holder["born"])
-
-
-def _born(pid: int) -> str | None:
-    """When a living process began, in the kernel's own count; None for one that is dead or waits to be buried."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else fields[19]
+    return has_ended(holder)

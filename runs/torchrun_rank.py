@@ -22,6 +22,7 @@ from naslab.runs.clock import count_peers
 from naslab.runs.executors import WorkerDied
 from naslab.runs.executors.guard import Guard
 from naslab.runs.faults import in_one_line, place_of
+from naslab.runs.processes import stat_fields
 from naslab.runs.study import parse_study
 from naslab.runs.torchrun import FAULT, HOLDER, Request
 from naslab.runs.worker import CHECKPOINT, _run_job
@@ -116,10 +117,8 @@ def _end_with_parent() -> None:
 
 def _parent_of(number: int) -> int | None:
     """The parent of a process; None where it cannot be known."""
-    try:
-        return int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return None
+    fields = stat_fields(number)
+    return None if fields is None else int(fields[1])
 
 
 if __name__ == "__main__":

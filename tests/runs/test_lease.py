@@ -94,7 +94,7 @@ def test_the_lease_of_a_process_that_is_gone_is_taken_over_at_once(url, connect)
 
 def test_a_driver_on_another_machine_is_left_alone_until_its_heart_has_stopped(connect, monkeypatch):
     far = {"host": "far", "machine": "another", "pid": 1, "born": "1"}
-    monkeypatch.setattr(module, "_this_process", lambda: far)
+    monkeypatch.setattr(module, "this_process", lambda: far)
     with Lease(connect(), "mine", 1):
         monkeypatch.undo()
         with pytest.raises(InputError, match="process 1 on far"), Lease(connect(), "mine", 1):
