@@ -83,7 +83,7 @@ def load_tagged(options: TaggedOptions) -> TaggedTexts:
             lines = _imdb()
         case "files":
             lines = [line for name in _named(options.files) for line in _lines(Path(name).expanduser())]
-    distinct = _distinct(lines, marked)[: options.max_texts]
+    distinct = _distinct(lines, marked, options.max_texts)
     cuts = [round(len(distinct) * share) for share in (1 - options.validation - options.test, 1 - options.test)]
     parts = distinct[: cuts[0]], distinct[cuts[0] : cuts[1]], distinct[cuts[1] :]
     if not all(parts):
@@ -107,10 +107,12 @@ def _of_package(path: Path) -> list[_Line]:
     return _lines(path)
 
 
-def _distinct(lines: Sequence[_Line], marked: Marked) -> list[TaggedText]:
+def _distinct(lines: Sequence[_Line], marked: Marked, most: int | None) -> list[TaggedText]:
     """Each text once, with its first marks: the same text marked otherwise is no other text."""
     first: dict[str, TaggedText] = {}
     for line in lines:
+        if len(first) == most:
+            break
         text = _marked(line, marked)
         first.setdefault(text.text, text)
     return list(first.values())
