@@ -103,8 +103,9 @@ def server():
 @pytest.fixture
 def database(server):
     """The URL of an empty database; the server is there again when the test is done with it."""
-    yield server.start().create(f"test{next(NUMBERS)}")
-    server.start()
+    name = f"test{next(NUMBERS)}"
+    yield server.start().create(name)
+    server.start().drop(name)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
