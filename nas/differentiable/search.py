@@ -31,6 +31,7 @@ from naslab.search_spaces import (
     derive_seed,
     seed_everything,
 )
+from naslab.search_spaces.common.modules.modes import buffers_kept
 from naslab.search_spaces.common.training.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
 from naslab.search_spaces.common.training.choice import Training, Wanted, decide
 from naslab.search_spaces.common.training.policy import Policy, PolicyOptions
@@ -244,13 +245,10 @@ class _Search:
     @torch.no_grad()
     def _held_out_loss(self) -> float:
         """Mean loss on a few batches of the alphas' half, batch statistics and random numbers left alone."""
-        buffers = {name: buffer.clone() for name, buffer in self.supernet.named_buffers()}
         order = derive_seed(self.seed, "held out")
         batches = itertools.islice(self.task.batches(order, 0, ALPHA_SHARE), HELD_OUT_BATCHES)
-        with random_states_kept(self.task.device):
+        with buffers_kept(self.supernet), random_states_kept(self.task.device):
             losses = torch.stack([self.supernet.loss(batch) for batch in batches])
-        for name, buffer in self.supernet.named_buffers():
-            buffer.copy_(buffers[name])
         return float(losses.mean())
 
     def _record(self, epoch: int, train_loss: float, held_out_loss: float, scores: dict[str, float]) -> SearchEpoch:

@@ -19,3 +19,14 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             yield
     finally:
         network.train(training)
+
+
+@contextmanager
+def buffers_kept(network: nn.Module) -> Iterator[None]:
+    """Batch statistics, queues and all other buffers are afterwards as before, whatever forwards ran inside."""
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    try:
+        yield
+    finally:
+        for name, buffer in network.named_buffers():
+            buffer.data.copy_(before[name])  # .data: autograd must not take this for a change of what it saved

@@ -6,12 +6,14 @@ Batch statistics count a batch once although it is computed twice: what the seco
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from naslab.search_spaces.common.modules.modes import buffers_kept
 
 
 @contextmanager
@@ -40,18 +42,5 @@ def repeated_blocks(module: nn.Module) -> list[nn.Module]:
 
 
 def _recomputed(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    contexts = lambda: (nullcontext(), _buffers_kept(block))  # noqa: E731
+    contexts = lambda: (nullcontext(), buffers_kept(block))  # noqa: E731
     return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
-
-
-def _buffers_kept(module: nn.Module) -> AbstractContextManager[None]:
-    @contextmanager
-    def kept() -> Iterator[None]:
-        before = [(buffer, buffer.clone()) for buffer in module.buffers()]
-        try:
-            yield
-        finally:
-            for buffer, value in before:
-                buffer.data.copy_(value)  # .data: autograd must not take this for a change of what it saved
-
-    return kept()
