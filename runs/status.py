@@ -18,13 +18,6 @@ from naslab.runs.warm_start import warm_started
 SCHEMA = "naslab.status/1"
 
 
-def _forecast(study: Study, trials: Sequence[Trial]) -> float | None:
-    try:
-        return forecast_hours(study, trials)
-    except InputError:  # the space has changed since, and no longer has what is still to come
-        return None
-
-
 def status(ledger: Ledger) -> dict[str, Any]:
     """The document of `naslab status --json`.
 
@@ -60,3 +53,10 @@ def status(ledger: Ledger) -> dict[str, Any]:
         "warm_starts": warm_started(ledger),
         "reused": reused(trials),
     }
+
+
+def _forecast(study: Study, trials: Sequence[Trial]) -> float | None:
+    try:
+        return forecast_hours(study, trials)
+    except InputError:  # the space has changed since, and no longer has what is still to come
+        return None

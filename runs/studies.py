@@ -22,7 +22,7 @@ from naslab.runs.lease import Lease, Session, last_sessions
 from naslab.runs.optuna_record import ASIDE
 from naslab.runs.place import MOVED_FROM, files_of, finish_move
 from naslab.runs.records import DELETING, DONE, read_records
-from naslab.runs.spend import SECONDS_PER_HOUR
+from naslab.runs.spend import hours
 from naslab.runs.storage import connect, storage_errors
 from naslab.runs.storage_url import shown, storage_url
 
@@ -165,7 +165,7 @@ class _Shelf:
             name=name,
             state="being deleted" if attribute.get(DELETING) else state,
             trials={state: number for state, number in sorted(states.items()) if number},
-            device_hours=sum(sum(end.get("seconds", {}).values()) for end in ends) / SECONDS_PER_HOUR,
+            device_hours=hours(sum(end.get("seconds", {}).values()) for end in ends),
             last_seen=None if session is None else session.seen,
             driver=session.driver if held and session is not None else None,
             files=self.files(name),

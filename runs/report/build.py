@@ -20,7 +20,8 @@ from naslab.runs.ranking import rank
 from naslab.runs.report.kernels import kernels
 from naslab.runs.report.markup import Html, html, join, numeric_cells, tag
 from naslab.runs.report.section import Findings, Section
-from naslab.runs.report.sections import all_sections, seconds_in_hours
+from naslab.runs.report.sections import all_sections
+from naslab.runs.spend import hours
 from naslab.runs.study import Study
 from naslab.runs.trial import Trial
 from naslab.whole_file import write_whole
@@ -102,7 +103,7 @@ def build_report(
 
 
 def _summary(found: Findings) -> str:
-    spent = seconds_in_hours(found.trials)
+    spent = hours(trial.device_seconds for trial in found.trials)
     seeds = len(found.study.seeds)
     return (
         f"{found.study.space.name} · {len(found.trials)} trials · {spent:.3g} {found.ranking.unit}s in all · "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from naslab.nas.health import HealthReport
@@ -26,7 +26,6 @@ from naslab.runs.report.predicted import predicted
 from naslab.runs.report.proposals import proposals
 from naslab.runs.report.roofline import HOW, drawable, roofline_body
 from naslab.runs.report.section import Findings, Section, empty
-from naslab.runs.spend import SECONDS_PER_HOUR
 from naslab.runs.trial import GIVEN_UP, Trial
 
 DRAWN = 12
@@ -271,8 +270,3 @@ def _ledger_row(trial: Trial, ranking: Ranking) -> list[object]:
         trial.job.key,
         trial.error or "",
     ]
-
-
-def seconds_in_hours(trials: Sequence[Trial]) -> float:
-    """Device hours of all trials."""
-    return sum(trial.device_seconds for trial in trials) / SECONDS_PER_HOUR
