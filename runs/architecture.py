@@ -1,6 +1,7 @@
 """An exported architecture on disk: one folder from which the trained model is rebuilt, anywhere.
 
-architecture.json   space with every option, configuration, scores, where they came from (naslab.architecture/1)
+architecture.json   space with every option, configuration, scores, where they came from (naslab.architecture/1), and
+                    the configurations of pre-trained networks that the space names by their folders
 architecture.yaml   the same for people
 model.safetensors   weights
 drawing.svg         where the space draws its configurations
@@ -11,7 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import safetensors.torch
@@ -22,9 +26,12 @@ from torch import nn
 from naslab.efficiency.inputs import Inputs, call_model
 from naslab.errors import InputError
 from naslab.search_spaces import SearchSpace, find_space
+from naslab.search_spaces.data.packages import model_folder, without_weights
 
 SCHEMA = "naslab.architecture/1"
 DOCUMENT, WEIGHTS = "architecture.json", "model.safetensors"
+NETWORK = "config.json"
+"""What transformers calls the configuration in a network's folder."""
 
 
 def rebuild(folder: str | Path) -> nn.Module:
@@ -41,8 +48,32 @@ def rebuild(folder: str | Path) -> nn.Module:
     path = folder / WEIGHTS
     if file_digest(path) != document["weights_sha256"]:
         raise InputError(f"{path}: damaged: it is not the file that {DOCUMENT} was written with; export again")
-    space = find_space(document["space"]["name"], None, document["space"]["options"], recorded=True)
-    return load_model(space, document["configuration"], path)
+    with _options(document) as options:
+        space = find_space(document["space"]["name"], None, options, recorded=True)
+        return load_model(space, document["configuration"], path)
+
+
+def networks_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The configurations of pre-trained networks whose folders the options name: without them no model is rebuilt."""
+    named = ((option, value) for option, value in options.items() if isinstance(value, str) and value)
+    files = ((option, Path(model_folder(value)) / NETWORK) for option, value in named)
+    return {option: json.loads(file.read_text(encoding="utf-8")) for option, file in files if file.is_file()}
+
+
+@contextmanager
+def _options(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The space's options, in which pre-trained networks are as the export kept them: configurations without weights.
+
+    These are all in the export; the folder that the study named may be gone.
+    """
+    with TemporaryDirectory(prefix="naslab-networks-") as scratch, without_weights():
+        options = dict(document["space"]["options"])
+        for number, (option, config) in enumerate(document.get("networks", {}).items()):
+            folder = Path(scratch, str(number))
+            folder.mkdir()
+            (folder / NETWORK).write_text(json.dumps(config), encoding="utf-8")
+            options[option] = str(folder)
+        yield options
 
 
 def load_model(space: SearchSpace, configuration: dict[str, Any], weights: Path) -> nn.Module:
@@ -87,6 +118,8 @@ def read_document(folder: Path) -> dict[str, Any]:
     for key, kind in (("space", dict), ("configuration", dict), ("weights_sha256", str)):
         if not isinstance(document.get(key), kind):
             raise InputError(f"{path}: damaged: {key!r} is missing or of the wrong type")
+    if not isinstance(document.get("networks", {}), dict):
+        raise InputError(f"{path}: damaged: 'networks' is of the wrong type")
     if not {"name", "options"} <= document["space"].keys():
         raise InputError(f"{path}: damaged: 'space' needs 'name' and 'options'")
     return dict(document)

@@ -19,7 +19,7 @@ import yaml
 
 from naslab.efficiency.inputs import Inputs
 from naslab.errors import InputError
-from naslab.runs.architecture import DOCUMENT, WEIGHTS, file_digest, load_model
+from naslab.runs.architecture import DOCUMENT, WEIGHTS, file_digest, load_model, networks_of
 from naslab.runs.architecture import SCHEMA as ARCHITECTURE_SCHEMA
 from naslab.runs.past import last_score
 from naslab.runs.proof import prove
@@ -158,6 +158,8 @@ def _describe(folder: Path, study: Study, ranking: Ranking, row: Row, trial: Tri
 
 def architecture(study: Study, ranking: Ranking, row: Row, trial: Trial, weights_sha256: str) -> dict[str, Any]:
     """The document `architecture.json`: what the model is, and every fact about where it came from."""
+    options = study.search_space.options.model_dump(mode="json")
+    networks = networks_of(options)
     return {
         "schema": ARCHITECTURE_SCHEMA,
         "name": row.name,
@@ -165,8 +167,9 @@ def architecture(study: Study, ranking: Ranking, row: Row, trial: Trial, weights
         "space": {
             "name": study.space.name,
             "preset": study.space.preset,
-            "options": study.search_space.options.model_dump(mode="json"),
+            "options": options,
         },
+        **({"networks": networks} if networks else {}),
         "configuration": row.configuration.as_dict(),
         "metric": ranking.metric,
         "metric_over_seeds": row.to_dict()["metric"],

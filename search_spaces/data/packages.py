@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,6 +53,24 @@ def _minilm() -> TemporaryDirectory[str]:
     with zipfile.ZipFile(archive) as packed:
         packed.extractall(folder.name)
     return folder
+
+
+_WITH_WEIGHTS: ContextVar[bool] = ContextVar("with weights", default=True)
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Pre-trained networks are built from their configurations alone, for whoever loads other weights into them."""
+    token = _WITH_WEIGHTS.set(False)
+    try:
+        yield
+    finally:
+        _WITH_WEIGHTS.reset(token)
+
+
+def with_weights() -> bool:
+    """Whether pre-trained networks have the weights of their checkpoints; see `without_weights`."""
+    return _WITH_WEIGHTS.get()
 
 
 def cannot_load(where: str, name: str, error: Exception) -> InputError:

@@ -1,5 +1,8 @@
 """LM-BFF on encoders and infillers of transformers, from folders and back, against transformers itself."""
 
+import json
+import shutil
+
 import pytest
 import torch
 import transformers
@@ -28,6 +31,8 @@ from transformers import (
 )
 
 from naslab.errors import InputError
+from naslab.runs.architecture import DOCUMENT, SCHEMA, WEIGHTS, file_digest, networks_of, outputs, rebuild
+from naslab.runs.worker import save_weights
 from naslab.search_spaces import find_space, make_task
 from naslab.search_spaces.lmbff.generate import load_infiller
 
@@ -127,6 +132,45 @@ def test_other_encoders_are_asked_as_transformers_asks_them(kind, tmp_path, rows
         theirs = model.language_model(torch.tensor([row.ids])).logits[0, row.mask, list(prompter.words)]
         torch.testing.assert_close(ours[index], theirs, rtol=1e-4, atol=1e-5)
     list(task.train(model, 13))
+
+
+@pytest.mark.parametrize("name", ["lmbff", "whole_word", "pmlm", "dysi"])
+def test_an_export_needs_no_folder_of_the_study(name, tmp_path, monkeypatch):
+    """The folder of a pre-trained network was named beside the study; elsewhere, or later, it is not there."""
+    monkeypatch.chdir(tmp_path)
+    given = {
+        "lmbff": lambda: {"encoder": saved_roberta("network"), **NAMED},
+        "whole_word": lambda: {"pretrained": saved_bert("network"), "length": 16, "segmenters": ["pieces"]},
+        "pmlm": lambda: {
+            "text_model": saved_bert("network"), "context": 16, "special": {"unk": 1, "cls": 2, "sep": 3, "mask": 4}
+        },
+        "dysi": lambda: {"pretrained": saved("network", *infiller()), "source_tokens": 8, "target_tokens": 8},
+    }[name]()  # fmt: skip
+    space = find_space(name, None, given)
+    model = space.build(space.reference).eval()
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    folder = tmp_path / "export"
+    folder.mkdir()
+    save_weights(model, folder / WEIGHTS)
+    options = space.options.model_dump(mode="json")
+    document = {
+        "schema": SCHEMA, "space": {"name": name, "options": options}, "configuration": space.reference.as_dict(),
+        "networks": networks_of(options), "weights_sha256": file_digest(folder / WEIGHTS),
+    }  # fmt: skip
+    (folder / DOCUMENT).write_text(json.dumps(document))
+    shutil.rmtree("network")
+    inputs = space.example_input(2)
+    torch.manual_seed(0)
+    expected = outputs(model, inputs)
+    again = rebuild(folder)
+    torch.manual_seed(0)
+    found = outputs(again, inputs)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    (folder / DOCUMENT).write_text(json.dumps({**document, "networks": 3}))
+    with pytest.raises(InputError, match="'networks' is of the wrong type"):
+        rebuild(folder)
 
 
 @pytest.mark.parametrize(

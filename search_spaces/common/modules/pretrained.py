@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
+from transformers import AutoConfig
 from transformers.utils import logging
 
 from naslab.errors import InputError
-from naslab.search_spaces.data.packages import cannot_load, model_folder
+from naslab.search_spaces.data.packages import cannot_load, model_folder, with_weights
 
 
 def load_pretrained(auto_class: Any, name: str, where: str) -> Any:
@@ -39,6 +41,8 @@ def read_pretrained(auto_class: Any, name: str, where: str, **options: Any) -> t
     Raises:
         InputError: there is no such network, or it is of another kind.
     """
+    if not with_weights():
+        return _with_random_weights(auto_class, name, where, **options), []
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its report of what it loaded
     try:
@@ -50,6 +54,15 @@ def read_pretrained(auto_class: Any, name: str, where: str, **options: Any) -> t
     finally:
         logging.set_verbosity(verbosity)
     return network, _lacking(network, set(loading["missing_keys"]))
+
+
+def _with_random_weights(auto_class: Any, name: str, where: str, **options: Any) -> Any:
+    config = options.pop("config", None)
+    make = auto_class.from_config if hasattr(auto_class, "from_config") else auto_class._from_config
+    try:
+        return make(config or AutoConfig.from_pretrained(model_folder(name)), dtype=torch.float32, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise cannot_load(where, name, error) from None
 
 
 def _lacking(network: nn.Module, missing: set[str]) -> list[str]:
