@@ -79,4 +79,10 @@ def cannot_load(where: str, name: str, error: Exception) -> InputError:
     Args:
         where: the option that gives the name.
     """
-    return InputError(f"{where}: cannot load {name!r}: {' '.join(str(error).split())[:200]}")
+    return InputError(f"{where}: cannot load {name!r}: {reason(name, error)}")
+
+
+def reason(name: str, error: Exception) -> str:
+    """Why transformers loads nothing by that name, in one line; of a path it says what it would of a hub's name."""
+    gone = name.startswith(("/", ".", "~")) and not Path(name).expanduser().exists()
+    return "no such folder" if gone else " ".join(str(error).split())[:200]

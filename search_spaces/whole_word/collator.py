@@ -62,6 +62,8 @@ class WholeWordCollator:
             for name in ("input_ids", "words"):
                 if name not in text:
                     raise InputError(f"text {number}: has no {name!r}")
+                if not hasattr(text[name], "__len__"):
+                    raise InputError(f"text {number}: {name!r} is no row of numbers, but {text[name]!r}")
             if len(text["input_ids"]) != len(text["words"]):
                 raise InputError(
                     f"text {number}: {len(text['input_ids'])} tokens, but {len(text['words'])} numbers of words"
@@ -79,8 +81,13 @@ class WholeWordCollator:
 def _padded(rows: Sequence[Sequence[int | None]], length: int, filling: int) -> Tensor:
     """Rows of one length, int64; None becomes what fills up."""
     padded = np.full((len(rows), length), filling, np.int64)
-    for place, numbers in zip(padded, rows, strict=True):
-        place[: len(numbers)] = _numbers(numbers, filling)
+    for number, (place, numbers) in enumerate(zip(padded, rows, strict=True), 1):
+        try:
+            place[: len(numbers)] = _numbers(numbers, filling)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"text {number}: tokens and words are rows of whole numbers, not {numbers!r:.60}"
+            ) from None
     return torch.from_numpy(padded)
 
 

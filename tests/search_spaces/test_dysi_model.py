@@ -290,7 +290,7 @@ def test_relative_positions_have_no_end(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pretrained": "/nowhere/at/all"}, "space.options.pretrained: cannot load '/nowhere/at/all'"),
+        ({"pretrained": "/nowhere/at/all"}, "pretrained: cannot load '/nowhere/at/all': no such folder"),
         ({"heads": 3}, "space.options.width: 16 is not a multiple of heads 3"),
         ({"vocabulary": 258}, "vocabulary"),
         ({"target_tokens": 9_999_999}, "space.options.target_tokens: input should be less than or equal to 16384"),

@@ -198,7 +198,10 @@ def test_rouge_l_is_that_of_all_subsequences():
     ("options", "words"),
     [
         ({"batch_size": 4096}, "task.data"),
-        ({"tokenizer": "/no/such/folder"}, "task.tokenizer: cannot load"),
+        (
+            {"tokenizer": "/no/such/folder"},
+            "task.tokenizer: cannot load the tokenizer of '/no/such/folder': no such folder",
+        ),
         ({"downstream": "classification", "classification": {"tokens": 600}}, "positions"),
         ({"downstream": "generation", "generation": {"source_tokens": 500, "target_tokens": 24}}, "positions"),
         ({"downstream": "generation", "generation": {"random_share": 0.8, "kept_share": 0.4}}, "more than 1"),

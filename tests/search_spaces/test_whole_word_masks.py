@@ -274,6 +274,9 @@ def test_the_collator_pads_draws_anew_and_repeats_by_its_seed():
         ([], "texts: none"),
         ([{"input_ids": [1, 5, 2], "words": [0]}], "text 1: 3 tokens, but 1 numbers of words"),
         ([{"input_ids": [1, 5, 2], "word_ids": [None, 0, None]}], "text 1: has no 'words'"),
+        ([{"input_ids": [1, 5, 2], "words": None}], "text 1: 'words' is no row of numbers, but None"),
+        ([{"input_ids": [1, 5, 2], "words": ["a", "b", "c"]}], "text 1: tokens and words are rows of whole numbers"),
+        ([{"input_ids": [[1, 5, 2]], "words": [[None, 0, None]]}], "text 1: tokens and words are rows of whole"),
     ],
 )
 def test_what_the_collator_cannot_read_is_said_in_one_line(texts, message):

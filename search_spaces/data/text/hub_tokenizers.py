@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from naslab.errors import InputError
-from naslab.search_spaces.data.packages import model_folder
+from naslab.search_spaces.data.packages import model_folder, reason
 
 PROBE = ["a", "the", "A", "1", "2", "的"]
 """Some of it every tokenizer knows."""
@@ -30,8 +30,7 @@ def load_tokenizer(name: str, where: str) -> Any:
     except InputError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever its files lack, it is no tokenizer
-        words = " ".join(str(error).split())[:200]
-        raise InputError(f"{where}: cannot load the tokenizer of {name!r}: {words}") from None
+        raise InputError(f"{where}: cannot load the tokenizer of {name!r}: {reason(name, error)}") from None
     # Without files of one, transformers makes an empty tokenizer, to which every word is unknown.
     if not known:
         raise InputError(f"{where}: cannot load the tokenizer of {name!r}: it knows none of {' '.join(PROBE)}")
