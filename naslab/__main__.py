@@ -25,8 +25,9 @@ def main() -> None:
     sys.unraisablehook = lambda fact: None if issubclass(fact.exc_type, Interrupted) else show(fact)
     try:
         from naslab.runs.cli import run_command_line
-        from naslab.runs.output import end_of_output
+        from naslab.runs.output import end_of_output, show_any_letter
 
+        show_any_letter()
         code = run_command_line()
         end_of_output()
     except BaseException:

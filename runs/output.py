@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -13,6 +14,12 @@ from rich.console import Console
 
 out = Console()
 err = Console(stderr=True)
+
+
+def show_any_letter() -> None:
+    """Show letters that standard output's encoding lacks by their numbers; Python would raise at the first of them."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def print_json(document: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Bad input: exit code 2, one line on standard error that begins with `naslab: `, nothing lost."""
 
+import io
 import json
 import resource
 import sqlite3
@@ -13,6 +14,7 @@ from jsonschema import Draft202012Validator
 
 from naslab.runs.cli import run_command_line
 from naslab.runs.ledger import Ledger
+from naslab.runs.output import out, show_any_letter
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 
@@ -198,3 +200,13 @@ def test_json_documents_are_one_and_as_published(toy_file, inline, capsys):
 def test_a_dry_run_writes_nothing(toy_file, capsys):
     document(capsys, "run", toy_file(), "--storage", "runs.db", "--dry-run", "--json")
     assert sorted(p.name for p in Path().iterdir()) == ["toy.yaml"]
+
+
+def test_letters_that_a_terminal_lacks_are_shown_by_their_numbers(monkeypatch):
+    """A ranking has ± and the label words of its configurations; a terminal in Latin-1 or ASCII has not."""
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
+    show_any_letter()
+    out.print("±很😀")
+    sys.stdout.flush()
+    assert shown.getvalue() == rb"\xb1\u5f88\U0001f600" + b"\n"
