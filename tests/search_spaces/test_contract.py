@@ -48,13 +48,14 @@ FEW_SHOT = {
     "batch_size": 4,
     "demonstration_sets": 2,
 }
+SMALL = {"width": 16, "depth": 4, "heads": 2}
 SPACES = {
     "digits_mlp:Space": {"epochs": 2},
     "nasiam:tiny": IMAGES,
-    "mae:tiny": IMAGES,
+    "mae:tiny": (IMAGES, {**SMALL, "published_decoder": [1, 16], "decoder_heads": 2}, 4),
     "mae:tiny-video": CLIPS,
-    "token_reduction:tiny": IMAGES,
-    "altup:tiny": TEXT,
+    "token_reduction:tiny": (IMAGES, SMALL, 4),
+    "altup:tiny": (TEXT, {"context": 32, "layers": 3}, 4),
     "whole_word:tiny": (WORDS, {"vocabulary": 1500, "length": 48, "width": 32}),
     "smaug:tiny": ({**CLIPS, "dataset": MORE_CLIPS}, {"image_size": 16, "clip_frames": 4}, 4),
     "pmlm:tiny": (TEXT, {"vocabulary": 512, "context": 48, "layers": 2, "width": 32, "head_width": 8}),
