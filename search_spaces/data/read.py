@@ -33,9 +33,13 @@ def read_table(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> li
     """The rows of a table with a header; missing cells are empty.
 
     Raises:
-        InputError: one of `columns` is not in the header, a name stands there twice, no row follows, between commas a
+        InputError: the file is JSON, one of `columns` is not in the header, a name stands there twice, no row follows, between commas a
             row has too many cells, or a quote is not closed where its cell ends.
     """
+    if path.suffix.lower() in (".json", ".jsonl", ".ndjson"):
+        raise InputError(
+            f"{path}: JSON is not read here; write a table with columns {', '.join(columns)}, .csv or .tsv"
+        )
     # Strict: otherwise a cell that begins with a quote takes in all that follows, up to the next quote.
     reader = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=delimiter, restval="", strict=True)
     most = csv.field_size_limit(2**31 - 1)  # otherwise a text of 131,072 characters is refused

@@ -166,6 +166,13 @@ def test_classes_that_are_numbers_are_in_their_order(tmp_path, names, order):
         assert data.classes[label] == names.split()[int(text.removeprefix("text ")) % 3]
 
 
+def test_lines_of_json_are_no_table(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a", "label": "b"}\n')
+    with pytest.raises(InputError, match=r"rows\.jsonl: JSON is not read here; write a table with columns text, label"):
+        load_sentences(SentenceOptions(name="files", root=path))
+
+
 def test_a_long_text_is_read_whole(tmp_path):
     """Python's reader of tables refuses cells of more than 131,072 characters unless it is told otherwise."""
     path = tmp_path / "pairs.csv"
