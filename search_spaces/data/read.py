@@ -33,8 +33,8 @@ def read_table(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> li
     """The rows of a table with a header; missing cells are empty.
 
     Raises:
-        InputError: the file is JSON, one of `columns` is not in the header, a name stands there twice, no row follows, between commas a
-            row has too many cells, or a quote is not closed where its cell ends.
+        InputError: the file is JSON, one of `columns` is not in the header, a name stands there twice, no row follows,
+            between commas a row has too many cells, or a quote is not closed where its cell ends.
     """
     if path.suffix.lower() in (".json", ".jsonl", ".ndjson"):
         raise InputError(
