@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from naslab.efficiency.surroundings import random_states_kept
 from naslab.search_spaces import Supernet
+from naslab.search_spaces.common.modules.modes import buffers_kept
 from naslab.search_spaces.common.training.recording import Recorded, state_of
 
 Penalty = Callable[[], Tensor]
@@ -100,7 +101,7 @@ class Bilevel:
             rate: the weight optimiser's present learning rate, the paper's xi.
         """
         weights, alphas = self.supernet.weights(), self.supernet.architecture()
-        with _untouched(self.supernet):
+        with buffers_kept(self.supernet), random_states_kept(held_by(self.supernet)):
             step = [_or_zero(w, g) for w, g in zip(weights, self.weights(training)[1], strict=True)]
             with _moved(weights, step, -rate):
                 found = self._both(held_out)
@@ -147,16 +148,3 @@ def _moved(weights: list[nn.Parameter], direction: list[Tensor], distance: float
     finally:
         with torch.no_grad():
             torch._foreach_copy_(moving, kept)
-
-
-@contextmanager
-def _untouched(supernet: Supernet) -> Iterator[None]:
-    """Buffers and random numbers as they were, whatever forwards ran inside."""
-    buffers = {name: buffer.clone() for name, buffer in supernet.named_buffers()}
-    try:
-        with random_states_kept(held_by(supernet)):
-            yield
-    finally:
-        with torch.no_grad():
-            for name, buffer in supernet.named_buffers():
-                buffer.copy_(buffers[name])
