@@ -40,7 +40,8 @@ STEPS = (0, 400, 2000, 8000)
 RECIPE = AdaptationOptions(steps=1, masked=0.25, learning_rate=3e-4, text=TextOptions(corpus="imdb"))
 """Of the adaptation, but for its steps of 32 windows of 64 tokens each."""
 COMPILED = Wanted(PolicyOptions(precision="bfloat16", compile="on"), 0, {})
-RATES = (5e-5, 2e-4)
+RATES = (1e-5, 2e-5, 5e-5, 2e-4)
+"""The published ones, and a higher one, since a small encoder may need it."""
 TUNING = {"epochs": 4, "steps_per_epoch": 25, "batch_size": 8, "policy": {"precision": "bfloat16"}}
 METHODS = ("prompt", "standard")
 TEST = 1000
@@ -74,8 +75,9 @@ def measured(folder: Path, encoder: str, name: str, root: Path | None) -> dict[s
     task = make_task(space, {"data": data, "embedder": encoder, **TUNING}, CPU)
     controls = {control.name: control for control in task.controls()}
 
-    def runs(seed: int) -> list[dict[str, Any]]:
-        return [_run(space, task, method, seed, rate) for method in METHODS for rate in RATES]
+    def runs(seed: int, rate: float) -> list[dict[str, Any]]:
+        path = folder / f"{name}-{seed}-{rate:g}.json"
+        return kept(path, lambda: [_run(space, task, method, seed, rate) for method in METHODS])
 
     def frozen() -> dict[str, float]:
         return {str(s): controls["frozen_embedding"].measure(s, "test")["accuracy"] for s in PUBLISHED_SEEDS}
@@ -83,7 +85,7 @@ def measured(folder: Path, encoder: str, name: str, root: Path | None) -> dict[s
     return {
         "zero_shot": kept(folder / f"{name}-zero.json", lambda: controls["zero_shot"].measure(0, "test"))["accuracy"],
         "frozen": kept(folder / f"{name}-frozen.json", frozen),
-        "runs": [run for s in PUBLISHED_SEEDS for run in kept(folder / f"{name}-{s}.json", lambda s=s: runs(s))],
+        "runs": [run for seed in PUBLISHED_SEEDS for rate in RATES for run in runs(seed, rate)],
     }
 
 
