@@ -21,6 +21,7 @@ from naslab.search_spaces.data.text import (
     pretrained_tokenizer,
     train_wordpiece,
 )
+from naslab.search_spaces.data.text.hub_tokenizers import number_range
 from naslab.search_spaces.data.text.places import data_of
 from naslab.search_spaces.splits import Splits
 
@@ -81,7 +82,7 @@ def _tokenizer(
         words = [*(text.text for text in texts.train), *labelled.train.texts]
         return train_wordpiece(words, vocabulary, SpecialIds(), length, RARE)
     found = pretrained_tokenizer(pretrained, length, "space.options.pretrained")
-    if (numbers := 1 + max(found.vocabulary.values())) > vocabulary:
+    if (numbers := number_range(found.vocabulary)) > vocabulary:
         raise InputError(
             f"space.options.pretrained: the tokenizer of {pretrained} has {numbers} tokens, its model {vocabulary}"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,9 +37,9 @@ def load_tokenizer(name: str, where: str) -> Any:
     return tokenizer
 
 
-def number_range(tokenizer: Any) -> int:
+def number_range(vocabulary: Mapping[str, int]) -> int:
     """One more than the largest token number: numbers may have gaps, so there can be fewer tokens."""
-    return 1 + int(max(tokenizer.get_vocab().values()))
+    return 1 + max(vocabulary.values())
 
 
 def plain_ids(tokenizer: Any, texts: Sequence[str], side: Literal["text", "text_target"] = "text") -> list[list[int]]:

@@ -62,7 +62,7 @@ class NamedPairs:
     def __init__(self, name: str, ids: Ids, vocabulary: int) -> None:
         self.ids = ids
         self.codes: Any = load_tokenizer(name, "space.options.pretrained")
-        if (numbers := number_range(self.codes)) > vocabulary:
+        if (numbers := number_range(self.codes.get_vocab())) > vocabulary:
             raise InputError(
                 f"space.options.pretrained: the tokenizer of {name!r} has {numbers} tokens, its network {vocabulary}"
             )

@@ -33,7 +33,7 @@ class PromptTokenizer:
                 raise InputError(f"{where}: the tokenizer has no {key} token, which prompts need; use a masked LM's")
         self.tokenizer, self.special = tokenizer, SpecialIds(**numbers)
         self._known: dict[str, list[int]] = {}
-        self._numbers = number_range(tokenizer)
+        self._numbers = number_range(tokenizer.get_vocab())
 
     def __len__(self) -> int:
         """One more than the largest token number."""

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from naslab.errors import InputError
-from naslab.search_spaces.data.text.hub_tokenizers import load_tokenizer
+from naslab.search_spaces.data.text.hub_tokenizers import load_tokenizer, number_range
 from naslab.search_spaces.data.text.words import Segmenter, word_numbers
 
 IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]")
@@ -210,7 +210,7 @@ def named_tokenizer(name: str, vocabulary: int, special: SpecialIds, length: int
         raise InputError(
             f"task.tokenizer: {name} numbers its special tokens {numbers}; set space.options.special to that"
         )
-    size = 1 + max(found.vocabulary.values())
+    size = number_range(found.vocabulary)
     if size > vocabulary:
         raise InputError(f"task.tokenizer: {name} has {size} tokens; set space.options.vocabulary to that")
     return found
