@@ -25,7 +25,7 @@ from torch import nn
 
 from naslab.efficiency.inputs import Inputs, call_model
 from naslab.errors import InputError
-from naslab.search_spaces import SearchSpace, find_space
+from naslab.search_spaces import Network, Options, SearchSpace, find_space
 from naslab.search_spaces.data.packages import model_folder, without_weights
 
 SCHEMA = "naslab.architecture/1"
@@ -53,9 +53,11 @@ def rebuild(folder: str | Path) -> nn.Module:
         return load_model(space, document["configuration"], path)
 
 
-def networks_of(options: Mapping[str, Any]) -> dict[str, Any]:
+def networks_of(options: Options) -> dict[str, Any]:
     """The configurations of pre-trained networks whose folders the options name: without them no model is rebuilt."""
-    named = ((option, value) for option, value in options.items() if isinstance(value, str) and value)
+    fields = type(options).model_fields.items()
+    marked = [name for name, field in fields if any(isinstance(mark, Network) for mark in field.metadata)]
+    named = ((option, value) for option in marked if (value := getattr(options, option)))
     files = ((option, Path(model_folder(value)) / NETWORK) for option, value in named)
     return {option: json.loads(file.read_text(encoding="utf-8")) for option, file in files if file.is_file()}
 

@@ -158,7 +158,7 @@ def _describe(folder: Path, study: Study, ranking: Ranking, row: Row, trial: Tri
 
 def architecture(study: Study, ranking: Ranking, row: Row, trial: Trial, weights_sha256: str) -> dict[str, Any]:
     """The document `architecture.json`: what the model is, and every fact about where it came from."""
-    options = study.search_space.options.model_dump(mode="json")
+    options = study.search_space.options
     networks = networks_of(options)
     return {
         "schema": ARCHITECTURE_SCHEMA,
@@ -167,7 +167,7 @@ def architecture(study: Study, ranking: Ranking, row: Row, trial: Trial, weights
         "space": {
             "name": study.space.name,
             "preset": study.space.preset,
-            "options": options,
+            "options": options.model_dump(mode="json"),
         },
         **({"networks": networks} if networks else {}),
         "configuration": row.configuration.as_dict(),

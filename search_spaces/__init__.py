@@ -2,7 +2,7 @@
 
 from naslab.search_spaces.configuration import Configuration
 from naslab.search_spaces.find import find_space, make_task, space_names
-from naslab.search_spaces.options import Mechanical, Options, explain
+from naslab.search_spaces.options import Mechanical, Network, Options, explain
 from naslab.search_spaces.parameters import Categorical, Chain, Float, Integer, Parameter, Unless, When
 from naslab.search_spaces.seeds import derive_seed, seed_everything
 from naslab.search_spaces.space import SearchSpace
@@ -19,6 +19,7 @@ __all__ = [
     "GradientTask",
     "Integer",
     "Mechanical",
+    "Network",
     "Options",
     "Parameter",
     "RelaxableSpace",

@@ -34,6 +34,13 @@ class Mechanical:
     """Mark of an option that decides how results are worked out, not what they are: `Annotated[int, Mechanical()]`."""
 
 
+class Network:
+    """Mark of an option that names a pre-trained network of transformers: `Annotated[str | None, Network()]`.
+
+    An export keeps the network's configuration, so that its model is rebuilt where the named folder is not.
+    """
+
+
 class Options(BaseModel):
     """Frozen; unknown keys are refused, and so is a key whose condition (`When`, in the field's type) does not hold.
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from naslab.search_spaces.data.text import BYTES, FIRST_SENTINEL
-from naslab.search_spaces.options import Options
+from naslab.search_spaces.options import Network, Options
 from naslab.search_spaces.parameters import When
 
 FROM_SCRATCH = When("pretrained", (None,))
@@ -19,7 +19,7 @@ class DySIOptions(Options):
 
     form: Literal["encoder_decoder", "decoder"] = "encoder_decoder"
     """T5's blocks, or GPT-2's, which read the source before the target."""
-    pretrained: str | None = None
+    pretrained: Annotated[str | None, Network()] = None
     """A network of transformers by name or folder, which brings its sizes and its tokenizer."""
     source_tokens: int = Field(64, ge=1, le=2**14)
     """Longer sources are cut."""

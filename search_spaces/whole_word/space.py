@@ -25,7 +25,7 @@ from naslab.search_spaces.common.objectives.masked_units import Budget
 from naslab.search_spaces.common.objectives.units import SEGMENTED, UNITS, Unit
 from naslab.search_spaces.configuration import Configuration, into
 from naslab.search_spaces.data.text import WordsBy
-from naslab.search_spaces.options import Options
+from naslab.search_spaces.options import Network, Options
 from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Value, When
 from naslab.search_spaces.space import SearchSpace
 from naslab.search_spaces.whole_word.model import Plan, WholeWordModel
@@ -49,7 +49,7 @@ class WholeWordOptions(Options):
     width: Annotated[int, FRESH] = Field(128, ge=2, le=2**14)
     heads: Annotated[int, FRESH] = Field(2, ge=1, le=2**14)
     dropout: Annotated[float, FRESH] = Field(0.0, ge=0, lt=1)
-    pretrained: str | None = None
+    pretrained: Annotated[str | None, Network()] = None
     """A BERT with its head for masked words, from the hub or a folder; its training goes on with its own tokenizer."""
     segmenters: tuple[WordsBy, ...] = Field(("gold", "jieba"), min_length=1)
     """Who may say what a word is; the first is the reference's."""

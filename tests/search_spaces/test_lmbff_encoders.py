@@ -156,7 +156,7 @@ def test_an_export_needs_no_folder_of_the_study(name, tmp_path, monkeypatch):
     options = space.options.model_dump(mode="json")
     document = {
         "schema": SCHEMA, "space": {"name": name, "options": options}, "configuration": space.reference.as_dict(),
-        "networks": networks_of(options), "weights_sha256": file_digest(folder / WEIGHTS),
+        "networks": networks_of(space.options), "weights_sha256": file_digest(folder / WEIGHTS),
     }  # fmt: skip
     (folder / DOCUMENT).write_text(json.dumps(document))
     shutil.rmtree("network")
@@ -171,6 +171,14 @@ def test_an_export_needs_no_folder_of_the_study(name, tmp_path, monkeypatch):
     (folder / DOCUMENT).write_text(json.dumps({**document, "networks": 3}))
     with pytest.raises(InputError, match="'networks' is of the wrong type"):
         rebuild(folder)
+
+
+def test_only_options_that_name_a_network_are_kept_with_one(tmp_path, monkeypatch):
+    """Whatever folders stand where the export is made."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "simclr").mkdir()
+    (tmp_path / "simclr" / "config.json").write_text("{}")
+    assert networks_of(find_space("nasiam", "tiny", {"framework": "simclr"}).options) == {}
 
 
 @pytest.mark.parametrize(
