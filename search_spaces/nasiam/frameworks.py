@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -34,6 +34,17 @@ Encoded = tuple[Tensor, ...]
 MakeHead = Callable[[], nn.Module]
 KEY_GROUPS = 4
 """Parts of a batch of keys, each with batch statistics of its own."""
+
+
+class JointHead(nn.Module):
+    """A head that also takes several batches at once, (V, B, F) to (V, B, D), each with its own batch statistics."""
+
+
+def of_each(head: nn.Module, batches: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """The head's outputs (B, D) of batches (B, F), as if it was called with one after the other."""
+    if isinstance(head, JointHead):
+        return head(torch.stack(tuple(batches))).unbind()
+    return tuple(head(batch) for batch in batches)
 
 
 class Framework(nn.Module, ABC):
@@ -92,8 +103,8 @@ class SimSiam(Framework):
 
     def head_loss(self, encoded: Encoded) -> Tensor:
         """Equation 2."""
-        z1, z2 = (self.projector(f) for f in encoded)
-        p1, p2 = self.predictor(z1), self.predictor(z2)
+        z1, z2 = of_each(self.projector, encoded)
+        p1, p2 = of_each(self.predictor, (z1, z2))
         return (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2
 
 
@@ -108,7 +119,7 @@ class SimCLR(Framework):
 
     def head_loss(self, encoded: Encoded) -> Tensor:
         """NT-Xent."""
-        z1, z2 = (self.projector(f) for f in encoded)
+        z1, z2 = of_each(self.projector, encoded)
         return nt_xent(z1, z2, self.temperature)
 
 
@@ -249,9 +260,9 @@ class BYOL(MomentumFramework):
     def head_loss(self, encoded: Encoded) -> Tensor:
         """Normalised mean squared error, both sides (equation 2): 2 - 2 cosine."""
         online, targets = encoded[:2], encoded[2:]
-        p1, p2 = (self.predictor(self.projector(f)) for f in online)
+        p1, p2 = of_each(self.predictor, of_each(self.projector, online))
         with torch.no_grad():
-            z1, z2 = (self.target_projector(f) for f in targets)
+            z1, z2 = of_each(self.target_projector, targets)
         return 4 + 2 * (negative_cosine(p1, z2) + negative_cosine(p2, z1))
 
     def after_step(self, progress: float) -> None:

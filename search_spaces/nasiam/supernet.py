@@ -2,7 +2,10 @@
 
 The candidates' linears are batched: one matrix product for the four activated ones of a layer that keeps its
 width, one for all seven where it narrows, and where it widens the five bare linears collapse into the one whose
-weight is their weighted sum (the same function and gradients at a fifth of the cost).
+weight is their weighted sum (the same function and gradients at a fifth of the cost). Both views of a batch go through
+them together, since their weights are most of what moves; only normalisation is a view's own.
+
+Shapes: layers map (V, B, width_in) of V views, or (B, width_in) of one, to their width_out.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from torch import Tensor, nn
 from naslab.errors import InputError
 from naslab.kernels import ACTIVATIONS, mixed_activation
 from naslab.search_spaces.data.placing import constant
-from naslab.search_spaces.nasiam.frameworks import Framework, Views
+from naslab.search_spaces.nasiam.frameworks import Framework, JointHead, Views
 from naslab.search_spaces.nasiam.heads import Sizes, tail
 from naslab.search_spaces.nasiam.operations import (
     OPERATIONS,
@@ -31,6 +34,11 @@ NUM_POOLINGS = len(POOLINGS)
 ACTIVATED = tuple(ACTIVATIONS)
 
 
+def by_view(function: Callable[[Tensor], Tensor], x: Tensor, dims: int = 2) -> Tensor:
+    """What uses batch statistics, of each view's batch by itself; one view has `dims` dimensions."""
+    return function(x) if x.ndim == dims else torch.stack([function(view) for view in x.unbind()])
+
+
 class MixedNorm(nn.BatchNorm1d):
     """Batch normalisation, activation and weighted sum of stacked candidates, as one operation."""
 
@@ -42,14 +50,16 @@ class MixedNorm(nn.BatchNorm1d):
         super().__init__(len(activations) * width)
         self.activations = activations
 
-    def mix(self, stacked_BKD: Tensor, mixing_K: Tensor) -> Tensor:
-        """Weighted sum over the candidates, (B, D)."""
+    def mix(self, stacked: Tensor, mixing_K: Tensor) -> Tensor:
+        """Weighted sum over the candidates: (V, B, K, D) to (V, B, D), or both without V."""
+        return by_view(lambda view: self._mix(view, mixing_K), as_loops_take_it(stacked), dims=3)
+
+    def _mix(self, stacked_BKD: Tensor, mixing_K: Tensor) -> Tensor:
         shape = (len(self.activations), -1)
         scale_KD, shift_KD = self.weight.unflatten(0, shape), self.bias.unflatten(0, shape)
         statistics = None
         if not self.training:
             statistics = self.running_mean.unflatten(0, shape), self.running_var.unflatten(0, shape)
-        stacked_BKD = as_loops_take_it(stacked_BKD)
         mixed = mixed_activation(stacked_BKD, mixing_K, scale_KD, shift_KD, self.activations, statistics, self.eps)
         if self.training:
             self._follow(mixed.mean_KD.flatten(), mixed.variance_KD.flatten(), len(stacked_BKD))
@@ -72,12 +82,12 @@ class KeepingLayer(nn.Module):
         self.linear = nn.Linear(width, len(ACTIVATED) * width, bias=False)
         self.norm = MixedNorm(ACTIVATED, width)
 
-    def forward(self, x_BD: Tensor, mixing_O: Tensor) -> Tensor:
-        """Weighted sum over the candidates, (B, D)."""
-        stacked = self.linear(x_BD).unflatten(1, (len(ACTIVATED), -1))
-        mixed = self.norm.mix(stacked, mixing_O[NUM_POOLINGS + 1 :]) + mixing_O[NUM_POOLINGS] * x_BD
+    def forward(self, x: Tensor, mixing_O: Tensor) -> Tensor:
+        """Weighted sum over the candidates."""
+        stacked = self.linear(x).unflatten(-1, (len(ACTIVATED), -1))
+        mixed = self.norm.mix(stacked, mixing_O[NUM_POOLINGS + 1 :]) + mixing_O[NUM_POOLINGS] * x
         for pool, weight in zip(self.pools, mixing_O, strict=False):
-            mixed = mixed + weight * pool(x_BD)
+            mixed = mixed + weight * by_view(pool, x)
         return mixed
 
 
@@ -91,13 +101,13 @@ class NarrowingLayer(nn.Module):
         self.norm = MixedNorm(("relu", *ACTIVATED), width_out)
         self.pools = nn.ModuleList(FeaturePool(name, width_out) for name in POOLINGS)
 
-    def forward(self, x_BD: Tensor, mixing_O: Tensor) -> Tensor:
-        """Weighted sum over the candidates, (B, width_out)."""
-        stacked = self.linear(x_BD).unflatten(1, (len(OPERATIONS), -1))
-        mixed = self.norm.mix(stacked[:, NUM_POOLINGS:], mixing_O[NUM_POOLINGS:])
-        pooled = self.pooled_norm(stacked[:, :NUM_POOLINGS].flatten(1)).relu().unflatten(1, (NUM_POOLINGS, -1))
-        for k, pool in enumerate(self.pools):
-            mixed = mixed + mixing_O[k] * pool(pooled[:, k])
+    def forward(self, x: Tensor, mixing_O: Tensor) -> Tensor:
+        """Weighted sum over the candidates."""
+        stacked = self.linear(x).unflatten(-1, (len(OPERATIONS), -1))
+        mixed = self.norm.mix(stacked[..., NUM_POOLINGS:, :], mixing_O[NUM_POOLINGS:])
+        pooled = by_view(self.pooled_norm, stacked[..., :NUM_POOLINGS, :].flatten(-2)).relu()
+        for part, pool, weight in zip(pooled.chunk(NUM_POOLINGS, -1), self.pools, mixing_O, strict=False):
+            mixed = mixed + weight * by_view(pool, part)
         return mixed
 
 
@@ -109,18 +119,18 @@ class WideningLayer(nn.Module):
         self.linear = nn.Linear(width_in, len(OPERATIONS) * width_out)
         self.pools = nn.ModuleList(FeaturePool(name, width_out) for name in POOLINGS)
 
-    def forward(self, x_BD: Tensor, mixing_O: Tensor) -> Tensor:
-        """Weighted sum over the candidates, (B, width_out)."""
+    def forward(self, x: Tensor, mixing_O: Tensor) -> Tensor:
+        """Weighted sum over the candidates."""
         weight_OEI = self.linear.weight.unflatten(0, (len(OPERATIONS), -1))
         bias_OE = self.linear.bias.unflatten(0, (len(OPERATIONS), -1))
         bare = mixing_O[NUM_POOLINGS:]
         mixed = nn.functional.linear(
-            x_BD,
+            x,
             torch.einsum("o,oei->ei", bare, weight_OEI[NUM_POOLINGS:]),
             torch.einsum("o,oe->e", bare, bias_OE[NUM_POOLINGS:]),
         )
         for k, pool in enumerate(self.pools):
-            mixed = mixed + mixing_O[k] * pool(nn.functional.linear(x_BD, weight_OEI[k], bias_OE[k]))
+            mixed = mixed + mixing_O[k] * by_view(pool, nn.functional.linear(x, weight_OEI[k], bias_OE[k]))
         return mixed
 
 
@@ -132,15 +142,15 @@ class PartialLayer(nn.Module):
         self.parts = parts
         self.mixed = KeepingLayer(width // parts)
 
-    def forward(self, x_BD: Tensor, mixing_O: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mixing_O: Tensor) -> Tensor:
         """Shape kept; feature i of part k moves to place i K + k, so that the next layer mixes others."""
-        part = x_BD.shape[1] // self.parts
-        joined = torch.cat([self.mixed(x_BD[:, :part], mixing_O), x_BD[:, part:]], dim=1)
-        shuffled: Tensor = joined.unflatten(1, (self.parts, part)).transpose(1, 2).flatten(1)
+        part = x.shape[-1] // self.parts
+        joined = torch.cat([self.mixed(x[..., :part], mixing_O), x[..., part:]], dim=-1)
+        shuffled: Tensor = joined.unflatten(-1, (self.parts, part)).transpose(-1, -2).flatten(-2)
         return shuffled
 
 
-class MixedCell(nn.Module):
+class MixedCell(JointHead):
     """A chain of mixed layers. `mixing` gives the weights (layers, candidates), asked once per forward."""
 
     def __init__(self, widths: tuple[int, ...], mixing: Callable[[], Tensor], partial_channels: int) -> None:
@@ -148,11 +158,21 @@ class MixedCell(nn.Module):
         self.mixing = mixing
         self.layers = nn.ModuleList(_mixed_layer(a, b, partial_channels) for a, b in itertools.pairwise(widths))
 
-    def forward(self, x_BD: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Through every layer, each with its row of weights."""
         for layer, mixing_O in zip(self.layers, self.mixing(), strict=True):
-            x_BD = layer(x_BD, mixing_O)
-        return x_BD
+            x = layer(x, mixing_O)
+        return x
+
+
+class MixedProjector(nn.Sequential, JointHead):
+    """A mixed cell and its fixed tail."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Through cell and tail."""
+        for module in self:
+            x = by_view(module, x) if isinstance(module, nn.BatchNorm1d) else module(x)
+        return x
 
 
 def _mixed_layer(width_in: int, width_out: int, partial_channels: int) -> nn.Module:
@@ -183,7 +203,7 @@ class MixedHeads:
 
     def projector(self) -> nn.Module:
         """Mixed projector cell and its fixed tail."""
-        return nn.Sequential(self._cell("projector"), *tail(self.sizes))
+        return MixedProjector(self._cell("projector"), *tail(self.sizes))
 
     def predictor(self) -> nn.Module:
         """Mixed predictor cell."""

@@ -9,7 +9,8 @@ from naslab.errors import InputError
 from naslab.kernels import negative_cosine, nt_xent
 from naslab.search_spaces import find_space, make_task
 from naslab.search_spaces.common.training.policy import Policy
-from naslab.search_spaces.nasiam.frameworks import MOVED_AT_ONCE, Views, enqueue, enqueue_unread
+from naslab.search_spaces.nasiam import frameworks
+from naslab.search_spaces.nasiam.frameworks import MOVED_AT_ONCE, JointHead, Views, enqueue, enqueue_unread
 from naslab.search_spaces.nasiam.operations import OPERATIONS, operation
 from naslab.search_spaces.nasiam.supernet import KeepingLayer, NarrowingLayer, PartialLayer, WideningLayer
 
@@ -185,6 +186,23 @@ def test_a_one_hot_mixed_layer_is_the_discrete_operation(layer_type, column):
     mixing = torch.zeros(len(OPERATIONS))
     mixing[column] = 1
     assert torch.allclose(mixed(x, mixing), discrete(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("partial_channels", [1, 2])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_views_that_go_through_mixed_heads_together_are_as_two_that_go_alone(framework, partial_channels, monkeypatch):
+    """Loss, gradients, batch statistics: the order of sums is all that differs."""
+    found = []
+    for head in (JointHead, ()):
+        monkeypatch.setattr(frameworks, "JointHead", head)
+        torch.manual_seed(2)
+        supernet = tiny(framework).supernet(lambda alpha: (alpha + 0.1).softmax(-1), partial_channels).double()
+        loss = supernet.loss(Views(*(view.double() for view in views())))
+        gradients = torch.autograd.grad(loss, [*supernet.architecture(), *supernet.weights()], allow_unused=True)
+        found.append([loss, *(g for g in gradients if g is not None), *supernet.buffers()])
+    assert len(found[0]) == len(found[1])
+    for together, alone in zip(*found, strict=True):
+        torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-12)
 
 
 def test_partial_channels_pass_the_rest_through_and_shuffle():
