@@ -1,7 +1,7 @@
 """What to run next: a pure function of the study and the ledger's trials, so resuming means asking again.
 
-Order: controls, the reference and the random architectures; the searches; their finalists and the points of grids with
-every seed; profiles of what is ranked, one at a time while nothing else runs.
+Order: controls, the first run of the reference and the random architectures; the searches; their finalists, the points
+of grids and the reference, seed by seed; profiles of what is ranked, one at a time while nothing else runs.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def plan_next(
 def expected_jobs(study: Study, controls: Sequence[NamedControl]) -> Counter[str]:
     """How many jobs of each role a study is expected to have; arms limited by hours alone count as unknown (0)."""
     count: Counter[str] = Counter(job.role for job in _fixed_jobs(study, controls))
+    count["reference"] = len(study.seeds)
     for arm in study.arms:
         if isinstance(arm, Differentiable):
             count["search"] += arm.searches
@@ -112,15 +113,17 @@ def _fixed_jobs_of(past: Past, controls: Sequence[NamedControl]) -> Iterator[Job
 def _fixed_jobs(
     study: Study, controls: Sequence[NamedControl], replacements: int = 0, drawn: Sequence[Trial] = ()
 ) -> Iterator[Job]:
-    space = study.search_space
     for control in controls:
         for seed in study.seeds if control.seeded else study.seeds[:1]:
             yield Job(f"control/{control.name}/seed{seed}", "control", control.name, seed)
-    for seed in study.seeds:
-        key = f"reference/{space.reference.digest}/seed{seed}"
-        yield Job(key, "reference", "reference", seed, space.reference)
+    yield _reference_job(study, study.seeds[0])
     if study.arms:
         yield from _random_jobs(study, study.random_architectures + replacements, drawn)
+
+
+def _reference_job(study: Study, seed: int) -> Job:
+    reference = study.search_space.reference
+    return Job(f"reference/{reference.digest}/seed{seed}", "reference", "reference", seed, reference)
 
 
 def _random_jobs(study: Study, number: int, drawn: Sequence[Trial]) -> Iterator[Job]:
@@ -266,7 +269,10 @@ def _front(past: Past, arm: Sampled) -> list[Configuration]:
 
 
 def _final_jobs(past: Past) -> Iterator[Job]:
-    """Every row's first seed before any row's second: an interrupted study then has something of each."""
+    """Every row's first seed before any row's second: an interrupted study then has something of each.
+
+    So is the reference, whose time the rows' are compared with: a machine's speed drifts.
+    """
     rows = [
         (arm, configuration, describe_point(arm, configuration) if isinstance(arm, Grid) else "finalist")
         for arm in past.study.arms
@@ -275,6 +281,8 @@ def _final_jobs(past: Past) -> Iterator[Job]:
         if configuration != past.study.search_space.reference
     ]
     for seed in past.study.seeds:
+        if seed != past.study.seeds[0]:
+            yield _reference_job(past.study, seed)
         for arm, configuration, point in rows:
             key = f"final/{configuration.digest}/seed{seed}"
             yield Job(key, "final", f"{arm.name} {point}", seed, configuration, arm.name)
