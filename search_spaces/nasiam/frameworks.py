@@ -43,7 +43,8 @@ class JointHead(nn.Module):
 def of_each(head: nn.Module, batches: Iterable[Tensor]) -> tuple[Tensor, ...]:
     """The head's outputs (B, D) of batches (B, F), as if it was called with one after the other."""
     if isinstance(head, JointHead):
-        return head(torch.stack(tuple(batches))).unbind()
+        outputs: Tensor = head(torch.stack(tuple(batches)))
+        return outputs.unbind()
     return tuple(head(batch) for batch in batches)
 
 

@@ -98,7 +98,7 @@ def test_a_whole_study_job_by_job():
         ("final", "darts finalist", 5, good), ("final", "cells cell=poor·poor·poor·poor", 5, poor),
         ("reference", "reference", 7, reference),
         ("final", "darts finalist", 7, good), ("final", "cells cell=poor·poor·poor·poor", 7, poor),
-    ], "each row's first seed before any row's second, the reference's too; a point that an arm found is run once"  # fmt: skip
+    ], "each row's and the reference's seed before the next of any; a point that an arm found is run once"  # fmt: skip
     profiles = [(j.role, j.seed, j.configuration) for j in jobs[14:]]
     assert profiles == [("profile", 5, one) for one in (reference, good, poor)]
 
