@@ -82,6 +82,12 @@ def widened(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def mean_of(losses_N: Tensor) -> Tensor:
+    """The mean of rows' losses in their dtype, 0 without rows: their sum may be too large for half precision."""
+    total: Tensor = losses_N.sum(dtype=widened(losses_N.dtype)) / max(losses_N.shape[0], 1)
+    return total.to(losses_N.dtype)
+
+
 def autocasting(tensor: Tensor) -> bool:
     """Whether autocast is on where the tensor lies; torch refuses to ask for meta."""
     return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)

@@ -212,5 +212,7 @@ def check_rows(tensor: Tensor, name: str) -> None:
 
 
 def check_temperature(temperature: float) -> None:
+    if isinstance(temperature, Tensor):
+        raise ValueError("temperature: a tensor is not a number, which it must be: it would get no gradient")
     if not temperature > 0:
         raise ValueError(f"temperature: {temperature} is not above 0")

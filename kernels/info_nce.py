@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from naslab.kernels import _native
 from naslab.kernels._check import misfit, same_device
-from naslab.kernels._dispatch import differentiable, fallback, full_precision, fused, room_for, way
+from naslab.kernels._dispatch import differentiable, fallback, full_precision, fused, mean_of, room_for, way
 from naslab.kernels._similarity_tiles import (
     LOOPS,
     TILE,
@@ -44,7 +44,7 @@ def reference_info_nce(query_BD: Tensor, key_BD: Tensor, queue_KD: Tensor, tempe
     positive_B1 = (query_BD * key_BD).sum(1, keepdim=True)
     logits = torch.cat([positive_B1, query_BD @ queue_KD.T], dim=1) / temperature
     first = torch.zeros(logits.shape[0], dtype=torch.long, device=logits.device)
-    return F.cross_entropy(logits, first, reduction="sum") / max(logits.shape[0], 1)
+    return mean_of(F.cross_entropy(logits, first, reduction="none"))
 
 
 @torch.library.custom_op("naslab::info_nce", mutates_args=())

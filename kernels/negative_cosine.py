@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from naslab.kernels import _native
 from naslab.kernels._check import misfit, same_device
-from naslab.kernels._dispatch import differentiable, fallback, full_precision, fused, way
+from naslab.kernels._dispatch import differentiable, fallback, full_precision, fused, mean_of, way, widened
 from naslab.kernels._triton import Launch, kernel, launch
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ LAUNCH = {"any": Launch(1024, num_warps=4), "gfx": Launch(1024, num_warps=4)}
 @full_precision
 def reference(p_BD: Tensor, z_BD: Tensor) -> Tensor:
     """The definition."""
-    return -F.cosine_similarity(p_BD, z_BD, dim=1, eps=EPSILON).sum() / max(p_BD.shape[0], 1)
+    p, z = (rows.to(widened(rows.dtype)) for rows in (p_BD, z_BD))  # float16 has neither 1e-8 nor norms above 65504
+    return -mean_of(F.cosine_similarity(p, z, dim=1, eps=EPSILON)).to(p_BD.dtype)
 
 
 @kernel

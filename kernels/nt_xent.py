@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from naslab.kernels import _native
 from naslab.kernels._check import misfit, same_device
-from naslab.kernels._dispatch import differentiable, fallback, full_precision, fused, way
+from naslab.kernels._dispatch import differentiable, fallback, full_precision, fused, mean_of, way, widened
 from naslab.kernels._similarity_tiles import (
     LOG2_E,
     LOOPS,
@@ -58,7 +58,8 @@ exp(-2 / t) leaves float32."""
 
 @full_precision
 def _normalised(z_a_BD: Tensor, z_b_BD: Tensor) -> Tensor:
-    return F.normalize(torch.cat([z_a_BD, z_b_BD]), dim=1)
+    z_ND = torch.cat([z_a_BD, z_b_BD])
+    return F.normalize(z_ND.to(widened(z_ND.dtype)), dim=1).to(z_ND.dtype)  # a norm may be too large for float16
 
 
 @full_precision
@@ -68,7 +69,7 @@ def reference_nt_xent(z_ND: Tensor, temperature: float) -> Tensor:
     similarity_NN = z_ND @ z_ND.T / temperature
     similarity_NN.diagonal().fill_(float("-inf"))
     positive_N = torch.arange(rows, device=z_ND.device).roll(rows // 2)
-    return F.cross_entropy(similarity_NN, positive_N, reduction="sum") / max(rows, 1)
+    return mean_of(F.cross_entropy(similarity_NN, positive_N, reduction="none"))
 
 
 @kernel

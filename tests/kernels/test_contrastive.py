@@ -165,6 +165,29 @@ def test_mixed_dtypes_are_promoted():
             assert negative_cosine(query, query.float()).dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_has_room_for_norms_sums_and_empty_rows(dtype):
+    """Float16 ends at 65504, where norms of large rows and sums over large batches do not, and has no 1e-12."""
+    z = torch.randn(4, 128)
+    for rows in (3e4 * z.clamp(-2, 2), torch.zeros(4, 128)):
+        given = rows.to(dtype), z.to(dtype)
+        exact = [tensor.double() for tensor in given]
+        assert nt_xent(*given, 1.0).item() == pytest.approx(nt_xent(*exact, 1.0).item(), rel=2**-5)
+        assert negative_cosine(*given).item() == pytest.approx(negative_cosine(*exact).item(), abs=2**-7)
+    many = torch.zeros(70_000, 1, dtype=dtype)
+    assert info_nce(many, many, many[:2], 1.0).item() == pytest.approx(math.log(3), rel=2**-7)
+    assert negative_cosine(many + 1, many + 2).item() == -1
+
+
+@ways
+def test_a_temperature_that_would_get_no_gradient_is_refused(way):
+    temperature = torch.tensor(0.5, requires_grad=True)
+    with switched(way):
+        for function, tensors in ((nt_xent, 2), (info_nce, 3)):
+            with pytest.raises(ValueError, match="temperature: a tensor"):
+                function(*torch.randn(tensors, 4, 3), temperature)
+
+
 def peak_rise(function):
     """Bytes of resident memory above the start at the worst moment, by the kernel's own mark."""
     status, marks = Path("/proc/self/status"), Path("/proc/self/clear_refs")
