@@ -92,30 +92,30 @@ class Bilevel:
         """Gradient in the alphas after one virtual step; the Hessian-vector product by finite difference.
 
         With w' = w - rate grad_w L_train(w): grad_a L_val(w') - rate (grad_a L_train(w + e v) - grad_a L_train(w - e
-        v)) / 2e, where v = grad_w' L_val(w') and e = .01 / |v| (equations 7 and 8). Weights, buffers (batch
-        statistics, queues) and the random generator are left as they were, so that the step that follows sees none
-        of this.
+        v)) / 2e, where v = grad_w' L_val(w') and e = .01 / |v| (equations 7 and 8). All three L_train see the same
+        buffers and random numbers, as they are one function of w and a. Weights, buffers (batch statistics, queues) and
+        the random generator are left as they were, so that the step that follows sees none of this.
 
         Args:
             held_out, training: one batch of each half of the training set.
             rate: the weight optimiser's present learning rate, the paper's xi.
         """
         weights, alphas = self.supernet.weights(), self.supernet.architecture()
-        with buffers_kept(self.supernet), random_states_kept(held_by(self.supernet)):
+        with _undone(self.supernet):
             step = [_or_zero(w, g) for w, g in zip(weights, self.weights(training)[1], strict=True)]
             with _moved(weights, step, -rate):
                 found = self._both(held_out)
-            direct = [_or_zero(a, g) for a, g in zip(alphas, found, strict=False)]
-            direction = [_or_zero(w, g) for w, g in zip(weights, found[len(alphas) :], strict=True)]
-            size = 0.01 / torch.nn.utils.get_total_norm(direction).clamp(min=1e-12)
-            curvature = self._difference(training, direction, size)
+        direct = [_or_zero(a, g) for a, g in zip(alphas, found, strict=False)]
+        direction = [_or_zero(w, g) for w, g in zip(weights, found[len(alphas) :], strict=True)]
+        size = 0.01 / torch.nn.utils.get_total_norm(direction).clamp(min=1e-12)
+        curvature = self._difference(training, direction, size)
         return [d - rate * c for d, c in zip(direct, curvature, strict=True)]
 
     def _difference(self, training: Any, direction: list[Tensor], size: Tensor) -> list[Tensor]:
         step = list(torch._foreach_mul(direction, size))  # the size stays on the device: nobody waits for it
         sides = []
         for sign in (1, -1):
-            with _moved(self.supernet.weights(), step, sign), random_states_kept(held_by(self.supernet)):
+            with _moved(self.supernet.weights(), step, sign), _undone(self.supernet):
                 sides.append(self._exact_alphas(training))
         return [(up - down) / (2 * size) for up, down in zip(*sides, strict=True)]
 
@@ -134,6 +134,13 @@ def _laid_as(weight: Tensor, gradient: Tensor | None) -> Tensor | None:
 
 def _or_zero(parameter: Tensor, gradient: Tensor | None) -> Tensor:
     return torch.zeros_like(parameter) if gradient is None else gradient
+
+
+@contextmanager
+def _undone(supernet: Supernet) -> Iterator[None]:
+    """What forwards do to buffers and to the random generator is undone."""
+    with buffers_kept(supernet), random_states_kept(held_by(supernet)):
+        yield
 
 
 @contextmanager

@@ -74,6 +74,45 @@ def test_second_order_leaves_weights_buffers_and_random_numbers_as_they_were():
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
+class Noisy(Quadratic):
+    """Its loss draws random numbers, and depends on a buffer that it changes."""
+
+    def loss(self, batch):
+        changed = batch + self.seen + torch.rand(3, dtype=torch.float64)
+        self.seen += 1
+        return self.value(self.alphas["cell"], self.weight, changed)
+
+
+def test_the_losses_of_a_finite_difference_are_that_of_the_step():
+    """With its random numbers and buffers: what is differentiated twice is one function of weights and alphas."""
+    net, rate = Noisy(), 0.3
+    alpha = net.alphas["cell"]
+    torch.manual_seed(3)
+    train, held_out = (batch + torch.rand(3, dtype=torch.float64) for batch in (TRAIN, HELD_OUT + 1))
+    step = torch.autograd.grad(net.value(alpha, net.weight, train), net.weight, create_graph=True)[0]
+    exact = torch.autograd.grad(net.value(alpha, net.weight - rate * step, held_out), alpha)[0]
+    torch.manual_seed(3)
+    ours = Bilevel(net, zero).second_order(HELD_OUT, TRAIN, rate)[0]
+    assert torch.allclose(ours, exact, rtol=1e-4, atol=1e-6)
+    assert net.seen == 0
+
+
+class Replacing(Quadratic):
+    """Makes a buffer when it is first called, and puts a larger one in the place of another, as caches do."""
+
+    def loss(self, batch):
+        if not hasattr(self, "made"):
+            self.register_buffer("made", torch.ones(2))
+        self.seen = torch.cat([self.seen, self.seen])
+        return self.value(self.alphas["cell"], self.weight, batch)
+
+
+def test_buffers_that_a_loss_replaces_come_back():
+    net = Replacing()
+    Bilevel(net, zero).second_order(HELD_OUT, TRAIN, 0.1)
+    assert torch.equal(net.seen, torch.zeros(1, dtype=torch.float64))
+
+
 def test_a_policy_holds_for_all_forwards_but_those_of_the_finite_difference():
     """Two sides that differ by less than bfloat16 tells apart would differ by nothing, or by one rounding."""
     net, seen, inside = Quadratic(), [], []

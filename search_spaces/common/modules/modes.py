@@ -24,9 +24,15 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 @contextmanager
 def buffers_kept(network: nn.Module) -> Iterator[None]:
     """Batch statistics, queues and all other buffers are afterwards as before, whatever forwards ran inside."""
-    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    before = [
+        (module, name, buffer, buffer.clone())
+        for module in network.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     try:
         yield
     finally:
-        for name, buffer in network.named_buffers():
-            buffer.data.copy_(before[name])  # .data: autograd must not take this for a change of what it saved
+        for module, name, buffer, value in before:
+            buffer.data.copy_(value)  # .data: autograd must not take this for a change of what it saved
+            module._buffers[name] = buffer  # a forward may have put another in its place
