@@ -1,5 +1,6 @@
 """The training policy: applied a step at a time, recorded, kept over a resume."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from naslab.errors import InputError
+from naslab.runs.yaml_text import read_yaml
 from naslab.search_spaces import find_space, seed_everything
 from naslab.search_spaces.common.modules.backbones import GlobalAveragePool
 from naslab.search_spaces.common.training import train_in_rungs
@@ -187,6 +189,37 @@ def test_recomputation_keeps_less_and_leaves_the_model_as_it_was():
     assert all("forward" not in vars(block) for block in model.blocks)
 
 
+class Tied(nn.Module):
+    """Two lists of the same blocks, whose forwards have been replaced, as hooks of other libraries do."""
+
+    def __init__(self):
+        super().__init__()
+        blocks = [nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(2)]
+        self.first, self.second = (nn.ModuleDict({"blocks": nn.Sequential(*blocks)}) for _ in range(2))
+        for block in blocks:
+            block.forward = partial(doubled, block.forward)
+
+    def forward(self, x):
+        return self.second["blocks"](self.first["blocks"](x))
+
+
+def doubled(forward, x):
+    return 2 * forward(x)
+
+
+def test_shared_blocks_are_recomputed_once_each_and_keep_forwards_of_their_own():
+    torch.manual_seed(0)
+    model, x = Tied(), torch.randn(3, 4)
+    blocks = list(model.first["blocks"])
+    before = [block.forward for block in blocks]
+    assert repeated_blocks(model) == blocks
+    plain = torch.autograd.grad(model(x).sum(), tuple(model.parameters()))
+    with recomputed_blocks(model):
+        again = torch.autograd.grad(model(x).sum(), tuple(model.parameters()))
+    assert all(map(torch.equal, plain, again))
+    assert [block.forward for block in blocks] == before
+
+
 @pytest.mark.parametrize("optimiser", [torch.optim.AdamW, torch.optim.SGD])
 def test_a_resumed_training_keeps_policy_layout_and_scale(tmp_path, optimiser):
     """Fused optimisers walk memory: state that is loaded contiguous would meet weights in another order."""
@@ -212,9 +245,12 @@ def _momentum(optimiser):
 def test_compiled_training_equals_eager(monkeypatch):
     width = {"DEFAULT": 1, "AVX2": 256}.get(torch.backends.cpu.get_cpu_capability())
     monkeypatch.setattr("torch._inductor.config.cpp.simdlen", width)  # Inductor looks at the processor by itself
-    _, plain = trained(Policy(), steps=3)
-    _, compiled = trained(Policy(compile=True), steps=3)
-    assert compiled == pytest.approx(plain, rel=1e-4)
+    eager, plain = trained(Policy(), steps=3)
+    for recompute in (False, True):
+        model, compiled = trained(Policy(compile=True, recompute=recompute), steps=3)
+        assert compiled == pytest.approx(plain, rel=1e-4)
+        for name, statistics in model.named_buffers():  # each batch counts once
+            torch.testing.assert_close(statistics, eager.get_buffer(name), rtol=1e-2, atol=1e-2)
 
 
 def test_a_study_may_ask_for_a_policy_and_the_rungs_say_it():
@@ -231,6 +267,14 @@ def test_a_study_may_ask_for_a_policy_and_the_rungs_say_it():
     make_task(space, {**values, "policy": {"cuda_graphs": False}}, torch.device("cpu"))
     with pytest.raises(InputError, match=r"task\.policy\.cuda_graphs: on, but with recompute nothing is recorded"):
         make_task(space, {**values, "policy": {"cuda_graphs": "on", "recompute": True}}, torch.device("cuda"))
+
+
+@pytest.mark.parametrize(("written", "word"), [("off", "off"), ("on", "on"), ("auto", "auto"), ("false", "off")])
+@pytest.mark.parametrize("option", ["compile", "cuda_graphs"])
+def test_words_mean_in_a_study_file_what_they_say(option, written, word):
+    """YAML's off and on are truth values."""
+    options = PolicyOptions.model_validate(read_yaml(f"{option}: {written}"))
+    assert getattr(options, option) == word
 
 
 class Attending(nn.Module):

@@ -36,7 +36,7 @@ the `yield` comes after the step.
 
 
 def _in_words(value: Any) -> Any:
-    """Older studies say false and true."""
+    """YAML reads off and on as truth values, and older studies say false and true."""
     return {False: "off", True: "on"}[value] if isinstance(value, bool) else value
 
 
@@ -46,7 +46,7 @@ class PolicyOptions(Options):
     precision: Literal["auto", Precision] = "auto"
     """Of the forward's products; weights, losses, statistics and optimiser are float32 in any case."""
     memory_format: Annotated[Literal["auto", MemoryFormat], Mechanical()] = "auto"
-    compile: Annotated[Literal["auto", "off", "on"], Mechanical()] = "auto"
+    compile: Annotated[Literal["auto", "off", "on"], BeforeValidator(_in_words), Mechanical()] = "auto"
     """torch.compile of the loss."""
     cuda_graphs: Annotated[Literal["auto", "off", "on"], BeforeValidator(_in_words), Mechanical()] = "auto"
     """On a GPU: record what a step launches, and then launch it at once; `off` records no random views either."""
