@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.nn.attention.bias import causal_lower_right
 
 from naslab.search_spaces.common.training.explicit import ExplicitForms
 from naslab.search_spaces.common.training.explicit_attention import LONGEST, explicit_attention
@@ -114,6 +115,36 @@ def test_grouped_queries_are_pytorchs():
     with Policy("bfloat16").forward(CPU):
         result = F.scaled_dot_product_attention(query, key[:, :1], value[:, :1], enable_gqa=True)
     assert result.shape == (B, H, T, 2 * K)
+
+
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=str)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_sequences_of_several_lengths_are_pytorchs(layout):
+    nested = torch.nested.nested_tensor([torch.zeros(H, 1, K), torch.ones(H, 2, K)])
+    if layout == torch.jagged:
+        parts = [torch.zeros(1, H, K), torch.ones(2, H, K)]
+        nested = torch.nested.nested_tensor(parts, layout=layout).transpose(1, 2)
+    with Policy("bfloat16").forward(CPU):
+        result = F.scaled_dot_product_attention(nested, nested, nested)
+    for found, value in zip(result.unbind(), (0.0, 1.0), strict=True):
+        assert torch.equal(found.float(), torch.full_like(found, value, dtype=torch.float32))
+
+
+def test_masks_of_pytorchs_own_kind_are_pytorchs():
+    query, key, value = parts(torch.float32)
+    with Policy("bfloat16").forward(CPU):
+        own, plain = (
+            F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            for mask in (causal_lower_right(T, S), torch.ones(T, S, dtype=torch.bool).tril(S - T))
+        )
+    torch.testing.assert_close(own, plain, rtol=2**-5, atol=2**-5)
+
+
+def test_tokens_without_features_see_all_keys_alike():
+    query, key, value = torch.zeros(B, H, T, 0), torch.zeros(B, H, S, 0), torch.ones(B, H, S, K)
+    with Policy("bfloat16").forward(CPU):
+        result = F.scaled_dot_product_attention(query, key, value)
+    torch.testing.assert_close(result.float(), torch.ones(B, H, T, K), rtol=2**-7, atol=0)
 
 
 @pytest.mark.parametrize("wrong", [{"dtype": torch.bool, "is_causal": True}, {"dtype": torch.int32}], ids=str)

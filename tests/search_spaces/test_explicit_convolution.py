@@ -1,10 +1,12 @@
 """The gradient of a convolution's weights by one product is PyTorch's, and stands in for it where that is slow."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from naslab.efficiency import count
@@ -144,6 +146,13 @@ def test_a_forward_in_float32_within_is_left_alone():
         assert layer(torch.randn(2, LEAST_CHANNELS, 4, 4)).dtype == torch.float32
 
 
+def test_numbers_of_other_kinds_are_read_by_pytorch():
+    x, layer = torch.randn(2, LEAST_CHANNELS, 4, 4), nn.Conv2d(LEAST_CHANNELS, 4, 3, padding=1)
+    with Policy("bfloat16").forward(CPU):
+        for one in (np.int64(1), torch.tensor(1)):
+            assert torch.equal(F.conv2d(x, layer.weight, layer.bias, one, one), layer(x))
+
+
 @pytest.mark.parametrize("numbers", [{"stride": (2,)}, {"padding": [1]}, {"stride": [2], "padding": (1,)}], ids=str)
 def test_one_number_in_a_sequence_is_for_both_sides(numbers):
     x, weight = torch.randn(2, LEAST_CHANNELS, 6, 6), torch.randn(4, LEAST_CHANNELS, 3, 3, requires_grad=True)
@@ -156,7 +165,8 @@ def test_one_number_in_a_sequence_is_for_both_sides(numbers):
 @pytest.mark.parametrize(
     ("shape", "numbers"),
     [((4, LEAST_CHANNELS, 3), {}), ((4, LEAST_CHANNELS, 3, 3), {"stride": 0}),
-     ((4, LEAST_CHANNELS, 3, 3), {"stride": (1, 2, 3)}), ((4, LEAST_CHANNELS, 3, 3), {"padding": -1})],
+     ((4, LEAST_CHANNELS, 3, 3), {"stride": (1, 2, 3)}), ((4, LEAST_CHANNELS, 3, 3), {"padding": -1}),
+     ((4, LEAST_CHANNELS, 3, 3), {"bias": torch.zeros(4, dtype=torch.float64)})],
     ids=str,
 )  # fmt: skip
 def test_what_is_wrong_fails_as_pytorch_says(shape, numbers):
@@ -189,6 +199,13 @@ def test_gradients_of_single_samples_are_pytorchs():
         each = torch.func.vmap(torch.func.grad(total), (None, 0))(weights, x)
         whole = torch.func.grad(lambda given: layer_sum(layer, given, x))(weights)
     torch.testing.assert_close(each["weight"].sum(0), whole["weight"], rtol=2**-6, atol=2**-4)
+
+
+def test_forward_mode_gradients_are_pytorchs():
+    layer, x = nn.Conv2d(LEAST_CHANNELS, 4, 3, padding=1, bias=False), torch.randn(2, LEAST_CHANNELS, 4, 4)
+    with Policy("bfloat16").forward(CPU), forward_ad.dual_level():
+        result = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, x)))
+    assert torch.equal(result.primal, result.tangent)  # the layer is linear
 
 
 def layer_sum(layer, weights, x):

@@ -30,7 +30,7 @@ class ExplicitForms(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func in FORMS:
+        if func in FORMS and not types:  # tensors of other kinds have forms of their own
             suits, form = FORMS[func]
             if suits(*args, **kwargs):
                 return form(*args, **kwargs)

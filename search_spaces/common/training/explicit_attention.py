@@ -30,6 +30,8 @@ def suits_attention(
     """Whether a call of `torch.nn.functional.scaled_dot_product_attention` is one for `explicit_attention`."""
     if attn_mask is not None and (is_causal or not (attn_mask.dtype == torch.bool or attn_mask.is_floating_point())):
         return False  # PyTorch says what is wrong
+    if query.is_nested or not query.shape[-1]:
+        return False
     return key.shape[-2] <= LONGEST and not enable_gqa and query.device.type == "cpu"
 
 

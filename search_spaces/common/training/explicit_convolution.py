@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from naslab.kernels._check import transformed
+
 LARGEST = 16
 """Places of the output map, up to which the matrix of patches is worth its copies."""
 LEAST_CHANNELS = 32
@@ -38,11 +40,11 @@ def suits_convolution(
     places = [(side + 2 * around - kernel) // max(step, 1) + 1 for side, kernel, step, around in sizes]
     return (
         torch.is_grad_enabled()
-        and not torch._C._are_functorch_transforms_active()
+        and not transformed()
         and weight.requires_grad
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        and input.dtype in (torch.float32, torch.bfloat16)
+        and all(value is None or value.dtype in (torch.float32, torch.bfloat16) for value in (input, weight, bias))
         and _pair(dilation) == (1, 1)
         and input.shape[1] >= LEAST_CHANNELS
         and 0 < places[0] * places[1] <= LARGEST
@@ -108,8 +110,8 @@ def weight_gradient(
 
 
 def _pair(value: Any) -> tuple[int, int] | None:
-    """Two numbers, of one or two, as PyTorch reads them; None: padding by name, or what is an error there."""
-    if isinstance(value, str):
+    """Two numbers, of one or two, as PyTorch reads them; None: padding by name, or what only PyTorch can read."""
+    if not isinstance(value, int | list | tuple):
         return None
     numbers = (value,) if isinstance(value, int) else tuple(value)
     return (numbers[0], numbers[-1]) if len(numbers) in (1, 2) else None
