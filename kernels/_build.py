@@ -60,7 +60,7 @@ def _compiler() -> list[str]:
 
 def _key(source: str, compiler: list[str]) -> str:
     text = (SOURCES / "_loops.h").read_bytes() + (SOURCES / source).read_bytes()
-    made_with = "\n".join((*compiler, *FLAGS, *_more_flags(), _machine())).encode()
+    made_with = "\n".join((*compiler, *FLAGS, *_more_flags(), instruction_set())).encode()
     return hashlib.sha256(text + made_with).hexdigest()[:24]
 
 
@@ -124,8 +124,8 @@ def _more_flags() -> list[str]:
 
 
 @cache
-def _machine() -> str:
-    """Instruction set of this processor: a cache folder may be shared by the nodes of a cluster."""
+def instruction_set() -> str:
+    """Of this processor: a cache folder may be shared by the nodes of a cluster."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
     return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())

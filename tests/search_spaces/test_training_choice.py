@@ -93,6 +93,9 @@ DAMAGED = {
     "no mapping": json.dumps({**KEPT, "policy": [1]}).encode(),
     "another key": json.dumps({**KEPT, "policy": {"colour": "red"}}).encode(),
     "another precision": json.dumps({**KEPT, "policy": {"precision": "bf16"}}).encode(),
+    "no truth value": json.dumps({**KEPT, "policy": {"compile": "off"}}).encode(),
+    "no number": json.dumps({**KEPT, "policy": {"accumulation": "2"}}).encode(),
+    "no parts": json.dumps({**KEPT, "policy": {"accumulation": 0}}).encode(),
     "no text for a format": json.dumps({**KEPT, "policy": {"memory_format": {}}}).encode(),
 }
 
@@ -105,6 +108,15 @@ def test_a_damaged_choice_is_made_again(measured, damaged):
     assert kept(path) is None
     assert keep(path, KEPT) == Policy("bfloat16")
     assert list(measured.iterdir()) == [path]
+
+
+def test_processors_of_one_name_and_other_instructions_share_no_choice(monkeypatch):
+    """A virtual processor's name tells nothing of them, and bfloat16 without units for it is slow."""
+    paths = set()
+    for instructions in ("flags: avx2", "flags: avx2 amx_bf16"):
+        monkeypatch.setattr(choice_store, "instruction_set", lambda said=instructions: said)
+        paths.add(path_of({}, 8, torch.device("cpu")))
+    assert len(paths) == 2
 
 
 def test_a_choice_is_kept_where_a_file_system_has_no_links(measured, monkeypatch):

@@ -9,12 +9,14 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TextIO, get_args
 
 import torch
 
 from naslab.efficiency.device import device_name
+from naslab.kernels._build import instruction_set
 from naslab.kernels._cache import cache_folder, replace_file
 from naslab.kernels._compiling import compiling
 from naslab.search_spaces.common.training.policy import MemoryFormat, Policy, Precision
@@ -34,6 +36,7 @@ def path_of(subject: Mapping[str, Any], steps: int, device: torch.device) -> Pat
         "steps": steps,
         "device": device_name(device),
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        "instructions": instruction_set() if device.type == "cpu" else None,  # virtual processors share a name
         "torch": torch.__version__,
         "naslab": naslab_version(),
     }
@@ -47,7 +50,9 @@ def kept(path: Path) -> Policy | None:
         document = json.loads(path.read_text(encoding="utf-8"))
         policy = Policy(**document["policy"])
         known = policy.precision in get_args(Precision) and policy.memory_format in get_args(MemoryFormat)
-        return policy if known and document["schema"] == SCHEMA else None
+        same_kinds = all(type(getattr(policy, field.name)) is type(field.default) for field in fields(Policy))
+        whole = known and same_kinds and policy.accumulation >= 1 and document["schema"] == SCHEMA
+        return policy if whole else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
