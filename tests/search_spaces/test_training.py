@@ -6,6 +6,9 @@ from torch import nn
 
 from naslab.search_spaces.common.training import train_in_rungs
 from naslab.search_spaces.common.training.checkpoint import restore_rng, resume_training, rng_state, save_training
+from naslab.search_spaces.common.training.choice import Wanted
+from naslab.search_spaces.common.training.policy import PolicyOptions
+from naslab.search_spaces.task import TrainingDiverged
 
 
 def trained(losses, epochs=2, rung_epochs=1, **options):
@@ -56,6 +59,18 @@ def test_the_gradient_is_clipped_to_its_norm(clip_norm, length):
 
     model, _ = trained(losses, epochs=1, clip_norm=clip_norm)
     assert torch.allclose(1 - model.weight, 0.1 * length * towards / 5, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_training_without_a_finite_gradient_has_diverged_in_every_number_format(precision):
+    """In float16 such steps are left out, so that the loss stays as it is."""
+
+    def losses(model, epoch):
+        for _ in range(40):
+            yield lambda model: (0 * model.weight).sum().sqrt() + 1
+
+    with pytest.raises(TrainingDiverged):
+        trained(losses, wanted=Wanted(PolicyOptions(precision=precision, compile="off"), 1, {}))
 
 
 @pytest.fixture

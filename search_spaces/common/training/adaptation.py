@@ -138,7 +138,7 @@ def adapt(
         wanted: the policy that is asked for; None: plain PyTorch.
 
     Raises:
-        TrainingDiverged: the loss is not finite.
+        TrainingDiverged: the loss is not finite, or no gradient is in float16.
     """
     optimiser = adamw(language_model.named_parameters(), options.learning_rate, 0.01, (0.9, 0.98))
     batches = _Batches(special, tokens_N, options, seed, language_model.config.vocab_size)
@@ -147,6 +147,7 @@ def adapt(
     step.model.train()
     with policy.blocks(step.model):
         late = _mean_of_late(step, batches(step.model, step.optimiser, 0), options.steps)
+    step.check_scale()
     if step.model is not language_model:
         language_model.load_state_dict(gathered(step.model.state_dict()))
     mean = mean_values(late)["loss"].item()

@@ -52,7 +52,7 @@ def train_in_rungs(
         wanted: the policy that is asked for; None: plain PyTorch. A checkpoint's own policy comes before it.
 
     Raises:
-        TrainingDiverged: the mean loss of an epoch is not finite.
+        TrainingDiverged: the mean loss of an epoch is not finite, or no gradient is in float16.
         InputError: several processes train what only one can.
     """
     training = Training(model, optimiser, batches, loss, clip_norm)
@@ -73,6 +73,7 @@ def train_in_rungs(
         means = _means(_epoch(step, batches, epoch))
         if not math.isfinite(means["loss"]):
             raise TrainingDiverged(f"the training loss is {means['loss']} in epoch {epoch + 1}")
+        step.check_scale()
         if (epoch + 1) % budget.rung_epochs and epoch + 1 < budget.epochs:
             continue
         if step.model is not model:

@@ -19,6 +19,10 @@ from naslab.search_spaces.common.training.together import (
     own_part,
     world,
 )
+from naslab.search_spaces.task import TrainingDiverged
+
+LEAST_SCALE = 2.0**-14
+"""Of float16's loss: no gradient of use is too large for less. It begins with 2^16 and is halved with each left out."""
 
 
 def accumulate(totals: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
@@ -107,6 +111,15 @@ class Stepper:
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: the policy and float16's scale."""
         return {"policy": self.policy.to_dict(), "scaler": self.scaler.state_dict()}
+
+    def check_scale(self) -> None:
+        """Refuse to go on where float16's scale has fallen without end, as every step is left out then.
+
+        Raises:
+            TrainingDiverged: no gradient is finite at any scale.
+        """
+        if self.scaler.get_scale() < LEAST_SCALE:
+            raise TrainingDiverged("no step has a finite gradient in float16; use bfloat16 or float32")
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on with the scale of `state`."""
