@@ -22,7 +22,7 @@ from pydantic import (
 
 from naslab.efficiency.targets import target_name
 from naslab.errors import InputError
-from naslab.nas.arms import Arm, Grid, Sampled
+from naslab.nas.arms import Arm, Differentiable, Grid, Sampled
 from naslab.nas.grid import grid_points
 from naslab.nas.names import Name, Names
 from naslab.nas.racing import Looks
@@ -257,16 +257,21 @@ class Study(Options):
         """The task on `device`, whose data bears every point that the study names.
 
         Raises:
-            InputError: see `make_task`; or a point of a grid, or an enqueued one, that its data does not bear.
+            InputError: see `make_task`; a point of a grid, or an enqueued one, that its data does not bear; or a search
+                by gradient that the space or the task does not allow.
         """
         task = self.make_task(device)
         for arm in self.arms:
             enqueue = enqueued(arm, self.search_space) if isinstance(arm, Sampled) else ()
-            for point in self.grids.get(arm.name, enqueue):
-                try:
+            try:
+                for point in self.grids.get(arm.name, enqueue):
                     task.check(point)
-                except InputError as error:
-                    raise InputError(f"arm {arm.name}: {error}") from None
+                if isinstance(arm, Differentiable):
+                    from naslab.nas.differentiable import searchable  # slow to import, and few studies need it
+
+                    searchable(self.search_space, task, arm)
+            except InputError as error:
+                raise InputError(f"arm {arm.name}: {error}") from None
         return task
 
     def document(self) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from naslab.runs.threads import usable_cores
 from naslab.runs.torchrun import TOGETHER, Request, run_together
 from naslab.runs.trial import Cause, Job, Outcome, Phase, RungRecord, summed
 from naslab.runs.verdict import asked_to_stop, await_verdict
-from naslab.search_spaces import GradientTask, RelaxableSpace, Rung, Split, Task, seed_everything
+from naslab.search_spaces import Rung, Split, Task, seed_everything
 from naslab.search_spaces.common.training.together import PeerLost, agree, parallel, world
 from naslab.whole_file import write_whole
 
@@ -295,13 +295,9 @@ class _Work:
 
     def _search(self, study: Study, task: Task) -> None:
         arm = next(arm for arm in study.arms if arm.name == self.job.arm)
-        space = study.search_space
-        if not (
-            isinstance(arm, Differentiable) and isinstance(space, RelaxableSpace) and isinstance(task, GradientTask)
-        ):
-            raise InputError(f"arm {self.job.arm}: space {space.name} has no supernet; use an engine: optuna arm")
+        assert isinstance(arm, Differentiable)
         with self.trail.phase("search"):
-            epochs = search(space, task, arm, self.job.seed, self.folder / CHECKPOINT)
+            epochs = search(study.search_space, task, arm, self.job.seed, self.folder / CHECKPOINT)
             while True:
                 try:
                     epoch = next(epochs)

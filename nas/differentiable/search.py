@@ -26,7 +26,9 @@ from naslab.search_spaces import (
     Configuration,
     GradientTask,
     RelaxableSpace,
+    SearchSpace,
     Supernet,
+    Task,
     TrainingDiverged,
     derive_seed,
     seed_everything,
@@ -87,8 +89,36 @@ class SearchResult:
         }
 
 
+def searchable(space: SearchSpace, task: Task, arm: Differentiable) -> tuple[RelaxableSpace, GradientTask]:
+    """Space and task, if the arm can search them.
+
+    Raises:
+        InputError: a space without a supernet, `partial_channels` that do not fit it, a batch that does not fit half
+            the training set, a float16 policy, or batches in parts.
+    """
+    if not (isinstance(space, RelaxableSpace) and isinstance(task, GradientTask)):
+        raise InputError(f"space {space.name} has no supernet; use an engine: optuna arm")
+    if arm.partial_channels > 1:
+        with torch.device("meta"):
+            space.supernet(lambda alpha: alpha, arm.partial_channels)
+    for share in (WEIGHT_SHARE, ALPHA_SHARE):
+        task.num_batches(share)
+    asked = asked_policy(task)
+    if asked is not None and asked.precision == "float16":
+        raise InputError("task.policy.precision: a search by gradient has no float16; use bfloat16 or float32")
+    if asked is not None and asked.accumulation > 1:
+        raise InputError("task.policy.accumulation: a search by gradient takes whole batches; use 1")
+    return space, task
+
+
+def asked_policy(task: Task) -> PolicyOptions | None:
+    """What the task's options say of the policy; None of a task without."""
+    asked = getattr(task.options, "policy", None)
+    return asked if isinstance(asked, PolicyOptions) else None
+
+
 def search(
-    space: RelaxableSpace, task: GradientTask, arm: Differentiable, seed: int, checkpoint: Path | None = None
+    space: SearchSpace, task: Task, arm: Differentiable, seed: int, checkpoint: Path | None = None
 ) -> Generator[SearchEpoch, None, SearchResult]:
     """Search `space` by gradient, yielding after every epoch; the generator's return value is the result.
 
@@ -97,10 +127,10 @@ def search(
         checkpoint: folder; when it holds a checkpoint, the search goes on from there.
 
     Raises:
-        InputError: `partial_channels` does not fit the space, or the batch does not fit half the training set.
+        InputError: see `searchable`.
         TrainingDiverged: a loss is not finite.
     """
-    run = _Search(space, task, arm, seed)
+    run = _Search(*searchable(space, task, arm), arm, seed)
     done = run.resume(checkpoint)
     for epoch in range(done, arm.epochs):
         record = run.epoch(epoch)
@@ -113,17 +143,9 @@ def search(
 def search_policy(
     task: GradientTask, supernet: Supernet, optimiser: torch.optim.Optimizer, seed: int, epochs: int
 ) -> Policy:
-    """The task's policy as a search can follow it: nothing is compiled, since mixing weights change all the time.
-
-    Raises:
-        InputError: a float16 policy, or batches in parts.
-    """
-    if not isinstance(asked := getattr(task.options, "policy", None), PolicyOptions):
+    """The task's policy as a search can follow it: nothing is compiled, since mixing weights change all the time."""
+    if (asked := asked_policy(task)) is None:
         return Policy()
-    if asked.precision == "float16":
-        raise InputError("task.policy.precision: a search by gradient has no float16; use bfloat16 or float32")
-    if asked.accumulation > 1:
-        raise InputError("task.policy.accumulation: a search by gradient takes whole batches; use 1")
     alone = replace(Wanted.by(task), trainings=1)  # a study has many trainings, but few searches
     alone = replace(alone, asked=asked.model_copy(update={"compile": "off"}))
     wanted = alone.of(epochs * task.num_batches(WEIGHT_SHARE), supernet=True)

@@ -28,6 +28,10 @@ def refused(capsys, *arguments):
     return err
 
 
+BY_GRADIENT = {"name": "d", "engine": "differentiable", "epochs": 1}
+SEARCHED = {"space": {"name": "nasiam", "preset": "tiny"}, "arms": [BY_GRADIENT]}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -64,6 +68,23 @@ def refused(capsys, *arguments):
                 "task": {"epochs": 1, "dataset": {"name": "fashion_mnist", "root": "/absent"}},
             },
             "no such file",
+        ),
+        ({"arms": [BY_GRADIENT]}, "arm d: space toy has no supernet; use an engine: optuna arm"),
+        (
+            {**SEARCHED, "task": {"epochs": 1, "policy": {"precision": "float16"}}},
+            "arm d: task.policy.precision: a search by gradient has no float16; use bfloat16 or float32",
+        ),
+        (
+            {**SEARCHED, "task": {"epochs": 1, "policy": {"accumulation": 2}}},
+            "arm d: task.policy.accumulation: a search by gradient takes whole batches; use 1",
+        ),
+        (
+            {**SEARCHED, "task": {"epochs": 1, "batch_size": 64, "dataset": {"name": "embedded", "train": 100}}},
+            "arm d: task.batch_size: 64 is more than the 50 training images of its share",
+        ),
+        (
+            {**SEARCHED, "task": {"epochs": 1}, "arms": [{**BY_GRADIENT, "partial_channels": 3}]},
+            "arm d: partial_channels: 3 does not divide the cell's width",
         ),
     ],
 )
