@@ -4,7 +4,8 @@
 BIN := .venv/bin
 STUDY := studies/quickstart.yaml
 SLOTS ?= 2
-WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$cores -lt 2 ] && echo 0 || echo 2)
+WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$cores -lt 2 ] && echo 0 || echo 3)
+# One more than the two cores that are asked for: many tests wait for processes that they started.
 # Not by number of tests: the longest lie in files of few, which would come last, one worker waiting for the other.
 PYTEST = env $(VARIANT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ORDER)
 export PYTHON
