@@ -132,13 +132,17 @@ def median_interval(samples: Sequence[float]) -> tuple[float, float]:
 
 
 def ratio_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
-    """95 % bootstrap interval of median(a) / median(b), resampling pairs; the same input gives the same interval."""
+    """95 % bootstrap interval of median(a) / median(b); the same input gives the same interval.
+
+    As many of both are pairs and are drawn together; else each is drawn by itself.
+    """
     rng = np.random.default_rng(0)
     first, second = np.asarray(a), np.asarray(b)
     ratios: NDArray[np.float64] = np.empty(RESAMPLES)
     for i in range(RESAMPLES):
         drawn = rng.integers(0, len(first), len(first))
-        ratios[i] = np.median(first[drawn]) / np.median(second[drawn])
+        other = drawn if len(first) == len(second) else rng.integers(0, len(second), len(second))
+        ratios[i] = np.median(first[drawn]) / np.median(second[other])
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(ratios, [tail, 100 - tail])
     return float(low), float(high)
