@@ -62,7 +62,7 @@ def test_a_choice_is_made_once_and_then_taken_from_the_cache(measured, monkeypat
     (file,) = measured.glob("*.json")
     document = json.loads(file.read_text())
     assert document["provenance"]["torch"] == torch.__version__
-    assert all(len(sample["seconds"]) >= choice.LEAST_ROUNDS for sample in document["samples"])
+    assert len(document["samples"][0]["seconds"]) >= choice.LEAST_ROUNDS
     monkeypatch.setattr(choice, "measure", None)  # would raise
     assert decide(wanted, training) == first
     document["policy"]["precision"] = "bfloat16"
@@ -246,6 +246,27 @@ def test_what_is_measured_once_is_weighed_against_all_trainings_and_charged_apar
     assert decide(wanted.of(3, another="subject"), training) == Policy()
 
 
+def test_a_hopeless_policy_is_left_after_two_steps(measured, monkeypatch):
+    """Bfloat16 without units for it: eight steps of it would take longer than the whole measurement may."""
+    training, taken = Training(*made(), batches, loss).copied(), {"float32": 1.0, "bfloat16": choice.HOPELESS + 0.01}
+    timed = []
+
+    def time_of(stepper, batch):
+        timed.append(stepper.policy.precision)
+        return taken[stepper.policy.precision]
+
+    monkeypatch.setattr(choice, "_time", time_of)
+    wanted = Wanted(PolicyOptions(memory_format="contiguous", compile="off"), 50, {})
+    monkeypatch.setattr(choice, "SHARE", 0.0)
+    plain, slow = choice.measure(wanted, training)
+    assert timed.count("bfloat16") == 2
+    assert slow.seconds == (taken["bfloat16"],), "what was seen of it is on record"
+    assert len(plain.seconds) == choice.LEAST_ROUNDS
+    assert best([plain, slow], 50) == plain.policy
+    taken["bfloat16"], timed[:] = choice.HOPELESS, []
+    assert [len(sample.seconds) for sample in choice.measure(wanted, training)] == [choice.LEAST_ROUNDS] * 2
+
+
 def test_another_policy_must_surely_be_faster_and_pay_for_its_compilation():
     plain = Sampled(Policy(), (1.0, 1.1, 0.9, 1.0, 1.0))
     noise = Sampled(Policy("bfloat16"), (0.5, 1.9, 0.9, 1.3, 0.8))
@@ -255,3 +276,6 @@ def test_another_policy_must_surely_be_faster_and_pay_for_its_compilation():
     assert best([plain, noise, fast], 1000) == fast.policy
     assert best([plain, fast, compiled], 500) == fast.policy  # 400 against 350 + 60
     assert best([plain, fast, compiled], 1000) == compiled.policy  # 800 against 700 + 60
+    longer = Sampled(plain.policy, plain.seconds * 8)
+    assert best([longer, fast, compiled], 1000) == compiled.policy  # the others were timed for more rounds
+    assert best([longer, noise], 1000) == plain.policy

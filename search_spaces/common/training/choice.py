@@ -38,6 +38,9 @@ SHARE = 0.02
 MOST_SECONDS = 20.0
 LEAST_ROUNDS = 5
 WARM_UP_STEPS = 2
+HOPELESS = 4.0
+"""A policy whose second step takes more than so many times the first policy's is not timed further: bfloat16 on a CPU
+without units for it takes 20 times as long."""
 SECONDS_TO_COMPILE = 1800.0
 """From one expected training of so long on, compiling is tried: each takes a minute or more for it."""
 
@@ -224,19 +227,24 @@ def best(samples: Sequence[Sampled], steps: int) -> Policy:
 
 
 def _sampled(training: Training, policies: Sequence[Policy], seconds: float) -> list[Sampled]:
-    """Single steps of all policies in turn, on one model, for so many seconds and five rounds at least."""
+    """Single steps of all policies in turn, on one model, for so many seconds and five rounds at least.
+
+    Of a hopeless one, its second step alone.
+    """
     endless = _endless(training)
     steppers = [Stepper(training.model, training.optimiser, training.loss, p, training.clip_norm) for p in policies]
     first = [_time(stepper, next(endless)) for stepper in steppers]
-    for stepper in steppers:
-        for _ in range(WARM_UP_STEPS):
-            _time(stepper, next(endless))
-    found: list[list[float]] = [[] for _ in steppers]
+    second = [_time(stepper, next(endless)) for stepper in steppers]
+    hopeful = [i for i, taken in enumerate(second) if taken <= HOPELESS * second[0]]
+    for i in hopeful:
+        for _ in range(WARM_UP_STEPS - 1):
+            _time(steppers[i], next(endless))
+    found: dict[int, list[float]] = {i: [] for i in hopeful}
     start = time.perf_counter()
     while len(found[0]) < LEAST_ROUNDS or time.perf_counter() - start < seconds:
-        for stepper, samples in zip(steppers, found, strict=True):
-            samples.append(_time(stepper, next(endless)))
-    return [Sampled(p, tuple(s), f) for p, s, f in zip(policies, found, first, strict=True)]
+        for i in hopeful:
+            found[i].append(_time(steppers[i], next(endless)))
+    return [Sampled(p, tuple(found.get(i, second[i : i + 1])), first[i]) for i, p in enumerate(policies)]
 
 
 def _time(stepper: Stepper, batch: Any) -> float:
