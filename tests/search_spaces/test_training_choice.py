@@ -267,6 +267,16 @@ def test_a_hopeless_policy_is_left_after_two_steps(measured, monkeypatch):
     assert [len(sample.seconds) for sample in choice.measure(wanted, training)] == [choice.LEAST_ROUNDS] * 2
 
 
+def test_compilation_is_tried_where_one_training_is_long_and_wins_by_its_fewer_steps(measured, monkeypatch):
+    """The others are timed for as long as a measurement may take, the compiled one five times."""
+    monkeypatch.setattr(choice, "_time", lambda stepper, _: 1.0 if stepper.policy.compile else 2.0)
+    monkeypatch.setattr(choice, "MOST_SECONDS", 0.01)
+    wanted = Wanted(PolicyOptions(precision="float32", memory_format="contiguous"), 10**6, {})
+    plain, compiled = choice.measure(wanted, Training(*made(), batches, loss).copied())
+    assert len(plain.seconds) > len(compiled.seconds) == choice.LEAST_ROUNDS
+    assert decide(wanted, Training(*made(), batches, loss)) == Policy(compile=True)
+
+
 def test_another_policy_must_surely_be_faster_and_pay_for_its_compilation():
     plain = Sampled(Policy(), (1.0, 1.1, 0.9, 1.0, 1.0))
     noise = Sampled(Policy("bfloat16"), (0.5, 1.9, 0.9, 1.3, 0.8))
