@@ -35,7 +35,8 @@ def distributions(parameter: Parameter, proposed_only: bool = True) -> dict[str,
             return {parameter.name: CategoricalDistribution(choices)}
         case Integer():
             step = 1 if parameter.log else parameter.step
-            return {parameter.name: IntDistribution(parameter.low, parameter.high, parameter.log, step)}
+            last = parameter.high - (parameter.high - parameter.low) % step  # Optuna warns where steps do not end there
+            return {parameter.name: IntDistribution(parameter.low, last, parameter.log, step)}
         case Float():
             return {parameter.name: FloatDistribution(parameter.low, parameter.high, parameter.log)}
     raise TypeError(f"{parameter.name}: no distribution for a {type(parameter).__name__}")

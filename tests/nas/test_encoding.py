@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from naslab.nas.arms import Sampled
 from naslab.nas.encoding import distributions, flatten, suggest_values, unflatten
 from naslab.nas.history import Ask, Observation
@@ -50,6 +52,12 @@ def test_whole_numbers_keep_their_step_and_on_a_log_scale_have_one():
     (depth,), (width,) = (distributions(parameter).values() for parameter in SPACE.parameters[2:])
     assert (depth.low, depth.high, depth.step, depth.log) == (1, 9, 4, False)
     assert (width.low, width.high, width.step, width.log) == (8, 512, 1, True)
+
+
+@pytest.mark.filterwarnings("error")
+def test_steps_need_not_end_at_the_upper_bound():
+    (decision,) = distributions(Integer("width", 8, 33, step=8)).values()
+    assert (decision.low, decision.high) == (8, 32)
 
 
 def test_of_a_lattice_what_was_not_tried_is_next():
