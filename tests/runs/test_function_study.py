@@ -183,6 +183,7 @@ def train(lr=0.1, width=16):
     study = naslab.search(main.train, SPACE, metric="accuracy", trials=2, name="imports")
     there = load_function(study.search_space.options.function)
     assert there is not main.train
+    main.In = ["", text]
     assert there(width=25) == main.train(width=25) == 5 + 1 + 3.141592653589793 + 8
 
 
@@ -217,3 +218,59 @@ def test_a_script_finds_its_function_and_an_unguarded_one_is_told(tmp_path):
 def test_import_naslab_loads_neither_torch_nor_pandas():
     code = "import sys, naslab; print([m for m in ('torch', 'pandas', 'optuna', 'numpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+CLASSES = """
+import math
+from ast import NodeVisitor
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from typing import NamedTuple
+class Settings:
+    scale = 2
+Same = Settings
+@dataclass
+class Data:
+    size: int = Settings.scale
+class Mode(Enum):
+    A = "a"
+class Pair(NamedTuple):
+    one: int
+class Sub(Data):
+    pass
+class Lazy:
+    @property
+    def one(self):
+        return 1
+@cache
+def load(n=3):
+    return n
+again = load
+worst = -float("inf")
+visit = NodeVisitor.visit
+def train(lr=0.1, width=16):
+    assert Mode("a") is Mode.A and visit and 0 > worst
+    return width * Pair(1).one * Lazy().one * again() + Sub().size + Same.scale
+"""
+
+
+def test_classes_and_functions_of_a_notebook_may_be_made_in_any_way(monkeypatch):
+    main = notebook(monkeypatch, CLASSES)
+    study = naslab.search(main.train, SPACE, metric="accuracy", trials=2, name="classes")
+    assert load_function(study.search_space.options.function)() == main.train() == 52
+
+
+def test_a_class_of_a_notebook_is_as_it_was_defined_last(monkeypatch):
+    main = notebook(monkeypatch, "class A:\n    size = 2\ndef train(width=8):\n    return A.size\n")
+    main.In.extend(["%%time\nclass A:\n    size = 5\n", "class A:\n    size = 3\n"])
+    exec(main.In[-1], main.__dict__)
+    study = naslab.search(main.train, {"width": [8, 16]}, metric="accuracy", trials=2, name="last")
+    assert load_function(study.search_space.options.function)() == main.train() == 3
+
+
+def test_annotations_that_a_notebook_never_evaluates_are_not_evaluated_by_workers(monkeypatch):
+    text = "from __future__ import annotations\ndef train(width: Nowhere = 8) -> Nothing:\n    return width\n"
+    main = notebook(monkeypatch, text)
+    study = naslab.search(main.train, {"width": [8, 16]}, metric="accuracy", trials=2, name="lazy")
+    assert load_function(study.search_space.options.function)() == 8
+
+
