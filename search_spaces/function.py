@@ -148,7 +148,7 @@ class FunctionTask(Task):
         given = {k: v for k, v in offered.items() if k in self._signature.parameters and k not in model.values}
         for count, scores in enumerate(_answers(self.function(**{**model.values, **given})), start=1):
             model.scores = dict(scores) if isinstance(scores, Mapping) else {self.metric: scores}
-            epoch = int(model.scores.pop("epoch", count))
+            epoch = model.scores.pop("epoch", count)
             yield Rung(epoch)
             if epoch == self.options.epochs:
                 return
@@ -156,10 +156,10 @@ class FunctionTask(Task):
     def evaluate(self, model: nn.Module, split: Split, full: bool = True) -> dict[str, float]:
         """What the function yielded last."""
         assert isinstance(model, Call)
-        plain = {name: score for name, score in model.scores.items() if not name.startswith(TEST)}
+        plain = {name: score for name, score in model.scores.items() if not str(name).startswith(TEST)}
         if split == "validation":
             return plain
-        own = {k.removeprefix(TEST): score for k, score in model.scores.items() if k.startswith(TEST)}
+        own = {k.removeprefix(TEST): score for k, score in model.scores.items() if str(k).startswith(TEST)}
         return {**plain, **own}
 
     def controls(self) -> tuple[Control, ...]:

@@ -75,6 +75,19 @@ def test_a_full_training_ends_at_its_epochs():
 
 
 def test_a_parameter_may_depend_on_another():
+def odd(lr=0.1, width=16):
+    yield {"accuracy": 1.0, **({"epoch": 1.5} if width == 8 else {7: 2.0} if width == 32 else {})}
+
+
+def test_names_and_epochs_that_are_none_fail_their_trial_in_words():
+    results = searched(odd, {"width": [8, 16, 32]}, sampler="grid", trials=3)
+    errors = {t.job.configuration["width"]: t.error for t in results.ledger.trials() if t.state == "failed"}
+    assert errors == {
+        8: "train yielded a rung at epoch 1.5 (float), not a whole number",
+        32: "evaluate returned a score named 7 (int); a name is text",
+    }
+
+
     space = {"optimiser": ["sgd", "adam"], "momentum": naslab.Float(0.1, 0.99, when=("optimiser", "sgd")), **SPACE}
     study = naslab.search(score, space, metric="accuracy", trials=1)
     assert study.search_space.reference["momentum"] == 0.9
