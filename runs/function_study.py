@@ -8,7 +8,10 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+from pydantic import ValidationError
 
 from naslab.errors import InputError
 from naslab.nas.names import check_name
@@ -16,24 +19,26 @@ from naslab.runs.notebook import module_text, source_of
 from naslab.runs.place import runs_folder
 from naslab.runs.storage_url import storage_url
 from naslab.runs.study import SCHEMA, Study, parse_study
-from naslab.search_spaces.function import Choice, FloatRange, FunctionSpace, IntegerRange, Range
-from naslab.search_spaces.parameters import Scalar
+from naslab.search_spaces.function import OFFERED, TEST, Choice, FloatRange, FunctionSpace, IntegerRange, Range
+from naslab.search_spaces.options import explain
+from naslab.search_spaces.parameters import Scalar, check_conditions
 from naslab.whole_file import write_whole
 
+R = TypeVar("R", bound=Range)
 Values: TypeAlias = Range | Sequence[Scalar]
 SPACE = f"{FunctionSpace.__module__}:{FunctionSpace.__name__}"
 
 
 def Float(low: float, high: float, *, log: bool = False, when: tuple[str, Any] | None = None) -> FloatRange:
     """A real number from `low` to `high`; `when=("optimiser", "sgd")`: only while that parameter has that value."""
-    return FloatRange(low=low, high=high, log=log, when=_when(when))
+    return _made(FloatRange, low=low, high=high, log=log, when=_when(when))
 
 
 def Integer(
     low: int, high: int, *, step: int = 1, log: bool = False, when: tuple[str, Any] | None = None
 ) -> IntegerRange:
     """An integer from `low` to `high`, both included."""
-    return IntegerRange(low=low, high=high, step=step, log=log, when=_when(when))
+    return _made(IntegerRange, low=low, high=high, step=step, log=log, when=_when(when))
 
 
 def search(
@@ -67,6 +72,7 @@ def search(
     """
     _check_function(function)
     _check_keywords(function, space)
+    _check_said_once(metric, trials, hours, sampler, pruner, epochs, more)
     check_name(name or function.__name__)
     place, source = _reference(function, name or function.__name__)
     arm = {"name": sampler.rpartition(":")[2], "engine": "optuna", "sampler": sampler, "pruner": pruner}
@@ -87,7 +93,10 @@ def search(
         **more,
     }
     study = parse_study(document, "search")
-    _ = study.search_space.reference
+    try:
+        check_conditions(study.search_space.parameters)
+    except InputError as error:
+        raise InputError(str(error).removeprefix(f"space {SPACE}: ")) from None
     return study
 
 
@@ -95,8 +104,19 @@ def _range(name: str, values: Any) -> FloatRange | IntegerRange | Choice:
     if isinstance(values, FloatRange | IntegerRange | Choice):
         return values
     if isinstance(values, list | tuple) and values:
-        return Choice(values=tuple(values))
+        chosen = tuple(value.item() if isinstance(value, np.generic) else value for value in values)
+        for value in chosen:
+            if not isinstance(value, str | int | float):
+                raise InputError(f"{name}: {value!r} is no choice; choices are text, numbers, True and False")
+        return _made(Choice, values=chosen)
     raise InputError(f"{name}: {values!r} is no range; use naslab.Float, naslab.Integer, or a list of choices")
+
+
+def _made(kind: type[R], **given: Any) -> R:
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        raise InputError(explain(error, kind.__name__.removesuffix("Range"))) from None
 
 
 def _when(when: tuple[str, Any] | None) -> tuple[str, tuple[Any, ...]] | None:
@@ -129,8 +149,14 @@ def _check_function(function: Any) -> None:
 
 
 def _check_keywords(function: Callable[..., Any], space: Mapping[str, Any]) -> None:
-    """Refuse a parameter that the function cannot be called with: every trial would fail."""
+    """Refuse what the function cannot be called with, or without: every trial would fail."""
     parameters = inspect.signature(function).parameters.values()
+    for parameter in parameters:
+        varied = space.get(parameter.name)
+        always = parameter.name in space and getattr(varied, "when", None) is None
+        if _needs_a_value(parameter) and not always and parameter.name not in OFFERED:
+            lacks = "it is not in the space" if varied is None else "it does not always apply"
+            raise InputError(f"{parameter.name}: {function.__name__} needs a value for it, and {lacks}; give a default")
     taken = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if any(p.kind == p.VAR_KEYWORD for p in parameters):
         return
@@ -139,6 +165,29 @@ def _check_keywords(function: Callable[..., Any], space: Mapping[str, Any]) -> N
             near = difflib.get_close_matches(name, taken, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; it takes {', '.join(taken) or 'none'}"
             raise InputError(f"{name}: {function.__name__} takes no such keyword{hint}")
+
+
+def _needs_a_value(parameter: inspect.Parameter) -> bool:
+    spread = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return parameter.default is parameter.empty and not spread
+
+
+def _check_said_once(
+    metric: str,
+    trials: int | None,
+    hours: float | None,
+    sampler: str,
+    pruner: str,
+    epochs: int | None,
+    more: Mapping[str, Any],
+) -> None:
+    """Refuse what would be overruled without a word."""
+    if "arms" in more and (trials, hours, sampler, pruner) != (None, None, "tpe", "none"):
+        raise InputError("arms: each has its own trials, device_hours, sampler and pruner; give these there")
+    if "task" in more and epochs is not None:
+        raise InputError("task: give epochs there, too, or leave task out")
+    if metric.startswith(TEST):
+        raise InputError(f"metric: {metric!r} is a score of the test split; name it without {TEST}")
 
 
 def _reference(function: Callable[..., Any], study: str) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from naslab.errors import InputError, NaslabError
 from naslab.search_spaces.options import RECORDED, explain
+from naslab.search_spaces.parameters import check_parameters
 from naslab.search_spaces.space import SearchSpace
 from naslab.search_spaces.task import Control, Task
 from naslab.search_spaces.user_modules import import_from
@@ -60,7 +61,7 @@ def find_space(
 
 
 def _check_space(space: SearchSpace, name: str) -> None:
-    _ = space.parameters
+    check_parameters(space.parameters)
     try:
         _ = space.reference
     except InputError as error:

@@ -34,6 +34,8 @@ UNKNOWN_EPOCHS = 1000
 """The budget of a function that does not say how often it yields; it is never cut off there."""
 TEST = "test_"
 """What precedes the name of a score on the test split."""
+OFFERED = ("seed", "device", "epochs", "checkpoint")
+"""What a function is given beside the chosen values, where it has parameters of these names."""
 
 
 class Range(Options):
@@ -144,7 +146,7 @@ class FunctionTask(Task):
         """Call the function and follow what it yields."""
         assert isinstance(model, Call)
         random.seed(seed)
-        offered = {"seed": seed, "device": str(self.device), "epochs": self.max_epochs, "checkpoint": checkpoint}
+        offered = dict(zip(OFFERED, (seed, str(self.device), self.max_epochs, checkpoint), strict=True))
         given = {k: v for k, v in offered.items() if k in self._signature.parameters and k not in model.values}
         for count, scores in enumerate(_answers(self.function(**{**model.values, **given})), start=1):
             model.scores = dict(scores) if isinstance(scores, Mapping) else {self.metric: scores}

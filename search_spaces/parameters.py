@@ -69,6 +69,11 @@ class Parameter(ABC):
     def allowed(self) -> str:
         """The range in words, for error messages and tables."""
 
+    @property
+    @abstractmethod
+    def unsound(self) -> str:
+        """Why no engine could draw from the range; empty where one can."""
+
     def _refuse(self, value: object) -> InputError:
         return InputError(f"{self.name}: {value!r} is not allowed; use {self.allowed}{_is_text(value)}")
 
@@ -97,6 +102,11 @@ class Categorical(Parameter):
         """The choices in words."""
         return f"{self.meaning} {', '.join(map(str, self.choices))}"
 
+    @property
+    def unsound(self) -> str:
+        """See Parameter.unsound."""
+        return _unsound_choices(self.choices)
+
     def check(self, value: object) -> Value:
         """See Parameter.check."""
         for choice in self.choices:
@@ -123,6 +133,13 @@ class Integer(Parameter):
         """The range in words."""
         steps = f" in steps of {self.step}" if self.step != 1 else ""
         return f"an integer from {self.low} to {self.high}{steps}"
+
+    @property
+    def unsound(self) -> str:
+        """See Parameter.unsound."""
+        if self.step < 1 or (self.log and self.step != 1):
+            return f"steps of {self.step}{' on a log scale' if self.log else ''}; use 1{'' if self.log else ' or more'}"
+        return _unsound_range(self.low, self.high, self.log)
 
     def check(self, value: object) -> Value:
         """See Parameter.check."""
@@ -151,6 +168,11 @@ class Float(Parameter):
     def allowed(self) -> str:
         """The range in words."""
         return f"a number from {self.low:g} to {self.high:g}"
+
+    @property
+    def unsound(self) -> str:
+        """See Parameter.unsound."""
+        return _unsound_range(self.low, self.high, self.log)
 
     def check(self, value: object) -> Value:
         """See Parameter.check."""
@@ -183,6 +205,11 @@ class Chain(Parameter):
         """The choices and the length in words."""
         return f"a list of {self.length} operations, each one of {', '.join(self.choices)}"
 
+    @property
+    def unsound(self) -> str:
+        """See Parameter.unsound."""
+        return _unsound_choices(self.choices) or ("" if self.length > 0 else f"a length of {self.length}")
+
     def check(self, value: object) -> Value:
         """See Parameter.check."""
         if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != self.length:
@@ -197,6 +224,63 @@ class Chain(Parameter):
     def sample(self, rng: np.random.Generator) -> Value:
         """See Parameter.sample."""
         return tuple(self.choices[int(i)] for i in rng.integers(len(self.choices), size=self.length))
+
+
+def check_parameters(parameters: Sequence[Parameter]) -> None:
+    """Refuse parameters that no engine could draw.
+
+    Raises:
+        InputError: a name that stands twice, an empty range, a log scale that reaches 0, a choice that stands twice, or
+            a condition on what is no earlier parameter.
+    """
+    earlier: list[str] = []
+    for parameter in parameters:
+        if parameter.name in earlier:
+            raise InputError(f"{parameter.name}: two parameters have this name")
+        if parameter.unsound:
+            raise InputError(f"{parameter.name}: {parameter.unsound}")
+        if parameter.when is not None and parameter.when.parameter not in earlier:
+            raise InputError(
+                f"{parameter.name}: applies only with {parameter.when}, but no parameter before it is called "
+                f"{parameter.when.parameter!r}; there are {', '.join(earlier) or 'none'}"
+            )
+        earlier.append(parameter.name)
+
+
+def check_conditions(parameters: Sequence[Parameter]) -> None:
+    """Refuse a parameter that would never apply; a space whose options leave out choices may have some.
+
+    Raises:
+        InputError: a condition on values that the parameter which it names never has.
+    """
+    by_name = {parameter.name: parameter for parameter in parameters}
+    for parameter in parameters:
+        when = parameter.when
+        if when is not None and not any(_takes(by_name[when.parameter], value) for value in when.values):
+            allowed = by_name[when.parameter].allowed
+            raise InputError(f"{parameter.name}: applies only with {when}, but {when.parameter} is {allowed}")
+
+
+def _takes(parameter: Parameter, value: object) -> bool:
+    try:
+        parameter.check(value)
+    except InputError:
+        return False
+    return True
+
+
+def _unsound_range(low: float, high: float, log: bool) -> str:
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        return f"no range from {low:g} to {high:g}; use two numbers, the smaller one first"
+    return f"a log scale from {low:g}; use a range above 0" if log and low <= 0 else ""
+
+
+def _unsound_choices(choices: Sequence[Scalar]) -> str:
+    """Values that equal one another are one choice, whatever their type: True is 1 to who looks it up."""
+    if not choices:
+        return "no choice; use one or more"
+    twice = next((choice for i, choice in enumerate(choices) if choice in choices[:i]), None)
+    return "" if twice is None else f"the choice {twice!r} stands twice; keep one"
 
 
 def _is_text(value: object) -> str:

@@ -7,6 +7,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from inline import run_here
@@ -74,7 +75,6 @@ def test_a_full_training_ends_at_its_epochs():
     assert naslab.search(score, SPACE, metric="accuracy", trials=1).make_task(torch.device("cpu")).max_epochs == 3
 
 
-def test_a_parameter_may_depend_on_another():
 def odd(lr=0.1, width=16):
     yield {"accuracy": 1.0, **({"epoch": 1.5} if width == 8 else {7: 2.0} if width == 32 else {})}
 
@@ -88,6 +88,7 @@ def test_names_and_epochs_that_are_none_fail_their_trial_in_words():
     }
 
 
+def test_a_parameter_may_depend_on_another():
     space = {"optimiser": ["sgd", "adam"], "momentum": naslab.Float(0.1, 0.99, when=("optimiser", "sgd")), **SPACE}
     study = naslab.search(score, space, metric="accuracy", trials=1)
     assert study.search_space.reference["momentum"] == 0.9
@@ -109,6 +110,10 @@ def no_defaults(lr, width):
     return 1.0
 
 
+def needs_data(data, lr=0.1):
+    return 1.0
+
+
 @pytest.mark.parametrize(
     ("function", "space", "options", "message"),
     [
@@ -119,6 +124,31 @@ def no_defaults(lr, width):
         (score, SPACE, {"trials": None}, "needs a budget"),
         (lambda lr: lr, SPACE, {}, "workers cannot import it"),
         (score, SPACE, {"sampler": "magic"}, "sampler"),
+        (score, {"lr": naslab.Float(0, 1, log=True)}, {}, "lr: a log scale from 0"),
+        (score, {"width": naslab.Integer(16, 8)}, {}, "width: no range from 16 to 8"),
+        (score, {"width": naslab.Integer(8, 64, step=8, log=True)}, {}, "width: steps of 8 on a log scale"),
+        (score, {"width": [16, 16]}, {}, "width: the choice 16 stands twice"),
+        (score, {"width": [1, True, 16]}, {}, "width: the choice True stands twice"),
+        (score, {"optimiser": [None, "sgd"]}, {}, "optimiser: None is no choice"),
+        (score, {"width": [[8, 8], [16]]}, {}, "width: [8, 8] is no choice"),
+        (
+            score,
+            {"lr": naslab.Float(0, 1, when=("optimizer", "sgd"))},
+            {},
+            "no parameter before it is called 'optimizer'",
+        ),
+        (
+            score,
+            {"optimiser": ["sgd", "adam"], "lr": naslab.Float(0, 1, when=("optimiser", "sdg"))},
+            {},
+            "lr: applies only with optimiser = sdg, but optimiser is one of sgd, adam",
+        ),
+        (score, {"width": [8, 32]}, {}, "its reference: width: 16 is not allowed"),
+        (needs_data, {"lr": [0.1, 1.0]}, {}, "data: needs_data needs a value for it"),
+        (no_defaults, {"lr": [0.1], "width": naslab.Integer(1, 2, when=("lr", 0.1))}, {}, "width: no_defaults needs"),
+        (score, SPACE, {"arms": []}, "arms: each has its own trials"),
+        (score, SPACE, {"epochs": 2, "task": {"epochs": 3}}, "task: give epochs there"),
+        (score, SPACE, {"metric": "test_accuracy"}, "metric: 'test_accuracy' is a score of the test split"),
     ],
 )
 def test_what_cannot_be_searched_is_one_line(function, space, options, message):
@@ -128,12 +158,32 @@ def test_what_cannot_be_searched_is_one_line(function, space, options, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: naslab.Integer(1, 8, step=0), "Integer.step"),
+        (lambda: naslab.Integer(1.5, 8), "Integer.low: must be an integer"),
+        (lambda: naslab.Float(0, float("inf")), "Float.high: must be a finite number"),
+    ],
+)
+def test_a_range_that_is_none_is_one_line(made, message):
+    with pytest.raises(InputError, match=message):
+        made()
+
+
+def test_choices_of_numpy_are_plain_numbers():
+    study = naslab.search(score, {"width": list(np.array([8, 16]))}, metric="accuracy", trials=1)
+    (width,) = study.search_space.parameters
+    assert [type(choice) for choice in width.choices] == [int, int]
+
+
 def notebook(monkeypatch, text):
     """Names of a notebook's `__main__` after `text` ran in it; as IPython does, its lines are known."""
     import linecache
 
     main = types.ModuleType("__main__")
     main.get_ipython = lambda: None
+    main.In = ["", text]
     monkeypatch.setitem(sys.modules, "__main__", main)
     monkeypatch.setitem(sys.modules, "__mp_main__", main)  # as multiprocessing does
     linecache.cache["<ipython-input-1>"] = (len(text), None, text.splitlines(keepends=True), "<ipython-input-1>")
@@ -171,66 +221,6 @@ def test_a_function_of_a_notebook_is_written_down_with_what_it_needs(monkeypatch
     assert list(there(width=25)) == list(main.train(width=25)) == [{"accuracy": 14.0}]
 
 
-def test_a_notebook_value_that_cannot_be_written_down_is_named(monkeypatch):
-    main = notebook(monkeypatch, CELL)
-    main.stream = open(EXAMPLES / "function.py")  # noqa: SIM115
-    with main.stream, pytest.raises(InputError, match="stream: the function refers to it, and a TextIOWrapper"):
-        module_text(main.broken)
-
-
-def test_what_a_notebook_imports_is_imported_by_workers_whatever_it_is(monkeypatch):
-    text = """
-from math import sqrt, inf, pi
-from numpy import exp as e
-from torch import relu, float64 as precise
-from operator import itemgetter
-import os.path as paths
-lowest = -1e3
-first = itemgetter
-def train(lr=0.1, width=16):
-    best = max(lowest, -inf, sqrt(width) + e(0.0) + pi)
-    chosen = best if width else relu(first(0))
-    return float(chosen) + (precise.itemsize if paths.sep else 0)
-"""
-    main = notebook(monkeypatch, text)
-    study = naslab.search(main.train, SPACE, metric="accuracy", trials=2, name="imports")
-    there = load_function(study.search_space.options.function)
-    assert there is not main.train
-    main.In = ["", text]
-    assert there(width=25) == main.train(width=25) == 5 + 1 + 3.141592653589793 + 8
-
-
-def script(tmp_path, text):
-    path = tmp_path / "script.py"
-    path.write_text(text)
-    return subprocess.run([sys.executable, path], capture_output=True, text=True, cwd=tmp_path, timeout=300)
-
-
-SCRIPT = """
-import naslab
-
-def train(lr=0.1, width=16):
-    yield {"accuracy": lr * width}
-
-def main():
-    study = naslab.search(train, {"lr": naslab.Float(0.01, 1)}, metric="accuracy", trials=2, seeds=[0],
-                          random_architectures=0)
-    print(naslab.run(study, workers=1, quiet=True).best["lr"])
-"""
-
-
-def test_a_script_finds_its_function_and_an_unguarded_one_is_told(tmp_path):
-    unguarded = script(tmp_path, SCRIPT + "\nmain()\n")
-    assert unguarded.returncode != 0
-    assert "script.py, line 12: workers import this file" in unguarded.stderr.splitlines()[-1]
-    guarded = script(tmp_path, SCRIPT + '\nif __name__ == "__main__":\n    main()\n')
-    assert guarded.returncode == 0, guarded.stderr
-    assert 0.01 <= float(guarded.stdout) <= 1
-
-
-def test_import_naslab_loads_neither_torch_nor_pandas():
-    code = "import sys, naslab; print([m for m in ('torch', 'pandas', 'optuna', 'numpy') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 CLASSES = """
 import math
 from ast import NodeVisitor
@@ -287,3 +277,62 @@ def test_annotations_that_a_notebook_never_evaluates_are_not_evaluated_by_worker
     assert load_function(study.search_space.options.function)() == 8
 
 
+def test_a_notebook_value_that_cannot_be_written_down_is_named(monkeypatch):
+    main = notebook(monkeypatch, CELL)
+    main.stream = open(EXAMPLES / "function.py")  # noqa: SIM115
+    with main.stream, pytest.raises(InputError, match="stream: the function refers to it, and a TextIOWrapper"):
+        module_text(main.broken)
+
+
+def test_what_a_notebook_imports_is_imported_by_workers_whatever_it_is(monkeypatch):
+    text = """
+from math import sqrt, inf, pi
+from numpy import exp as e
+from torch import relu, float64 as precise
+from operator import itemgetter
+import os.path as paths
+lowest = -1e3
+first = itemgetter
+def train(lr=0.1, width=16):
+    best = max(lowest, -inf, sqrt(width) + e(0.0) + pi)
+    chosen = best if width else relu(first(0))
+    return float(chosen) + (precise.itemsize if paths.sep else 0)
+"""
+    main = notebook(monkeypatch, text)
+    study = naslab.search(main.train, SPACE, metric="accuracy", trials=2, name="imports")
+    there = load_function(study.search_space.options.function)
+    assert there is not main.train
+    assert there(width=25) == main.train(width=25) == 5 + 1 + 3.141592653589793 + 8
+
+
+def script(tmp_path, text):
+    path = tmp_path / "script.py"
+    path.write_text(text)
+    return subprocess.run([sys.executable, path], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+
+
+SCRIPT = """
+import naslab
+
+def train(lr=0.1, width=16):
+    yield {"accuracy": lr * width}
+
+def main():
+    study = naslab.search(train, {"lr": naslab.Float(0.01, 1)}, metric="accuracy", trials=2, seeds=[0],
+                          random_architectures=0)
+    print(naslab.run(study, workers=1, quiet=True).best["lr"])
+"""
+
+
+def test_a_script_finds_its_function_and_an_unguarded_one_is_told(tmp_path):
+    unguarded = script(tmp_path, SCRIPT + "\nmain()\n")
+    assert unguarded.returncode != 0
+    assert "script.py, line 12: workers import this file" in unguarded.stderr.splitlines()[-1]
+    guarded = script(tmp_path, SCRIPT + '\nif __name__ == "__main__":\n    main()\n')
+    assert guarded.returncode == 0, guarded.stderr
+    assert 0.01 <= float(guarded.stdout) <= 1
+
+
+def test_import_naslab_loads_neither_torch_nor_pandas():
+    code = "import sys, naslab; print([m for m in ('torch', 'pandas', 'optuna', 'numpy') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -21,6 +21,7 @@ from naslab.search_spaces import (
     explain,
 )
 from naslab.search_spaces.options import RECORDED
+from naslab.search_spaces.parameters import check_conditions, check_parameters
 
 PARAMETERS = (
     Categorical("kind", ("random", "block", 3, True)),
@@ -146,3 +147,41 @@ def test_derived_seeds_depend_on_every_part():
     assert len(seeds) == 50
     assert all(0 <= s < 2**31 for s in seeds)
     assert derive_seed(1, "x", 2) == derive_seed(1, "x", 2)
+
+
+SWITCH = Categorical("kind", ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ([Float("rate", 0, 1, log=True)], "rate: a log scale from 0"),
+        ([Integer("width", 0, 8, log=True)], "width: a log scale from 0"),
+        ([Integer("width", 8, 64, step=8, log=True)], "width: steps of 8 on a log scale"),
+        ([Integer("width", 1, 8, step=0)], "width: steps of 0"),
+        ([Integer("width", 8, 1)], "width: no range from 8 to 1"),
+        ([Float("rate", 0, float("nan"))], "rate: no range from 0 to nan"),
+        ([Categorical("kind", ())], "kind: no choice"),
+        ([Categorical("kind", ("a", "b", "a"))], "kind: the choice 'a' stands twice"),
+        ([Categorical("kind", (0, False))], "kind: the choice False stands twice"),
+        ([Chain("cell", ("relu",), 0)], "cell: a length of 0"),
+        ([SWITCH, SWITCH], "kind: two parameters have this name"),
+        (
+            [Float("rate", 0, 1, when=When("kind", ("a",))), SWITCH],
+            "rate: applies only with kind = a, but no parameter",
+        ),
+    ],
+)
+def test_parameters_that_cannot_be_drawn_are_refused(parameters, message):
+    with pytest.raises(InputError) as caught:
+        check_parameters(parameters)
+    assert message in str(caught.value)
+
+
+def test_a_condition_on_a_value_that_never_comes_is_refused():
+    def conditions(*values):
+        return check_conditions([SWITCH, Float("rate", 0, 1, when=When("kind", values))])
+
+    conditions("c", "b")
+    with pytest.raises(InputError, match="rate: applies only with kind = c, but kind is one of a, b"):
+        conditions("c")
