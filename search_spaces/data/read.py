@@ -29,19 +29,24 @@ def read_json(path: Path, kind: Any) -> Any:
     return document
 
 
-def read_table(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> list[dict[str, str]]:
-    """The rows of a table with a header; missing cells are empty.
+TABLES = {".csv": ",", ".tsv": "\t"}
+"""What stands between the columns of a table, by its suffix in lower case."""
+
+
+def read_table(path: Path, columns: tuple[str, ...], delimiter: str | None = None) -> list[dict[str, str]]:
+    """The rows of a table with a header; missing cells are empty. Between columns stand tabs in a .tsv, else commas.
 
     Raises:
         InputError: the file is JSON, one of `columns` is not in the header, a name stands there twice, no row follows,
             between commas a row has too many cells, or a quote is not closed where its cell ends.
     """
-    if path.suffix.lower() in (".json", ".jsonl", ".ndjson"):
+    text, delimiter = _text(path), delimiter or TABLES.get(path.suffix.lower(), ",")
+    if path.suffix.lower() in (".json", ".jsonl", ".ndjson") or text.startswith(("{", "[")):
         raise InputError(
             f"{path}: JSON is not read here; write a table with columns {', '.join(columns)}, .csv or .tsv"
         )
     # Strict: otherwise a cell that begins with a quote takes in all that follows, up to the next quote.
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=delimiter, restval="", strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restval="", strict=True)
     most = csv.field_size_limit(2**31 - 1)  # otherwise a text of 131,072 characters is refused
     try:
         header = list(reader.fieldnames or [])
@@ -57,9 +62,8 @@ def read_table(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> li
     for column in columns:
         if column not in header:
             between = "tabs" if delimiter == "\t" else "commas"
-            raise InputError(
-                f"{path}: no column {column!r} among {', '.join(header) or 'none'} (columns stand between {between})"
-            )
+            there = ", ".join(map(repr, header)) or "none"
+            raise InputError(f"{path}: no column {column!r} among {there} (columns stand between {between})")
     for number, row in enumerate(rows, 1):
         # The reader puts what is beyond the header under None.
         if row.pop(None, None) is not None and delimiter == ",":
@@ -113,5 +117,7 @@ def _text(path: Path) -> str:
         raise InputError(
             f"{path}: no such file; the pages on data in docs/ say how each data set must lie on disk"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}; save it as plain text in UTF-8") from None
+    except OSError as error:
         raise InputError(f"{path}: cannot be read ({error})") from None

@@ -166,11 +166,30 @@ def test_classes_that_are_numbers_are_in_their_order(tmp_path, names, order):
         assert data.classes[label] == names.split()[int(text.removeprefix("text ")) % 3]
 
 
-def test_lines_of_json_are_no_table(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"text": "a", "label": "b"}\n')
-    with pytest.raises(InputError, match=r"rows\.jsonl: JSON is not read here; write a table with columns text, label"):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("rows.jsonl", '{"text": "a", "label": "b"}\n'), ("rows.csv", '{"text": "a"}\n'), ("rows.tsv", '[{"text": "a"}]')],
+)
+def test_lines_of_json_are_no_table(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(InputError, match=f"{name}: JSON is not read here; write a table with columns text, label"):
         load_sentences(SentenceOptions(name="files", root=path))
+
+
+def test_the_suffix_of_a_table_may_be_in_upper_case(tmp_path):
+    for name in ("train", "test"):
+        table(tmp_path / f"{name}.tsv", 30).rename(tmp_path / f"{name.upper()}.TSV")
+    assert len(load(tmp_path).test) == 30
+    pairs = tmp_path / "PAIRS.TSV"
+    pairs.write_text("source\ttarget\n" + "".join(f"a, {i}\tb {i}\n" for i in range(30)))
+    assert load_parallel(ParallelOptions(name="files", root=pairs)).train.sources[0].startswith("a, ")
+
+
+def test_a_table_in_another_encoding_is_told_where_it_ends_to_be_utf8(tmp_path):
+    (tmp_path / "a.csv").write_bytes("text,label\n很好,pos\n".encode("gbk"))
+    with pytest.raises(InputError, match=r"a\.csv: not UTF-8 at byte 11; save it as plain text in UTF-8"):
+        load(tmp_path / "a.csv")
 
 
 def test_a_long_text_is_read_whole(tmp_path):

@@ -231,7 +231,7 @@ def write(root: Path, files: dict[str, str]) -> None:
     ("name", "files", "line"),
     [
         ("folder", {}, r"captions\.csv: no such file; a folder needs"),
-        ("folder", {"captions.csv": "file,text\na.mp4,b\n"}, "no column 'caption' among file, text"),
+        ("folder", {"captions.csv": "file,text\na.mp4,b\n"}, "no column 'caption' among 'file', 'text'"),
         ("folder", {"captions.csv": "file,caption\n"}, "no row under the header"),
         ("folder", {"captions.csv": "file,caption\na.mp4,one\nb.mp4, \n"}, r"caption 2 \(b\.mp4\) is empty"),
         ("folder", {"captions.csv": "file,caption,split\na.mp4,one,extra\n"}, "split 'extra' is unknown"),

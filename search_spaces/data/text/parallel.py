@@ -125,7 +125,7 @@ def _own(root: Path | None) -> dict[str, Pairs]:
     if root is None:
         raise InputError("data.root: missing; files needs a table, or the folder of its files")
     if not root.is_dir():
-        rows = read_table(root, ("source", "target"), "\t" if root.suffix == ".tsv" else ",")
+        rows = read_table(root, ("source", "target"))
         return {"train": _whole(Pairs([row["source"] for row in rows], [row["target"] for row in rows]), root)}
     found = {split: _lines(path) for split, path in by_split(sorted(root.glob("*.source"))).items()}
     if "train" not in found:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from naslab.errors import InputError
 from naslab.search_spaces.data.packages import package_folder
-from naslab.search_spaces.data.read import read_lines, read_table
+from naslab.search_spaces.data.read import TABLES, read_lines, read_table
 from naslab.search_spaces.data.text.corpus import review_rows
 from naslab.search_spaces.data.text.parts import held_out_parts, set_apart, warn_of_repeats, without
 from naslab.search_spaces.data.text.product_reviews import product_reviews
@@ -282,7 +282,7 @@ def _own(root: Path | None) -> dict[str, list[dict[str, str]]]:
         raise InputError("data.root: missing; files needs a table, or the folder of its tables")
     if not root.is_dir():
         return {"train": _table(root)}
-    tables = [path for path in sorted(root.iterdir()) if path.suffix in (".csv", ".tsv")]
+    tables = [path for path in sorted(root.iterdir()) if path.suffix.lower() in TABLES]
     found = {split: _table(path) for split, path in by_split(tables).items()}
     if "train" not in found:
         raise InputError(f"{root / 'train.csv'}: no such file; the folder needs train.csv or train.tsv")
@@ -290,4 +290,4 @@ def _own(root: Path | None) -> dict[str, list[dict[str, str]]]:
 
 
 def _table(path: Path) -> list[dict[str, str]]:
-    return read_table(path, ("text", "label"), "\t" if path.suffix == ".tsv" else ",")
+    return read_table(path, ("text", "label"))

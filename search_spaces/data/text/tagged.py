@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -28,8 +29,10 @@ Marked = Literal["nothing", "words", "words_and_tags"]
 NARROW = {ord("．"): ".", ord("％"): "%"} | {
     code: chr(code - 0xFEE0) for first, last in ("０９", "ＡＺ", "ａｚ") for code in range(ord(first), ord(last) + 1)
 }
-RUN_TOGETHER = re.compile("[A-Za-z\u00c0-\u02af\u0370-\u052f]{2}|[0-9]{2}")
-"""Two letters of alphabets whose words are written with spaces (Latin, Greek, Cyrillic), or two digits."""
+NOT_SPACED = re.compile(
+    r"\b(CJK|IDEOGRAPHIC|HIRAGANA|KATAKANA|BOPOMOFO|YI|THAI|LAO|KHMER|MYANMAR|TIBETAN|TAI|JAVANESE|BALINESE)\b"
+)
+"""In the names of letters: scripts that put no space between words."""
 
 
 class TaggedOptions(Options):
@@ -41,7 +44,8 @@ class TaggedOptions(Options):
     """UTF-8 text files with a text a line."""
     marked: Annotated[Marked, When("corpus", ("files",))] = "nothing"
     """words: white space stands between words, as is usual for Chinese, and the text has none but between two words of
-    letters or two numbers, which would run together; words_and_tags: each word is followed by a slash and its tag."""
+    a script that is written with spaces or two numbers, which would run together; words_and_tags: each word is followed
+    by a slash and its tag."""
     validation: float = Field(0.1, gt=0, lt=1)
     test: float = Field(0.1, gt=0, lt=1)
     max_texts: int | None = Field(None, ge=3)
@@ -130,14 +134,28 @@ def _marked(line: _Line, marked: Marked) -> TaggedText:
     for piece, (word, _, tag) in zip(pieces, pairs, strict=True):
         if not word or not tag:
             raise InputError(f"{line.path}: text {line.number}: {piece!r} is not a word, a slash and a tag")
+        if "]" in tag:
+            raise InputError(
+                f"{line.path}: text {line.number}: {piece!r} ends a group in brackets; take out the brackets of groups "
+                "and the tags behind them"
+            )
     words = tuple(word.translate(NARROW) for word, _, _ in pairs)
     return TaggedText(joined(words), words, tuple(tag for _, _, tag in pairs))
 
 
 def joined(words: Sequence[str]) -> str:
-    """The text of words that is written without spaces, but for those between two words of letters or two numbers."""
-    spaces = [" " if RUN_TOGETHER.fullmatch(a[-1] + b[0]) else "" for a, b in pairwise(words)]
+    """The text of words without the spaces between them, but for those where words or numbers would run together."""
+    spaces = [" " if _kind(a[-1]) and _kind(a[-1]) == _kind(b[0]) else "" for a, b in pairwise(words)]
     return "".join(word + space for word, space in zip(words, [*spaces, ""], strict=False))
+
+
+@cache
+def _kind(character: str) -> str:
+    """`number`; `letter`, or a mark on one, of a script whose words are written with spaces; or nothing of these."""
+    if character.isdecimal():
+        return "number"
+    is_letter = unicodedata.category(character)[0] in "LM" and not NOT_SPACED.search(unicodedata.name(character, ""))
+    return "letter" if is_letter else ""
 
 
 def _named(files: tuple[str, ...]) -> tuple[str, ...]:
