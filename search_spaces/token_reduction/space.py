@@ -22,6 +22,7 @@ from naslab.search_spaces.common.modules.tokens import Reduction, layers_at, spa
 from naslab.search_spaces.common.modules.tokens.reduction import Rule
 from naslab.search_spaces.common.modules.vit import initialise
 from naslab.search_spaces.configuration import Configuration, into
+from naslab.search_spaces.data.packages import with_weights
 from naslab.search_spaces.options import Options
 from naslab.search_spaces.parameters import Categorical, Float, Integer, Parameter, Value, When
 from naslab.search_spaces.space import SearchSpace
@@ -178,11 +179,11 @@ class TokenReduction(SearchSpace):
         return values
 
     def build(self, configuration: Configuration) -> Classifier:
-        """The classifier, with the weights that the options ask for; on the meta device none are loaded."""
-        pretrained = self.options.pretrained if not on_meta() else False
+        """The classifier, with the weights that the options ask for, where they are wanted; on meta none are loaded."""
+        pretrained = self.options.pretrained if with_weights() and not on_meta() else False
         network = self._network(pretrained is True)
         if isinstance(pretrained, str):
-            load_weights(network, Path(pretrained))
+            load_weights(network, Path(pretrained).expanduser())
         return Classifier(network, self._reduction(configuration.into(Chosen)))
 
     def example_input(self, batch_size: int) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """The token reduction space: counts against published tables, twins by sparsify, training that repeats itself."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from naslab.efficiency import count_forward
 from naslab.efficiency.inputs import call_model
 from naslab.errors import InputError
+from naslab.runs.architecture import DOCUMENT, SCHEMA, WEIGHTS, file_digest, rebuild
 from naslab.search_spaces import TrainingDiverged, find_space
 from naslab.search_spaces.common.modules.tokens import sparsify
 from naslab.search_spaces.common.modules.tokens.blocks import SelectingBlock
@@ -167,6 +169,26 @@ def test_weights_load_from_a_file_and_a_head_of_other_classes_stays(tmp_path):
         with pytest.raises(InputError, match="cannot be read as safetensors") as raised:
             broken.build(broken.reference)
         assert "\n" not in str(raised.value)
+
+
+def test_an_export_is_rebuilt_where_the_weights_that_it_began_with_are_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tiny = find_space("token_reduction", "tiny")
+    safetensors.torch.save_file(tiny.build(tiny.reference).network.state_dict(), tmp_path / "w.safetensors")
+    space = find_space("token_reduction", "tiny", {"pretrained": "~/w.safetensors"})
+    model, folder = space.build(space.reference), tmp_path / "export"
+    folder.mkdir()
+    safetensors.torch.save_file(model.state_dict(), folder / WEIGHTS)
+    document = {
+        "schema": SCHEMA,
+        "space": {"name": "token_reduction", "options": space.options.model_dump(mode="json")},
+        "configuration": space.reference.as_dict(),
+        "weights_sha256": file_digest(folder / WEIGHTS),
+    }
+    (folder / DOCUMENT).write_text(json.dumps(document))
+    (tmp_path / "w.safetensors").unlink()
+    again = rebuild(folder).state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_a_failed_download_is_one_line(monkeypatch):
