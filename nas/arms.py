@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 import importlib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from optuna.samplers import BaseSampler
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from naslab.errors import InputError
 from naslab.nas.names import Name, Names
 from naslab.search_spaces import Options, Unless, When
+from naslab.search_spaces.options import RECORDED
 from naslab.search_spaces.user_modules import import_from
 
 Pruner = Literal["none", "median", "percentile", "asha", "hyperband"]
@@ -53,6 +54,12 @@ class Differentiable(Options):
     alpha: AlphaOptimiser = AlphaOptimiser()
     searches: int = Field(1, ge=1)
     """Independent repetitions with different seeds; the one with the best supernet score gives the finalist."""
+
+    @model_validator(mode="after")
+    def _alphas_are_trained(self, info: ValidationInfo) -> Self:
+        if self.warmup_epochs >= self.epochs and info.context != RECORDED:
+            raise ValueError(f"warmup_epochs: {self.warmup_epochs} of {self.epochs} epochs leave none for the alphas")
+        return self
 
 
 SAMPLERS = ("random", "grid", "qmc", "tpe", "gp", "cmaes", "nsga2", "nsga3", "evolution")

@@ -75,6 +75,10 @@ def changed(**changes):
         ("arms: [{name: a, engine: grid, vary: {lr: []}}]", "vary.lr: must have 1 or more values"),
         ("arms: [{name: a, engine: optuna, sampler: tpe, trials: true}]", "trials: must be an integer, not True"),
         ("arms: [{name: a, engine: differentiable, epochs: 2, alpha: {betas: [.5, 1]}}]", "betas.1"),
+        (
+            "arms: [{name: a, engine: differentiable, epochs: 2, warmup_epochs: 2}]",
+            "warmup_epochs: 2 of 2 epochs leave",
+        ),
         ("arms: [{name: a, engine: differentiable, epochs: 2, relaxation: gumbel, gumbel_hard: 1}]", "true or false"),
         ("arms: [{name: a, engine: differentiable, epochs: 2, relaxation: gumbel, temperature: [0, 1]}]", "temp"),
         ("task: &a {x: *a}", "an alias may hold itself"),
