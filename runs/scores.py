@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from numbers import Number, Real
 from typing import Any
@@ -39,6 +39,17 @@ def read_scores(given: object, metric: str, source: str = "evaluate") -> dict[st
         beyond = f", beyond {LARGEST:g}" if math.isfinite(scores[metric]) else ""
         raise BadScores(f"{source}: {metric} is {scores[metric]}{beyond}")
     return _finite(scores)
+
+
+def rungs_of(given: object) -> Iterable[object]:
+    """What `train` gave, to be gone through.
+
+    Raises:
+        BadScores: it gave nothing of the kind, as where it yields nothing.
+    """
+    if not isinstance(given, Iterable):
+        raise BadScores(f"train returned {_short(given)}, not rungs; it yields one after each epoch")
+    return given
 
 
 def read_rung(rung: object) -> Rung:

@@ -33,7 +33,7 @@ from naslab.runs.made_with import made_with
 from naslab.runs.plan import expected_trainings
 from naslab.runs.predicted_hours import configuration_hours
 from naslab.runs.process_state import put_back
-from naslab.runs.scores import read_rung, read_scores
+from naslab.runs.scores import read_rung, read_scores, rungs_of
 from naslab.runs.study import Study, parse_study
 from naslab.runs.threads import usable_cores
 from naslab.runs.torchrun import TOGETHER, Request, run_together
@@ -222,7 +222,7 @@ class _Work:
         agree(True)
         with self.trail.phase("train"):
             model = self._build(study, task)
-            for yielded in task.train(model, self.job.seed, self.folder / CHECKPOINT):
+            for yielded in rungs_of(task.train(model, self.job.seed, self.folder / CHECKPOINT)):
                 rung = read_rung(yielded)
                 if rung.policy is not None:
                     self.result["policy"] = dict(rung.policy)

@@ -16,7 +16,7 @@ import torch
 from pydantic import ValidationError
 
 from naslab.errors import InputError, NaslabError
-from naslab.search_spaces.options import RECORDED, explain
+from naslab.search_spaces.options import RECORDED, Options, explain
 from naslab.search_spaces.parameters import check_parameters
 from naslab.search_spaces.space import SearchSpace
 from naslab.search_spaces.task import Control, Task
@@ -75,6 +75,11 @@ def make_task(space: SearchSpace, values: dict[str, Any], device: torch.device, 
         InputError: an option that the task does not allow, data that is missing, broken or does not fit, or anything
             else that the task's constructor raises; a budget below zero.
     """
+    kind = getattr(space, "Task", None)
+    if not (isinstance(kind, type) and issubclass(kind, Task)):
+        what = "names no Task" if kind is None else f"has Task = {kind!r}"
+        raise InputError(f"space {space.name}: its class {what}; use a subclass of naslab.search_spaces.Task")
+    _check_options(kind, f"task of space {space.name}")
     try:
         options = space.Task.Options.model_validate(values, context=RECORDED if recorded else None)
     except ValidationError as error:
@@ -134,4 +139,15 @@ def _space_class(name: str) -> type[SearchSpace]:
         found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, SearchSpace)):
         raise InputError(f"space: {name!r} names no SearchSpace class")
+    _check_options(found, f"space {name}")
+    if not isinstance(getattr(found, "name", None), str):
+        raise InputError(f'space {name}: its class has no name; give it one, such as name = "mine"')
     return found
+
+
+def _check_options(owner: Any, where: str) -> None:
+    """A class that a study file sets options of says which; `lab.Options` is none."""
+    given = getattr(owner, "Options", None)
+    if not (isinstance(given, type) and issubclass(given, Options)):
+        what = "has no Options" if given is None else f"has Options = {given!r}"
+        raise InputError(f"{where}: its class {what}; use a subclass of naslab.search_spaces.Options, or that itself")

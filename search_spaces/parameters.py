@@ -239,6 +239,11 @@ def check_parameters(parameters: Sequence[Parameter]) -> None:
             raise InputError(f"{parameter.name}: two parameters have this name")
         if parameter.unsound:
             raise InputError(f"{parameter.name}: {parameter.unsound}")
+        if parameter.when is not None and isinstance(parameter.when.values, str):
+            raise InputError(
+                f"{parameter.name}: its condition has the text {parameter.when.values!r} for values; write a tuple, "
+                f"({parameter.when.values!r},)"
+            )
         if parameter.when is not None and parameter.when.parameter not in earlier:
             raise InputError(
                 f"{parameter.name}: applies only with {parameter.when}, but no parameter before it is called "

@@ -44,6 +44,16 @@ SEARCHED = {"space": {"name": "nasiam", "preset": "tiny"}, "arms": [BY_GRADIENT]
             {"space": {"name": "broken_space:Space"}},
             "cannot import 'broken_space' of 'broken_space:Space': ValueError: no",
         ),
+        ({"space": {"name": "slips_space:WithoutTask"}}, "space without_task: its class names no Task; use a subclass"),
+        (
+            {"space": {"name": "slips_space:WithoutOptions"}},
+            "space slips_space:WithoutOptions: its class has Options",
+        ),
+        ({"space": {"name": "slips_space:WithoutName"}}, "space slips_space:WithoutName: its class has no name"),
+        (
+            {"space": {"name": "slips_space:ConditionOfText"}},
+            "rate: its condition has the text 'ab' for values; write a",
+        ),
         ({"device": "cuda"}, "device"),
         (
             {"arms": [{"name": "t", "engine": "optuna", "sampler": "tpe", "trials": 2, "population": 8}]},

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from naslab.nas.statistics import mean_interval
-from naslab.runs.scores import LARGEST, BadScores, read_rung, read_scores
+from naslab.runs.scores import LARGEST, BadScores, read_rung, read_scores, rungs_of
 from naslab.search_spaces import Rung
 
 
@@ -110,3 +110,9 @@ def test_a_rung_has_a_whole_epoch_and_numbers_as_facts():
     for wrong in (None, 3, Rung(1.5), Rung(1, {"loss": "low"}), unwritable, Rung(1, policy=3)):
         with pytest.raises(BadScores):
             read_rung(wrong)
+
+
+def test_a_training_that_yields_nothing_is_told_so():
+    assert list(rungs_of(iter([Rung(1)]))) == [Rung(1)]
+    with pytest.raises(BadScores, match=r"train returned None \(NoneType\), not rungs; it yields one after each epoch"):
+        rungs_of(None)
