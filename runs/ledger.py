@@ -31,7 +31,7 @@ from naslab.runs.place import files_of, files_to_record, finish_move
 from naslab.runs.records import DELETING, DONE, JUDGED, OUTCOME, Record, find_trial, read_judgements, read_records
 from naslab.runs.sqlite_storage import settle
 from naslab.runs.storage import connect, storage_errors
-from naslab.runs.storage_url import SQLITE, shown, storage_url
+from naslab.runs.storage_url import SQLITE, no_study, shown, storage_url
 from naslab.runs.study import Study, parse_study
 from naslab.runs.trial import Job, Outcome, RungRecord, State, Trial
 from naslab.search_spaces import SearchSpace
@@ -71,8 +71,7 @@ class Ledger:
         with storage_errors(url):
             found = _studies(backend)
         if name not in found:
-            known = ", ".join(sorted(known for known in found if not known.endswith(ASIDE))) or "none"
-            raise InputError(f"{shown(url)}: no study named {name!r}; it has {known}")
+            raise no_study(url, name, [known for known in found if not known.endswith(ASIDE)])
         return cls(backend, url, _recorded_study(backend, url, found[name], name))
 
     @classmethod

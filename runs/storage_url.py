@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from difflib import get_close_matches
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
+
+from naslab.errors import InputError
 
 DEFAULT_STORAGE = "naslab-runs/naslab.db"
 SQLITE = "sqlite:///"
+NAMED = 20
+"""So many studies of a storage are named where another was asked for."""
 
 _PASSWORD = re.compile(r"(?s)(?<=://)([^:/@]*):(.*)@")
 """As SQLAlchemy reads a URL: everything between the first colon and an @, whatever stands in it."""
@@ -61,3 +67,11 @@ def _secrets(url: str) -> list[str]:
     meant = {decode(raw) for raw in found for decode in (unquote, unquote_plus)}
     encoded = {encode(secret, safe="") for secret in meant for encode in (quote, quote_plus)}
     return sorted({*found, *meant, *encoded} - {""}, key=len, reverse=True)
+
+
+def no_study(url: str, name: str, known: Sequence[str]) -> InputError:
+    """What to raise where a storage has no study of that name: the one most like it, else which there are."""
+    near = get_close_matches(name, known, n=1)
+    more = f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
+    has = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known)[:NAMED]) or 'none'}{more}"
+    return InputError(f"{shown(url)}: no study named {name!r}; {has}")

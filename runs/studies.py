@@ -24,7 +24,7 @@ from naslab.runs.place import MOVED_FROM, files_of, finish_move
 from naslab.runs.records import DELETING, DONE, read_records
 from naslab.runs.spend import hours
 from naslab.runs.storage import connect, storage_errors
-from naslab.runs.storage_url import shown, storage_url
+from naslab.runs.storage_url import no_study, shown, storage_url
 
 Standing: TypeAlias = Literal["running", "done", "stopped", "being deleted"]
 """`done`: its driver found nothing left to do; `stopped`: interrupted, died, or at the end of its budget."""
@@ -136,7 +136,7 @@ class _Shelf:
 
     def check_known(self, name: str) -> None:
         if name not in (known := self.names()):
-            raise InputError(f"{shown(self.url)}: no study named {name!r}; it has {', '.join(known) or 'none'}")
+            raise no_study(self.url, name, known)
 
     def ids(self, name: str) -> list[int]:
         homes = (name, name + ASIDE)

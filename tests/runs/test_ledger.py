@@ -10,6 +10,7 @@ import pytest
 
 from naslab.errors import InputError
 from naslab.runs.ledger import ASIDE, Ledger
+from naslab.runs.storage_url import no_study
 from naslab.runs.study import load_study
 from naslab.runs.trial import Job, RungRecord
 
@@ -204,6 +205,10 @@ def test_what_is_no_study_of_ours_is_refused_by_name(study):
         Ledger.open("runs.db", "toy" + ASIDE)
     with pytest.raises(InputError, match=r"no study named 'other'; it has theirs, toy$"):
         Ledger.open("runs.db", "other")
+    with pytest.raises(InputError, match=r"no study named 'tyo'; did you mean toy\?$"):
+        Ledger.open("runs.db", "tyo")
+    many = str(no_study("runs.db", "other", [f"{number:02}" for number in range(30)]))
+    assert many.endswith(", 18, 19 and 10 more")
     recorded = ledger.attribute("naslab")
     for change, words in (
         ({"deleting": True}, "is being deleted"),
