@@ -37,6 +37,7 @@ from naslab.runs.shipped import find_study_file
 from naslab.runs.storage_url import shown
 from naslab.runs.yaml_text import read_yaml
 from naslab.search_spaces import Configuration, Options, SearchSpace, Task, explain, find_space, make_task
+from naslab.search_spaces.find import told
 from naslab.search_spaces.options import RECORDED
 
 SCHEMA = "naslab.study/1"
@@ -265,7 +266,7 @@ class Study(Options):
             enqueue = enqueued(arm, self.search_space) if isinstance(arm, Sampled) else ()
             try:
                 for point in self.grids.get(arm.name, enqueue):
-                    task.check(point)
+                    told(f"task of space {self.search_space.name}", partial(task.check, point))
                 if isinstance(arm, Differentiable):
                     from naslab.nas.differentiable import searchable  # slow to import, and few studies need it
 

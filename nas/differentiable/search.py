@@ -10,14 +10,14 @@ import itertools
 import math
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from naslab.efficiency.surroundings import random_states_kept
-from naslab.errors import InputError
+from naslab.errors import InputError, NaslabError
 from naslab.nas.arms import Differentiable
 from naslab.nas.differentiable.bilevel import Bilevel
 from naslab.nas.differentiable.regularisation import penalty
@@ -38,6 +38,7 @@ from naslab.search_spaces.common.training.checkpoint import load_checkpoint, res
 from naslab.search_spaces.common.training.choice import Training, Wanted, decide
 from naslab.search_spaces.common.training.policy import Policy, PolicyOptions
 from naslab.search_spaces.common.training.step import accumulate
+from naslab.search_spaces.find import told
 
 WEIGHT_SHARE, ALPHA_SHARE = (0.0, 0.5), (0.5, 1.0)
 HELD_OUT_BATCHES = 4
@@ -93,22 +94,34 @@ def searchable(space: SearchSpace, task: Task, arm: Differentiable) -> tuple[Rel
     """Space and task, if the arm can search them.
 
     Raises:
-        InputError: a space without a supernet, `partial_channels` that do not fit it, a batch that does not fit half
-            the training set, a float16 policy, or batches in parts.
+        InputError: a space without a supernet, or with a task that is no GradientTask; `partial_channels` that do not
+            fit; a half of the training set that has no batch; a float16 policy, or batches in parts.
     """
-    if not (isinstance(space, RelaxableSpace) and isinstance(task, GradientTask)):
+    if not isinstance(space, RelaxableSpace):
         raise InputError(f"space {space.name} has no supernet; use an engine: optuna arm")
+    if not isinstance(task, GradientTask):
+        raise InputError(f"task of space {space.name} is no GradientTask; use an engine: optuna arm")
     if arm.partial_channels > 1:
-        with torch.device("meta"):
-            space.supernet(lambda alpha: alpha, arm.partial_channels)
+        _check_width(space, arm.partial_channels)
     for share in (WEIGHT_SHARE, ALPHA_SHARE):
-        task.num_batches(share)
+        if told(f"task of space {space.name}: num_batches", partial(task.num_batches, share)) < 1:
+            raise InputError(f"task of space {space.name}: no batch in a half of the training set")
     asked = asked_policy(task)
     if asked is not None and asked.precision == "float16":
         raise InputError("task.policy.precision: a search by gradient has no float16; use bfloat16 or float32")
     if asked is not None and asked.accumulation > 1:
         raise InputError("task.policy.accumulation: a search by gradient takes whole batches; use 1")
     return space, task
+
+
+def _check_width(space: RelaxableSpace, partial_channels: int) -> None:
+    try:
+        with torch.device("meta"):
+            space.supernet(lambda alpha: alpha, partial_channels)
+    except NaslabError:
+        raise
+    except Exception:  # noqa: BLE001 - some supernets need real values to be built; the search gives them
+        return
 
 
 def asked_policy(task: Task) -> PolicyOptions | None:

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
+from inline import TOY
 from jsonschema import Draft202012Validator
 
 from naslab.runs.cli import run_command_line
 from naslab.runs.ledger import Ledger
 from naslab.runs.output import out, show_any_letter
+from naslab.runs.study import parse_study
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 
@@ -29,6 +32,7 @@ def refused(capsys, *arguments):
 
 
 BY_GRADIENT = {"name": "d", "engine": "differentiable", "epochs": 1}
+POINT = {"name": "g", "engine": "grid", "vary": {"head": ["cell"]}}
 SEARCHED = {"space": {"name": "nasiam", "preset": "tiny"}, "arms": [BY_GRADIENT]}
 
 
@@ -96,12 +100,34 @@ SEARCHED = {"space": {"name": "nasiam", "preset": "tiny"}, "arms": [BY_GRADIENT]
             {**SEARCHED, "task": {"epochs": 1}, "arms": [{**BY_GRADIENT, "partial_channels": 3}]},
             "arm d: partial_channels: 3 does not divide the cell's width",
         ),
+        (
+            {"space": {"name": "unready_space:Unchecked"}, "arms": [POINT]},
+            "arm g: task of space toy: KeyError: 'columns' (unready_space.py, line ",
+        ),
+        (
+            {"space": {"name": "unready_space:Ungraded"}, "arms": [BY_GRADIENT]},
+            "arm d: task of space toy is no GradientTask; use an engine: optuna arm",
+        ),
+        (
+            {"space": {"name": "unready_space:Uncounted"}, "arms": [BY_GRADIENT]},
+            "arm d: task of space toy: num_batches: ZeroDivisionError: ",
+        ),
+        (
+            {"space": {"name": "unready_space:Empty"}, "arms": [BY_GRADIENT]},
+            "arm d: task of space toy: no batch in a half of the training set",
+        ),
     ],
 )
 def test_a_study_that_cannot_run(toy_file, capsys, changes, message):
     if changes.get("device") == "cuda" and __import__("torch").cuda.is_available():
         pytest.skip("needs a machine without CUDA")
     assert message in refused(capsys, "run", toy_file(**changes), "--storage", "runs.db")
+
+
+def test_a_supernet_that_needs_real_values_is_not_refused():
+    arm = {**BY_GRADIENT, "partial_channels": 2}
+    study = parse_study({**TOY, "space": {"name": "unready_space:Graded"}, "arms": [arm]}, "test")
+    assert study.make_checked_task(torch.device("cpu")).num_batches() == 3
 
 
 @pytest.mark.parametrize(
