@@ -79,13 +79,14 @@ def expected_jobs(study: Study, controls: Sequence[NamedControl]) -> Counter[str
     """How many jobs of each role a study is expected to have; arms limited by hours alone count as unknown (0)."""
     count: Counter[str] = Counter(job.role for job in _fixed_jobs(study, controls))
     count["reference"] = len(study.seeds)
+    ranked = len({point for points in study.grids.values() for point in points} - {study.search_space.reference})
     for arm in study.arms:
         if isinstance(arm, Differentiable):
             count["search"] += arm.searches
+            ranked += min(arm.searches, study.finalists)
         elif isinstance(arm, Sampled):
             count["proposal"] += arm.trials or 0
-    swept = {point for points in study.grids.values() for point in points} - {study.search_space.reference}
-    ranked = len(swept) + study.finalists * sum(not isinstance(arm, Grid) for arm in study.arms)
+            ranked += min(arm.trials or study.finalists, study.finalists)
     count["final"] = ranked * len(study.seeds)
     if study.search_space.builds_models:
         count["profile"] = 1 + ranked

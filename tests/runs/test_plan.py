@@ -109,6 +109,7 @@ def test_a_whole_study_job_by_job():
         {"arms": [GRID], "random_architectures": 2},
         {"arms": [{**GRID, "vary": {"cell": [GOOD, FAIR]}, "base": {}}], "random_architectures": 0},
         {"arms": [{**TPE, "trials": 5}, DARTS], "random_architectures": 3, "finalists": 2, "seeds": [0, 1, 2]},
+        {"arms": [{**TPE, "trials": 1}, {**DARTS, "searches": 1}], "finalists": 3},
         {"arms": []},
     ],
 )
