@@ -70,8 +70,10 @@ def _secrets(url: str) -> list[str]:
 
 
 def no_study(url: str, name: str, known: Sequence[str]) -> InputError:
-    """What to raise where a storage has no study of that name: the one most like it, else which there are."""
-    near = get_close_matches(name, known, n=1)
+    """What to raise where a storage has no study of that name: it names those that there are, of many the most like."""
+    named = sorted(known)
+    if len(known) > NAMED:
+        near = get_close_matches(name, named, n=NAMED)
+        named = [*near, *(other for other in named if other not in near)][:NAMED]
     more = f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
-    has = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known)[:NAMED]) or 'none'}{more}"
-    return InputError(f"{shown(url)}: no study named {name!r}; {has}")
+    return InputError(f"{shown(url)}: no study named {name!r}; it has {', '.join(named) or 'none'}{more}")
