@@ -11,7 +11,7 @@ POLICIES = (
     *("tf32", "bfloat16", "channels_last", "bfloat16 channels_last"),
     *("CUDA graphs", "bfloat16 CUDA graphs", "bfloat16 channels_last CUDA graphs"),
 )
-SPEEDS = ("gpu/training_speed", "gpu/training_speed_h200", "training_speed_cpu")
+SPEEDS = ("gpu/training_speed", "gpu/training_speed_h200", "training_speed_cpu", "training_speed_cpu_avx2")
 """The second is of the loop before it had CUDA graphs of its own."""
 COMPILED = ("compile", "bfloat16 compile", "bfloat16 channels_last compile", "bfloat16 CUDA graphs compile")
 
