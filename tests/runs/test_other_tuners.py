@@ -45,7 +45,8 @@ SPACE = {"width": naslab.Integer(1, 9), "depth": naslab.Float(0.5, 4), "kind": [
 
 
 def study(space=SPACE, **more):
-    settings = {"metric": "accuracy", "trials": 8, "seeds": [0], "random_architectures": 0, "name": "mine", **more}
+    budget = {} if "arms" in more else {"trials": 8}
+    settings = {"metric": "accuracy", "seeds": [0], "random_architectures": 0, "name": "mine", **budget, **more}
     return naslab.search(score, space, **settings)
 
 
