@@ -69,6 +69,8 @@ def test_wide_digits_and_letters_are_narrow_whatever_is_marked(tmp_path):
         ("Ёлка и Élan", "Ёлка и Élan"),
         ("thế giới cafe\u0301 au", "thế giới cafe\u0301 au"),
         ("나는 학교에 간다", "나는 학교에 간다"),
+        ("나의 의자", "나의 의자"),
+        ("історії її людини", "історії її людини"),
         ("أنا أحب 你 好", "أنا أحب你好"),
         ("ฉัน รัก カタ カナ 々 一", "ฉันรักカタカナ々一"),
     ],

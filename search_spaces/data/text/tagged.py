@@ -30,9 +30,10 @@ NARROW = {ord("．"): ".", ord("％"): "%"} | {
     code: chr(code - 0xFEE0) for first, last in ("０９", "ＡＺ", "ａｚ") for code in range(ord(first), ord(last) + 1)
 }
 NOT_SPACED = re.compile(
-    r"\b(CJK|IDEOGRAPHIC|HIRAGANA|KATAKANA|BOPOMOFO|YI|THAI|LAO|KHMER|MYANMAR|TIBETAN|TAI|JAVANESE|BALINESE)\b"
+    r"\b(CJK|IDEOGRAPHIC|HIRAGANA|KATAKANA|BOPOMOFO|YI SYLLABLE|THAI|LAO|KHMER|MYANMAR|TIBETAN"
+    r"|TAI (LE|THAM|VIET|LUE)|JAVANESE|BALINESE)\b"
 )
-"""In the names of letters: scripts that put no space between words."""
+"""In the names of letters: scripts that put no space between words. Yi and Tai are letters of others, too."""
 
 
 class TaggedOptions(Options):
